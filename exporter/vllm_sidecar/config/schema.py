@@ -1,0 +1,209 @@
+"""The config as typed, frozen values; every key with its default, its description and what it may hold.
+
+Durations and sizes are given as text ("1m30s", "16MiB") everywhere, also in Python, and kept as seconds and bytes.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from vllm_sidecar.config.section import Section, written
+from vllm_sidecar.config.target import HIDDEN, NamedTarget, SoleTarget, Target, hide_secrets, mistake, repeated_names
+from vllm_sidecar.config.values import (
+    Bytes,
+    ListenAddress,
+    Seconds,
+    as_tuple,
+    format_duration,
+    not_allowed,
+    split_listen_address,
+)
+
+DEFAULT_PORT = 10190
+"""Port of `/metrics` unless the config says another.
+
+The public list of Prometheus' default ports (wiki page "Default port allocations") has 9100 to 9999 full since 2023 and
+goes on from 10000; 10019 was taken in June 2024, about twenty a year. 10190 leaves that a margin of years, is not in
+Debian's /etc/services, and is neither among Kubernetes' own ports (10248 to 10260), nor a NodePort (30000 to 32767),
+nor in the range that Linux gives to outgoing connections (from 32768).
+"""
+
+
+def _check_at_most(value: float, info: ValidationInfo, limit_key: str) -> float:
+    """Hold `value` against another key; says nothing when that one is itself mistaken."""
+    limit = info.data.get(limit_key)
+    if limit is not None and value > limit:
+        raise not_allowed(f"at most {limit_key} ({format_duration(limit)})")
+    return value
+
+
+def _check_at_least(value: float, info: ValidationInfo, limit_key: str) -> float:
+    """Hold `value` against another key; says nothing when that one is itself mistaken."""
+    limit = info.data.get(limit_key)
+    if limit is not None and value < limit:
+        raise not_allowed(f"at least {limit_key} ({format_duration(limit)})")
+    return value
+
+
+class Web(Section):
+    """The sidecar's own HTTP server."""
+
+    listen_address: ListenAddress = Field(
+        default=f":{DEFAULT_PORT}",
+        description="Where to serve /metrics: HOST:PORT, [IPV6]:PORT, or :PORT for everywhere.",
+    )
+    enable_lifecycle: bool = Field(default=False, description="Serve POST /-/reload, which loads this file again.")
+
+    @property
+    def host(self) -> str | None:
+        """The host to listen on, None for every interface."""
+        return split_listen_address(self.listen_address)[0]
+
+    @property
+    def port(self) -> int:
+        """The port to listen on, 0 for any free one."""
+        return split_listen_address(self.listen_address)[1]
+
+
+class Log(Section):
+    """Logging to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least level to log.")
+    format: Literal["logfmt", "json"] = Field(default="logfmt", description="One event per line, as logfmt or JSON.")
+
+
+class Scrape(Section):
+    """How vLLM's metrics are polled."""
+
+    interval: Seconds = written("1s", "Time between two polls; they never overlap.")
+    timeout: Seconds = written("10s", "Time for a whole request, from connecting to the last byte.")
+    connect_timeout: Seconds = written("2s", "Time for connecting; at most timeout.")
+    max_interval: Seconds = written("60s", "The most that server_time_ratio may stretch the interval to.")
+    server_time_ratio: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="Share of the server's time that our requests may take; the interval stretches to stay below it.",
+    )
+    max_body_size: Bytes = written("16MiB", "A body larger than this is refused, both as sent and after inflating it.")
+    filtered: bool = Field(
+        default=False,
+        description="Ask only for the metrics needed (/metrics/?name[]=...) once a full poll has shown what there is.",
+    )
+    discovery_interval: Seconds = written("60s", "With filtered: time between two full polls, which find new metrics.")
+
+    @field_validator("connect_timeout")
+    @classmethod
+    def _within_timeout(cls, value: float, info: ValidationInfo) -> float:
+        return _check_at_most(value, info, "timeout")
+
+    @field_validator("max_interval")
+    @classmethod
+    def _not_below_interval(cls, value: float, info: ValidationInfo) -> float:
+        return _check_at_least(value, info, "interval")
+
+
+class Windows(Section):
+    """The trailing windows that recent values are derived over."""
+
+    length: Seconds = written("60s", "Window of every vllm_sidecar_recent_* metric.")
+    keep: Seconds = written("5m", "How long polls are kept in memory; at least length, at most 1h.")
+    min_observations: int = Field(
+        default=5, ge=1, description="A quantile over fewer observations than this is not exported."
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _between_length_and_an_hour(cls, value: float, info: ValidationInfo) -> float:
+        if value > 3600:
+            raise not_allowed("at most 1h, since every poll is kept in memory")
+        return _check_at_least(value, info, "length")
+
+
+class Progress(Section):
+    """Detection of a server that accepts work and does none."""
+
+    stall_after: Seconds = written("120s", "Work in flight without any progress for this long is a stall.")
+
+
+class Introspection(Section):
+    """What the server tells about itself beside its metrics: version, models, flags."""
+
+    enabled: bool = Field(default=True, description="Ask /version, /v1/models, /server_info and /load.")
+    interval: Seconds = written("60s", "Time between two rounds of questions.")
+    timeout: Seconds = written("5s", "Time for one question.")
+    proc: bool = Field(
+        default=True, description="Read vLLM's command line in /proc where the PID namespace is shared with it."
+    )
+
+
+class Limits(Section):
+    """Bounds on what is exported."""
+
+    adapters: int = Field(default=100, ge=0, description="LoRA adapters that get their own series, per target.")
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    web: Web = Field(default=Web(), description="The sidecar's own HTTP server.")
+    log: Log = Field(default=Log(), description="Logging to standard error.")
+    scrape: Scrape = Field(default=Scrape(), description="How vLLM's metrics are polled.")
+    windows: Windows = Field(default=Windows(), description="The trailing windows that recent values are derived over.")
+    progress: Progress = Field(default=Progress(), description="Detection of a server that accepts work and does none.")
+    introspection: Introspection = Field(
+        default=Introspection(), description="What the server tells about itself: version, models, flags."
+    )
+    limits: Limits = Field(default=Limits(), description="Bounds on what is exported.")
+    vllm: SoleTarget = Field(default=SoleTarget(), description="The one server next to the sidecar.")
+    targets: Annotated[tuple[NamedTarget, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), description="Several servers in place of the one; each has a unique name and the keys of vllm."
+    )
+
+    @field_validator("targets", mode="wrap")
+    @classmethod
+    def _distinct_and_alone(cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+        """Check the list as a whole, also when some of its targets are mistaken, so that all mistakes are told."""
+        items = value if isinstance(value, list | tuple) else ()
+        mistakes = list(repeated_names(items))
+        # A mistaken `vllm` is missing here, but it was given.
+        if items and ("vllm" not in info.data or info.data["vllm"].model_fields_set):
+            mistakes.append(mistake((), "either vllm (or --vllm.url) or targets, not both", value))
+        result = None
+        try:
+            result = handler(value)
+        except ValidationError as error:
+            mistakes.extend(
+                InitErrorDetails(
+                    type=PydanticCustomError(
+                        each["type"], "{allowed}", {"allowed": each["msg"], **each.get("ctx", {})}
+                    ),
+                    loc=each["loc"],
+                    input=each["input"],
+                )
+                for each in error.errors(include_url=False)
+            )
+        if mistakes:
+            raise ValidationError.from_exception_data("targets", mistakes)
+        return result
+
+    @property
+    def all_targets(self) -> tuple[Target, ...]:
+        """The servers to watch: those listed, or else the one."""
+        return self.targets or (self.vllm,)
+
+    def redacted(self) -> dict[str, Any]:
+        """The config as plain values for display: durations and sizes as text, secrets hidden."""
+        plain: dict[str, Any] = self.model_dump(mode="json")
+        for target in (plain["vllm"], *plain["targets"]):
+            target["headers"] = dict.fromkeys(target["headers"], HIDDEN)
+            target["args"] = list(hide_secrets(target["args"]))
+        return plain

@@ -1,0 +1,113 @@
+"""The servers to watch: how to reach each, and the checks on all of them together."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import InitErrorDetails
+
+from vllm_sidecar.config.section import Section
+from vllm_sidecar.config.values import (
+    Arguments,
+    FilePath,
+    Headers,
+    HttpPath,
+    SocketPath,
+    StaticLabels,
+    Text,
+    Url,
+    not_allowed,
+)
+
+HIDDEN = "***"
+"""What is shown in place of a secret."""
+
+_SECRET_OPTION = re.compile(r"--?(?:[\w.-]*[_.-])?(?:api[-_]?key|token|secret|password)", re.IGNORECASE)
+
+
+class Target(Section):
+    """How to reach one vLLM server, and what is known about it."""
+
+    if TYPE_CHECKING:
+        # Said here for those who handle any target; declared below, where it is a key or is none.
+        @property
+        def name(self) -> str | None:
+            """Name in the label `target`, None for the sole target, whose series do not have the label."""
+
+    url: Url = Field(default="http://127.0.0.1:8000", description="Address of the server; a path prefix is allowed.")
+    metrics_path: HttpPath = Field(default="/metrics", description="Path of the metrics below url.")
+    labels: StaticLabels = Field(
+        default={}, validate_default=True, description="Labels for every series of the server."
+    )
+    headers: Headers = Field(default={}, validate_default=True, description="Headers for every request; kept secret.")
+    bearer_token_file: FilePath | None = Field(
+        default=None, description="File with the token for the Authorization header."
+    )
+    ca_file: FilePath | None = Field(default=None, description="CA certificates to trust in place of the system's.")
+    cert_file: FilePath | None = Field(default=None, description="Certificate to show to the server.")
+    key_file: FilePath | None = Field(default=None, description="Key of cert_file, unless that file holds it too.")
+    insecure_skip_verify: bool = Field(default=False, description="Accept any certificate of the server.")
+    unix_socket: SocketPath | None = Field(
+        default=None, description="Connect through this socket; the host in url then only is the Host header."
+    )
+    args: Arguments = Field(
+        default=(),
+        repr=False,
+        description="The server's command line, a list or one text, for flags that it does not tell itself.",
+    )
+
+    @field_validator("bearer_token_file")
+    @classmethod
+    def _the_only_authorization(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and any(name.lower() == "authorization" for name in info.data.get("headers", ())):
+            raise not_allowed("either bearer_token_file or an Authorization header, not both")
+        return value
+
+    @field_validator("key_file")
+    @classmethod
+    def _belongs_to_a_certificate(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("cert_file", value) is None:
+            raise not_allowed("key_file only together with cert_file")
+        return value
+
+
+class SoleTarget(Target):
+    """The one server that the sidecar stands next to; its series have no target label."""
+
+    @property
+    def name(self) -> None:
+        """A sole target needs no name."""
+        return
+
+
+class NamedTarget(Target):
+    """One of several servers; its name is the `target` label of its series."""
+
+    name: Text = Field(description="Name of the target, unique in the list: the label target of its series.")
+
+
+def mistake(path: tuple[int | str, ...], allowed: str, value: object) -> InitErrorDetails:
+    """Describe a mistake at `path` below the list of targets."""
+    return InitErrorDetails(type=not_allowed(allowed), loc=path, input=value)
+
+
+def repeated_names(items: Sequence[object]) -> Iterator[InitErrorDetails]:
+    """Find targets whose name another one before them has."""
+    seen: dict[str, int] = {}
+    for index, item in enumerate(items):
+        name = item.get("name") if isinstance(item, dict) else getattr(item, "name", None)
+        if isinstance(name, str) and seen.setdefault(name, index) != index:
+            yield mistake((index, "name"), f"a name that targets.{seen[name]} does not have", name)
+
+
+def hide_secrets(arguments: list[str]) -> Iterator[str]:
+    """Hide what follows an option such as --api-key, which takes several values, up to the next option."""
+    hiding = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            option, equals, _ = argument.partition("=")
+            hiding = bool(_SECRET_OPTION.fullmatch(option))
+            yield f"{option}={HIDDEN}" if hiding and equals else argument
+        else:
+            yield HIDDEN if hiding else argument

@@ -1,0 +1,214 @@
+"""Kinds of single values in the config: durations, sizes, addresses, label names, files.
+
+Each check raises `not_allowed(...)`, whose text says what is allowed and never repeats the value: values are added, or
+hidden, in one place when a mistake is reported.
+"""
+
+import ipaddress
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+NOT_ALLOWED = "not_allowed"
+"""Type of the errors raised here; their message is what is allowed."""
+
+_UNIT_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?", re.ASCII)
+_MAX_DURATION_MS = _UNIT_MS["d"]
+
+_UNIT_BYTES = {"GiB": 1024**3, "MiB": 1024**2, "KiB": 1024}
+_SIZE = re.compile(r"(\d+)(KiB|MiB|GiB)", re.ASCII)
+
+_LISTEN = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[\w.-]*)):(?P<port>\d{1,5})", re.ASCII)
+_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+
+RESERVED_LABELS = frozenset(
+    (
+        *("instance", "job", "pod", "namespace", "container", "node", "service", "endpoint"),  # set by Prometheus
+        *("le", "quantile", "type"),  # of histograms, of summaries, and too general to be aggregated over
+        *("target", "model_name", "engine", "source", "reason", "signal", "gpu", "uuid"),  # set by the sidecar
+    )
+)
+"""Label names that a static label of a target must not take."""
+
+
+def not_allowed(allowed: str) -> PydanticCustomError:
+    """Make the error for a value that is not allowed; `allowed` says what is."""
+    # Given as context and not as the template, so that braces in the text stay as they are.
+    return PydanticCustomError(NOT_ALLOWED, "{allowed}", {"allowed": allowed})
+
+
+def parse_duration(value: object) -> float:
+    """Turn a Prometheus duration ("500ms", "1m30s") into seconds."""
+    allowed = "a duration such as 500ms, 1s, 1m30s, 5m or 1h, above 0 and at most 1d"
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        raise not_allowed(allowed)
+    counts = zip(match.groups(default="0"), _UNIT_MS.values(), strict=True)
+    milliseconds = sum(int(count[:12]) * unit for count, unit in counts)
+    if not 0 < milliseconds <= _MAX_DURATION_MS:
+        raise not_allowed(allowed)
+    return milliseconds / 1000
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds the way Prometheus does: 90.0 -> "1m30s"."""
+    rest = round(seconds * 1000)
+    parts = []
+    for unit, milliseconds in _UNIT_MS.items():
+        count, rest = divmod(rest, milliseconds)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def parse_size(value: object) -> int:
+    """Turn a size, bytes as an int or a text such as "16MiB", into bytes."""
+    size = value if isinstance(value, int) and not isinstance(value, bool) else 0
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        size = int(match[1][:12]) * _UNIT_BYTES[match[2]]
+    if not 1024 <= size <= 1024**3:
+        raise not_allowed("a size in bytes, or such as 512KiB, 16MiB or 1GiB, from 1KiB to 1GiB")
+    return size
+
+
+def format_size(size: int) -> int | str:
+    """Write a size with the largest unit that divides it: 16777216 -> "16MiB"; the number itself when none does."""
+    for unit, factor in _UNIT_BYTES.items():
+        if size % factor == 0:
+            return f"{size // factor}{unit}"
+    return size
+
+
+def split_listen_address(address: str) -> tuple[str | None, int]:
+    """Split ":9000", "127.0.0.1:9000" or "[::1]:9000" into host and port; no host (None) means every interface."""
+    allowed = "HOST:PORT, [IPV6]:PORT or :PORT for every interface, with a port from 0 (any free one) to 65535"
+    match = _LISTEN.fullmatch(address)
+    if not match or int(match["port"]) > 65535:
+        raise not_allowed(allowed)
+    if match["v6"]:
+        try:
+            ipaddress.IPv6Address(match["v6"])
+        except ValueError:
+            raise not_allowed(allowed) from None
+    return match["v6"] or match["host"] or None, int(match["port"])
+
+
+def _listen_address(value: str) -> str:
+    split_listen_address(value)
+    return value
+
+
+def _url(value: str) -> str:
+    """Check the address of a server and drop the slash at its end."""
+    allowed = "http://HOST[:PORT][/PREFIX] or https://..."
+    try:
+        url = urlsplit(value)
+        has_host = bool(url.hostname) and url.port != 0
+    except ValueError:
+        raise not_allowed(allowed) from None
+    # urlsplit drops line breaks and keeps blanks; a URL with either is a slip of the pen.
+    if url.scheme not in ("http", "https") or not has_host or not value.isprintable() or " " in value:
+        raise not_allowed(allowed)
+    if "@" in url.netloc:
+        raise not_allowed("a URL without user and password; use bearer_token_file or headers")
+    if "?" in value or "#" in value:
+        raise not_allowed("a URL without query and fragment")
+    return value.rstrip("/")
+
+
+def _http_path(value: str) -> str:
+    if not value.startswith("/") or not value.isprintable() or any(character in value for character in " ?#"):
+        raise not_allowed("a path that starts with / and has no blank, ? or #")
+    return value
+
+
+def _label_name(value: str) -> str:
+    if not _LABEL_NAME.fullmatch(value) or value.startswith("__"):
+        raise not_allowed("a label name of letters, digits and _, not starting with a digit or __")
+    if value in RESERVED_LABELS:
+        raise not_allowed(f"a label name other than {', '.join(sorted(RESERVED_LABELS))}")
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise not_allowed("text that is not empty, on one line")
+    return value
+
+
+def _header_name(value: str) -> str:
+    if not _HEADER_NAME.fullmatch(value):
+        raise not_allowed("a header name such as X-Team")
+    return value
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().isprintable():
+        raise not_allowed("text on one line")
+    return value
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    """Resolve a path against the folder of the config file, which the loader passes as context."""
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise not_allowed("a path")
+    return Path((info.context or {}).get("folder", "."), value)
+
+
+def _readable_file(path: Path) -> Path:
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise not_allowed(f"a file that can be read ({path}: {error.strerror})") from None
+
+
+def as_tuple(value: object) -> object:
+    """Accept a list, which is what YAML has, where the config keeps a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _arguments(value: object) -> object:
+    if not isinstance(value, str):
+        return as_tuple(value)
+    try:
+        return tuple(shlex.split(value))
+    except ValueError:
+        raise not_allowed("a list of texts, or one text whose quotes are closed") from None
+
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class _HashableDict(dict[_K, _V]):
+    """A dict that nobody changes (its fields are typed as Mapping), so that a whole config can be hashed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
+Bytes = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
+Url = Annotated[str, AfterValidator(_url)]
+HttpPath = Annotated[str, AfterValidator(_http_path)]
+Text = Annotated[str, AfterValidator(_not_blank)]
+SocketPath = Annotated[Path, BeforeValidator(_path)]
+FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file)]
+Arguments = Annotated[tuple[str, ...], BeforeValidator(_arguments)]
+StaticLabels = Annotated[Mapping[Annotated[str, AfterValidator(_label_name)], Text], AfterValidator(_HashableDict)]
+Headers = Annotated[
+    Mapping[Annotated[str, AfterValidator(_header_name)], Annotated[SecretStr, AfterValidator(_header_value)]],
+    AfterValidator(_HashableDict),
+]

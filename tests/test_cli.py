@@ -1,0 +1,299 @@
+"""The command line: what it prints, what it returns, and that no traceback reaches a user."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vllm_sidecar import __version__
+from vllm_sidecar.cli import main
+from vllm_sidecar.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+EXPORTER = Path(__file__).parents[1] / "exporter"
+EXAMPLE = EXPORTER / "config.example.yaml"
+PROGRAM = [sys.executable, "-m", "vllm_sidecar"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(EXPORTER)}
+
+
+class App:
+    """Stands in for `vllm_sidecar.app`: remembers what it was given, then raises or returns what it was told to."""
+
+    def __init__(self) -> None:
+        self.config = Config()
+        self.reload: Callable[[], Config] = Config
+        self.result: int | BaseException = 0
+
+    async def serve(self, config: Config, reload: Callable[[], Config]) -> int:
+        self.config, self.reload = config, reload
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> App:
+    stub, module = App(), ModuleType("vllm_sidecar.app")
+    module.serve = stub.serve
+    monkeypatch.setitem(sys.modules, "vllm_sidecar.app", module)
+    return stub
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    root, access = logging.getLogger(), logging.getLogger("aiohttp.access")
+    before = root.handlers[:], root.level, access.level
+    yield
+    root.handlers[:], root.level, access.level = before
+
+
+@pytest.fixture
+def generator(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Path, bool]]]:
+    """Returns a function that makes `vllm_sidecar.generate` answer with some paths, and gives its calls back."""
+
+    def install(*paths: str) -> list[tuple[Path, bool]]:
+        calls: list[tuple[Path, bool]] = []
+
+        def generate(root: Path, check: bool) -> list[str]:
+            calls.append((root, check))
+            return list(paths)
+
+        module = ModuleType("vllm_sidecar.generate")
+        module.main = generate
+        monkeypatch.setitem(sys.modules, "vllm_sidecar.generate", module)
+        return calls
+
+    return install
+
+
+def test_version_names_the_program_and_the_python(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = f"vllm-sidecar {__version__} (python {platform.python_version()})\n"
+
+    assert (main(["version"]), capsys.readouterr().out) == (0, expected)
+    assert (main(["--version"]), capsys.readouterr().out) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["fly"], "argument COMMAND: invalid choice: 'fly'"),
+        (["serve", "--vllm.ur", "http://a"], "unrecognized arguments: --vllm.ur http://a"),
+        (["check-config"], "the following arguments are required: FILE"),
+        (["generate", "--chec"], "unrecognized arguments: --chec"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line_and_returns_2(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_check_config_sums_a_good_file_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("targets: [{name: a, url: 'http://a:1/x/'}, {name: b, unix_socket: /run/b}]", encoding="utf-8")
+
+    assert main(["check-config", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{path}: OK, 2 targets every 1s, served on :10190",
+        "  a: http://a:1/x/metrics",
+        "  b: http://127.0.0.1:8000/metrics through /run/b",
+    ]
+
+
+def test_check_config_counts_the_one_target_of_the_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-config", str(EXAMPLE)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{EXAMPLE}: OK, 1 target every 1s, served on :10190",
+        "  vllm: http://127.0.0.1:8000/metrics",
+    ]
+
+
+def test_check_config_lists_every_mistake_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("log:\n  level: loud\n  colour: red\n", encoding="utf-8")
+
+    assert main(["check-config", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        f"vllm-sidecar: {path}: line 2: log.level: got \"loud\"; allowed: 'debug', 'info', 'warning' or 'error'",
+        f"vllm-sidecar: {path}: line 3: log.colour: unknown key; allowed: level, format",
+    ]
+
+
+def test_serve_works_without_a_config_file(app: App) -> None:
+    assert main(["serve"]) == 0
+    assert app.config == Config()
+
+
+def test_serve_hands_every_flag_to_the_config(app: App, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("vllm: {metrics_path: /m}", encoding="utf-8")
+    flags = ["--config.file", str(path), "--vllm.url", "http://a:1", "--web.listen-address", "[::1]:0"]
+
+    assert main(["serve", *flags, "--log.level", "warning", "--log.format", "json"]) == 0
+    assert (app.config.vllm.metrics_path, app.config.vllm.url, app.config.web.host) == ("/m", "http://a:1", "::1")
+    assert (app.config.log.level, app.config.log.format) == ("warning", "json")
+    assert logging.getLogger().level == logging.WARNING
+
+
+def test_serve_returns_what_the_app_returns(app: App) -> None:
+    app.result = 3
+
+    assert main(["serve"]) == 3
+
+
+def test_reload_reads_the_file_again_under_the_same_flags(app: App, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("vllm: {metrics_path: /old}", encoding="utf-8")
+    main(["serve", "--config.file", str(path), "--vllm.url", "http://a:1"])
+
+    path.write_text("vllm: {metrics_path: /new}", encoding="utf-8")
+    assert (app.reload().vllm.metrics_path, app.reload().vllm.url) == ("/new", "http://a:1")
+
+    path.write_text("vllm: 3", encoding="utf-8")
+    with pytest.raises(ConfigError, match="vllm: got 3"):
+        app.reload()
+
+
+def test_a_bad_flag_is_told_like_a_bad_key(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    app.result = AssertionError("serve was called")
+
+    assert main(["serve", "--log.level", "loud"]) == 1
+    assert capsys.readouterr().err == (
+        "vllm-sidecar: command line: log.level: got \"loud\"; allowed: 'debug', 'info', 'warning' or 'error'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EADDRINUSE, "error while attempting to bind"), "address already in use"),
+        (OSError(errno.EACCES, "x"), "permission denied"),
+        (OSError(errno.EADDRNOTAVAIL, "x"), "no network interface of this machine has that address"),
+        (OSError(errno.EAFNOSUPPORT, "x"), "this machine does not have that kind of address"),
+        (socket.gaierror(socket.EAI_NONAME, "x"), "no such host"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_address_that_cannot_be_listened_on_is_told_with_the_way_out(
+    app: App, error: OSError, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app.result = error
+
+    assert main(["serve", "--web.listen-address", ":9000"]) == 1
+    assert capsys.readouterr().err == (
+        f"vllm-sidecar: cannot listen on :9000: {reason}; choose another with --web.listen-address\n"
+    )
+
+
+def test_a_bug_is_told_in_one_line_and_logged_with_its_traceback(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    app.result = ZeroDivisionError("two\nlines")
+
+    assert main(["serve"]) == 1
+    logged, told = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"vllm-sidecar: internal error: ZeroDivisionError: two lines \(test_cli\.py:\d+\)", told)
+    assert "event=internal_error" in logged
+    assert 'exception="Traceback' in logged
+
+
+def test_an_error_of_the_system_that_is_not_about_listening_is_told_as_it_is(
+    app: App, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app.result = OSError(errno.EMFILE, "Too many open files")
+
+    assert main(["serve"]) == 1
+    assert "OSError: [Errno 24] Too many open files" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_quiet_and_returns_130(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    app.result = KeyboardInterrupt()
+
+    assert main(["serve"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_went_away_is_quiet_and_returns_141() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [*PROGRAM, "version"], stdout=writing, stderr=subprocess.PIPE, env=ENVIRONMENT, check=False
+        )
+    finally:
+        os.close(writing)
+
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_generate_writes_below_the_root_and_lists_what_it_wrote(
+    generator: Callable[..., list[tuple[Path, bool]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = generator("rules/a.yml", "rules/b.yml")
+
+    assert main(["generate", "--root", str(tmp_path)]) == 0
+    assert calls == [(tmp_path, False)]
+    assert capsys.readouterr().out.splitlines() == ["rules/a.yml: written", "rules/b.yml: written"]
+
+
+def test_generate_check_fails_and_lists_what_differs(
+    generator: Callable[..., list[tuple[Path, bool]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = generator("rules/a.yml")
+
+    assert main(["generate", "--check"]) == 1
+    assert calls == [(Path(), True)]
+    captured = capsys.readouterr()
+    assert captured.out == "rules/a.yml: not as generated\n"
+    assert captured.err == "vllm-sidecar: run 'vllm-sidecar generate' and commit what it writes\n"
+
+
+@pytest.mark.parametrize("arguments", [["generate"], ["generate", "--check"]])
+def test_generate_says_when_nothing_differs(
+    arguments: list[str], generator: Callable[..., list[tuple[Path, bool]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator()
+
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "generated files are up to date\n"
+
+
+def test_generate_without_its_extra_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class NoJinja:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "vllm_sidecar.generate":
+                raise ModuleNotFoundError("No module named 'jinja2'", name="jinja2.environment")
+
+    monkeypatch.delitem(sys.modules, "vllm_sidecar.generate", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoJinja(), *sys.meta_path])
+
+    assert main(["generate"]) == 1
+    assert capsys.readouterr().err == "vllm-sidecar: generate needs jinja2: pip install 'vllm-sidecar[generate]'\n"
+
+
+def test_the_command_line_itself_loads_neither_what_serves_nor_what_generates() -> None:
+    program = (
+        "import sys; from vllm_sidecar.cli import main; main(['version']);"
+        "heavy = {'jinja2', 'promql_parser', 'aiohttp', 'vllm_sidecar.generate'} & set(sys.modules);"
+        "sys.exit(', '.join(heavy) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
