@@ -1,0 +1,22 @@
+"""Every signal that the sidecar exports, once; exporter, docs, rules and dashboards all read it here."""
+
+from __future__ import annotations
+
+from vllm_sidecar.catalog.derived import DERIVED
+from vllm_sidecar.catalog.own import OWN
+from vllm_sidecar.catalog.server import SERVER
+from vllm_sidecar.catalog.types import Signal
+from vllm_sidecar.catalog.upstream import HTTP_REQUESTS, UPSTREAM
+
+SIGNALS: dict[str, Signal] = {}
+for _signal in (
+    *(entry.signal for entry in (*UPSTREAM, HTTP_REQUESTS)),
+    *(entry.signal for entry in DERIVED),
+    *SERVER,
+    *OWN,
+):
+    if _signal.name in SIGNALS:
+        raise ValueError(f"signal {_signal.name} stands twice in the catalog")
+    SIGNALS[_signal.name] = _signal
+
+__all__ = ["DERIVED", "HTTP_REQUESTS", "OWN", "SERVER", "SIGNALS", "UPSTREAM", "Signal"]

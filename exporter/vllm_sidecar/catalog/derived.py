@@ -1,0 +1,168 @@
+"""Signals that the sidecar derives from its windows, with the reason why Prometheus could not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog.types import Derived, Kind, Signal, Unit
+from vllm_sidecar.derive import (
+    data_parallel,
+    kv_cache,
+    latency,
+    lora,
+    prefix_cache,
+    progress,
+    queue,
+    requests,
+    saturation,
+    speculative,
+    throughput,
+)
+from vllm_sidecar.model import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BETWEEN_SCRAPES = "Prometheus sees one poll in fifteen; what happens between two scrapes is invisible to it."
+ONE_LIFE = (
+    "rate() needs several scrapes, extrapolates to the edges of its range and joins two lives of a server whose counters already passed "
+    "their old values; this window ends where a life ends."
+)
+INSIDE_BUCKETS = (
+    "histogram_quantile() reads bucket series that one scrape does not store together and spreads them evenly in wide buckets; the "
+    "sidecar has counts and sums of one body each second."
+)
+COMPARES_POLLS = (
+    "It compares several gauges of the same poll over the window; Prometheus has no two samples of one poll in a row."
+)
+REMEMBERS = "It needs the time of the last change of any of several series, beyond the range of a query."
+NEEDS_FACTS = "It joins metrics with flags and text that no metric of vLLM carries as a number."
+TEXT_LABELS = "PromQL cannot split a comma-joined label value, nor pick the newest of stale series by their value."
+
+
+def _row(
+    name: str,
+    unit: Unit,
+    compute: Callable[..., object],
+    reads: str,
+    why: str,
+    text: str,
+    *labels: str,
+    scope: Scope = Scope.ENGINE,
+    kind: Kind = Kind.GAUGE,
+) -> Derived:
+    return Derived(Signal(name, kind, unit, text, scope, labels, why), compute, tuple(reads.split()))
+
+
+def _latency(name: str, text: str) -> Derived:
+    return _row(
+        f"recent_{name}", Unit.SECONDS, latency.quantiles_of(name), name, INSIDE_BUCKETS,
+        f"{text}: quantiles over the last {{window}}, sum and count since the server started.",
+        kind=Kind.SUMMARY,
+    )  # fmt: skip
+
+
+DERIVED: tuple[Derived, ...] = (
+    _latency("request_queue_seconds", "Time in the queue of finished requests"),
+    _latency("time_to_first_token_seconds", "Time to the first token"),
+    _latency("inter_token_latency_seconds", "Time between successive outputs"),
+    _latency("time_per_output_token_seconds", "Mean time per output token of finished requests"),
+    _latency("request_seconds", "Time from arrival to the last token of finished requests"),
+    _latency("request_prefill_seconds", "Prefill time of finished requests"),
+    _latency("request_decode_seconds", "Decode time of finished requests"),
+    _row("recent_latency_observations", Unit.NONE, latency.observations, " ".join(latency.LATENCIES.values()), INSIDE_BUCKETS,
+         "Observations in the last {window} behind the recent quantiles.", "latency"),
+    _row("recent_time_to_first_token_share_ratio", Unit.RATIO, latency.first_token_shares,
+         "time_to_first_token_seconds request_queue_seconds request_prefill_seconds", ONE_LIFE,
+         "What the mean time to the first token of the last {window} consists of: queue, prefill, other.", "part"),
+    _row("live_queue_wait_seconds", Unit.SECONDS, queue.live_wait_seconds,
+         "requests_waiting time_to_first_token_seconds", REMEMBERS,
+         "How long a request that arrives now will wait: waiting / admission rate, at least the time since the last admission."),
+    _row("recent_requests_running_peak", Unit.NONE, queue.peak_of("requests_running"), "requests_running", BETWEEN_SCRAPES,
+         "Most requests running at any poll of the last {window}."),
+    _row("recent_requests_running_mean", Unit.NONE, queue.mean_of("requests_running"), "requests_running", BETWEEN_SCRAPES,
+         "Mean of the requests running over the polls of the last {window}."),
+    _row("recent_requests_waiting_peak", Unit.NONE, queue.peak_of("requests_waiting"), "requests_waiting", BETWEEN_SCRAPES,
+         "Most requests waiting at any poll of the last {window}."),
+    _row("recent_requests_waiting_mean", Unit.NONE, queue.mean_of("requests_waiting"), "requests_waiting", BETWEEN_SCRAPES,
+         "Mean of the requests waiting over the polls of the last {window}."),
+    _row("recent_kv_cache_usage_peak_ratio", Unit.RATIO, queue.peak_of(kv_cache.USAGE), "kv_cache_usage_ratio", BETWEEN_SCRAPES,
+         "Highest KV-cache usage at any poll of the last {window}."),
+    _row("recent_kv_cache_usage_mean_ratio", Unit.RATIO, queue.mean_of(kv_cache.USAGE), "kv_cache_usage_ratio", BETWEEN_SCRAPES,
+         "Mean KV-cache usage over the polls of the last {window}."),
+    _row("kv_cache_capacity_tokens", Unit.TOKENS, kv_cache.capacity_tokens, "", NEEDS_FACTS,
+         "Tokens that one engine's KV cache holds."),
+    _row("kv_cache_free_tokens", Unit.TOKENS, kv_cache.free_tokens, "kv_cache_usage_ratio", NEEDS_FACTS,
+         "Tokens that fit into one engine's KV cache now."),
+    _row("kv_cache_time_to_full_seconds", Unit.SECONDS, kv_cache.seconds_to_full, "kv_cache_usage_ratio", ONE_LIFE,
+         "When the KV cache is full if it grows on as in the last {window}; absent while it does not grow."),
+    _row("recent_preemptions_per_request", Unit.NONE, kv_cache.preemptions_per_request, "preemptions_total request_seconds", ONE_LIFE,
+         "Preemptions per finished request in the last {window}."),
+    _row("kv_cache_pressure_ratio", Unit.RATIO, kv_cache.pressure, "kv_cache_usage_ratio preemptions_total requests_waiting request_seconds",
+         COMPARES_POLLS,
+         "KV pressure from 0 to 1 in the last {window}: the largest of the share of preempted requests, usage while requests waited for "
+         "capacity, and usage above 0.9 (up to 0.5)."),
+    _row("recent_cache_hit_ratio", Unit.RATIO, prefix_cache.hit_ratio, " ".join(name for pair in prefix_cache.CACHES.values() for name in pair),
+         ONE_LIFE,
+         "Hits / queries of the prefix cache (local), a KV connector (external) and the multimodal cache in the last {window}.", "cache"),
+    _row("recent_prompt_tokens_per_second", Unit.TOKENS_PER_SECOND, throughput.rate_of("prompt_tokens_total"), "prompt_tokens_total", ONE_LIFE,
+         "Prompt tokens per second in the last {window}."),
+    _row("recent_generation_tokens_per_second", Unit.TOKENS_PER_SECOND, throughput.rate_of("generation_tokens_total"), "generation_tokens_total",
+         ONE_LIFE, "Generated tokens per second in the last {window}."),
+    _row("recent_prompt_computed_ratio", Unit.RATIO, throughput.computed_prompt_ratio,
+         "prompt_tokens_by_source_total prompt_tokens_total prompt_tokens_cached_total", ONE_LIFE,
+         "Share of the prompt tokens of the last {window} that were computed, not taken from a cache."),
+    _row("recent_step_mean_tokens", Unit.TOKENS, throughput.tokens_per_step, "iteration_tokens", ONE_LIFE,
+         "Mean tokens per engine step in the last {window}."),
+    _row("recent_batch_occupancy_ratio", Unit.RATIO, throughput.batch_occupancy, "requests_running", NEEDS_FACTS,
+         "Mean of running requests / --max-num-seqs over the last {window}."),
+    _row("recent_spec_decode_acceptance_ratio", Unit.RATIO, speculative.acceptance_ratio,
+         "spec_decode_draft_tokens_total spec_decode_accepted_tokens_total", ONE_LIFE,
+         "Accepted / draft tokens in the last {window}."),
+    _row("recent_spec_decode_accepted_length_tokens", Unit.TOKENS, speculative.accepted_length,
+         "spec_decode_drafts_total spec_decode_accepted_tokens_total", ONE_LIFE,
+         "Mean tokens per step of the model with speculation in the last {window}: 1 + accepted / drafts."),
+    _row("recent_spec_decode_position_acceptance_ratio", Unit.RATIO, speculative.position_acceptance,
+         "spec_decode_drafts_total spec_decode_position_accepted_tokens_total", ONE_LIFE,
+         "Share of the drafts of the last {window} whose token at the position was accepted.", "position"),
+    _row("recent_spec_decode_wasted_tokens_per_second", Unit.TOKENS_PER_SECOND, speculative.wasted_rate,
+         "spec_decode_draft_tokens_total spec_decode_accepted_tokens_total", ONE_LIFE,
+         "Draft tokens per second of the last {window} that were thrown away."),
+    _row("recent_requests", Unit.NONE, requests.outcomes, "requests_finished_total time_to_first_token_seconds requests_running",
+         COMPARES_POLLS,
+         "Requests that ended in the last {window}: finished, failed, aborted (estimated where the front end does not count disconnects).",
+         "outcome"),
+    _row("progress_age_seconds", Unit.SECONDS, progress.age_seconds,
+         "iteration_tokens generation_tokens_total prompt_tokens_total kv_cache_usage_ratio request_seconds", REMEMBERS,
+         "Time since any progress signal of the engine changed; grows on an idle engine too."),
+    _row("stalled", Unit.NONE, progress.stalled, "requests_running requests_waiting http_requests_total", REMEMBERS,
+         "1 while work in flight makes no progress and a witness says that the work is real."),
+    _row("stall_witness", Unit.NONE, progress.stall_witnesses, "requests_waiting http_requests_total", REMEMBERS,
+         "1 for each witness of a stall; present only while the engine looks frozen.", "witness"),
+    _row("gauges_stale", Unit.NONE, progress.gauges_stale, "requests_running requests_waiting", REMEMBERS,
+         "1 while running or waiting are above 0, nothing moves, and nothing else says that there is work: the gauges froze."),
+    _row("engine_sleeping", Unit.NONE, progress.sleeping, "engine_sleep_state", COMPARES_POLLS,
+         "1 while the engine sleeps, 0 while it is awake."),
+    _row("saturation_ratio", Unit.RATIO, saturation.saturation, "requests_running requests_waiting kv_cache_usage_ratio preemptions_total",
+         NEEDS_FACTS,
+         "How near the engine is to its limits over the last {window}, 0 to 1, for HPA and KEDA; `model` is a valid Kubernetes label value.",
+         "model"),
+    _row("data_parallel_engines", Unit.NONE, data_parallel.engines, "", NEEDS_FACTS,
+         "Engines that the server reports for the model.", scope=Scope.MODEL),
+    _row("recent_data_parallel_imbalance_ratio", Unit.RATIO, data_parallel.imbalance,
+         "requests_running requests_waiting generation_tokens_total", COMPARES_POLLS,
+         "1 - mean / max over the engines of a model in the last {window}: 0 is balanced.", "load", scope=Scope.MODEL),
+    _row("recent_requests_rejected", Unit.NONE, requests.rejected, "requests_rejected_total", ONE_LIFE,
+         "Requests that admission control refused in the last {window}.", "reason", scope=Scope.MODEL),
+    _row("recent_http_error_ratio", Unit.RATIO, requests.http_errors, "http_requests_total", ONE_LIFE,
+         "Share of the HTTP POST requests of the last {window} that ended as 4xx (client) or 5xx (server).", "side", scope=Scope.TARGET),
+    _row("recent_error_ratio", Unit.RATIO, requests.error_ratio, "http_requests_total requests_finished_total", COMPARES_POLLS,
+         "Share of the requests of the last {window} that failed on the server's side: engine errors or HTTP 5xx.", scope=Scope.TARGET),
+    _row("lora_adapter_active", Unit.NONE, lora.active, "", TEXT_LABELS,
+         "1 for each LoRA adapter that has requests running or waiting (active where vLLM does not tell which).",
+         "lora_adapter", "state", scope=Scope.TARGET),
+    _row("lora_adapters_omitted", Unit.NONE, lora.omitted, "", TEXT_LABELS,
+         "LoRA adapters with requests beyond the limit of exported ones.", scope=Scope.TARGET),
+    _row("lora_slots", Unit.NONE, lora.slots, "", TEXT_LABELS, "LoRA adapters that fit into a batch (--max-loras).", scope=Scope.TARGET),
+    _row("lora_slots_used", Unit.NONE, lora.slots_used, "", TEXT_LABELS, "LoRA adapters with running requests.", scope=Scope.TARGET),
+)  # fmt: skip

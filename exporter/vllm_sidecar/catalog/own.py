@@ -1,0 +1,50 @@
+"""Signals about the sidecar itself and its sources."""
+
+from __future__ import annotations
+
+from vllm_sidecar.catalog.types import Kind, Signal, Unit
+from vllm_sidecar.model import Scope
+
+
+def _own(name: str, kind: Kind, text: str, *labels: str, unit: Unit = Unit.NONE, scope: Scope = Scope.TARGET) -> Signal:
+    return Signal(name, kind, unit, text, scope, labels)
+
+
+OWN: tuple[Signal, ...] = (
+    _own("up", Kind.GAUGE,
+         "1 while the source is polled successfully, 0 before the first success and after 3 misses in a row; "
+         "its series are present exactly while it is 1.",
+         "source"),
+    _own("last_success_timestamp_seconds", Kind.GAUGE, "Unix time of the last successful poll.", "source",
+         unit=Unit.TIMESTAMP),
+    _own("poll_failures_total", Kind.COUNTER, "Failed polls by reason.", "source", "reason"),
+    _own("polls_total", Kind.COUNTER, "Polls, failed ones included.", "source"),
+    _own("poll_duration_seconds", Kind.GAUGE, "Response time of the last successful poll.", "source",
+         unit=Unit.SECONDS),
+    _own("poll_interval_seconds", Kind.GAUGE,
+         "Time between polls: as configured, or stretched so that the server spends little of its time on them.",
+         "source", unit=Unit.SECONDS),
+    _own("poll_server_time_ratio", Kind.GAUGE,
+         "Share of the server's time that the sidecar's requests took, as their response times say (moving average).",
+         "source", unit=Unit.RATIO),
+    _own("poll_body_bytes", Kind.GAUGE, "Size of the last body.", "source", unit=Unit.BYTES),
+    _own("poll_filtered", Kind.GAUGE, "1 while vLLM is asked for the needed names only.", "source"),
+    _own("rejected_lines_total", Kind.COUNTER, "Lines of bodies that were no valid samples; the others were used.",
+         "source"),
+    _own("dropped_values_total", Kind.COUNTER,
+         "Values that cannot be true and were left out: not_finite, negative, bad_histogram.",
+         "source", "anomaly"),
+    _own("window_gaps_total", Kind.COUNTER, "Times at which windows began anew because polls had failed for too long."),
+    _own("unknown_families", Kind.GAUGE,
+         "vLLM metric families that this release does not know; the status lists them."),
+    _own("signal_missing", Kind.GAUGE, "1 for each signal of the checklist that the server does not give, else 0.",
+         "signal"),
+    _own("signal_source_info", Kind.INFO, "The name that a signal is read from.", "signal", "source_metric"),
+    _own("build_info", Kind.INFO, "The sidecar.", "version", "python_version", scope=Scope.SIDECAR),
+    _own("window_seconds", Kind.GAUGE, "Length of the trailing window of recent signals.", unit=Unit.SECONDS,
+         scope=Scope.SIDECAR),
+    _own("config_last_reload_successful", Kind.GAUGE, "1 if the last load of the configuration succeeded.",
+         scope=Scope.SIDECAR),
+    _own("config_last_reload_success_timestamp_seconds", Kind.GAUGE, "Unix time of the last successful load.",
+         unit=Unit.TIMESTAMP, scope=Scope.SIDECAR),
+)  # fmt: skip

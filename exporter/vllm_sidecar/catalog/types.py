@@ -1,0 +1,146 @@
+"""Types of the catalog; what breaks a naming rule raises when the catalog is imported."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.model import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PREFIX = "vllm_sidecar_"
+RESERVED_LABELS = frozenset(
+    (
+        "instance",
+        "job",
+        "pod",
+        "namespace",
+        "container",
+        "node",
+        "service",
+        "endpoint",
+        "le",
+        "quantile",
+        "type",
+        "target",
+    )
+)
+"""Labels that service discovery or the formats own; `target` is the sidecar's, on every series where it has several."""
+
+
+class Kind(StrEnum):
+    """Type of a metric family as OpenMetrics names it."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    SUMMARY = "summary"
+    INFO = "info"
+
+
+class Unit(Enum):
+    """A unit: suffix of the metric's name, and its unit in Grafana."""
+
+    NONE = ("", "short")
+    SECONDS = ("seconds", "s")
+    RATIO = ("ratio", "percentunit")
+    BYTES = ("bytes", "bytes")
+    TOKENS = ("tokens", "short")
+    TOKENS_PER_SECOND = ("tokens_per_second", "short")
+    PER_SECOND = ("per_second", "reqps")
+    TIMESTAMP = ("timestamp_seconds", "dateTimeAsIso")
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name of every metric in this unit (before `_total`)."""
+        return self.value[0]
+
+    @property
+    def grafana(self) -> str:
+        """Grafana's identifier of the unit."""
+        return self.value[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One exported metric family.
+
+    `name` stands without the prefix and is how stages refer to it; `labels` are those beyond the scope's.
+    `why_not_promql` says why Prometheus could not compute a derived signal from the cumulative ones; it is None on
+    signals that are not derived.
+    """
+
+    name: str
+    kind: Kind
+    unit: Unit
+    help: str
+    scope: Scope = Scope.ENGINE
+    labels: tuple[str, ...] = ()
+    why_not_promql: str | None = None
+
+    def __post_init__(self) -> None:
+        stem = self.name.removesuffix("_total")
+        problems = (
+            (not re.fullmatch(r"[a-z][a-z0-9_]*", self.name), "has characters that a metric name must not have"),
+            ((self.kind is Kind.COUNTER) != (stem != self.name), "ends in _total if and only if it is a counter"),
+            ((self.kind is Kind.INFO) != self.name.endswith("_info"), "ends in _info if and only if it is an info"),
+            (not stem.endswith(self.unit.suffix), f"does not end in its unit {self.unit.suffix}"),
+            (bool(RESERVED_LABELS & set(self.labels)), "has a reserved label"),
+            (not self.help.endswith("."), "has a help text that is no sentence"),
+        )
+        for broken, text in problems:
+            if broken:
+                raise ValueError(f"signal {self.name} {text}")
+
+    @property
+    def metric(self) -> str:
+        """Full name of the metric family, with `_total` or `_info`."""
+        return PREFIX + self.name
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """All label names but those of the target."""
+        return self.scope.labels + self.labels
+
+
+class Merge(StrEnum):
+    """How series that differ only in labels that are kept out become one."""
+
+    SUM = "sum"
+    MAX = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A signal that vLLM itself gives.
+
+    `aliases` are its names without prefix over vLLM's history, the best first; the first that is there is taken,
+    never two. Counters are matched with and without `_total` (Ray drops it).
+    """
+
+    signal: Signal
+    aliases: tuple[str, ...]
+    merge: Merge = Merge.SUM
+    checklist: bool = False
+    """A server that does not give it is reported as missing it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A signal that the sidecar computes from windows; `reads` are the upstream signals behind it.
+
+    `compute` takes the view of its scope (see `derive.views`) and returns a float, a mapping from label values to
+    float, a Summary, or None (or an empty mapping) where nothing can be said: then nothing is exported.
+    """
+
+    signal: Signal
+    compute: Callable[..., object]
+    reads: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.signal.why_not_promql:
+            raise ValueError(f"signal {self.signal.name} does not say why Prometheus could not compute it")

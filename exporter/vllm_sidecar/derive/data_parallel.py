@@ -1,0 +1,30 @@
+"""Data parallelism: whether the engines of one model share the work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_sidecar.derive.views import Model
+
+
+def engines(model: Model) -> float:
+    """Return how many engines the server reports for the model."""
+    return float(len(model.windows))
+
+
+def imbalance(model: Model) -> dict[str, float]:
+    """Return 1 - mean / max over the engines, of requests (running and waiting) and of generated tokens in the window.
+
+    0 is balanced; one of n engines doing everything is 1 - 1/n. Empty for a single engine, a part is absent while
+    all are idle.
+    """
+    if len(model.windows) < 2:
+        return {}
+    requests, tokens = [], []
+    for window in model.windows.values():
+        extents = [window.extent("requests_running"), window.extent("requests_waiting")]
+        requests.append(sum(extent.mean for extent in extents if extent))
+        tokens.append(window.increase("generation_tokens_total") or 0.0)
+    parts = {"requests": requests, "generation_tokens": tokens}
+    return {name: 1.0 - sum(load) / len(load) / max(load) for name, load in parts.items() if max(load) > 0.0}

@@ -1,0 +1,103 @@
+"""KV cache: capacity in tokens, growth, preemptions and pressure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_sidecar.derive.views import Engine
+
+USAGE = "kv_cache_usage_ratio"
+FULL_FROM = 0.9
+"""Usage from which on it counts as pressure; below it a busy cache is what vLLM aims for."""
+MOST_FROM_USAGE = 0.5
+"""Usage alone never says more than half of full pressure: prefix caching fills the cache by design."""
+
+
+def capacity_tokens(engine: Engine) -> float | None:
+    """Return how many tokens one engine's KV cache holds.
+
+    From `kv_cache_size_tokens` (vLLM 0.24 on, per engine), else blocks x block size, where vLLM repeats the sum of
+    the blocks of all
+    engines on each. None where vLLM tells neither, or for hybrid models without the first: their blocks are of
+    several kinds, and the product means nothing (vllm#51163).
+    """
+    config = engine.cache_config
+    tokens = _number(config.get("kv_cache_size_tokens"))
+    if tokens is not None:
+        return tokens
+    blocks, size = _number(config.get("num_gpu_blocks")), _number(config.get("block_size"))
+    hybrid = config.get("mamba_block_size", "None") != "None"
+    return None if blocks is None or size is None or hybrid else blocks * size / engine.engines
+
+
+def free_tokens(engine: Engine) -> float | None:
+    """Return how many more tokens fit now; None where capacity or usage is not known."""
+    capacity = capacity_tokens(engine)
+    usage = engine.window.latest.gauges.get(USAGE)
+    return None if capacity is None or usage is None else capacity * max(0.0, 1.0 - usage)
+
+
+def seconds_to_full(engine: Engine) -> float | None:
+    """Return when the cache is full if usage goes on as from the start to the end of the window.
+
+    None while usage does not grow, and after one poll only.
+    """
+    extent = engine.window.extent(USAGE)
+    if extent is None or engine.window.seconds <= 0.0:
+        return None
+    growth = (extent.last - extent.first) / engine.window.seconds
+    return max(0.0, 1.0 - extent.last) / growth if growth > 0.0 else None
+
+
+def preemptions_per_request(engine: Engine) -> float | None:
+    """Return preemptions per finished request in the window; None where none finished."""
+    preempted = engine.window.increase("preemptions_total")
+    finished = engine.window.observed("request_seconds")
+    if preempted is None or finished is None or finished.observations <= 0.0:
+        return None
+    return preempted / finished.observations
+
+
+def pressure(engine: Engine) -> float | None:
+    """Score KV pressure from 0 (none) to 1: the largest of three parts.
+
+    - preemptions / (preemptions + finished requests): the damage itself;
+    - usage averaged over the polls at which requests waited for capacity, counting the others as 0: the cache is
+      what they wait for only as far as it is full (they may wait for --max-num-seqs as well);
+    - usage above 0.9, scaled so that a full cache alone gives 0.5: context, for prefix caching fills it by design.
+
+    None where the server does not tell KV usage.
+    """
+    window = engine.window
+    extent = window.extent(USAGE)
+    if extent is None:
+        return None
+    preempted = window.increase("preemptions_total") or 0.0
+    finished = window.observed("request_seconds")
+    events = preempted + (finished.observations if finished else 0.0)
+    damage = preempted / events if events > 0.0 else 0.0
+    usage = MOST_FROM_USAGE * max(0.0, extent.peak - FULL_FROM) / (1.0 - FULL_FROM)
+    return min(1.0, max(damage, _waited_for_capacity(engine), usage))
+
+
+def _waited_for_capacity(engine: Engine) -> float:
+    """Mean usage over the window, taken as 0 at polls without requests that wait for capacity."""
+    waiting = engine.window.extent("requests_waiting")
+    if waiting is None or waiting.peak <= 0.0:
+        return 0.0
+    waits = total = 0.0
+    for _, reading in engine.window.current():
+        gauges = reading.gauges
+        blocked = gauges.get(("requests_waiting", "capacity"), gauges.get("requests_waiting", 0.0))
+        waits += gauges.get(USAGE, 0.0) if blocked > 0.0 else 0.0
+        total += 1.0
+    return waits / total
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:  # "None" before the cache is made, and always in 0.8
+        return None
+    return value if value > 0.0 else None

@@ -1,0 +1,80 @@
+"""Recent latency quantiles, and what the time to the first token consists of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.distribution import window_quantiles
+from vllm_sidecar.model import Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_sidecar.derive.views import Engine
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+
+
+def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
+    """Make the derivation of the recent quantiles of one histogram.
+
+    It returns None where the server does not give the histogram. Quantiles are left out where the window holds fewer
+    observations than the settings ask for; sum and count are those since the server started, as in any summary.
+    """
+
+    def summary(engine: Engine) -> Summary | None:
+        window = engine.window
+        whole = window.latest.histograms.get(histogram)
+        if whole is None:
+            return None
+        recent = window.observed(histogram)
+        quantiles: tuple[tuple[float, float], ...] = ()
+        if recent and recent.observations >= engine.server.settings.min_observations:
+            values = window_quantiles(recent.bounds, [(recent.counts, recent.total)], QUANTILES)
+            quantiles = tuple([(q, value) for q, value in zip(QUANTILES, values, strict=True) if value is not None])
+        return Summary(quantiles, whole.total, whole.cumulative[-1])
+
+    return summary
+
+
+def observations(engine: Engine) -> dict[str, float]:
+    """Return the number of observations in the window behind each recent latency, by its name."""
+    found = ((name, engine.window.observed(histogram)) for name, histogram in LATENCIES.items())
+    return {name: recent.observations for name, recent in found if recent is not None}
+
+
+LATENCIES = {
+    "queue": "request_queue_seconds",
+    "time_to_first_token": "time_to_first_token_seconds",
+    "inter_token_latency": "inter_token_latency_seconds",
+    "time_per_output_token": "time_per_output_token_seconds",
+    "request": "request_seconds",
+    "prefill": "request_prefill_seconds",
+    "decode": "request_decode_seconds",
+}
+"""Latency by the value of the label `latency` -> histogram."""
+
+
+def _mean(engine: Engine, histogram: str) -> float | None:
+    recent = engine.window.observed(histogram)
+    return (
+        recent.total / recent.observations if recent and recent.observations > 0 and recent.total is not None else None
+    )
+
+
+def first_token_shares(engine: Engine) -> dict[str, float]:
+    """Split the mean time to the first token into queue, prefill and other; the ratios add up to 1.
+
+    Other is the front end: tokenisation, templates, and the way to the engine and back.
+
+    Queue and prefill are observed when a request finishes and the first token when it comes, so over one window they
+    are not the same requests: where queue and prefill exceed the whole they are scaled down to it.
+    Empty without observations.
+    """
+    whole = _mean(engine, "time_to_first_token_seconds")
+    queue = _mean(engine, "request_queue_seconds")
+    prefill = _mean(engine, "request_prefill_seconds")
+    if not whole or queue is None or prefill is None:
+        return {}
+    known = max(whole, queue + prefill)
+    return {"queue": queue / known, "prefill": prefill / known, "other": (known - queue - prefill) / known}

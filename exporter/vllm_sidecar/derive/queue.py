@@ -1,0 +1,52 @@
+"""The queue as it is now: who waits, and for how long it will take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_sidecar.derive.views import Engine
+    from vllm_sidecar.model import Key
+
+
+def peak_of(gauge: Key) -> Callable[[Engine], float | None]:
+    """Make the derivation of a gauge's largest value in the window; None where the server does not give it."""
+
+    def peak(engine: Engine) -> float | None:
+        extent = engine.window.extent(gauge)
+        return extent.peak if extent else None
+
+    return peak
+
+
+def mean_of(gauge: Key) -> Callable[[Engine], float | None]:
+    """Make the derivation of a gauge's mean over the polls of the window; None where the server does not give it."""
+
+    def mean(engine: Engine) -> float | None:
+        extent = engine.window.extent(gauge)
+        return extent.mean if extent else None
+
+    return mean
+
+
+def live_wait_seconds(engine: Engine) -> float | None:
+    """Estimate how long a request that arrives now will wait: Little's law, waiting / admission rate.
+
+    Admissions are counted as first tokens in the window. Nobody gets in faster than the last one did: the time since
+    the last admission,
+    while requests wait, is a lower bound, and all there is to say when nothing was admitted. 0 while nothing waits,
+    None where the server does not tell how many wait or how many were admitted.
+    """
+    window = engine.window
+    waiting = window.latest.gauges.get("requests_waiting")
+    admitted = window.observed("time_to_first_token_seconds")
+    if waiting is None:
+        return None
+    if waiting <= 0.0 or window.waiting_since is None:
+        return 0.0
+    since = window.now - max(window.admission_at, window.waiting_since)
+    if admitted is None or admitted.observations <= 0.0 or window.seconds <= 0.0:
+        return since
+    return max(since, waiting * window.seconds / admitted.observations)

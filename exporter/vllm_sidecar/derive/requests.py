@@ -1,0 +1,81 @@
+"""How requests end: finished, aborted, failed or rejected; and the share of errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_sidecar.derive.views import Engine, Model, Server
+    from vllm_sidecar.window import Window
+
+FAILED = frozenset(("error",))
+ABORTED = frozenset(("abort",))
+
+
+def outcomes(engine: Engine) -> dict[str, float]:
+    """Return how many requests ended in the window: finished, failed, and aborted.
+
+    The Python front end counts a client that disconnects nowhere, but in the histogram of first tokens: what got a
+    first token, did not
+    finish and does not run any more was aborted. That is exact when the engine is idle at both ends of the window,
+    else requests that run and wait for their first token are taken for such that have it, and fewer aborts are seen.
+    """
+    window = engine.window
+    ended = window.increases("requests_finished_total")
+    first = window.observed("time_to_first_token_seconds")
+    if not ended and first is None:
+        return {}
+    failed = sum(count for (reason,), count in ended.items() if reason in FAILED)
+    counted = sum(count for (reason,), count in ended.items() if reason in ABORTED)
+    total = sum(ended.values())
+    running = window.extent("requests_running")
+    still = running.last - running.first if running else 0.0
+    unseen = max(0.0, first.observations - total - still) if first else 0.0
+    return {"finished": total - failed - counted, "failed": failed, "aborted": max(counted, unseen)}
+
+
+def rejected(model: Model) -> dict[str, float]:
+    """Return how many requests admission control refused in the window by reason; empty where vLLM does not tell."""
+    if model.window is None:
+        return {}
+    return {reason: count for (reason,), count in model.window.increases("requests_rejected_total").items()}
+
+
+def http_errors(server: Server) -> dict[str, float]:
+    """Return the share of HTTP POST requests of the window that ended as `client` (4xx) and `server` (5xx) error.
+
+    Empty where none ended. vLLM 0.22 answers bad requests with 400 and counts them as 5xx; nothing in its metrics
+    tells them apart.
+    """
+    ended = _posts(server.window)
+    whole = sum(ended.values())
+    if whole <= 0.0:
+        return {}
+    return {"client": ended.get("4xx", 0.0) / whole, "server": ended.get("5xx", 0.0) / whole}
+
+
+def error_ratio(server: Server) -> float | None:
+    """Return the share of requests in the window that failed for a reason on the server's side.
+
+    Failed are those that ended as `error` in an engine or were refused by admission control, or HTTP 5xx answers,
+    whichever are more (one
+    failure shows in both); the whole is the larger of the HTTP requests and the requests that ended in the engines.
+    None where none ended.
+    """
+    posts = _posts(server.window)
+    failed = ended = 0.0
+    for window in server.engines.values():
+        by_reason = window.increases("requests_finished_total")
+        failed += sum(count for (reason,), count in by_reason.items() if reason in FAILED)
+        ended += sum(by_reason.values())
+    whole = max(sum(posts.values()), ended)
+    return min(1.0, max(failed, posts.get("5xx", 0.0)) / whole) if whole > 0.0 else None
+
+
+def _posts(window: Window | None) -> dict[str, float]:
+    """Increases of the HTTP requests that ask for work, by status class; `none` is the handler of unknown routes."""
+    ended: dict[str, float] = {}
+    for (handler, method, status), count in (window.increases("http_requests_total") if window else {}).items():
+        if method == "POST" and handler != "none":
+            ended[status] = ended.get(status, 0.0) + count
+    return ended

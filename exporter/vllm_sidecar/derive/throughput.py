@@ -1,0 +1,46 @@
+"""Tokens per second, and how full the batch is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_sidecar.derive.views import Engine
+
+
+def rate_of(counter: str) -> Callable[[Engine], float | None]:
+    """Make the derivation of a counter's rate per second in the window; None after one poll only."""
+
+    def rate(engine: Engine) -> float | None:
+        increase = engine.window.increase(counter)
+        return increase / engine.window.seconds if increase is not None and engine.window.seconds > 0.0 else None
+
+    return rate
+
+
+def computed_prompt_ratio(engine: Engine) -> float | None:
+    """Return the share of the prompt tokens that were computed here rather than taken from a cache.
+
+    None where no prompt token came, or where vLLM does not tell the cached ones (before 0.16).
+    """
+    window = engine.window
+    by_source = window.increases("prompt_tokens_by_source_total")
+    if by_source:
+        whole = sum(by_source.values())
+        return by_source.get(("local_compute",), 0.0) / whole if whole > 0.0 else None
+    whole, cached = window.increase("prompt_tokens_total") or 0.0, window.increase("prompt_tokens_cached_total")
+    return max(0.0, 1.0 - cached / whole) if whole > 0.0 and cached is not None else None
+
+
+def tokens_per_step(engine: Engine) -> float | None:
+    """Return the mean number of tokens that an engine step handled; None without a step."""
+    steps = engine.window.observed("iteration_tokens")
+    return steps.total / steps.observations if steps and steps.observations > 0.0 and steps.total is not None else None
+
+
+def batch_occupancy(engine: Engine) -> float | None:
+    """Return mean running requests / --max-num-seqs; None where no source tells the flag."""
+    running, most = engine.window.extent("requests_running"), engine.server.flag("max_num_seqs")
+    return running.mean / most if running and most else None

@@ -1,0 +1,63 @@
+"""What a derivation sees: the windows of its scope and the facts about the server. Plain values, no clock, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllm_sidecar.model import Adapters, FlagValue
+    from vllm_sidecar.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The numbers of the configuration that derivations use."""
+
+    min_observations: int = 5
+    """Quantiles over fewer observations are not exported."""
+    stall_after: float = 120.0
+    """Seconds without progress after which work in flight is a stall."""
+    max_adapters: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The target: its own window (HTTP counters; None where there are none), flags, adapters and sleep."""
+
+    window: Window | None = None
+    flags: Mapping[str, FlagValue] = field(default_factory=dict)
+    adapters: Adapters | None = None
+    requests_in_flight: float | None = None
+    """Open HTTP requests as `/load` tells them; None without --enable-server-load-tracking."""
+    settings: Settings = field(default_factory=Settings)
+    engines: Mapping[tuple[str, ...], Window] = field(default_factory=dict)
+    """Windows of all engines by model name and engine."""
+
+    def flag(self, name: str) -> float | None:
+        """Return a numeric flag of the server; None where no source tells it or it is not above 0."""
+        value = self.flags.get(name)
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine of one model."""
+
+    model_name: str
+    window: Window
+    server: Server
+    cache_config: Mapping[str, str] = field(default_factory=dict)
+    engines: int = 1
+    """How many engines the server reports; vLLM repeats the sum of their KV blocks on each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model over all its engines; `window` has its counters without an engine label, None where none are."""
+
+    windows: Mapping[str, Window]
+    window: Window | None
+    server: Server

@@ -1,0 +1,19 @@
+"""Stage 2: exposition text to samples and back; knows both text formats and nothing about vLLM."""
+
+from vllm_sidecar.exposition.parse import DifferentialParser
+from vllm_sidecar.exposition.render import (
+    CONTENT_TYPE_OPENMETRICS,
+    CONTENT_TYPE_TEXT,
+    Family,
+    Renderer,
+    labels_text,
+)
+
+__all__ = [
+    "CONTENT_TYPE_OPENMETRICS",
+    "CONTENT_TYPE_TEXT",
+    "DifferentialParser",
+    "Family",
+    "Renderer",
+    "labels_text",
+]

@@ -1,0 +1,110 @@
+"""Grammar of one line in the Prometheus text format (0.0.4 and 1.0.0) and in OpenMetrics 1.0.
+
+Strict where a lenient reader would store a wrong number (escapes, numbers, duplicate labels, rubbish after the value),
+tolerant of blanks, as Prometheus is. Both formats share the sample line; OpenMetrics adds exemplars and `# EOF`, text
+1.0.0 adds quoted names.
+Sources: prometheus.io/docs/instrumenting/exposition_formats, the OpenMetrics 1.0 specification.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vllm_sidecar.model import Series
+
+TYPES = frozenset(
+    ("counter", "gauge", "histogram", "summary", "untyped", "unknown", "info", "stateset", "gaugehistogram")
+)
+
+_NUMBER = (
+    r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|[iI][nN][fF](?:[iI][nN][iI][tT][yY])?|[nN][aA][nN])"
+)
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_NAME = re.compile(r"[ \t]*([a-zA-Z_:][a-zA-Z0-9_:]*)?[ \t]*")
+_LABEL = re.compile(rf"[ \t]*(?:([a-zA-Z_][a-zA-Z0-9_]*)|({_QUOTED}))[ \t]*(=[ \t]*({_QUOTED}))?[ \t]*(,|(?=\}}))")
+_CLOSE = re.compile(r"[ \t]*\}[ \t]*")
+_VALUE = re.compile(rf"({_NUMBER})(?:[ \t]+({_NUMBER}))?[ \t]*")
+_EXEMPLAR = re.compile(rf"#[ \t]*\{{(?:[^\"\\}}]|{_QUOTED})*\}}[ \t]+{_NUMBER}(?:[ \t]+{_NUMBER})?[ \t]*")
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_UNESCAPED = {"\\": "\\", '"': '"', "n": "\n"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A parsed sample line; `head` is the length of its text up to the value (0 where more follows the value)."""
+
+    series: Series
+    value: float
+    head: int
+
+
+def parse_sample(line: str) -> Sample:
+    """Parse one sample line.
+
+    A timestamp is accepted and dropped: the sidecar knows better when it asked. So is an exemplar.
+
+    Raises:
+        ValueError: says what is wrong with the line.
+    """
+    match = _NAME.match(line)
+    name, at = (match[1], match.end()) if match else (None, 0)
+    labels: dict[str, str] = {}
+    if line.startswith("{", at):
+        name, at = _parse_labels(line, at + 1, name, labels)
+    if not name:
+        raise ValueError("no metric name")
+    value = _VALUE.match(line, at)
+    if not value:
+        raise ValueError("no valid number after the name and labels")
+    rest = value.end()
+    if rest < len(line) and not _EXEMPLAR.fullmatch(line, rest):
+        raise ValueError("unexpected text after the value")
+    plain = value[2] is None and rest == len(line)
+    return Sample(Series(name, tuple(sorted(labels.items()))), float(value[1]), at if plain else 0)
+
+
+def _parse_labels(line: str, at: int, name: str | None, labels: dict[str, str]) -> tuple[str | None, int]:
+    """Read `a="b",c="d"}` from `at` into `labels`; return the metric name, which may stand quoted among them."""
+    while not (close := _CLOSE.match(line, at)):
+        match = _LABEL.match(line, at)
+        if not match:
+            raise ValueError('label pairs are not of the form name="value"')
+        bare, quoted, _, text, _ = match.groups()
+        if text is None:
+            if name or not quoted:
+                raise ValueError("a label has no value")
+            name = _unquote(quoted)
+        else:
+            label = bare or _unquote(quoted)
+            if label in labels:
+                raise ValueError(f"label {label} stands there twice")
+            labels[label] = _unquote(text)
+        at = match.end()
+    return name, close.end()
+
+
+def _unquote(text: str) -> str:
+    inner = text[1:-1]
+    return _ESCAPE.sub(_unescape, inner) if "\\" in inner else inner
+
+
+def _unescape(match: re.Match[str]) -> str:
+    try:
+        return _UNESCAPED[match[1]]
+    except KeyError:
+        raise ValueError(f"\\{match[1]} is no escape sequence") from None
+
+
+def parse_type(line: str) -> tuple[str, str] | None:
+    """Return family name and type of a `# TYPE` line, None for any other comment.
+
+    Raises:
+        ValueError: the line is a malformed `# TYPE`.
+    """
+    words = line.split(None, 3)
+    if len(words) < 2 or words[0] != "#" or words[1] != "TYPE":
+        return None
+    if len(words) != 4 or words[3].strip() not in TYPES:
+        raise ValueError("# TYPE needs a name and a known type")
+    return words[2].strip('"'), words[3].strip()

@@ -1,0 +1,179 @@
+"""Differential parser: a line that equals the previous poll's costs one comparison in C.
+
+A body of a vLLM server has hundreds of lines of which some dozens change from poll to poll, and of those only the
+number
+at the end. So the parser keeps the previous body's lines; when as many lines came again, it converts the numbers of
+those that differ. Anything else (a line more, other labels, a comment that changed) makes it read the whole body, where
+lines whose text up to the value is known still skip the grammar.
+"""
+
+from __future__ import annotations
+
+from itertools import compress
+from operator import is_, ne
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.exposition.grammar import parse_sample, parse_type
+from vllm_sidecar.model import Exposition, Layout, PollError, Reason, Rejected, Series
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_LINES = 1_000_000
+"""More are no metrics of a server; splitting them would cost memory and time that other targets need."""
+MAX_REJECTED = 1_000
+"""A body with so many bad lines, and more bad than good ones, is not an exposition."""
+NO_HEAD = b"\n"
+"""Head of a line whose change makes the whole body be read again; no line starts with it."""
+DESCRIBED = 10
+"""How many rejected lines a result describes."""
+
+
+class DifferentialParser:
+    """Parses the successive bodies of one server; the result of `parse` stays valid after the next call."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._heads: list[bytes] = []
+        self._slots: list[int] = []
+        self._known: dict[bytes, Series] = {}
+        self._last = Exposition(Layout((), {}, openmetrics=False), [])
+
+    def parse(self, body: bytes, content_type: str = "") -> Exposition:
+        """Parse one body.
+
+        Raises:
+            PollError: EMPTY, TRUNCATED, TOO_LARGE (too many lines) or NOT_PROMETHEUS; the parser stays usable.
+        """
+        _refuse(body, content_type)
+        lines = body.split(b"\n")
+        if len(lines) == len(self._lines) and self._update(lines):
+            return self._last
+        return self._read(lines)
+
+    def _update(self, lines: list[bytes]) -> bool:
+        """Take over a body that differs in numbers only; False where it differs in more."""
+        differs = list(map(ne, self._lines, lines))
+        changed = list(compress(lines, differs))
+        # Whole lists go through C functions here: this is what every poll of every target pays.
+        texts = list(map(bytes.removeprefix, changed, compress(self._heads, differs)))
+        if any(map(is_, changed, texts)):  # a line does not begin as before
+            return False
+        try:
+            numbers = list(map(float, texts))
+        except ValueError:
+            return False
+        if b"_" in b"".join(texts):  # float() takes 1_000, the formats do not
+            return False
+        values = list(self._last.values)
+        for slot, number in zip(compress(self._slots, differs), numbers, strict=True):
+            values[slot] = number
+        self._lines = lines
+        last = self._last
+        self._last = Exposition(last.layout, values, last.rejected, last.rejected_count)
+        return True
+
+    def _read(self, lines: list[bytes]) -> Exposition:
+        body = _Body(self._known)
+        for number, line in enumerate(lines, 1):
+            body.add(number, line)
+        result = body.finish(self._last.layout)
+        self._lines, self._heads, self._slots, self._known = lines, body.heads, body.slots, body.known
+        self._last = result
+        return result
+
+
+class _Body:
+    """One whole body while it is read."""
+
+    def __init__(self, known: dict[bytes, Series]) -> None:
+        self._before = known
+        self._seen: dict[Series, int] = {}
+        self._families: dict[str, str] = {}
+        self._values: list[float] = []
+        self._rejected: list[Rejected] = []
+        self._rejected_count = 0
+        self._openmetrics = False
+        self.known: dict[bytes, Series] = {}
+        self.heads: list[bytes] = []
+        self.slots: list[int] = []
+
+    def add(self, number: int, line: bytes) -> None:
+        head, slot = NO_HEAD, -1
+        try:
+            if self._openmetrics and line.strip():
+                raise ValueError("text after # EOF")  # noqa: TRY301 - rejected like any other bad line
+            if line.startswith(b"#"):
+                self._comment(line)
+            elif line.strip():
+                head, series, value = self._sample(line)
+                slot = len(self._values)
+                if self._seen.setdefault(series, slot) != slot:
+                    head, slot = NO_HEAD, -1
+                    raise ValueError("the same series stands there twice")  # noqa: TRY301
+                self._values.append(value)
+        except ValueError as error:
+            self._reject(number, line, error)
+        self.heads.append(head)
+        self.slots.append(slot)
+
+    def _comment(self, line: bytes) -> None:
+        if line.rstrip() == b"# EOF":
+            self._openmetrics = True
+        elif family := parse_type(line.decode()):
+            self._families[family[0]] = family[1]
+
+    def _sample(self, line: bytes) -> tuple[bytes, Series, float]:
+        text, blank, number = line.rpartition(b" ")
+        head = text + blank
+        series = self._before.get(head)
+        if series is not None and b"_" not in number:
+            try:
+                value = float(number)
+            except ValueError:
+                pass
+            else:
+                self.known[head] = series
+                return head, series, value
+        sample = parse_sample(line.decode())
+        if sample.head != len(head.decode()):  # a timestamp, an exemplar, or a tab before the value
+            return NO_HEAD, sample.series, sample.value
+        self.known[head] = sample.series
+        return head, sample.series, sample.value
+
+    def _reject(self, number: int, line: bytes, error: ValueError) -> None:
+        why = "not valid UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        self._rejected_count += 1
+        if len(self._rejected) < DESCRIBED:
+            self._rejected.append(Rejected(number, why, line[:120].decode(errors="replace")))
+        if self._rejected_count > max(MAX_REJECTED, len(self._values)):
+            raise PollError(Reason.NOT_PROMETHEUS, f"{self._rejected_count} lines are no metrics, the first: {why}")
+
+    def finish(self, before: Layout) -> Exposition:
+        if not self._values and not self._families:
+            first = f", line {self._rejected[0].line}: {self._rejected[0].why}" if self._rejected else ""
+            raise PollError(Reason.NOT_PROMETHEUS if first else Reason.EMPTY, f"no sample in the body{first}")
+        layout = Layout(tuple(self._seen), self._families, self._openmetrics)
+        # Consumers compile a plan for each layout: keep the object when only comments or the order of lines moved back.
+        if (before.series, before.families, before.openmetrics) == (layout.series, layout.families, layout.openmetrics):
+            layout = before
+        return Exposition(layout, self._values, tuple(self._rejected), self._rejected_count)
+
+
+def _refuse(body: bytes, content_type: str) -> None:
+    """Raise PollError for a body that need not be split into lines."""
+    start = body[:256].lstrip()
+    if not start and not body.strip():
+        raise PollError(Reason.EMPTY, "the body is empty")
+    if start[:1] in (b"<", b"["):
+        raise PollError(Reason.NOT_PROMETHEUS, f"the body is not metrics: it starts with {_shown(start)}")
+    if len(body) > MAX_LINES and body.count(b"\n") > MAX_LINES:
+        raise PollError(Reason.TOO_LARGE, f"the body has more than {MAX_LINES} lines")
+    if not body.endswith(b"\n") and not body.endswith(b"# EOF"):
+        raise PollError(Reason.TRUNCATED, "the body ends in the middle of a line")
+    if "openmetrics" in content_type and not body.rstrip().endswith(b"# EOF"):
+        raise PollError(Reason.TRUNCATED, "the body is OpenMetrics and has no # EOF at its end")
+
+
+def _shown(start: Sequence[int] | bytes) -> str:
+    return repr(bytes(start[:40]).decode(errors="replace"))

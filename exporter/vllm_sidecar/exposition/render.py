@@ -1,0 +1,147 @@
+"""Samples to text, in the Prometheus text format 0.0.4 and in OpenMetrics 1.0.
+
+What one poll left as it was is not formatted again: per series the text is kept with the value it was made from.
+Both formats have
+the same sample lines (edges and quantiles are written `1.0`, as OpenMetrics wants and Prometheus 3 stores them);
+only the comments differ.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_sidecar.model import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from vllm_sidecar.model import Value
+
+CONTENT_TYPE_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+class Family(NamedTuple):
+    """What is said of a metric family before its samples; `metric` is the full name with `_total` or `_info`."""
+
+    metric: str
+    kind: str
+    help: str
+    unit: str = ""
+
+
+class Renderer:
+    """Renders families; keeps the text of every series for the next time. What is said of a family must not change."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, dict[str, tuple[Value, str]]] = {}
+        self._families: dict[str, tuple[Sequence[tuple[str, Value]], str]] = {}
+        self._headers: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        self._templates: dict[tuple[str, str, tuple[float, ...]], str] = {}
+
+    def render(self, families: Iterable[tuple[Family, Sequence[tuple[str, Value]]]], *, openmetrics: bool) -> bytes:
+        """Render families with their series, each a text of labels (`a="b",c="d"`, see `labels_text`) and a value."""
+        parts: list[str] = []
+        headers = self._headers[openmetrics]
+        for family, series in families:
+            if series:
+                metric = family.metric
+                header = headers.get(metric)
+                if header is None:
+                    header = headers[metric] = _header(family, openmetrics)
+                parts += (header, self._family(metric, series))
+        if openmetrics:
+            parts.append("# EOF\n")
+        return "".join(parts).encode()
+
+    def _family(self, metric: str, series: Sequence[tuple[str, Value]]) -> str:
+        # Comparing whole lists runs in C: most families are as they were.
+        before = self._families.get(metric)
+        if before is None or before[0] != series:
+            before = self._families[metric] = (series, "".join(self._series(metric, series)))
+        return before[1]
+
+    def _series(self, metric: str, series: Sequence[tuple[str, Value]]) -> Iterator[str]:
+        texts = self._texts.setdefault(metric, {})
+        if len(texts) > 2 * len(series) + 16:  # series that went away
+            texts.clear()
+            self._templates = {key: text for key, text in self._templates.items() if key[0] != metric}
+        for labels, value in series:
+            known = texts.get(labels)
+            if known is None or (known[0] is not value and known[0] != value):
+                known = texts[labels] = (value, self._lines(metric, labels, value))
+            yield known[1]
+
+    def _lines(self, metric: str, labels: str, value: Value) -> str:
+        if isinstance(value, float):
+            return f"{metric}{{{labels}}} {number(value)}\n" if labels else f"{metric} {number(value)}\n"
+        # Histograms and summaries hold finite numbers only (see `normalise`), and %r of a finite float is valid.
+        if isinstance(value, Histogram):
+            text = self._template(metric, labels, value.bounds, _histogram_template)
+            text %= (*value.cumulative, value.cumulative[-1])
+            total = value.total
+        else:
+            quantiles = value.quantiles
+            text = self._template(metric, labels, tuple([q for q, _ in quantiles]), _summary_template)
+            text %= (*[v for _, v in quantiles], value.observations)
+            total = value.total
+        return text if total is None else f"{text}{metric}_sum{_braces(labels)} {total!r}\n"
+
+    def _template(
+        self, metric: str, labels: str, edges: tuple[float, ...], make: Callable[[str, str, tuple[float, ...]], str]
+    ) -> str:
+        key = (metric, labels, edges)
+        template = self._templates.get(key)
+        if template is None:
+            template = self._templates[key] = make(metric, labels, edges)
+        return template
+
+
+def number(value: float) -> str:
+    """Return a float as both formats write it."""
+    if isfinite(value):
+        return repr(value)
+    return "NaN" if value != value else "+Inf" if value > 0 else "-Inf"
+
+
+def escape(value: str) -> str:
+    """Return a label value or a help text with the escapes of both formats."""
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def labels_text(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return label pairs as they stand between the braces; empty values are left out, for they mean no label."""
+    return ",".join(f'{name}="{escape(value)}"' for name, value in pairs if value)
+
+
+def _braces(labels: str) -> str:
+    return f"{{{labels}}}" if labels else ""
+
+
+def _header(family: Family, openmetrics: bool) -> str:
+    name, kind = family.metric, family.kind
+    if openmetrics:
+        name = name.removesuffix({"counter": "_total", "info": "_info"}.get(kind, ""))
+    elif kind == "info":
+        kind = "gauge"
+    # OpenMetrics escapes quotes in help texts, the text format does not know that escape.
+    text = escape(family.help) if openmetrics else escape(family.help).replace(r"\"", '"')
+    unit = f"# UNIT {name} {family.unit}\n" if openmetrics and family.unit and name.endswith("_" + family.unit) else ""
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n{unit}"
+
+
+def _histogram_template(metric: str, labels: str, bounds: Sequence[float]) -> str:
+    return _template(f"{metric}_bucket", "le", [*map(number, bounds), "+Inf"], metric, labels)
+
+
+def _summary_template(metric: str, labels: str, quantiles: Sequence[float]) -> str:
+    return _template(metric, "quantile", map(number, quantiles), metric, labels)
+
+
+def _template(name: str, label: str, edges: Iterable[str], metric: str, labels: str) -> str:
+    """Make the format of one series' lines: one for each edge, then the count."""
+    labels = labels.replace("%", "%%")
+    before = labels + "," if labels else ""
+    lines = [f'{name}{{{before}{label}="{edge}"}} %r\n' for edge in edges]
+    return "".join((*lines, f"{metric}_count{_braces(labels)} %r\n"))

@@ -1,0 +1,81 @@
+"""How the polls of one source went: counts, reasons, pace. Owned by one loop; the snapshot gets a frozen copy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.model import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+MISSES = 3
+"""Polls in a row that must fail before what the source said last counts as stale."""
+ANOMALIES = ("not_finite", "negative", "bad_histogram")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """State of one source after a poll."""
+
+    source: str
+    up: bool = False
+    misses: int = 0
+    """Failed polls since the last success."""
+    polls: int = 0
+    failures: Mapping[Reason, int] = field(default_factory=dict)
+    anomalies: Mapping[str, int] = field(default_factory=dict)
+    rejected_lines: int = 0
+    reason: Reason | None = None
+    """Why the last poll failed; None where it succeeded."""
+    detail: str = ""
+    last_success: float | None = None
+    """Unix time."""
+    seconds: float | None = None
+    """Response time of the last success."""
+    body_bytes: int = 0
+    interval: float = 1.0
+    server_time_ratio: float = 0.0
+    filtered: bool = False
+
+    def succeeded(self, **changes: object) -> Health:
+        """Return the health after a successful poll."""
+        return replace(
+            self, up=True, misses=0, polls=self.polls + 1, reason=None, detail="", **changes  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def failed(self, reason: Reason, detail: str) -> Health:
+        """Return the health after a failed poll: still up until `MISSES` polls in a row have failed."""
+        misses = self.misses + 1
+        return replace(
+            self,
+            up=self.up and misses < MISSES,
+            misses=misses,
+            polls=self.polls + 1,
+            failures=Counter(self.failures) + Counter((reason,)),
+            reason=reason,
+            detail=detail,
+        )
+
+    def samples(self) -> Iterable[tuple[str, Sequence[str], float]]:
+        """Yield signal, label values and value of every series of the source's own health."""
+        source = self.source
+        yield "up", (source,), float(self.up)
+        yield "polls_total", (source,), float(self.polls)
+        yield "rejected_lines_total", (source,), float(self.rejected_lines)
+        yield "poll_interval_seconds", (source,), self.interval
+        yield "poll_server_time_ratio", (source,), self.server_time_ratio
+        yield "poll_filtered", (source,), float(self.filtered)
+        for anomaly in ANOMALIES:
+            yield "dropped_values_total", (source, anomaly), float(self.anomalies.get(anomaly, 0))
+        if self.last_success is not None and self.seconds is not None:
+            yield "last_success_timestamp_seconds", (source,), self.last_success
+            yield "poll_duration_seconds", (source,), self.seconds
+            yield "poll_body_bytes", (source,), float(self.body_bytes)
+
+    def failure_samples(self) -> Iterable[tuple[str, Sequence[str], float]]:
+        """Yield the same for the failures by reason: all reasons, so that the first failure is an increase."""
+        for reason in Reason:
+            yield "poll_failures_total", (self.source, reason.value), float(self.failures.get(reason, 0))

@@ -1,0 +1,215 @@
+"""Stage 5: windows, derivations, identity and health of one target -> a snapshot of all its series.
+
+Data and health are apart: what the server said and what is derived from it is there only while the source is up,
+health always.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
+from vllm_sidecar.catalog.server import FLAG_GAUGES, FLAGS_SHOWN
+from vllm_sidecar.derive.saturation import slug
+from vllm_sidecar.derive.views import Engine, Model, Server, Settings
+from vllm_sidecar.exposition import labels_text
+from vllm_sidecar.model import Group, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from vllm_sidecar.health import Health
+    from vllm_sidecar.model import Identity, Key, Readings, Value
+    from vllm_sidecar.poller import Polled
+    from vllm_sidecar.window import Windows
+
+Samples = dict[str, list[tuple[str, "Value"]]]
+"""Signal -> its series: text of the labels, value."""
+
+_BY_SCOPE = {scope: [entry for entry in DERIVED if entry.signal.scope is scope] for scope in Scope}
+CHECKLIST = tuple(entry.signal.name for entry in UPSTREAM if entry.checklist)
+TARGET = Group(Scope.TARGET, ())
+MOST_TEXTS = 5000
+"""Texts of labels that are kept for the target, beside 1000 for each group."""
+MAX_MODELS = 200
+"""Cards of /v1/models that are exported; adapters can be many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All series of one target after one poll, and what the status shows beside them."""
+
+    target: str
+    samples: Samples
+    health: Health
+    identity: Identity
+    readings: Readings | None
+    """The last successful poll; None before the first and while the source is down."""
+    restarts: int
+    """New lives of the server that were seen."""
+    polled: Polled | None
+    """The last body and what the parser made of it, kept while the source is down."""
+
+
+@dataclass(slots=True)
+class Snapshotter:
+    """Makes the snapshots of one target; keeps the texts of labels between them."""
+
+    target: str
+    labels: Sequence[tuple[str, str]]
+    """Labels on every series of the target: its name where there are several, and its static labels."""
+    settings: Settings
+    _texts: dict[Group, dict[Key, str]] = field(default_factory=dict)
+    _lasting: dict[str, tuple[object, Samples]] = field(default_factory=dict)
+
+    def take(
+        self,
+        readings: Readings | None,
+        windows: Windows,
+        identity: Identity,
+        health: Health,
+        polled: Polled | None = None,
+    ) -> Snapshot:
+        """Make a snapshot; `readings` is None while the source is down."""
+        samples: Samples = defaultdict(list)
+        if readings is not None:
+            self._forget(readings)
+            self._cumulative(readings, samples)
+            self._derived(readings, windows, identity, samples)
+            self._sources(readings, samples)
+        self._server(readings, windows, identity, samples)
+        for name, labels, value in health.samples():
+            self._add(samples, name, labels, value)
+        self._add_lasting(samples, health.failures, health.failure_samples)
+        return Snapshot(self.target, samples, health, identity, readings, windows.restarts, polled)
+
+    def _forget(self, readings: Readings) -> None:
+        """Drop the texts of engines that went away, and all texts where their number says that labels come and go."""
+        for group in [group for group in self._texts if group.scope is Scope.ENGINE and group not in readings.groups]:
+            del self._texts[group]
+        if sum(map(len, self._texts.values())) > MOST_TEXTS + 1000 * len(readings.groups):
+            self._texts.clear()
+
+    def _text(self, group: Group, key: Key) -> str:
+        texts = self._texts.get(group)
+        if texts is None:
+            texts = self._texts[group] = {}
+        text = texts.get(key)
+        if text is None:
+            own = zip(SIGNALS[key[0]].labels, key[1:], strict=True) if isinstance(key, tuple) else ()
+            scoped = zip(group.scope.labels, group.labels, strict=True)
+            text = texts[key] = labels_text((*self.labels, *scoped, *own))
+        return text
+
+    def _add(self, samples: Samples, name: str, labels: Sequence[str], value: Value) -> None:
+        samples[name].append((self._text(TARGET, (name, *labels)), value))
+
+    def _cumulative(self, readings: Readings, samples: Samples) -> None:
+        for group, reading in readings.groups.items():
+            whole = self._text(group, "")
+            for scalars in (reading.counters, reading.gauges):
+                for key, value in scalars.items():
+                    if isinstance(key, tuple):
+                        samples[key[0]].append((self._text(group, key), value))
+                    elif not SIGNALS[key].labels:  # else it is the sum that only derivations use
+                        samples[key].append((whole, value))
+            for name, histogram in reading.histograms.items():
+                samples[name].append((whole, histogram))
+
+    def _derived(self, readings: Readings, windows: Windows, identity: Identity, samples: Samples) -> None:
+        engines = windows.of(Scope.ENGINE)
+        server = Server(
+            windows.get(TARGET),
+            identity.flags,
+            readings.adapters,
+            identity.requests_in_flight,
+            self.settings,
+            {group.labels: window for group, window in engines.items()},
+        )
+        self._compute(TARGET, server, samples)
+        models: dict[str, dict[str, object]] = defaultdict(dict)
+        for group, window in engines.items():
+            model, number = group.labels
+            models[model][number] = window
+            config = readings.cache_config.get(number, {})
+            count = max(1, len(readings.cache_config))
+            self._compute(group, Engine(model, window, server, config, count), samples)
+        for model, members in models.items():
+            group = Group(Scope.MODEL, (model,))
+            self._compute(group, Model(members, windows.get(group), server), samples)  # type: ignore[arg-type]
+
+    def _compute(self, group: Group, view: Engine | Model | Server, samples: Samples) -> None:
+        whole = self._text(group, "")
+        for entry in _BY_SCOPE[group.scope]:
+            result = entry.compute(view)
+            name = entry.signal.name
+            if result is None:
+                continue
+            if isinstance(result, dict):
+                for labels, value in result.items():
+                    key = (name, *labels) if isinstance(labels, tuple) else (name, labels)
+                    samples[name].append((self._text(group, key), value))
+            else:
+                samples[name].append((whole, result))  # type: ignore[arg-type]
+
+    def _sources(self, readings: Readings, samples: Samples) -> None:
+        self._add(samples, "unknown_families", (), float(len(readings.unknown)))
+
+        def make() -> Iterable[tuple[str, Sequence[str], float]]:
+            for signal, source in readings.sources.items():
+                yield "signal_source_info", (signal, source), 1.0
+            for signal in CHECKLIST:
+                yield "signal_missing", (signal,), float(signal in readings.missing)
+
+        self._add_lasting(samples, readings.sources, make)  # a part of the plan: the same object for a known layout
+
+    def _add_lasting(
+        self, samples: Samples, of: object, make: Callable[[], Iterable[tuple[str, Sequence[str], float]]]
+    ) -> None:
+        """Add samples that stay as they are as long as `of` is the same object."""
+        name = make.__qualname__
+        known = self._lasting.get(name)
+        if known is None or known[0] is not of:
+            made: Samples = defaultdict(list)
+            for row in make():
+                self._add(made, *row)
+            known = self._lasting[name] = (of, made)
+        samples.update(known[1])
+
+    def _server(self, readings: Readings | None, windows: Windows, identity: Identity, samples: Samples) -> None:
+        for name, labels, value in _identity_samples(readings, identity):
+            self._add(samples, name, labels, value)
+        self._add(samples, "server_restarts_total", (), float(windows.restarts))
+        self._add(samples, "window_gaps_total", (), float(windows.gaps))
+
+
+def _identity_samples(readings: Readings | None, identity: Identity) -> Iterable[tuple[str, Sequence[str], float]]:
+    yield "config_changes_total", (), float(identity.changes)
+    if identity.last_change is not None:
+        yield "config_last_change_timestamp_seconds", (), identity.last_change
+    if readings is None:
+        return
+    dialect = readings.dialect
+    yield "server_info", (identity.version or "", dialect.front_end, dialect.engine), 1.0
+    started = readings.started if readings.started is not None else min(readings.created.values(), default=None)
+    if started is not None:
+        yield "server_start_timestamp_seconds", (), started
+    if identity.requests_in_flight is not None:
+        yield "http_requests_in_flight", (), identity.requests_in_flight
+    if identity.fingerprint is not None:
+        shown = (_shown(identity.flags.get(name)) for name in FLAGS_SHOWN)
+        yield "server_config_info", (identity.fingerprint, *shown), 1.0
+    for flag, (name, _) in FLAG_GAUGES.items():
+        value = identity.flags.get(flag)
+        if isinstance(value, (bool, int, float)):
+            yield name, (), float(value)
+    for model in identity.models[:MAX_MODELS]:
+        yield "model_info", (model.id, model.root or "", model.parent or "", slug(model.id)), 1.0
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
