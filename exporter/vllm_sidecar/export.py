@@ -1,0 +1,108 @@
+"""Stage 6: the snapshots of all targets -> bytes, made once and served to every scraper until the next poll.
+
+Snapshots and bytes wait for the first scrape after a poll: with a poll each second and a scrape each fifteen, most
+would be made for nobody. A scrape never waits for a server: it gets what the last poll left.
+"""
+
+from __future__ import annotations
+
+import gzip
+import platform
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+from vllm_sidecar import __version__
+from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.catalog.types import Kind
+from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
+from vllm_sidecar.exposition import Family, Renderer, labels_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_sidecar.model import Value
+    from vllm_sidecar.snapshot import Snapshot
+
+GZIP_LEVEL = 1
+"""Level 1 makes a tenth of the text in a fraction of the time of the default."""
+
+
+class Source(Protocol):
+    """One target as the exporter sees it."""
+
+    name: str
+    """Empty for a sole target."""
+
+    def snapshot(self) -> Snapshot:
+        """Return what is known after the last poll; the same object until the next one."""
+
+
+class Exporter:
+    """Holds the targets and the bytes made of their newest snapshots."""
+
+    def __init__(self, window_seconds: float) -> None:
+        self._sources: Sequence[Source] = ()
+        self._own: dict[str, float] = {"window_seconds": window_seconds}
+        self._build = labels_text((("version", __version__), ("python_version", platform.python_version())))
+        self._renderer = Renderer()
+        self._families = {name: _family(name, window_seconds) for name in SIGNALS}
+        self._cache: dict[tuple[bool, bool], bytes] = {}
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+
+    @property
+    def snapshots(self) -> dict[str, Snapshot]:
+        """The newest snapshot of each target by name, in the order of the configuration."""
+        return {source.name: source.snapshot() for source in self._sources}
+
+    def changed(self) -> None:
+        """Forget the bytes: a target was polled."""
+        self._cache.clear()
+
+    def use(self, sources: Sequence[Source], window_seconds: float) -> None:
+        """Export these targets from now on."""
+        self._sources = sources
+        self._own["window_seconds"] = window_seconds
+        self._families = {name: _family(name, window_seconds) for name in SIGNALS}
+        self._renderer = Renderer()  # it keeps help texts, which name the window
+        self._cache.clear()
+
+    def set_own(self, name: str, value: float) -> None:
+        """Set a signal of the sidecar itself."""
+        self._own[name] = value
+        self._cache.clear()
+
+    def render(self, *, openmetrics: bool, compressed: bool = False) -> bytes:
+        """Return all series in one of the formats, gzipped if asked; the same bytes until the next poll."""
+        body = self._cache.get((openmetrics, compressed))
+        if body is None:
+            body = self.render(openmetrics=openmetrics) if compressed else self._render(openmetrics)
+            body = gzip.compress(body, GZIP_LEVEL) if compressed else body
+            self._cache[openmetrics, compressed] = body
+        return body
+
+    def _render(self, openmetrics: bool) -> bytes:
+        own: dict[str, list[tuple[str, Value]]] = {name: [("", value)] for name, value in self._own.items()}
+        own["build_info"] = [(self._build, 1.0)]
+        everything = [*(snapshot.samples for snapshot in self.snapshots.values()), own]
+        families = (
+            (family, [one for samples in everything for one in samples.get(name, ())])
+            for name, family in self._families.items()
+        )
+        body = self._renderer.render(families, openmetrics=openmetrics)
+        if openmetrics:
+            process: bytes = generate_openmetrics(self._process)  # type: ignore[no-untyped-call]
+            return process.removesuffix(b"# EOF\n") + body
+        return generate_latest(self._process) + body
+
+
+def _family(name: str, window_seconds: float) -> Family:
+    signal = SIGNALS[name]
+    text = signal.help.replace("{window}", f"{window_seconds:g} s")
+    source = CANONICAL_SOURCES.get(name)
+    if source:
+        text += f" From {source}."
+    unit = signal.unit.suffix if signal.kind is not Kind.INFO else ""
+    return Family(signal.metric, signal.kind.value, text, unit)

@@ -1,0 +1,135 @@
+"""The sidecar's HTTP server; no handler waits for a target."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import TYPE_CHECKING, Protocol
+
+from aiohttp import hdrs, web
+from prometheus_client.exposition import choose_encoder
+
+from vllm_sidecar import __version__
+from vllm_sidecar.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
+from vllm_sidecar.status import status
+
+if TYPE_CHECKING:
+    from vllm_sidecar.config import Config, ConfigError
+    from vllm_sidecar.export import Exporter
+    from vllm_sidecar.health import Health
+
+
+class Running(Protocol):
+    """What the server needs of the running sidecar."""
+
+    config: Config
+    exporter: Exporter
+
+    async def reload(self) -> ConfigError | None:
+        """Load the configuration again; return what is wrong with it."""
+
+
+SIDECAR: web.AppKey[Running] = web.AppKey("sidecar")
+LINKS = {
+    "/metrics": "metrics for Prometheus",
+    "/api/v1/status": "targets, signals and what is missing, as JSON",
+    "/debug/last-scrape": "the last body that each target sent",
+    "/-/healthy": "200 while the sidecar runs",
+    "/-/ready": "200 once any target was polled successfully",
+}
+
+
+def make_app(sidecar: Running) -> web.Application:
+    """Make the aiohttp application of one sidecar."""
+    app = web.Application()
+    app[SIDECAR] = sidecar
+    app.router.add_get("/", _landing)
+    app.router.add_get("/metrics", _metrics)
+    app.router.add_get("/-/healthy", _healthy)
+    app.router.add_get("/-/ready", _ready)
+    app.router.add_post("/-/reload", _reload)
+    app.router.add_get("/api/v1/status", _status)
+    app.router.add_get("/debug/last-scrape", _last_scrape)
+    return app
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    _, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+    openmetrics = content_type.startswith("application/openmetrics-text")
+    compressed = _takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, ""))
+    headers = {
+        hdrs.CONTENT_TYPE: CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_TEXT,
+        hdrs.VARY: "Accept, Accept-Encoding",
+    }
+    if compressed:
+        headers[hdrs.CONTENT_ENCODING] = "gzip"
+    body = request.app[SIDECAR].exporter.render(openmetrics=openmetrics, compressed=compressed)
+    return web.Response(body=body, headers=headers)
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    for part in accept_encoding.split(","):
+        name, _, weight = part.partition(";")
+        if name.strip().lower() in ("gzip", "*"):
+            return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+async def _healthy(_: web.Request) -> web.Response:
+    return web.Response(text="vllm-sidecar is healthy.\n")
+
+
+async def _ready(request: web.Request) -> web.Response:
+    snapshots = request.app[SIDECAR].exporter.snapshots.values()
+    if any(snapshot.health.last_success is not None for snapshot in snapshots):
+        return web.Response(text="vllm-sidecar is ready.\n")
+    return web.Response(status=503, text="no target has been polled successfully yet.\n")
+
+
+async def _reload(request: web.Request) -> web.Response:
+    sidecar = request.app[SIDECAR]
+    if not sidecar.config.web.enable_lifecycle:
+        return web.Response(status=403, text="the lifecycle API is off: set web.enable_lifecycle to true.\n")
+    error = await sidecar.reload()
+    if error is not None:
+        return web.Response(status=500, text=f"the old configuration stays in use:\n{error}\n")
+    return web.Response(text="configuration reloaded.\n")
+
+
+async def _status(request: web.Request) -> web.Response:
+    report = status(request.app[SIDECAR].exporter.snapshots.values())
+    return web.json_response(report, dumps=lambda value: json.dumps(value, allow_nan=False))
+
+
+async def _last_scrape(request: web.Request) -> web.Response:
+    snapshots = request.app[SIDECAR].exporter.snapshots
+    wanted = request.query.get("target")
+    if wanted is None and len(snapshots) > 1:
+        return web.Response(status=400, text=f"name one with ?target=: {', '.join(snapshots)}\n")
+    snapshot = snapshots.get(wanted) if wanted is not None else next(iter(snapshots.values()), None)
+    if snapshot is None or snapshot.polled is None:
+        return web.Response(status=404, text="no such target, or no body from it yet.\n")
+    response = snapshot.polled.response
+    headers = {
+        hdrs.CONTENT_TYPE: "text/plain; charset=utf-8",
+        "X-Content-Type-Options": "nosniff",
+        "X-Upstream-Content-Type": response.content_type.encode("ascii", "replace").decode(),
+        "X-Upstream-Seconds": f"{response.seconds:.6f}",
+    }
+    return web.Response(body=response.body, headers=headers)
+
+
+async def _landing(request: web.Request) -> web.Response:
+    rows = "".join(f'<li><a href="{path}">{path}</a>: {text}</li>' for path, text in LINKS.items())
+    snapshots = request.app[SIDECAR].exporter.snapshots
+    targets = "".join(f"<li>{_line(name, snapshot.health)}</li>" for name, snapshot in snapshots.items())
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>vllm-sidecar</title>'
+        f"<h1>vllm-sidecar {__version__}</h1><h2>Targets</h2><ul>{targets}</ul><h2>Pages</h2><ul>{rows}</ul></html>"
+    )
+    return web.Response(text=page, content_type="text/html")
+
+
+def _line(target: str, health: Health) -> str:
+    state = "up" if health.up else "down"
+    return html.escape(f"{target or 'vllm'}: {state} {health.detail}")
