@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from vllm_sidecar.derive.views import Settings
 from vllm_sidecar.health import MISSES, Health
@@ -74,9 +74,16 @@ class Pipeline:
         self._unknown: tuple[str, ...] = ()
         self._current: Snapshot | None = None
 
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._client.__aexit__(*error)
+
     async def run(self) -> None:
         """Poll until cancelled."""
-        async with self._client:
+        async with self:
             while True:
                 due = self._clock() + self._pace.interval
                 await self.poll_once()

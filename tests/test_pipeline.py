@@ -1,0 +1,260 @@
+"""One target from socket to series: failures, recovery, restarts, staleness, introspection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from fake_vllm import FakeVllm
+from loopback import free_port
+from running import WALL, config, run
+from vllm_sidecar.model import Reason
+
+BODY = (Path(__file__).parent / "captures" / "0.32.0__baseline__load.prom").read_bytes()
+NO_LOG_STATS = (Path(__file__).parent / "captures" / "0.32.0__nologstats__idle.prom").read_bytes()
+RUNNING = 'requests_running{model_name="tiny",engine="0"}'
+UP = 'up{source="vllm"}'
+
+
+def failures(samples: dict[str, float]) -> dict[str, float]:
+    """Failed polls by reason, those that happened."""
+    prefix = 'poll_failures_total{source="vllm",reason="'
+    found = {name.removeprefix(prefix)[:-2]: n for name, n in samples.items() if name.startswith(prefix)}
+    assert set(found) == set(Reason)
+    return {reason: n for reason, n in found.items() if n}
+
+
+def changed(body: bytes, name: bytes, value: bytes) -> bytes:
+    """Give every series of a name another value."""
+    lines = [
+        b" ".join((line.rsplit(b" ", 1)[0], value)) if line.startswith(name) else line for line in body.split(b"\n")
+    ]
+    assert lines != body.split(b"\n")
+    return b"\n".join(lines)
+
+
+async def test_a_good_poll_gives_series_and_health() -> None:
+    async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
+        samples = await running.poll()
+        assert samples[UP] == 1.0
+        assert samples[RUNNING] == 16.0
+        assert samples['polls_total{source="vllm"}'] == 1.0
+        assert samples['last_success_timestamp_seconds{source="vllm"}'] == WALL + 1.0
+        assert samples['poll_body_bytes{source="vllm"}'] == len(BODY)
+        assert failures(samples) == {}
+        assert [request.path for request in fake.requests] == ["/metrics", "/version"]
+        assert fake.requests[0].headers["accept"].startswith("text/plain;version=0.0.4")
+
+
+async def test_series_stay_for_two_misses_and_go_with_the_third() -> None:
+    async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
+        await running.poll()
+        fake.status = 503
+        for _ in range(2):
+            samples = await running.poll()
+            assert (samples[UP], samples[RUNNING]) == (1.0, 16.0)
+        samples = await running.poll()
+        assert samples[UP] == 0.0
+        assert RUNNING not in samples
+        assert failures(samples) == {"http_5xx": 3.0}
+        assert samples['last_success_timestamp_seconds{source="vllm"}'] == WALL + 1.0
+        fake.status = 200
+        samples = await running.poll()
+        assert (samples[UP], samples[RUNNING]) == (1.0, 16.0)
+
+
+async def test_before_the_first_success_the_target_is_down_and_says_why() -> None:
+    async with run(config(f"http://127.0.0.1:{free_port()}")) as running:
+        samples = await running.poll()
+        assert samples[UP] == 0.0
+        assert failures(samples) == {"refused": 1.0}
+        assert running.pipeline.snapshot().health.reason is Reason.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "empty"),
+        (b"<!doctype html><html>Not metrics</html>\n", "not_prometheus"),
+        (b"some words\n" * 5, "not_prometheus"),
+        (BODY[: len(BODY) // 2], "truncated"),
+        (NO_LOG_STATS, "no_vllm_metrics"),
+        (b"vllm_sidecar_up 1\n", "no_vllm_metrics"),
+        (b"\n" * 1_100_000, "empty"),
+        (b"a 1\n" * 1_100_000, "too_large"),
+    ],
+    ids=["empty", "HTML", "prose", "half a line", "log stats off", "a sidecar", "newlines only", "too many lines"],
+)
+async def test_a_body_that_is_not_vllms_has_a_reason_and_the_next_good_one_is_used(body: bytes, reason: str) -> None:
+    async with FakeVllm(body) as fake, run(config(fake.url)) as running:
+        assert failures(await running.poll()) == {reason: 1.0}
+        fake.body = BODY
+        assert (await running.poll())[RUNNING] == 16.0
+
+
+async def test_missing_log_stats_are_named_when_health_is_fine() -> None:
+    async with FakeVllm(NO_LOG_STATS) as fake, run(config(fake.url)) as running:
+        await running.poll()
+        await running.poll()
+        assert "--disable-log-stats" in running.pipeline.snapshot().health.detail
+        assert [request.path for request in fake.requests] == ["/metrics", "/health", "/metrics"]
+
+
+async def test_an_unhealthy_server_without_metrics_is_not_blamed_on_a_flag() -> None:
+    async with FakeVllm(NO_LOG_STATS) as fake, run(config(fake.url)) as running:
+        fake.endpoints["/health"] = (503, None)
+        await running.poll()
+        assert "/health fails" in running.pipeline.snapshot().health.detail
+
+
+async def test_bad_lines_are_counted_and_the_rest_is_used() -> None:
+    async with (
+        FakeVllm(BODY + b"vllm:bad{ 1\nvllm:worse 1 2 3\n\xff\xfe 1\n") as fake,
+        run(config(fake.url)) as running,
+    ):
+        samples = await running.poll()
+        assert samples['rejected_lines_total{source="vllm"}'] == 3.0
+        assert samples[RUNNING] == 16.0
+        samples = await running.poll()
+        assert samples['rejected_lines_total{source="vllm"}'] == 6.0
+
+
+async def test_nan_and_infinity_everywhere_leave_values_out_and_nothing_else() -> None:
+    body = b"\n".join(
+        line if line.startswith(b"#") or not line else line.rsplit(b" ", 1)[0] + (b" NaN" if n % 2 else b" +Inf")
+        for n, line in enumerate(BODY.split(b"\n"))
+    )
+    async with FakeVllm(body) as fake, run(config(fake.url)) as running:
+        samples = await running.poll()
+        assert samples[UP] == 1.0
+        assert RUNNING not in samples
+        assert samples['dropped_values_total{source="vllm",anomaly="not_finite"}'] > 20
+        assert samples['dropped_values_total{source="vllm",anomaly="bad_histogram"}'] > 10
+
+
+async def test_a_restart_begins_a_new_life_without_a_negative_or_spiked_rate() -> None:
+    rate = 'recent_generation_tokens_per_second{model_name="tiny",engine="0"}'
+    async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
+        await running.poll()
+        fake.body = changed(BODY, b"vllm:generation_tokens_total", b"4214.0")
+        assert (await running.poll())[rate] == 10.0
+        # The new life's counter is already higher than the old one's: only the start time tells.
+        fake.body = changed(changed(BODY, b"vllm:generation_tokens_total", b"90000.0"), b"process_start_time", b"1.8e9")
+        samples = await running.poll()
+        assert samples["server_restarts_total"] == 1.0
+        assert rate not in samples
+        fake.body = changed(fake.body, b"vllm:generation_tokens_total", b"90020.0")
+        assert (await running.poll())[rate] == 20.0
+
+
+async def test_after_a_restart_the_server_is_asked_who_it_is_again() -> None:
+    async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
+        for _ in range(5):
+            await running.poll()
+        fake.requests.clear()
+        fake.body = changed(BODY, b"process_start_time", b"1.8e9")
+        for _ in range(4):
+            await running.poll()
+        asked = [request.path for request in fake.requests if request.path != "/metrics"]
+        assert asked[:3] == ["/version", "/v1/models", "/server_info?config_format=json"]
+
+
+async def test_only_gets_are_sent_and_one_at_a_time() -> None:
+    open_requests, most = 0, 0
+
+    def body() -> bytes:
+        nonlocal open_requests, most
+        open_requests += 1
+        most = max(most, open_requests)
+        open_requests -= 1
+        return BODY
+
+    async with FakeVllm(body) as fake, run(config(fake.url, scrape={"interval": "20ms"})) as running:
+        async with asyncio.timeout(5.0):
+            for _ in range(8):
+                await running.poll()
+    assert most == 1
+
+
+async def test_a_target_that_goes_down_is_logged_once_with_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
+        await running.poll()
+        fake.status = 401
+        for _ in range(6):
+            await running.poll()
+        fake.status = 200
+        await running.poll()
+    events = [
+        (record.message, getattr(record, "fields", {})) for record in caplog.records if "target_" in record.message
+    ]
+    assert [name for name, _ in events] == ["target_up", "target_down", "target_up"]
+    assert events[1][1]["reason"] == "http_401"
+    assert "bearer_token_file" in events[1][1]["remedy"]
+
+
+async def test_flags_come_from_the_config_where_no_endpoint_tells() -> None:
+    vllm = {"args": ["serve", "m", "--tensor-parallel-size", "4", "--generation-config", "vllm"]}
+    async with FakeVllm(BODY) as fake, run(config(fake.url, vllm=vllm)) as running:
+        for _ in range(5):
+            samples = await running.poll()
+        assert samples["config_tensor_parallel_size"] == 4.0
+        info = next(name for name in samples if name.startswith("server_config_info"))
+        assert 'generation_config="vllm"' in info
+        assert samples["config_changes_total"] == 0.0
+
+
+async def test_static_labels_are_on_every_series_of_the_target() -> None:
+    async with FakeVllm(BODY) as fake, run(config(fake.url, vllm={"labels": {"team": "a"}})) as running:
+        await running.poll()
+        samples = await running.poll()
+    own = {"build_info", "window_seconds"}
+    without = {name for name in samples if 'team="a"' not in name and not name.startswith("process_")}
+    assert {name.partition("{")[0] for name in without} == own
+
+
+async def test_a_bug_in_a_derivation_drops_the_targets_series_and_not_the_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
+        await running.poll()
+
+        def broken(*_: object) -> None:
+            raise ZeroDivisionError("made up")
+
+        monkeypatch.setattr("vllm_sidecar.snapshot.Snapshotter._derived", broken)
+        samples = await running.poll()
+        assert failures(samples) == {"internal": 1.0}
+        assert RUNNING not in samples
+
+
+async def test_ten_thousand_adapters_are_bounded() -> None:
+    names = b",".join(b"adapter-%d" % n for n in range(10_000))
+    body = (
+        BODY
+        + b'vllm:lora_requests_info{max_lora="4",running_lora_adapters="%s",waiting_lora_adapters=""} 1.8e9\n' % names
+    )
+    async with FakeVllm(body) as fake, run(config(fake.url)) as running:
+        samples = await running.poll()
+    assert sum(name.startswith("lora_adapter_active") for name in samples) == 100
+    assert samples["lora_adapters_omitted"] == 9_900.0
+    assert samples["lora_slots_used"] == 4.0
+
+
+async def test_filtered_polling_asks_for_the_needed_names_after_a_discovery() -> None:
+    async with FakeVllm(BODY) as fake, run(config(fake.url, scrape={"filtered": True})) as running:
+        first = await running.poll()
+        second = await running.poll()
+    metrics = [request.path for request in fake.requests if request.path.startswith("/metrics")]
+    assert metrics[0] == "/metrics"
+    assert metrics[1].startswith("/metrics/?name")
+    assert (first['poll_filtered{source="vllm"}'], second['poll_filtered{source="vllm"}']) == (0.0, 1.0)
+    assert second['poll_body_bytes{source="vllm"}'] < 0.8 * first['poll_body_bytes{source="vllm"}']
+    upstream = {
+        name: value for name, value in first.items() if name.startswith(("request", "time_to", "kv_cache_usage"))
+    }
+    assert upstream.items() <= second.items()
+    assert second["server_restarts_total"] == 0.0

@@ -1,0 +1,78 @@
+"""Every capture through the real pipeline, from a socket to bytes, compared with a golden file byte for byte."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import promtool
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from fake_vllm import FakeVllm
+from running import config, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CAPTURES = Path(__file__).parent / "captures"
+GOLDEN = Path(__file__).parent / "golden"
+STATES = ("idle", "warm", "load", "sleep1", "after")
+"""In the order in which they were recorded; all of one server are replayed ten seconds apart."""
+WALL_CLOCK = re.compile(
+    r"process_|python_|vllm_sidecar_(poll_(duration|interval)_seconds|poll_server_time_ratio|build_info)"
+)
+"""What depends on this machine and not on the capture; asserted apart."""
+
+
+def _variants() -> dict[str, list[Path]]:
+    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    for path in CAPTURES.glob("*.prom"):
+        version, variant, state = path.stem.split("__")
+        found[f"{version}__{variant}"][state] = path
+    return {name: [paths[state] for state in STATES if state in paths] for name, paths in found.items()}
+
+
+VARIANTS = _variants()
+
+
+async def _replayed(paths: list[Path]) -> tuple[bytes, bytes]:
+    version = paths[0].name.split("__")[0]
+    async with FakeVllm(version=version) as fake, run(config(fake.url)) as running:
+        for path in paths:
+            fake.body = path.read_bytes()
+            await running.poll(after=10.0)
+        return running.exporter.render(openmetrics=False), running.exporter.render(openmetrics=True)
+
+
+def _steady(text: str) -> str:
+    """Leave out the families that depend on the machine, with their comments."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not WALL_CLOCK.match(re.sub(r"^# (HELP|TYPE|UNIT) ", "", line)))
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+async def test_a_replayed_server_gives_its_golden_output(variant: str, golden: Callable[[str, str], None]) -> None:
+    text, _ = await _replayed(VARIANTS[variant])
+    golden(f"{variant}.prom", _steady(text.decode()))
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+async def test_both_formats_are_valid_and_say_the_same(variant: str) -> None:
+    text, openmetrics = await _replayed(VARIANTS[variant])
+    parsed = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parse_openmetrics(openmetrics.decode())
+        for sample in family.samples
+    }
+    plain = [line for line in text.decode().splitlines() if not line.startswith("#")]
+    assert len(parsed) == len(plain)
+    result = promtool.check_metrics(text.decode())
+    assert result.ok, result.output
+    assert result.output == ""
+
+
+def test_every_golden_file_belongs_to_a_capture() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.prom")} == set(VARIANTS)

@@ -1,0 +1,240 @@
+"""The sidecar's HTTP server over real sockets, as Prometheus and a person use it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from aiohttp import web
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from fake_vllm import FakeVllm
+from running import config
+from vllm_sidecar.app import Sidecar
+from vllm_sidecar.config import Config, ConfigError
+from vllm_sidecar.server import LINKS, make_app
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from vllm_sidecar.snapshot import Snapshot
+
+BODY = (Path(__file__).parent / "captures" / "0.32.0__baseline__load.prom").read_bytes()
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0;q=0.75,application/openmetrics-text;version=0.0.1;q=0.5,"
+    "text/plain;version=0.0.4;q=0.25,*/*;q=0.1"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+class Client:
+    """Asks one sidecar."""
+
+    def __init__(self, sidecar: Sidecar, session: aiohttp.ClientSession) -> None:
+        self.sidecar = sidecar
+        self._session = session
+
+    async def get(self, path: str, **headers: str) -> tuple[aiohttp.ClientResponse, bytes]:
+        async with self._session.get(path, headers=headers) as answer:
+            return answer, await answer.read()
+
+    async def post(self, path: str) -> tuple[int, str]:
+        async with self._session.post(path) as answer:
+            return answer.status, await answer.text()
+
+    async def until(self, what: Callable[[dict[str, Snapshot]], bool]) -> None:
+        async with asyncio.timeout(5.0):
+            while not what(self.sidecar.exporter.snapshots):  # noqa: ASYNC110 - a poll ends without telling
+                await asyncio.sleep(0.01)
+
+    async def until_polled(self) -> None:
+        await self.until(lambda snapshots: all(snapshot.health.polls for snapshot in snapshots.values()))
+
+
+@asynccontextmanager
+async def serving(*configs: Config | ConfigError) -> AsyncIterator[Client]:
+    """Serve the first configuration; every reload loads the next one."""
+    following = list(configs[1:])
+
+    def load() -> Config:
+        given = following.pop(0)
+        if isinstance(given, ConfigError):
+            raise given
+        return given
+
+    first = configs[0]
+    assert isinstance(first, Config)
+    sidecar = Sidecar(first, load)
+    runner = web.AppRunner(make_app(sidecar), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await sidecar.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        async with aiohttp.ClientSession(f"http://{host}:{port}", auto_decompress=True) as session:
+            yield Client(sidecar, session)
+    finally:
+        await sidecar.stop()
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("accept", [PROMETHEUS_2, PROMETHEUS_3], ids=["Prometheus 2", "Prometheus 3"])
+async def test_prometheus_gets_openmetrics(accept: str) -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
+        await client.until_polled()
+        answer, body = await client.get("/metrics", Accept=accept)
+        assert answer.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        assert len(list(parse_openmetrics(body.decode()))) > 80
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/plain;version=0.0.4", "text/html"])
+async def test_anybody_else_gets_the_text_format(accept: str) -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
+        await client.until_polled()
+        answer, body = await client.get("/metrics", Accept=accept)
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert b"# TYPE vllm_sidecar_prompt_tokens_total counter\n" in body
+        assert not body.endswith(b"# EOF\n")
+
+
+async def test_gzip_is_used_where_it_is_taken() -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
+        await client.until_polled()
+        for accepted, encoding in (("gzip", "gzip"), ("gzip;q=0", None), ("identity", None)):
+            answer, body = await client.get("/metrics", **{"Accept-Encoding": accepted})
+            assert answer.headers.get("Content-Encoding") == encoding
+            assert b"vllm_sidecar_up" in body
+
+
+async def test_scrapers_share_the_bytes_of_one_poll() -> None:
+    settings = config("http://127.0.0.1:1", scrape={"interval": "60s"})
+    async with serving(settings) as client:
+        await client.until_polled()
+        exporter = client.sidecar.exporter
+        assert exporter.render(openmetrics=False) is exporter.render(openmetrics=False)
+
+
+async def test_ready_follows_the_first_success_of_any_target_and_healthy_does_not_wait() -> None:
+    async with FakeVllm(BODY) as fake, serving(config("http://127.0.0.1:1"), config(fake.url)) as client:
+        await client.until_polled()
+        assert (await client.get("/-/healthy"))[0].status == 200
+        assert (await client.get("/-/ready"))[0].status == 503
+        assert await client.sidecar.reload() is None
+        await client.until_polled()
+        assert (await client.get("/-/ready"))[0].status == 200
+
+
+async def test_reload_by_http_is_off_unless_enabled() -> None:
+    on = config("http://127.0.0.1:1", web={"enable_lifecycle": True})
+    async with serving(config("http://127.0.0.1:1")) as client:
+        status, text = await client.post("/-/reload")
+        assert (status, text) == (403, "the lifecycle API is off: set web.enable_lifecycle to true.\n")
+    async with serving(on, on) as client:
+        assert await client.post("/-/reload") == (200, "configuration reloaded.\n")
+
+
+async def test_a_bad_configuration_keeps_the_old_one_and_shows_in_a_metric() -> None:
+    async with FakeVllm(BODY) as fake:
+        on = config(fake.url, web={"enable_lifecycle": True})
+        async with serving(on, ConfigError(None, ["targets.0.url: wrong"]), on) as client:
+            await client.until_polled()
+            status, text = await client.post("/-/reload")
+            assert (status, text) == (500, "the old configuration stays in use:\ntargets.0.url: wrong\n")
+            _, body = await client.get("/metrics")
+            assert b"\nvllm_sidecar_config_last_reload_successful 0.0\n" in body
+            assert b'vllm_sidecar_up{source="vllm"} 1.0\n' in body
+            await client.post("/-/reload")
+            _, body = await client.get("/metrics")
+            assert b"\nvllm_sidecar_config_last_reload_successful 1.0\n" in body
+
+
+async def test_a_reload_keeps_the_windows_of_targets_that_stay_and_drops_those_that_go() -> None:
+    async with FakeVllm(BODY) as a, FakeVllm(BODY) as b, FakeVllm(BODY) as c:
+
+        def several(**targets: FakeVllm) -> Config:
+            listed = tuple({"name": name, "url": fake.url} for name, fake in targets.items())
+            return Config.model_validate({"targets": listed, "introspection": {"proc": False}})
+
+        async with serving(several(a=a, b=b), several(b=b, c=c)) as client:
+            await client.until_polled()
+            before = client.sidecar.exporter.snapshots["b"].health.polls
+            await client.sidecar.reload()
+            await client.until_polled()
+            snapshots = client.sidecar.exporter.snapshots
+            assert list(snapshots) == ["b", "c"]
+            assert snapshots["b"].health.polls >= before
+            _, body = await client.get("/metrics")
+            assert b'vllm_sidecar_up{target="b",source="vllm"} 1.0\n' in body
+            assert b'target="a"' not in body
+
+
+async def test_a_target_that_hangs_does_not_hold_up_another() -> None:
+    async with FakeVllm(BODY) as good, FakeVllm(BODY) as hanging:
+        hanging.delay = 30.0
+        targets = ({"name": "good", "url": good.url}, {"name": "hanging", "url": hanging.url})
+        settings = {"targets": targets, "scrape": {"interval": "50ms"}, "introspection": {"enabled": False}}
+        async with serving(Config.model_validate(settings)) as client:
+            await client.until(lambda snapshots: snapshots["good"].health.polls >= 3)
+            assert client.sidecar.exporter.snapshots["hanging"].health.polls == 0
+            _, body = await client.get("/metrics")
+            assert b'vllm_sidecar_up{target="hanging",source="vllm"} 0.0\n' in body
+
+
+async def test_the_status_says_what_is_known_missing_and_wrong() -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
+        await client.until_polled()
+        answer, _ = await client.get("/api/v1/status")
+        (target,) = (await answer.json())["targets"]
+    assert target["up"] is True
+    assert target["dialect"] == {"prefix": "vllm:", "engine": "v1", "front_end": "python", "multiprocess": False}
+    assert target["sources"]["kv_cache_usage_ratio"] == "vllm:kv_cache_usage_perc"
+    assert (target["missing"], target["unknown"], target["rejected_lines"]) == ([], [], [])
+    assert target["signals"]["requests_running"]["series"] == [
+        {"labels": 'model_name="tiny",engine="0"', "value": 16.0}
+    ]
+
+
+async def test_the_status_of_a_target_that_is_down_names_reason_and_remedy() -> None:
+    async with serving(config("http://127.0.0.1:1")) as client:
+        await client.until_polled()
+        answer, _ = await client.get("/api/v1/status")
+        (target,) = (await answer.json())["targets"]
+    assert target["up"] is False
+    assert target["last_error"]["reason"] == "refused"
+    assert "vLLM" in target["last_error"]["remedy"]
+
+
+async def test_the_last_scrape_is_shown_as_it_came() -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
+        await client.until_polled()
+        answer, body = await client.get("/debug/last-scrape")
+        assert (answer.status, body) == (200, BODY)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert (await client.get("/debug/last-scrape?target=other"))[0].status == 404
+
+
+async def test_every_page_that_the_landing_page_links_answers() -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
+        await client.until_polled()
+        answer, body = await client.get("/")
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+        for path in LINKS:
+            assert f'href="{path}"'.encode() in body
+            assert (await client.get(path))[0].status == 200
+
+
+async def test_the_landing_page_escapes_what_the_server_said() -> None:
+    async with FakeVllm(b"") as fake, serving(config(fake.url)) as client:
+        fake.status = 302
+        fake.headers = {"Location": "/<script>alert(1)</script>"}
+        await client.until(lambda snapshots: snapshots[""].health.reason == "redirect")
+        _, body = await client.get("/")
+        assert b"<script>" not in body
