@@ -147,7 +147,11 @@ def _generate(arguments: argparse.Namespace) -> int:
             raise
         _complain(f"generate needs {missing}: pip install 'vllm-sidecar[generate]'")
         return 1
-    paths = generate(arguments.root, arguments.check)
+    try:
+        paths = generate(arguments.root, arguments.check)
+    except OSError as error:  # not a checkout, or nothing that can be written
+        _complain(str(error))
+        return 1
     for path in paths:
         print(f"{path}: not as generated" if arguments.check else f"{path}: written")
     if not paths:

@@ -51,4 +51,5 @@ def _interpolate(bounds: Sequence[float], index: int, rank: float, counts: Seque
     if index >= len(bounds):
         return bounds[-1]
     lower = bounds[index - 1] if index else min(0.0, bounds[0])
-    return lower + (bounds[index] - lower) * min(1.0, max(0.0, rank / counts[index]))
+    share = min(1.0, max(0.0, rank / counts[index]))
+    return min(bounds[index], lower + (bounds[index] - lower) * share)

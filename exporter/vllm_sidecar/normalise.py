@@ -71,8 +71,8 @@ class Normaliser:
     ) -> Reading:
         counters = _scalars(group.counters, values, anomalies)
         gauges = _scalars(group.gauges, values, anomalies)
-        if group.waiting_sum:
-            gauges["requests_waiting"] = sum(gauges.get(key, 0.0) for key in group.waiting_sum)
+        if group.waiting_sum and all(key in gauges for key in group.waiting_sum):
+            gauges["requests_waiting"] = sum(gauges[key] for key in group.waiting_sum)
         histograms: dict[str, Histogram] = {}
         for plan in group.histograms:
             key = (group.group, plan.name)

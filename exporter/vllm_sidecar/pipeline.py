@@ -92,9 +92,7 @@ class Pipeline:
     async def poll_once(self) -> None:
         """Poll once and ask the introspection's next question."""
         try:
-            cost = await self._poll()
-            cost += await self._introspect()
-            self._pace.spent(cost)
+            self._pace.spent(await self._poll(), await self._introspect())
             self._health = replace(
                 self._health, interval=self._pace.interval, server_time_ratio=self._pace.server_time_ratio
             )

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _MERGE: dict[Merge, Callable[[Iterable[float]], float]] = {Merge.SUM: sum, Merge.MAX: max}
 _KNOWN = re.compile("|".join(f"(?:{pattern})" for pattern in upstream.KNOWN_PATTERNS))
-_NOT_LABELS = frozenset(("le", "quantile", "pid"))
 _SUFFIXES = ("_bucket", "_sum", "_count", "_created", "_total")
 
 
@@ -172,6 +171,7 @@ class _Compiler:
             self._entry(entry)
         self._scalar(upstream.HTTP_REQUESTS, self.plain["http_requests_total"], 1.0)
         self._waiting()
+        self._unswap()
         groups = sorted(set(self.scalars) | set(self.histograms))
         return Plan(
             groups=[self._group(group) for group in groups],
@@ -278,8 +278,7 @@ class _Compiler:
             plain = not signal.labels or signal is upstream.REQUESTS_WAITING.signal
             key: Key = signal.name if plain else (signal.name, *(series.labels.get(x, "") for x in signal.labels))
             group = self._group_of(signal.scope, series.labels)
-            rest = tuple(sorted((k, v) for k, v in series.labels.items() if k != "pid"))
-            alike[group, key][rest].append(series.slot)
+            alike[group, key][_apart_from_pid(series.labels)].append(series.slot)
         for (group, key), copies in alike.items():
             merged = Merged(key, list(copies.values()), _MERGE[entry.merge], factor)
             self.scalars[group][signal.kind][key] = merged
@@ -289,12 +288,12 @@ class _Compiler:
         """Split the waiting requests by reason where vLLM does (0.20.0 on); add the swapped ones of v0."""
         name = upstream.REQUESTS_WAITING.signal.name
         for reason, source in ((None, upstream.WAITING_BY_REASON), ("swapped", upstream.SWAPPED)):
+            alike: dict[tuple[Group, Key], dict[Labels, list[int]]] = defaultdict(lambda: defaultdict(list))
             for found in self.series[source]:
-                key = (name, reason or found.labels.get("reason", ""))
-                gauges = self.scalars[self._group_of(Scope.ENGINE, found.labels)][Kind.GAUGE]
-                merged = gauges.get(key) or Merged(key, [[]], max, 1.0)
-                merged.slots[0].append(found.slot)
-                gauges[key] = merged
+                key: Key = (name, reason or found.labels.get("reason", ""))
+                alike[self._group_of(Scope.ENGINE, found.labels), key][_apart_from_pid(found.labels)].append(found.slot)
+            for (group, key), copies in alike.items():
+                self.scalars[group][Kind.GAUGE][key] = Merged(key, list(copies.values()), sum, 1.0)
         for kinds in self.scalars.values():
             gauges = kinds[Kind.GAUGE]
             total = gauges.get(name)
@@ -328,19 +327,21 @@ class _Compiler:
             group,
             _scalar_plan(kinds[Kind.COUNTER].values()),
             _scalar_plan(kinds[Kind.GAUGE].values()),
-            self._unswapped(self.histograms[group]),
+            self.histograms[group],
             tuple(key for key in kinds[Kind.GAUGE] if isinstance(key, tuple) and key[0] == waiting),
         )
 
-    def _unswapped(self, plans: list[HistogramPlan]) -> list[HistogramPlan]:
+    def _unswap(self) -> None:
+        """Give the prefill and decode times of 0.6.4 (v0, so without engine label) back their own names."""
         name, edge = upstream.SWAPPED_TIMES_MARK
-        if not any(_edge(found.labels.get("le", "")) == edge for found in self.series[name]):
-            return plans
-        other = {
-            "request_prefill_seconds": "request_decode_seconds",
-            "request_decode_seconds": "request_prefill_seconds",
-        }
-        return [plan._replace(name=other.get(plan.name, plan.name)) for plan in plans]
+        marks = (found.labels for found in self.series[name] if "engine" not in found.labels)
+        if not any(_edge(labels.get("le", "")) == edge for labels in marks):
+            return
+        prefill, decode = "request_prefill_seconds", "request_decode_seconds"
+        other = {prefill: decode, decode: prefill}
+        for group, plans in self.histograms.items():
+            self.histograms[group] = [plan._replace(name=other.get(plan.name, plan.name)) for plan in plans]
+        self.sources = {other.get(signal, signal): source for signal, source in self.sources.items()}
 
 
 def _base(name: str, names: set[str]) -> str:
@@ -350,6 +351,10 @@ def _base(name: str, names: set[str]) -> str:
         if stem != name and (stem in names or suffix in ("_bucket", "_created") or stem + "_bucket" in names):
             return _base(stem, names)
     return name
+
+
+def _apart_from_pid(labels: Mapping[str, str]) -> Labels:
+    return tuple(sorted((name, value) for name, value in labels.items() if name != "pid"))
 
 
 def _edge(text: str) -> float | None:

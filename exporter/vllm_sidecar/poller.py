@@ -1,11 +1,9 @@
 """Stages 1 and 2 of one target: which body to ask for, and what it says.
 
-Always `/metrics` without a slash, never OpenMetrics: `/metrics/` is another handler, which renames `vllm:` to
-`vllm_` when it may
-answer in OpenMetrics. With filtered polling that other handler is used on purpose, in the text format, for it
-renders only the names
-that are asked for, at half the cost. It answers an unknown name with an empty 200, so what it says must be what
-discovery saw.
+Always `/metrics` without a slash, never OpenMetrics: `/metrics/` is another handler, which renames `vllm:` to `vllm_`
+when it may answer in OpenMetrics. With filtered polling that other handler is used on purpose, in the text format,
+for it renders only the names that are asked for, at half the cost. It answers an unknown name with an empty 200, so
+what it says must be what discovery saw.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from vllm_sidecar.catalog.server import FLAG_GAUGES, FLAGS_SHOWN
 from vllm_sidecar.derive.saturation import slug
 from vllm_sidecar.derive.views import Engine, Model, Server, Settings
 from vllm_sidecar.exposition import labels_text
-from vllm_sidecar.model import Group, Scope
+from vllm_sidecar.model import Group, Scope, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -150,9 +150,9 @@ class Snapshotter:
             if isinstance(result, dict):
                 for labels, value in result.items():
                     key = (name, *labels) if isinstance(labels, tuple) else (name, labels)
-                    samples[name].append((self._text(group, key), value))
+                    samples[name].append((self._text(group, key), float(value)))
             else:
-                samples[name].append((whole, result))  # type: ignore[arg-type]
+                samples[name].append((whole, result if isinstance(result, Summary) else float(result)))  # type: ignore[arg-type]
 
     def _sources(self, readings: Readings, samples: Samples) -> None:
         self._add(samples, "unknown_families", (), float(len(readings.unknown)))

@@ -25,7 +25,7 @@ OWN: tuple[Signal, ...] = (
          "Time between polls: as configured, or stretched so that the server spends little of its time on them.",
          "source", unit=Unit.SECONDS),
     _own("poll_server_time_ratio", Kind.GAUGE,
-         "Share of the server's time that the sidecar's requests took, as their response times say (moving average).",
+         "Share of the server's time that the sidecar's requests take, as the shortest of the last response times say.",
          "source", unit=Unit.RATIO),
     _own("poll_body_bytes", Kind.GAUGE, "Size of the last body.", "source", unit=Unit.BYTES),
     _own("poll_filtered", Kind.GAUGE, "1 while vLLM is asked for the needed names only.", "source"),

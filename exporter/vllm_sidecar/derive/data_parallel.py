@@ -14,17 +14,22 @@ def engines(model: Model) -> float:
 
 
 def imbalance(model: Model) -> dict[str, float]:
-    """Return 1 - mean / max over the engines, of requests (running and waiting) and of generated tokens in the window.
+    """Return 1 - mean / max over the engines, of requests (running and waiting) and of tokens generated per second.
 
     0 is balanced; one of n engines doing everything is 1 - 1/n. Empty for a single engine, a part is absent while
-    all are idle.
+    all are idle, and tokens are until each engine has been polled twice.
     """
     if len(model.windows) < 2:
         return {}
-    requests, tokens = [], []
+    requests: list[float] = []
+    rates: list[float] = []  # an engine that has just come up has a shorter window
     for window in model.windows.values():
         extents = [window.extent("requests_running"), window.extent("requests_waiting")]
         requests.append(sum(extent.mean for extent in extents if extent))
-        tokens.append(window.increase("generation_tokens_total") or 0.0)
-    parts = {"requests": requests, "generation_tokens": tokens}
-    return {name: 1.0 - sum(load) / len(load) / max(load) for name, load in parts.items() if max(load) > 0.0}
+        tokens = window.increase("generation_tokens_total")
+        if tokens is not None and window.seconds > 0.0:
+            rates.append(tokens / window.seconds)
+    parts = {"requests": requests, "generation_tokens": rates if len(rates) == len(model.windows) else []}
+    return {
+        name: 1.0 - sum(load) / len(load) / max(load) for name, load in parts.items() if max(load, default=0.0) > 0.0
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,9 +19,8 @@ def capacity_tokens(engine: Engine) -> float | None:
     """Return how many tokens one engine's KV cache holds.
 
     From `kv_cache_size_tokens` (vLLM 0.24 on, per engine), else blocks x block size, where vLLM repeats the sum of
-    the blocks of all
-    engines on each. None where vLLM tells neither, or for hybrid models without the first: their blocks are of
-    several kinds, and the product means nothing (vllm#51163).
+    the blocks of all engines on each. None where vLLM tells neither, or for hybrid models without the first: their
+    blocks are of several kinds, and the product means nothing (vllm#51163).
     """
     config = engine.cache_config
     tokens = _number(config.get("kv_cache_size_tokens"))
@@ -64,7 +64,7 @@ def pressure(engine: Engine) -> float | None:
 
     - preemptions / (preemptions + finished requests): the damage itself;
     - usage averaged over the polls at which requests waited for capacity, counting the others as 0: the cache is
-      what they wait for only as far as it is full (they may wait for --max-num-seqs as well);
+      what they wait for only as far as it is full. Where --max-num-seqs is known, a full batch is what they wait for;
     - usage above 0.9, scaled so that a full cache alone gives 0.5: context, for prefix caching fills it by design.
 
     None where the server does not tell KV usage.
@@ -82,17 +82,15 @@ def pressure(engine: Engine) -> float | None:
 
 
 def _waited_for_capacity(engine: Engine) -> float:
-    """Mean usage over the window, taken as 0 at polls without requests that wait for capacity."""
-    waiting = engine.window.extent("requests_waiting")
+    """Mean usage over the window, taken as 0 at polls without requests that wait for KV cache."""
+    window, seats = engine.window, engine.server.flag("max_num_seqs") or inf
+    waiting = window.extent("requests_waiting")
     if waiting is None or waiting.peak <= 0.0:
         return 0.0
-    waits = total = 0.0
-    for _, reading in engine.window.current():
-        gauges = reading.gauges
-        blocked = gauges.get(("requests_waiting", "capacity"), gauges.get("requests_waiting", 0.0))
-        waits += gauges.get(USAGE, 0.0) if blocked > 0.0 else 0.0
-        total += 1.0
-    return waits / total
+    split = ("requests_waiting", "capacity") in window.latest.gauges
+    blocked = window.values(("requests_waiting", "capacity") if split else "requests_waiting")
+    polls = zip(window.values(USAGE), blocked, window.values("requests_running"), strict=True)
+    return sum(usage or 0.0 for usage, waits, runs in polls if waits and (runs or 0.0) < seats) / window.polls
 
 
 def _number(text: str | None) -> float | None:

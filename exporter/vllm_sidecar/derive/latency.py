@@ -77,4 +77,4 @@ def first_token_shares(engine: Engine) -> dict[str, float]:
     if not whole or queue is None or prefill is None:
         return {}
     known = max(whole, queue + prefill)
-    return {"queue": queue / known, "prefill": prefill / known, "other": (known - queue - prefill) / known}
+    return {"queue": queue / known, "prefill": prefill / known, "other": max(0.0, known - queue - prefill) / known}

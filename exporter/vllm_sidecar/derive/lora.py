@@ -40,7 +40,7 @@ def slots(server: Server) -> float | None:
 def slots_used(server: Server) -> float | None:
     """Return how many adapters have running requests, at most as many as there are slots; None without LoRA."""
     most = slots(server)
-    if server.adapters is None or most == 0.0 or (most is None and server.adapters.slots == 0):
+    if server.adapters is None or (most is None and server.adapters.slots is not None):
         return None
     used = float(len(server.adapters.running))
     return used if most is None else min(used, most)

@@ -1,9 +1,8 @@
 """Whether the engine gets anything done: age of the last progress, stalls with their witnesses, gauges that froze.
 
 `/health` says 200 during a freeze, and running/waiting freeze at their last value when all requests are aborted at
-once on a server that is
-then idle (vllm#22545). So a stall needs work in flight, no change in any progress signal, and a second witness;
-without a witness the gauges are called stale.
+once on a server that is then idle (vllm#22545). So a stall needs work in flight, no change in any progress signal,
+and a second witness; without a witness the gauges are called stale.
 """
 
 from __future__ import annotations
@@ -12,8 +11,31 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vllm_sidecar.derive.views import Engine
+    from vllm_sidecar.window import Window
 
 SLEEPING = (("engine_sleep_state", "weights_offloaded"), ("engine_sleep_state", "discard_all"))
+
+FRONT_END_ROUTES = frozenset(
+    (
+        "none",
+        "/tokenize",
+        "/detokenize",
+        "/sleep",
+        "/wake_up",
+        "/pause",
+        "/resume",
+        "/reset_prefix_cache",
+        "/reset_mm_cache",
+        "/collective_rpc",
+        "/start_profile",
+        "/stop_profile",
+        "/scale_elastic_ep",
+        "/is_scaling_elastic_ep",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+    )
+)
+"""Routes that take POST and give no engine a request; `none` stands for all that are unknown."""
 
 
 def sleeping(engine: Engine) -> float | None:
@@ -24,42 +46,58 @@ def sleeping(engine: Engine) -> float | None:
 
 def age_seconds(engine: Engine) -> float:
     """Return the time since any progress signal changed; grows on an idle engine too."""
-    return engine.window.now - engine.window.progress_at
-
-
-def in_flight(engine: Engine) -> float:
-    """Return the requests that run or wait, as the gauges say."""
-    gauges = engine.window.latest.gauges
-    return gauges.get("requests_running", 0.0) + gauges.get("requests_waiting", 0.0)
+    return engine.window.now - engine.window.pulse.progress_at
 
 
 def witnesses(engine: Engine) -> dict[str, float]:
     """Return 1 for each witness that the work in flight is real, else 0.
 
     - `waiting_grew`: more requests wait than at the last progress;
-    - `http_traffic`: HTTP requests ended in the second half of the time since then (clients that gave up, or were
-      refused) though
-      none finished in the engine; the first half is left out, for a mass abort ends many at once and is what freezes
-      gauges;
-    - `http_in_flight`: the front end has open requests (only with --enable-server-load-tracking).
+    - `http_traffic`: more HTTP requests ended in the second half of the time without progress than finished in any
+      engine: clients that gave up, or were refused. The first half is left out, for a mass abort ends many at once and
+      is what freezes gauges; so are requests that never reach an engine;
+    - `http_in_flight`: the front end has more open requests than all other engines have (only with
+      --enable-server-load-tracking).
     """
     window, server = engine.window, engine.server
-    grew = window.latest.gauges.get("requests_waiting", 0.0) > window.waiting_at_progress
+    grew = window.latest.gauges.get("requests_waiting", 0.0) > window.pulse.waiting_at_progress
     found = {"waiting_grew": float(grew)}
     if server.window is not None:
-        keys = [key for key in server.window.latest.counters if key[0] == "http_requests_total" and key[2] == "POST"]
-        half = (window.progress_at + window.now) / 2.0
-        ended = sum(server.window.increase_since(half, key) or 0.0 for key in keys)
-        found["http_traffic"] = float(ended > 0.0)
+        half = (_since(window) + window.now) / 2.0
+        ended = sum(server.window.increase_since(half, key) or 0.0 for key in server.window.latest.counters
+                    if key[0] == "http_requests_total" and _reaches_an_engine(*key[1:]))  # fmt: skip
+        found["http_traffic"] = float(ended > sum(_finished_since(half, other) for other in server.engines.values()))
     if server.requests_in_flight is not None:
-        found["http_in_flight"] = float(server.requests_in_flight > 0.0)
+        elsewhere = sum(_in_flight(other) for other in server.engines.values() if other is not window)
+        found["http_in_flight"] = float(server.requests_in_flight > elsewhere)
     return found
 
 
+def _in_flight(window: Window) -> float:
+    """Requests that run or wait, as the gauges say."""
+    gauges = window.latest.gauges
+    return gauges.get("requests_running", 0.0) + gauges.get("requests_waiting", 0.0)
+
+
+def _since(window: Window) -> float:
+    """Since when nothing moved though there was work: an idle engine is not expected to make progress."""
+    pulse = window.pulse
+    return pulse.progress_at if pulse.busy_since is None else max(pulse.progress_at, pulse.busy_since)
+
+
+def _reaches_an_engine(handler: str, method: str, status: str) -> bool:
+    return method == "POST" and status != "4xx" and handler not in FRONT_END_ROUTES
+
+
+def _finished_since(at: float, window: Window) -> float:
+    keys = [key for key in window.latest.counters if key[0] == "requests_finished_total"]
+    return sum(window.increase_since(at, key) or 0.0 for key in keys)
+
+
 def _frozen(engine: Engine) -> bool:
-    return (
-        in_flight(engine) > 0.0 and age_seconds(engine) >= engine.server.settings.stall_after and not sleeping(engine)
-    )
+    window = engine.window
+    still = window.now - _since(window) >= engine.server.settings.stall_after
+    return still and _in_flight(window) > 0.0 and not sleeping(engine)
 
 
 def stalled(engine: Engine) -> float:

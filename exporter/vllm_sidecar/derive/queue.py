@@ -34,19 +34,20 @@ def mean_of(gauge: Key) -> Callable[[Engine], float | None]:
 def live_wait_seconds(engine: Engine) -> float | None:
     """Estimate how long a request that arrives now will wait: Little's law, waiting / admission rate.
 
-    Admissions are counted as first tokens in the window. Nobody gets in faster than the last one did: the time since
-    the last admission,
-    while requests wait, is a lower bound, and all there is to say when nothing was admitted. 0 while nothing waits,
-    None where the server does not tell how many wait or how many were admitted.
+    Admissions are counted as first tokens, in the window or since requests began to wait, whichever is shorter: the
+    rate before that says how many came, not how many get in. Nobody gets in faster than the last one did: the time
+    since the last admission, while requests wait, is a lower bound, and all there is to say when nothing was
+    admitted. 0 while nothing waits, None where the server does not tell how many wait.
     """
-    window = engine.window
+    window, pulse = engine.window, engine.window.pulse
     waiting = window.latest.gauges.get("requests_waiting")
-    admitted = window.observed("time_to_first_token_seconds")
     if waiting is None:
         return None
-    if waiting <= 0.0 or window.waiting_since is None:
+    if pulse.waiting_since is None:
         return 0.0
-    since = window.now - max(window.admission_at, window.waiting_since)
-    if admitted is None or admitted.observations <= 0.0 or window.seconds <= 0.0:
-        return since
-    return max(since, waiting * window.seconds / admitted.observations)
+    seconds, admitted = window.now - pulse.waiting_since, pulse.admitted_while_waiting
+    since = window.now - max(pulse.admission_at, pulse.waiting_since)
+    if seconds > window.seconds:
+        recent = window.observed("time_to_first_token_seconds")
+        seconds, admitted = window.seconds, recent.observations if recent else 0.0
+    return max(since, waiting * seconds / admitted) if admitted > 0.0 else since

@@ -16,9 +16,8 @@ def outcomes(engine: Engine) -> dict[str, float]:
     """Return how many requests ended in the window: finished, failed, and aborted.
 
     The Python front end counts a client that disconnects nowhere, but in the histogram of first tokens: what got a
-    first token, did not
-    finish and does not run any more was aborted. That is exact when the engine is idle at both ends of the window,
-    else requests that run and wait for their first token are taken for such that have it, and fewer aborts are seen.
+    first token, did not finish and is not inside any more was aborted or failed. Requests inside that still wait for
+    their first token hide as many aborts until they get it (see `Pulse`), so there are never fewer than these.
     """
     window = engine.window
     ended = window.increases("requests_finished_total")
@@ -27,11 +26,8 @@ def outcomes(engine: Engine) -> dict[str, float]:
         return {}
     failed = sum(count for (reason,), count in ended.items() if reason in FAILED)
     counted = sum(count for (reason,), count in ended.items() if reason in ABORTED)
-    total = sum(ended.values())
-    running = window.extent("requests_running")
-    still = running.last - running.first if running else 0.0
-    unseen = max(0.0, first.observations - total - still) if first else 0.0
-    return {"finished": total - failed - counted, "failed": failed, "aborted": max(counted, unseen)}
+    unseen = window.pulse.gone - failed
+    return {"finished": sum(ended.values()) - failed - counted, "failed": failed, "aborted": max(counted, unseen)}
 
 
 def rejected(model: Model) -> dict[str, float]:
@@ -57,10 +53,9 @@ def http_errors(server: Server) -> dict[str, float]:
 def error_ratio(server: Server) -> float | None:
     """Return the share of requests in the window that failed for a reason on the server's side.
 
-    Failed are those that ended as `error` in an engine or were refused by admission control, or HTTP 5xx answers,
-    whichever are more (one
-    failure shows in both); the whole is the larger of the HTTP requests and the requests that ended in the engines.
-    None where none ended.
+    Failed are those that ended as `error` in an engine, or HTTP 5xx answers, whichever are more: one failure shows in
+    both, and a request that admission control refuses is a 503. The whole is the larger of the HTTP requests and the
+    requests that ended in the engines. None where none ended.
     """
     posts = _posts(server.window)
     failed = ended = 0.0

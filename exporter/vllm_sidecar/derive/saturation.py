@@ -29,7 +29,7 @@ def saturation(engine: Engine) -> dict[str, float]:
     seats, places = server.flag("max_num_seqs"), server.flag("max_num_queued_reqs")
     if seats:
         parts.append(running.mean / seats)
-    elif window.waiting_since is not None and window.now - window.waiting_since >= window.seconds > 0.0:
+    elif window.pulse.waiting_since is not None and window.now - window.pulse.waiting_since >= window.seconds > 0.0:
         parts.append(1.0)
     if places:
         parts.append(waiting.mean / places)

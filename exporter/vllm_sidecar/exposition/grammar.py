@@ -17,15 +17,23 @@ TYPES = frozenset(
     ("counter", "gauge", "histogram", "summary", "untyped", "unknown", "info", "stateset", "gaugehistogram")
 )
 
+# Blanks and digits are matched possessively (`*+`, `++`): otherwise a long run of them costs its square in time.
 _NUMBER = (
-    r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|[iI][nN][fF](?:[iI][nN][iI][tT][yY])?|[nN][aA][nN])"
+    r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?(?:[eE][+-]?[0-9]++)?|\.[0-9]++(?:[eE][+-]?[0-9]++)?"
+    r"|[iI][nN][fF](?:[iI][nN][iI][tT][yY])?|[nN][aA][nN])"
 )
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
-_NAME = re.compile(r"[ \t]*([a-zA-Z_:][a-zA-Z0-9_:]*)?[ \t]*")
-_LABEL = re.compile(rf"[ \t]*(?:([a-zA-Z_][a-zA-Z0-9_]*)|({_QUOTED}))[ \t]*(=[ \t]*({_QUOTED}))?[ \t]*(,|(?=\}}))")
-_CLOSE = re.compile(r"[ \t]*\}[ \t]*")
-_VALUE = re.compile(rf"({_NUMBER})(?:[ \t]+({_NUMBER}))?[ \t]*")
-_EXEMPLAR = re.compile(rf"#[ \t]*\{{(?:[^\"\\}}]|{_QUOTED})*\}}[ \t]+{_NUMBER}(?:[ \t]+{_NUMBER})?[ \t]*")
+_QUOTED = r'"[^"\\]*+(?:\\.[^"\\]*+)*"'
+_NAME = re.compile(r"[ \t]*+([a-zA-Z_:][a-zA-Z0-9_:]*+)?([ \t]*+)")
+_LABEL = re.compile(
+    rf"[ \t]*+(?:([a-zA-Z_][a-zA-Z0-9_]*+)|({_QUOTED}))[ \t]*+(=[ \t]*+({_QUOTED}))?[ \t]*+(?:,|(?=\}}))"
+)
+_CLOSE = re.compile(r"[ \t]*+\}[ \t]*+")
+_VALUE = re.compile(rf"({_NUMBER})(?:[ \t]++({_NUMBER}))?[ \t]*+")
+_EXEMPLAR = re.compile(
+    rf"#[ \t]*+\{{[^\"\\}}]*+(?:{_QUOTED}[^\"\\}}]*+)*\}}[ \t]++{_NUMBER}(?:[ \t]++{_NUMBER})?[ \t]*+"
+)
+_TYPE = re.compile(rf"[ \t]*+#[ \t]++TYPE[ \t]++(?:({_QUOTED})|([^ \t\"]++))[ \t]++([a-z]++)[ \t\r]*+")
+_TYPE_START = re.compile(r"[ \t]*+#[ \t]++TYPE(?![^ \t])")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _UNESCAPED = {"\\": "\\", '"': '"', "n": "\n"}
 
@@ -48,10 +56,12 @@ def parse_sample(line: str) -> Sample:
         ValueError: says what is wrong with the line.
     """
     match = _NAME.match(line)
-    name, at = (match[1], match.end()) if match else (None, 0)
+    name, blank, at = (match[1], match[2], match.end()) if match else (None, "", 0)
     labels: dict[str, str] = {}
     if line.startswith("{", at):
         name, at = _parse_labels(line, at + 1, name, labels)
+    elif name and not blank:
+        raise ValueError("no blank after the metric name")
     if not name:
         raise ValueError("no metric name")
     value = _VALUE.match(line, at)
@@ -70,13 +80,15 @@ def _parse_labels(line: str, at: int, name: str | None, labels: dict[str, str]) 
         match = _LABEL.match(line, at)
         if not match:
             raise ValueError('label pairs are not of the form name="value"')
-        bare, quoted, _, text, _ = match.groups()
+        bare, quoted, _, text = match.groups()
         if text is None:
             if name or not quoted:
                 raise ValueError("a label has no value")
             name = _unquote(quoted)
         else:
             label = bare or _unquote(quoted)
+            if not label:
+                raise ValueError("a label has no name")
             if label in labels:
                 raise ValueError(f"label {label} stands there twice")
             labels[label] = _unquote(text)
@@ -102,9 +114,9 @@ def parse_type(line: str) -> tuple[str, str] | None:
     Raises:
         ValueError: the line is a malformed `# TYPE`.
     """
-    words = line.split(None, 3)
-    if len(words) < 2 or words[0] != "#" or words[1] != "TYPE":
+    if not _TYPE_START.match(line):
         return None
-    if len(words) != 4 or words[3].strip() not in TYPES:
+    match = _TYPE.fullmatch(line)
+    if not match or match[3] not in TYPES:
         raise ValueError("# TYPE needs a name and a known type")
-    return words[2].strip('"'), words[3].strip()
+    return _unquote(match[1]) if match[1] else match[2], match[3]

@@ -1,14 +1,15 @@
 """Differential parser: a line that equals the previous poll's costs one comparison in C.
 
 A body of a vLLM server has hundreds of lines of which some dozens change from poll to poll, and of those only the
-number
-at the end. So the parser keeps the previous body's lines; when as many lines came again, it converts the numbers of
-those that differ. Anything else (a line more, other labels, a comment that changed) makes it read the whole body, where
-lines whose text up to the value is known still skip the grammar.
+number at the end.
+So the parser keeps the previous body's lines; when as many lines came again, it converts the numbers of those that
+differ. Anything else (a line more, other labels, a comment that changed) makes it read the whole body, where lines
+whose text up to the value is known still skip the grammar.
 """
 
 from __future__ import annotations
 
+import re
 from itertools import compress
 from operator import is_, ne
 from typing import TYPE_CHECKING
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
 
 MAX_LINES = 1_000_000
 """More are no metrics of a server; splitting them would cost memory and time that other targets need."""
+MAX_LINE = 1 << 20
+"""Bytes of the longest line that is read: the names of ten thousand LoRA adapters fit in it, twice."""
 MAX_REJECTED = 1_000
 """A body with so many bad lines, and more bad than good ones, is not an exposition."""
 NO_HEAD = b"\n"
 """Head of a line whose change makes the whole body be read again; no line starts with it."""
 DESCRIBED = 10
 """How many rejected lines a result describes."""
+IN_NUMBERS = b"0123456789+-.eEiInNfFaAtTyY \t"
+"""What numbers and the blanks around them consist of; float() would also take 1_000 and other white space."""
+_JSON = re.compile(rb'\{\s*(?:\}|"(?:[^"\\]|\\.)*"\s*:)')
+"""How a JSON object begins; a sample whose quoted name stands in the braces has no colon after it."""
 
 
 class DifferentialParser:
@@ -63,7 +70,7 @@ class DifferentialParser:
             numbers = list(map(float, texts))
         except ValueError:
             return False
-        if b"_" in b"".join(texts):  # float() takes 1_000, the formats do not
+        if b"".join(texts).translate(None, IN_NUMBERS):
             return False
         values = list(self._last.values)
         for slot, number in zip(compress(self._slots, differs), numbers, strict=True):
@@ -103,7 +110,9 @@ class _Body:
         try:
             if self._openmetrics and line.strip():
                 raise ValueError("text after # EOF")  # noqa: TRY301 - rejected like any other bad line
-            if line.startswith(b"#"):
+            if len(line) > MAX_LINE:
+                raise ValueError(f"the line is longer than {MAX_LINE} bytes")  # noqa: TRY301
+            if line.startswith((b"#", b" ", b"\t")) and line.lstrip(b" \t").startswith(b"#"):
                 self._comment(line)
             elif line.strip():
                 head, series, value = self._sample(line)
@@ -118,7 +127,7 @@ class _Body:
         self.slots.append(slot)
 
     def _comment(self, line: bytes) -> None:
-        if line.rstrip() == b"# EOF":
+        if line.strip() == b"# EOF":
             self._openmetrics = True
         elif family := parse_type(line.decode()):
             self._families[family[0]] = family[1]
@@ -127,7 +136,7 @@ class _Body:
         text, blank, number = line.rpartition(b" ")
         head = text + blank
         series = self._before.get(head)
-        if series is not None and b"_" not in number:
+        if series is not None and not number.translate(None, IN_NUMBERS):
             try:
                 value = float(number)
             except ValueError:
@@ -165,7 +174,8 @@ def _refuse(body: bytes, content_type: str) -> None:
     start = body[:256].lstrip()
     if not start and not body.strip():
         raise PollError(Reason.EMPTY, "the body is empty")
-    if start[:1] in (b"<", b"["):
+    one_line = b"\n" not in body and not start.startswith(b"#")  # too little to be half of an exposition
+    if start[:1] in (b"<", b"[") or _JSON.match(start) or one_line:
         raise PollError(Reason.NOT_PROMETHEUS, f"the body is not metrics: it starts with {_shown(start)}")
     if len(body) > MAX_LINES and body.count(b"\n") > MAX_LINES:
         raise PollError(Reason.TOO_LARGE, f"the body has more than {MAX_LINES} lines")

@@ -1,9 +1,8 @@
 """Samples to text, in the Prometheus text format 0.0.4 and in OpenMetrics 1.0.
 
-What one poll left as it was is not formatted again: per series the text is kept with the value it was made from.
-Both formats have
-the same sample lines (edges and quantiles are written `1.0`, as OpenMetrics wants and Prometheus 3 stores them);
-only the comments differ.
+What one poll left as it was is not formatted again: per series the text is kept with the value it was made from. Both
+formats have the same sample lines (edges and quantiles are written `1.0`, as OpenMetrics wants and Prometheus 3
+stores them); only the comments differ.
 """
 
 from __future__ import annotations

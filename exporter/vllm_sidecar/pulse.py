@@ -1,0 +1,96 @@
+"""Stage 4: what must be remembered from poll to poll of one group: its last progress, admission, wait and leavers."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_sidecar.model import Key, Reading
+
+HEARTBEAT_COUNTERS = ("generation_tokens_total", "prompt_tokens_total")
+HEARTBEAT_GAUGES = ("kv_cache_usage_ratio",)
+HEARTBEAT_HISTOGRAMS = ("iteration_tokens", "request_seconds")
+"""What changes when the engine gets something done. No single one will do: the histogram of engine steps does not
+see a step without output, such as a part of a long prompt; KV usage does."""
+
+FINISHED = "requests_finished_total"
+UNSUCCESSFUL = frozenset(("abort", "error"))
+"""Reasons for which a request may finish without a first token."""
+
+
+class Pulse:
+    """Follows one group within one life of the server; all times are monotonic."""
+
+    def __init__(self) -> None:
+        self._heartbeat: tuple[float | None, ...] | None = None
+        self._running = 0.0
+        self._first_tokens = self._first_tokens_before = 0.0
+        self._finished: list[Key] = []
+        self._known = 0
+        self._gone: deque[tuple[float, float]] = deque()
+        self.progress_at = 0.0
+        """When the heartbeat changed last."""
+        self.waiting_at_progress = 0.0
+        """Requests that waited then."""
+        self.admission_at = 0.0
+        """When a request was admitted last: a first token came, or more requests ran."""
+        self.waiting_since: float | None = None
+        """Since when requests have been waiting without a break; None while none waits."""
+        self.busy_since: float | None = None
+        """Since when requests have been running or waiting without a break; None while there are none."""
+
+    def follow(self, at: float, reading: Reading, start: float) -> None:
+        """Take a newer reading; `start` is the time of the oldest one in the window."""
+        counters, gauges, histograms = reading
+        waiting, running = gauges.get("requests_waiting", 0.0), gauges.get("requests_running", 0.0)
+        heartbeat = (
+            *(found.cumulative[-1] if (found := histograms.get(x)) else None for x in HEARTBEAT_HISTOGRAMS),
+            *map(counters.get, HEARTBEAT_COUNTERS),
+            *map(gauges.get, HEARTBEAT_GAUGES),
+        )
+        first = histograms.get("time_to_first_token_seconds")
+        tokens = first.cumulative[-1] if first else self._first_tokens
+        if self._heartbeat is None or tokens > self._first_tokens or running > self._running:
+            self.admission_at = at
+        if heartbeat != self._heartbeat:
+            self._heartbeat, self.progress_at, self.waiting_at_progress = heartbeat, at, waiting
+        if waiting <= 0.0:
+            self.waiting_since = None
+        elif self.waiting_since is None:
+            self.waiting_since, self._first_tokens_before = at, tokens
+        if waiting + running <= 0.0:
+            self.busy_since = None
+        elif self.busy_since is None:
+            self.busy_since = at
+        self._running, self._first_tokens = running, tokens
+        self._count_gone(at, reading, running + min(waiting, counters.get("preemptions_total", 0.0)), start)
+
+    def _count_gone(self, at: float, reading: Reading, inside: float, start: float) -> None:
+        """Keep the most requests that, at any poll, had got a first token and were neither finished nor inside.
+
+        Of those inside (running, or put back after a preemption) some may still wait for their first token, so this is
+        never more than are gone; and who is gone stays gone, so the most at any poll still holds.
+        """
+        counters, gone = reading.counters, self._gone
+        if len(counters) != self._known:  # within one life counters only come up
+            self._known = len(counters)
+            self._finished = [key for key in counters if key[0] == FINISHED and key[1] not in UNSUCCESSFUL]
+        least = self._first_tokens - sum(map(counters.__getitem__, self._finished)) - inside
+        if not gone or least > gone[-1][1]:
+            gone.append((at, least))
+        while len(gone) > 1 and gone[1][0] <= start:
+            gone.popleft()
+
+    @property
+    def gone(self) -> float:
+        """How many requests, at least, left in the window after their first token without having finished.
+
+        They were aborted or failed. Exact as soon as all requests inside have got their first token.
+        """
+        return self._gone[-1][1] - self._gone[0][1] if self._gone else 0.0
+
+    @property
+    def admitted_while_waiting(self) -> float:
+        """How many first tokens came since requests have been waiting without a break; 0 while none waits."""
+        return 0.0 if self.waiting_since is None else self._first_tokens - self._first_tokens_before

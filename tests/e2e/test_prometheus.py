@@ -1,0 +1,132 @@
+"""The installed program scraped by a real Prometheus: no failed scrape, no warning."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import promtool
+from loopback import free_port
+from sidecar_process import started
+
+pytestmark = pytest.mark.e2e
+
+TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
+STATES = ("idle", "load", "after")
+CONFIG = """
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs: [{{job_name: vllm-sidecar, static_configs: [{{targets: ["{target}"]}}]}}]
+"""
+SCRAPES = 10
+
+
+def query(base: str, expression: str) -> list[dict[str, Any]]:
+    url = f"{base}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - loopback
+        return json.load(answer)["data"]["result"]
+
+
+def wait_for(url: str) -> None:
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(url, timeout=1):  # noqa: S310 - loopback
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"{url} does not answer")
+
+
+def test_prometheus_scrapes_the_sidecar_without_a_failure_or_a_warning(tmp_path: Path) -> None:
+    promtool.program()  # skips, or fails in CI, where Prometheus is not installed
+    with ExitStack() as stack:
+
+        def start(*command: object, log: Path) -> None:
+            stream = stack.enter_context(log.open("wb"))
+            process = subprocess.Popen([str(part) for part in command], stderr=stream, stdout=stream)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+
+        upstream, port = free_port(), free_port()
+        captures = [TESTS / "captures" / f"0.32.0__baseline__{state}.prom" for state in STATES]
+        start(sys.executable, TESTS / "fake_vllm.py", *captures, "--port", upstream, "--interval", 4,
+              log=tmp_path / "vllm.log")  # fmt: skip
+        wait_for(f"http://127.0.0.1:{upstream}/health")
+        running, base = stack.enter_context(started("--vllm.url", f"http://127.0.0.1:{upstream}"))
+        config = tmp_path / "prometheus.yml"
+        config.write_text(CONFIG.format(target=base.removeprefix("http://")))
+        assert promtool.check_config(config).ok
+        log = tmp_path / "prometheus.log"
+        start(shutil.which("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={tmp_path}/data",
+              f"--web.listen-address=127.0.0.1:{port}", log=log)  # fmt: skip
+        wait_for(f"http://127.0.0.1:{port}/-/ready")
+        prometheus = f"http://127.0.0.1:{port}"
+        for _ in range(60):
+            time.sleep(1.0)
+            counted = query(prometheus, 'count_over_time(up{job="vllm-sidecar"}[2m])')
+            if counted and int(counted[0]["value"][1]) >= SCRAPES:
+                break
+        (low,) = query(prometheus, 'min_over_time(up{job="vllm-sidecar"}[2m])')
+        assert low["value"][1] == "1"
+        names = {row["metric"]["__name__"] for row in query(prometheus, '{job="vllm-sidecar"}')}
+        assert {"vllm_sidecar_up", "vllm_sidecar_requests_running", "vllm_sidecar_kv_cache_usage_ratio",
+                "vllm_sidecar_recent_time_to_first_token_seconds", "process_cpu_seconds_total"} <= names  # fmt: skip
+        assert not [name for name in names if name.startswith("vllm:")]
+        assert [line for line in log.read_text().splitlines() if "level=warn" in line or "level=error" in line] == []
+        assert running.stop() < 1.0
+
+
+def test_sigterm_ends_the_sidecar_within_a_second_while_its_server_hangs() -> None:
+    with ExitStack() as stack:
+        import socket
+
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # accepts, and never answers
+        port = listener.getsockname()[1]
+        running, base = stack.enter_context(started("--vllm.url", f"http://127.0.0.1:{port}"))
+        wait_for(f"{base}/-/healthy")
+        time.sleep(0.5)
+        assert running.stop() < 1.0
+        assert "Traceback" not in running.log
+
+
+def test_sighup_loads_the_configuration_again_and_keeps_the_old_one_when_it_is_bad(tmp_path: Path) -> None:
+    import signal
+
+    config = tmp_path / "config.yaml"
+    config.write_text("vllm: {labels: {team: a}}\n")
+    with started("--config.file", str(config)) as (running, base):
+
+        def team() -> str:
+            time.sleep(1.0)
+            with urllib.request.urlopen(f"{base}/metrics", timeout=5) as answer:  # noqa: S310 - loopback
+                return answer.read().decode()
+
+        assert 'vllm_sidecar_up{team="a"' in team()
+        config.write_text("vllm: {labels: {team: b}}\n")
+        running.process.send_signal(signal.SIGHUP)
+        assert 'vllm_sidecar_up{team="b"' in team()
+        config.write_text("vllm: {labels: 5, nonsense: 1}\n")
+        running.process.send_signal(signal.SIGHUP)
+        text = team()
+        assert 'vllm_sidecar_up{team="b"' in text
+        assert "\nvllm_sidecar_config_last_reload_successful 0.0\n" in text
+        assert "config_reload_failed" in running.log
+
+
+def test_a_taken_port_is_told_in_one_line() -> None:
+    with started() as (_, base):
+        command = [sys.executable, "-m", "vllm_sidecar", "serve", "--web.listen-address", base.removeprefix("http://")]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "exporter", timeout=20, check=False)
+    assert done.returncode == 1
+    assert "already in use; choose another with --web.listen-address" in done.stderr
+    assert "Traceback" not in done.stderr
