@@ -11,9 +11,11 @@ help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one, as in: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making $(VENV), which takes a minute the first time"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' || { echo "packages could not be installed: is there a network, or an index for PIP_INDEX_URL?" >&2; exit 1; }
 	@touch $(READY)
 
 demo: $(READY) ## replay a real server's metrics and show what the sidecar makes of them (DEMO_SECONDS=N ends it)
@@ -32,8 +34,7 @@ check: $(READY) ## format, lint, types, generated files
 	@$(BIN)/vllm-sidecar generate --check
 
 bench: $(READY) ## cost beside prometheus_client and beside Prometheus
-	@$(BIN)/python tests/bench/bench_cycle.py
-	@$(BIN)/python tests/bench/bench_process.py
+	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 fmt: $(READY) ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix --exit-zero --quiet .

@@ -1,7 +1,7 @@
 """Wrapper around promtool, the checker that comes with Prometheus.
 
-promtool is taken from PATH; with CI=true it is installed with apt where that is allowed. A miss skips the test, with one
-line that says how to get it, and fails it with CI=true: a check that silently does not run is none.
+promtool is taken from PATH; with CI=true it is installed with apt where that is allowed. A miss skips the test, with
+one line that says how to get it, and fails it with CI=true: a check that silently does not run is none.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import promtool
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+import promtool
 from fake_vllm import FakeVllm
 from running import config, run
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import gzip
 import platform
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog import SIGNALS
@@ -20,7 +20,7 @@ from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
 from vllm_sidecar.exposition import Family, Renderer, labels_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from vllm_sidecar.model import Value
     from vllm_sidecar.snapshot import Snapshot
@@ -49,8 +49,7 @@ class Exporter:
         self._renderer = Renderer()
         self._families = {name: _family(name, window_seconds) for name in SIGNALS}
         self._cache: dict[tuple[bool, bool], bytes] = {}
-        self._process = CollectorRegistry()
-        ProcessCollector(registry=self._process)
+        self._process = ProcessCollector(registry=CollectorRegistry())
 
     @property
     def snapshots(self) -> dict[str, Snapshot]:
@@ -91,11 +90,13 @@ class Exporter:
             (family, [one for samples in everything for one in samples.get(name, ())])
             for name, family in self._families.items()
         )
-        body = self._renderer.render(families, openmetrics=openmetrics)
-        if openmetrics:
-            process: bytes = generate_openmetrics(self._process)  # type: ignore[no-untyped-call]
-            return process.removesuffix(b"# EOF\n") + body
-        return generate_latest(self._process) + body
+        return self._renderer.render(chain(self._own_process(), families), openmetrics=openmetrics)
+
+    def _own_process(self) -> Iterator[tuple[Family, list[tuple[str, Value]]]]:
+        """Yield CPU, memory and open files of this process under the names that every exporter has."""
+        for family in self._process.collect():
+            for sample in family.samples:
+                yield Family(sample.name, family.type, family.documentation), [("", float(sample.value))]
 
 
 def _family(name: str, window_seconds: float) -> Family:

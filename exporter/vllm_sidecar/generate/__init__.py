@@ -1,0 +1,26 @@
+"""Catalog -> committed documents; needs the extra `generate` and is never imported by `serve`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.generate.docs import sections
+from vllm_sidecar.generate.files import FilesError, filled, must_be_checkout, save
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["FilesError", "main"]
+
+
+def main(root: Path, check: bool) -> list[str]:
+    """Write the generated files below `root`, or with `check` write nothing.
+
+    Returns:
+        Paths, relative to `root`, of the files that were not as generated.
+
+    Raises:
+        FilesError: `root` is no checkout of the project, or a file in it lacks its markers.
+    """
+    must_be_checkout(root)
+    return save(root, {path: filled(root, path, texts) for path, texts in sections().items()}, check=check)

@@ -1,0 +1,99 @@
+"""Catalog -> Markdown: the table of every exported metric, and what to do about each reason of a failed poll."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from vllm_sidecar.catalog import DERIVED, HTTP_REQUESTS, OWN, SERVER, UPSTREAM
+from vllm_sidecar.catalog.types import Kind
+from vllm_sidecar.catalog.upstream import PREFIXES
+from vllm_sidecar.config import Config
+from vllm_sidecar.model import Reason
+from vllm_sidecar.remedy import REMEDY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vllm_sidecar.catalog import Signal
+
+README = "README.md"
+TEMPLATES = Path(__file__).parent / "templates"
+
+# Delimiters that collide with neither Prometheus' {{ }} nor PromQL's [ ]. There is no HTML here to escape for.
+_JINJA = Environment(
+    loader=FileSystemLoader(TEMPLATES),
+    undefined=StrictUndefined,
+    variable_start_string="<<",
+    variable_end_string=">>",
+    block_start_string="<%",
+    block_end_string="%>",
+    comment_start_string="<#",
+    comment_end_string="#>",
+    trim_blocks=True,
+    lstrip_blocks=True,
+    autoescape=False,  # noqa: S701
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric as the cells of a table, escaped for Markdown."""
+
+    metric: str
+    kind: str
+    labels: str
+    meaning: str
+    more: str = ""
+    """vLLM's own names for a normalised metric; the number of the reason for a derived one."""
+
+
+def sections() -> dict[str, dict[str, str]]:
+    """Return the generated sections: file -> name of the section -> its text."""
+    return {README: {"metrics": metrics(), "reasons": reasons()}}
+
+
+def metrics() -> str:
+    """Write the tables of all metrics, in the order of the catalog."""
+    whys = list(dict.fromkeys(entry.signal.why_not_promql or "" for entry in DERIVED))
+    return _JINJA.get_template("metrics.md.j2").render(
+        window=_window(),
+        cumulative=[
+            *(_row(entry.signal, _names(PREFIXES[0] + alias for alias in entry.aliases)) for entry in UPSTREAM),
+            _row(HTTP_REQUESTS.signal, _names(HTTP_REQUESTS.aliases)),
+        ],
+        whys=whys,
+        derived=[
+            _row(entry.signal, str(whys.index(entry.signal.why_not_promql or "") + 1))
+            for entry in DERIVED
+        ],
+        server=[_row(signal) for signal in SERVER],
+        own=[_row(signal) for signal in OWN],
+    )  # fmt: skip
+
+
+def reasons() -> str:
+    """Write the table of the reasons of failed polls, in the order of the enumeration."""
+    rows = [(reason.value, _cell(REMEDY[reason])) for reason in Reason]
+    return _JINJA.get_template("reasons.md.j2").render(rows=rows)
+
+
+def _row(signal: Signal, more: str = "") -> Row:
+    labels = [*signal.label_names, *(["quantile"] if signal.kind is Kind.SUMMARY else [])]
+    meaning = _cell(signal.help.replace("{window}", _window()))
+    return Row(signal.metric, signal.kind.value, _names(labels), meaning, more)
+
+
+def _window() -> str:
+    return f"{Config().windows.length:g} s"
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", r"\|").replace("<", "&lt;").split())
