@@ -28,9 +28,10 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     def check(name: str, text: str) -> None:
         path = GOLDEN / name
         if request.config.getoption("--update-golden"):
-            path.write_text(text)
+            path.write_bytes(text.encode())
         assert path.exists(), f"no {path}: make it with pytest --update-golden, and read it"
-        assert text == path.read_text(), f"{path} differs: if that is right, pytest --update-golden, and read the diff"
+        expected = path.read_bytes().decode()
+        assert text == expected, f"{path} differs: if that is right, pytest --update-golden, and read the diff"
 
     return check
 

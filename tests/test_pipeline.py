@@ -258,3 +258,30 @@ async def test_filtered_polling_asks_for_the_needed_names_after_a_discovery() ->
     }
     assert upstream.items() <= second.items()
     assert second["server_restarts_total"] == 0.0
+
+
+async def test_an_engine_that_hangs_while_clients_keep_connecting_is_stalled_and_stays_so() -> None:
+    """Seen on a real vLLM whose engine process was stopped: no gauge moves, /health is fine, connections pile up."""
+    stalled = 'stalled{model_name="tiny",engine="0"}'
+    settings = {"progress": {"stall_after": "30s"}, "windows": {"length": "60s", "keep": "60s"}}
+    async with FakeVllm(BODY) as fake, run(config(fake.url, **settings)) as running:
+        await running.poll()
+        fake.body = changed(BODY, b"process_open_fds", b"64.0")
+        assert (await running.poll(after=20.0))[stalled] == 0.0
+        for _ in range(12):
+            samples = await running.poll(after=20.0)
+            assert samples[stalled] == 1.0
+            assert samples['stall_witness{model_name="tiny",engine="0",witness="connections_grew"}'] == 1.0
+        fake.body = changed(fake.body, b"vllm:generation_tokens_total", b"4205.0")
+        assert (await running.poll())[stalled] == 0.0
+
+
+async def test_gauges_that_froze_on_a_server_without_connections_are_stale_and_no_stall() -> None:
+    settings = {"progress": {"stall_after": "30s"}}
+    async with FakeVllm(BODY) as fake, run(config(fake.url, **settings)) as running:
+        await running.poll()
+        fake.body = changed(BODY, b"process_open_fds", b"33.0")
+        for _ in range(3):
+            samples = await running.poll(after=20.0)
+        assert samples['stalled{model_name="tiny",engine="0"}'] == 0.0
+        assert samples['gauges_stale{model_name="tiny",engine="0"}'] == 1.0

@@ -135,7 +135,7 @@ def wanted_names(layout: Layout) -> frozenset[str]:
     plan = compile_plan(layout)
     if plan.missing or plan.dialect.multiprocess:
         return frozenset()
-    read = {upstream.PYTHON_INFO, upstream.PROCESS_START, upstream.HTTP_REQUESTS.aliases[0], *plan.sources.values()}
+    read = {upstream.PYTHON_INFO, upstream.PROCESS_START, *plan.sources.values()}
     own = {plan.dialect.prefix + name for name in (*upstream.CREATED, *upstream.READ_BESIDE)}
     histogram = tuple(name + "_" for name in plan.sources.values())
     return frozenset(
@@ -169,7 +169,8 @@ class _Compiler:
         }
         for entry in upstream.UPSTREAM:
             self._entry(entry)
-        self._scalar(upstream.HTTP_REQUESTS, self.plain["http_requests_total"], 1.0)
+        for entry in (upstream.HTTP_REQUESTS, upstream.OPEN_FDS):
+            self._scalar(entry, self.plain[entry.aliases[0]], 1.0)
         self._waiting()
         self._unswap()
         groups = sorted(set(self.scalars) | set(self.histograms))

@@ -33,6 +33,8 @@ class Pulse:
         """When the heartbeat changed last."""
         self.waiting_at_progress = 0.0
         """Requests that waited then."""
+        self.open_fds_at_progress: float | None = None
+        """Open files of the API server then; None where it does not tell."""
         self.admission_at = 0.0
         """When a request was admitted last: a first token came, or more requests ran."""
         self.waiting_since: float | None = None

@@ -16,6 +16,7 @@ from vllm_sidecar.derive.saturation import slug
 from vllm_sidecar.derive.views import Engine, Model, Server, Settings
 from vllm_sidecar.exposition import labels_text
 from vllm_sidecar.model import Group, Scope, Summary
+from vllm_sidecar.window import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +31,6 @@ Samples = dict[str, list[tuple[str, "Value"]]]
 
 _BY_SCOPE = {scope: [entry for entry in DERIVED if entry.signal.scope is scope] for scope in Scope}
 CHECKLIST = tuple(entry.signal.name for entry in UPSTREAM if entry.checklist)
-TARGET = Group(Scope.TARGET, ())
 MOST_TEXTS = 5000
 """Texts of labels that are kept for the target, beside 1000 for each group."""
 MAX_MODELS = 200

@@ -15,18 +15,19 @@ from operator import sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.lives import is_new_life, left_out
-from vllm_sidecar.model import Histogram, Reading, Scope
+from vllm_sidecar.model import Group, Histogram, Reading, Scope
 from vllm_sidecar.pulse import Pulse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from vllm_sidecar.model import Group, Key, Readings
+    from vllm_sidecar.model import Key, Readings
 
 COARSE = 5.0
 """Seconds between the polls that are kept beyond the window, for charts."""
 
 EMPTY = Reading({}, {}, {})
+TARGET = Group(Scope.TARGET, ())
 
 
 class Increase(NamedTuple):
@@ -231,6 +232,8 @@ class Windows:
         for group in self._groups.keys() - readings.groups.keys():
             del self._groups[group]
         goes_on = bool(self._groups) or (before is not None and not before.groups)
+        front_end = readings.groups.get(TARGET, EMPTY)
+        open_fds = front_end.gauges.get("server_open_fds")
         for group, reading in readings.groups.items():
             window = self._groups.get(group)
             if window is None:
@@ -239,6 +242,8 @@ class Windows:
                 if goes_on and group not in self._seen:
                     window.append(self._at, EMPTY)
             window.append(at, reading)
+            if window.pulse.progress_at == at:
+                window.pulse.open_fds_at_progress = open_fds
         self._seen.update(readings.groups)
         self._at = at
         return restarted

@@ -6,11 +6,11 @@ from vllm_sidecar.catalog.derived import DERIVED
 from vllm_sidecar.catalog.own import OWN
 from vllm_sidecar.catalog.server import SERVER
 from vllm_sidecar.catalog.types import Signal
-from vllm_sidecar.catalog.upstream import HTTP_REQUESTS, UPSTREAM
+from vllm_sidecar.catalog.upstream import HTTP_REQUESTS, OPEN_FDS, UPSTREAM
 
 SIGNALS: dict[str, Signal] = {}
 for _signal in (
-    *(entry.signal for entry in (*UPSTREAM, HTTP_REQUESTS)),
+    *(entry.signal for entry in (*UPSTREAM, HTTP_REQUESTS, OPEN_FDS)),
     *(entry.signal for entry in DERIVED),
     *SERVER,
     *OWN,
@@ -19,4 +19,4 @@ for _signal in (
         raise ValueError(f"signal {_signal.name} stands twice in the catalog")
     SIGNALS[_signal.name] = _signal
 
-__all__ = ["DERIVED", "HTTP_REQUESTS", "OWN", "SERVER", "SIGNALS", "UPSTREAM", "Signal"]
+__all__ = ["DERIVED", "HTTP_REQUESTS", "OPEN_FDS", "OWN", "SERVER", "SIGNALS", "UPSTREAM", "Signal"]

@@ -211,6 +211,15 @@ HTTP_REQUESTS = _counter(
     "handler", "method", "status", scope=Scope.TARGET,
 )  # fmt: skip
 """Of the front end, not of vLLM: its name has no prefix."""
+OPEN_FDS = Upstream(
+    Signal(
+        "server_open_fds", Kind.GAUGE, Unit.NONE,
+        "Open file descriptors of the API server: each open connection is one. Absent with several API servers.",
+        Scope.TARGET,
+    ),
+    ("process_open_fds",),
+)  # fmt: skip
+"""A front end counts HTTP requests when they end; while an engine hangs, this is where arrivals show."""
 
 KNOWN_PATTERNS = (
     r"avg_(prompt|generation)_throughput_toks_per_s",
@@ -233,6 +242,6 @@ KNOWN_PATTERNS = (
 """Families that the catalog knows and does not re-export: replaced, experimental, or read for something else."""
 
 CANONICAL_SOURCES = {entry.signal.name: PREFIXES[0] + entry.aliases[0] for entry in UPSTREAM} | {
-    HTTP_REQUESTS.signal.name: HTTP_REQUESTS.aliases[0]
+    entry.signal.name: entry.aliases[0] for entry in (HTTP_REQUESTS, OPEN_FDS)
 }
 """Signal -> vLLM's newest own name for it, for help texts and documents."""

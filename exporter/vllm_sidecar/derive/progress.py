@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 SLEEPING = (("engine_sleep_state", "weights_offloaded"), ("engine_sleep_state", "discard_all"))
 
+OPEN_FDS = "server_open_fds"
+FEWEST_CONNECTIONS = 2.0
+"""One more may be somebody who looks at the metrics."""
+
 FRONT_END_ROUTES = frozenset(
     (
         "none",
@@ -56,6 +60,8 @@ def witnesses(engine: Engine) -> dict[str, float]:
     - `http_traffic`: more HTTP requests ended in the second half of the time without progress than finished in any
       engine: clients that gave up, or were refused. The first half is left out, for a mass abort ends many at once and
       is what freezes gauges; so are requests that never reach an engine;
+    - `connections_grew`: the API server has more open files than at the last progress: a front end counts a request
+      only when it ends, but each that arrives on a new connection shows here;
     - `http_in_flight`: the front end has more open requests than all other engines have (only with
       --enable-server-load-tracking).
     """
@@ -67,6 +73,9 @@ def witnesses(engine: Engine) -> dict[str, float]:
         ended = sum(server.window.increase_since(half, key) or 0.0 for key in server.window.latest.counters
                     if key[0] == "http_requests_total" and _reaches_an_engine(*key[1:]))  # fmt: skip
         found["http_traffic"] = float(ended > sum(_finished_since(half, other) for other in server.engines.values()))
+        files, before = server.window.latest.gauges.get(OPEN_FDS), window.pulse.open_fds_at_progress
+        if files is not None and before is not None:
+            found["connections_grew"] = float(files - before >= FEWEST_CONNECTIONS)
     if server.requests_in_flight is not None:
         elsewhere = sum(_in_flight(other) for other in server.engines.values() if other is not window)
         found["http_in_flight"] = float(server.requests_in_flight > elsewhere)

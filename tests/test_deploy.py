@@ -1,0 +1,101 @@
+"""What is given to run the sidecar elsewhere: images, compose, Prometheus; read here, for none of it can be run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vllm_sidecar import cli
+from vllm_sidecar.config import DEFAULT_PORT
+
+ROOT = Path(__file__).parents[1]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "exporter" / "Dockerfile").read_text()
+PROMETHEUS = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
+OWN_IMAGE = SERVICES["sidecar"]["image"]
+
+
+def mounts(service: dict[str, Any]) -> dict[str, Path]:
+    """Path in the container -> path here."""
+    parts = (volume.split(":") for volume in service.get("volumes", ()))
+    return {inside: ROOT / here for here, inside, _ in parts}
+
+
+def test_every_mounted_path_exists_and_is_read_only() -> None:
+    for name, service in SERVICES.items():
+        assert all(volume.endswith(":ro") for volume in service.get("volumes", ())), name
+        for path in mounts(service).values():
+            assert path.exists(), path
+
+
+def test_what_the_look_alike_is_started_with_is_mounted() -> None:
+    service = SERVICES["vllm"]
+    for argument in (*service["entrypoint"], *service["command"]):
+        if argument.startswith("/"):
+            inside, here = next((a, b) for a, b in mounts(service).items() if argument.startswith(a))
+            assert Path(f"{here}{argument.removeprefix(inside)}").exists(), argument
+
+
+def test_images_are_pinned_to_a_version() -> None:
+    used = [service["image"] for service in SERVICES.values() if service["image"] != OWN_IMAGE]
+    used += re.findall(r"^FROM (\S+)", DOCKERFILE, flags=re.MULTILINE)
+    assert used
+    for image in used:
+        assert re.search(r":v?\d+\.\d+\.\d+", image), image
+
+
+def test_the_own_image_is_built_from_the_dockerfile_and_never_pulled() -> None:
+    build = SERVICES["sidecar"]["build"]
+    assert (ROOT / build["context"] / build["dockerfile"]).read_text() == DOCKERFILE
+    for service in SERVICES.values():
+        if service["image"] == OWN_IMAGE and "build" not in service:
+            assert service["pull_policy"] == "never"
+
+
+def test_everything_that_the_image_copies_exists() -> None:
+    for line in re.findall(r"^COPY (?!--)(.+)$", DOCKERFILE, flags=re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (ROOT / source).exists(), source
+
+
+def test_the_image_has_no_root_and_no_generator() -> None:
+    user = re.findall(r"^USER (\S+)", DOCKERFILE, flags=re.MULTILINE)
+    assert [int(part) > 0 for part in user[-1].split(":")] == [True, True]
+    assert "generate]" not in DOCKERFILE
+
+
+def test_the_health_check_is_python_that_asks_the_default_port() -> None:
+    command = json.loads(re.findall(r"HEALTHCHECK.*?CMD (\[.*?\])$", DOCKERFILE, flags=re.DOTALL | re.MULTILINE)[0])
+    assert command[:2] == ["python", "-c"]
+    ast.parse(command[2])
+    assert f"http://127.0.0.1:{DEFAULT_PORT}/-/healthy" in command[2]
+
+
+def test_ports_are_published_on_the_loopback_only() -> None:
+    for service in SERVICES.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+def test_the_command_of_the_sidecar_names_the_look_alike() -> None:
+    arguments = vars(cli._parser().parse_args(SERVICES["sidecar"]["command"]))
+    assert arguments["vllm.url"] == "http://vllm:8000"
+
+
+def test_prometheus_scrapes_the_sidecar_where_it_serves() -> None:
+    (job,) = (job for job in PROMETHEUS["scrape_configs"] if job["job_name"] == "vllm-sidecar")
+    assert job["static_configs"] == [{"targets": [f"sidecar:{DEFAULT_PORT}"]}]
+
+
+@pytest.mark.e2e
+def test_promtool_accepts_the_configuration_of_prometheus() -> None:
+    import promtool
+
+    result = promtool.check_config(ROOT / "deploy" / "prometheus.yml")
+    assert result.ok, result.output

@@ -1,0 +1,117 @@
+"""Stage 5: recent latency quantiles, and what the time to the first token consists of."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from readings import engine, grown, histogram, observed, window
+from vllm_sidecar.derive.latency import LATENCIES, first_token_shares, observations, quantiles_of
+from vllm_sidecar.derive.views import Settings
+from vllm_sidecar.model import Summary
+
+TTFT = "time_to_first_token_seconds"
+QUEUE = "request_queue_seconds"
+PREFILL = "request_prefill_seconds"
+
+
+def test_quantiles_are_those_of_the_window_and_sum_and_count_those_of_the_life() -> None:
+    seen = grown({TTFT: histogram(90, 0, 0, 0, total=9.0)}, {TTFT: histogram(90, 10, 0, 0, total=24.0)})
+    expected = Summary(((0.5, 1.5), (0.9, 1.9), (0.95, 1.95), (0.99, 1.99)), 24.0, 100.0)
+    assert quantiles_of(TTFT)(engine(seen)) == expected
+
+
+def test_quantiles_need_as_many_observations_as_the_settings_say() -> None:
+    seen = grown({TTFT: histogram(0, 0, 0, 0)}, {TTFT: histogram(0, 9, 0, 0, total=13.0)})
+    found = [quantiles_of(TTFT)(engine(seen, settings=Settings(min_observations=least))) for least in (9, 10)]
+    assert [summary and len(summary.quantiles) for summary in found] == [4, 0]
+    assert found[1] == Summary((), 13.0, 9.0)
+
+
+def test_after_the_first_poll_there_are_sum_and_count_but_no_quantiles() -> None:
+    seen = engine(window({TTFT: histogram(0, 50, 0, 0, total=70.0)}))
+    assert quantiles_of(TTFT)(seen) == Summary((), 70.0, 50.0)
+
+
+def test_while_nothing_is_observed_there_are_no_quantiles() -> None:
+    same = {TTFT: histogram(0, 50, 0, 0, total=70.0)}
+    for least in (5, 0):
+        seen = engine(window(same, same), settings=Settings(min_observations=least))
+        assert quantiles_of(TTFT)(seen) == Summary((), 70.0, 50.0)
+
+
+def test_a_histogram_that_the_server_does_not_give_has_no_summary() -> None:
+    assert quantiles_of(TTFT)(engine(window({}, {}))) is None
+
+
+def test_a_sum_that_fell_costs_no_quantile() -> None:
+    seen = grown({TTFT: histogram(0, 0, 0, 0, total=5.0)}, {TTFT: histogram(0, 10, 0, 0, total=4.0)})
+    expected = Summary(((0.5, 1.5), (0.9, 1.9), (0.95, 1.95), (0.99, 1.99)), 4.0, 10.0)
+    assert quantiles_of(TTFT)(engine(seen)) == expected
+
+
+def test_observations_are_told_for_each_latency_that_the_server_gives() -> None:
+    first = {TTFT: histogram(1, 0, 0, 0), QUEUE: histogram(5, 0, 0, 0)}
+    last = {TTFT: histogram(1, 2, 0, 1), QUEUE: histogram(5, 0, 0, 0), PREFILL: histogram(0, 0, 7, 0)}
+    assert observations(engine(grown(first, last))) == {"time_to_first_token": 3.0, "queue": 0.0, "prefill": 7.0}
+    assert observations(engine(window(last))) == {}
+
+
+def test_each_latency_has_a_value_of_its_own() -> None:
+    seen = grown({}, {name: histogram(i, 0, 0, 0) for i, name in enumerate(LATENCIES.values())})
+    assert observations(engine(seen)) == {name: float(i) for i, name in enumerate(LATENCIES)}
+
+
+def shares(whole: object, queue: object, prefill: object) -> dict[str, float]:
+    last = {TTFT: whole, QUEUE: queue, PREFILL: prefill}
+    nothing = {name: histogram(0, 0, 0, 0) for name in last}
+    return first_token_shares(engine(grown(nothing, {name: value for name, value in last.items() if value})))
+
+
+def test_the_time_to_the_first_token_is_split_by_means() -> None:
+    found = shares(observed(2.0, times=10), observed(0.5, times=8), observed(1.0, times=8))
+    assert found == {"queue": 0.25, "prefill": 0.5, "other": 0.25}
+
+
+def test_queue_and_prefill_that_exceed_the_whole_are_scaled_down_to_it() -> None:
+    found = shares(observed(1.0, times=10), observed(3.0, times=4), observed(1.0, times=4))
+    assert found == {"queue": 0.75, "prefill": 0.25, "other": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("whole", "queue", "prefill"),
+    [
+        (observed(), observed(1.0), observed(1.0)),
+        (observed(1.0), observed(), observed(1.0)),
+        (observed(1.0), observed(1.0), observed()),
+        (None, observed(1.0), observed(1.0)),
+        (observed(1.0), None, observed(1.0)),
+        (observed(1.0), observed(1.0), None),
+        (observed(0.0), observed(0.0), observed(0.0)),
+        (observed(1.0), histogram(1, 0, 0, 0, total=-1.0), observed(1.0)),
+        (observed(1.0), histogram(1, 0, 0, 0, total=None), observed(1.0)),
+    ],
+    ids=[
+        "no first token",
+        "no queue time",
+        "no prefill time",
+        "the server gives no first tokens",
+        "the server gives no queue times",
+        "the server gives no prefill times",
+        "all took no time at all",
+        "the sum of queue times fell",
+        "queue times have no sum",
+    ],
+)
+def test_without_three_means_there_are_no_shares(whole: object, queue: object, prefill: object) -> None:
+    assert shares(whole, queue, prefill) == {}
+
+
+@given(*(st.floats(0.0, 1e5, allow_subnormal=False) for _ in range(3)), st.integers(1, 1000))
+def test_shares_are_ratios_that_add_up_to_one(whole: float, queue: float, prefill: float, times: int) -> None:
+    found = shares(*(histogram(times, 0, 0, 0, total=mean * times) for mean in (whole, queue, prefill)))
+    assert (found == {}) == (whole == 0.0)
+    if found:
+        assert sum(found.values()) == pytest.approx(1.0)
+        assert all(0.0 <= share <= 1.0 for share in found.values())

@@ -1,0 +1,111 @@
+"""Stage 5: one number for autoscalers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from readings import engine, window
+from vllm_sidecar.derive.saturation import SLUG_LENGTH, saturation, slug
+
+LIMITS = {"max_num_seqs": 10, "max_num_queued_reqs": 20}
+
+
+def poll(running: float, waiting: float, usage: float = 0.0, preempted: float = 0) -> dict:
+    return {
+        "requests_running": running,
+        "requests_waiting": waiting,
+        "kv_cache_usage_ratio": usage,
+        "preemptions_total": preempted,
+    }
+
+
+@pytest.mark.parametrize(
+    ("polls", "flags", "expected"),
+    [
+        ([poll(0, 0), poll(0, 0)], LIMITS, 0.0),
+        ([poll(2, 0), poll(6, 0)], LIMITS, 0.4),
+        ([poll(1, 12), poll(1, 20)], {"max_num_queued_reqs": 20, "max_num_seqs": 100}, 0.8),
+        ([poll(30, 0), poll(30, 0)], LIMITS, 1.0),
+        ([poll(1, 0, 0.98), poll(1, 0, 0.5)], LIMITS, 0.4),
+        ([poll(1, 1, 0.7), poll(1, 1, 0.7)], LIMITS, 0.7),
+        ([poll(1, 0, 0.7), poll(1, 0, 0.7, preempted=1)], LIMITS, 1.0),
+        ([poll(9, 0), poll(9, 0)], {}, 0.0),
+        ([poll(9, 1), poll(9, 1)], {}, 1.0),
+        ([poll(9, 0), poll(9, 1)], {}, 0.0),
+        ([poll(9, 1)], {}, 0.0),
+        ([poll(4, 0)], LIMITS, 0.4),
+    ],
+    ids=[
+        "idle",
+        "the mean of running by the places of the batch",
+        "the mean of waiting by the places of the queue",
+        "never above one",
+        "a full cache alone is half",
+        "usage while requests wait",
+        "after a preemption",
+        "no limit is known and nobody waits",
+        "no limit is known and some wait all the time",
+        "no limit is known and some wait at the end",
+        "one poll without limits",
+        "one poll with limits",
+    ],
+)
+def test_saturation_is_the_largest_share_of_any_limit(polls: list[dict], flags: dict, expected: float) -> None:
+    assert saturation(engine(window(*polls), flags=flags)) == {"m": pytest.approx(expected)}
+
+
+@pytest.mark.parametrize("missing", ["requests_running", "requests_waiting"])
+def test_without_the_gauges_of_the_scheduler_there_is_no_saturation(missing: str) -> None:
+    seen = poll(5, 5)
+    del seen[missing]
+    assert saturation(engine(window(seen, seen), flags=LIMITS)) == {}
+
+
+def test_without_kv_usage_there_is_still_saturation() -> None:
+    seen = poll(5, 0)
+    del seen["kv_cache_usage_ratio"]
+    assert saturation(engine(window(seen, seen), flags=LIMITS)) == {"m": 0.5}
+
+
+def test_saturation_is_told_by_the_slug_of_the_model() -> None:
+    seen = engine(window(poll(5, 0)), flags=LIMITS, model_name="org/Model 7B")
+    assert saturation(seen) == {"org-model-7b": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama-llama-3.1-8b-instruct"),
+        ("/models/tiny/", "models-tiny"),
+        ("__x__", "x"),
+        ("Модель", "unnamed"),
+        ("", "unnamed"),
+        ("x" * 70, "x" * 63),
+        ("a / b", "a-b"),
+        ("org/" + "n" * 20 + "-" + "v" * 62, "v" * 62),
+    ],
+    ids=[
+        "a name of the hub",
+        "a path",
+        "underscores",
+        "no such letters",
+        "empty",
+        "long",
+        "blanks and a slash",
+        "cut at a dash",
+    ],
+)
+def test_the_slug_of_a_model_name(name: str, expected: str) -> None:
+    assert slug(name) == expected
+
+
+@given(name=st.text(max_size=200) | st.from_regex(r"[A-Za-z0-9/_.\-]{0,120}", fullmatch=True))
+def test_every_slug_is_a_valid_label_value_in_kubernetes(name: str) -> None:
+    made = slug(name)
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", made)
+    assert len(made) <= SLUG_LENGTH == 63
+    assert slug(name) == slug(made) == made
