@@ -59,7 +59,7 @@ def sample_lines(draw: st.DrawFn, name: st.SearchStrategy[str] = names) -> str:
     return f"{draw(name)}{braces} {draw(blanks)}{draw(numbers)}{stamp}"
 
 
-comments = st.sampled_from(["# HELP a text", "# TYPE a gauge", "# TYPE b counter", "# a comment", "#", "", "  "])
+comments = st.sampled_from(["# HELP a text", "# TYPE a gauge", "# TYPE a_b_total counter", "# a comment", "#", "", "  "])
 
 
 @settings(max_examples=300)

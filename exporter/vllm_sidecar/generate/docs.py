@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vllm_sidecar.catalog import DERIVED, HTTP_REQUESTS, OWN, SERVER, UPSTREAM
+from vllm_sidecar.catalog import DERIVED, HTTP_REQUESTS, OPEN_FDS, OWN, SERVER, UPSTREAM
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import PREFIXES
 from vllm_sidecar.config import Config
@@ -63,7 +63,7 @@ def metrics() -> str:
         window=_window(),
         cumulative=[
             *(_row(entry.signal, _names(PREFIXES[0] + alias for alias in entry.aliases)) for entry in UPSTREAM),
-            _row(HTTP_REQUESTS.signal, _names(HTTP_REQUESTS.aliases)),
+            *(_row(entry.signal, _names(entry.aliases)) for entry in (HTTP_REQUESTS, OPEN_FDS)),
         ],
         whys=whys,
         derived=[
