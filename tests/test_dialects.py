@@ -213,3 +213,20 @@ def test_a_histogram_that_cannot_be_is_left_out_and_counted(counts: tuple[str, .
     found = read(body)
     assert found.groups[ENGINE].histograms == {}
     assert found.anomalies == {"bad_histogram": 1}
+
+
+def test_a_sum_that_falls_while_its_count_does_not_is_counted_and_the_histogram_stays() -> None:
+    """Streaming-input sessions observe negative queue times (vllm#56238)."""
+
+    def body(count: int, total: float) -> bytes:
+        name = "vllm:request_queue_time_seconds"
+        return (
+            f'{name}_bucket{{engine="0",model_name="tiny",le="0.3"}} {count}\n'
+            f'{name}_bucket{{engine="0",model_name="tiny",le="+Inf"}} {count}\n'
+            f'{name}_sum{{engine="0",model_name="tiny"}} {total}\n'
+        ).encode()
+
+    parser, normaliser = DifferentialParser(), Normaliser()
+    polls = [normaliser.normalise(parser.parse(body(*values))) for values in ((5, 2.0), (6, 1.5), (6, 1.5), (1, 0.1))]
+    assert [dict(poll.anomalies) for poll in polls] == [{}, {"sum_fell": 1}, {}, {}]
+    assert polls[1].groups[ENGINE].histograms["request_queue_seconds"].total == 1.5

@@ -84,6 +84,11 @@ def test_each_quantile_is_none_where_nothing_can_be_said(
     assert window_quantiles(bounds, polls, QS) == [None, None, None, None]
 
 
+def test_rounding_does_not_push_a_quantile_over_the_edge_of_its_bucket() -> None:
+    assert 0.03 + (0.3 - 0.03) > 0.3
+    assert window_quantiles((0.03, 0.3), [([0, 1, 0], None)], (1.0,)) == [0.3]
+
+
 def test_no_quantiles_are_asked_for_and_none_are_given() -> None:
     assert window_quantiles((1.0,), [([1, 0], 0.5)], ()) == []
 

@@ -202,7 +202,7 @@ def test_the_layout_is_a_new_object_when_what_it_says_changes(body: bytes) -> No
     assert parser.parse(body).layout is not first.layout
 
 
-@pytest.mark.parametrize("number", ["1_0", "1\r", "1\f", "1\v", "0x1", "", "1 x", "١"])
+@pytest.mark.parametrize("number", ["1_0", "1\r", "1\f", "1\v", "0x1", "", "1 x", "\u0661"])
 def test_a_number_that_turns_bad_is_rejected_though_the_line_is_known(number: str) -> None:
     parser = DifferentialParser()
     parser.parse(b"a 1\nb 2\n")

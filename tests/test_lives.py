@@ -110,6 +110,11 @@ def test_an_engine_that_gets_its_cache_configuration_later_is_no_restart() -> No
     assert windows(first, readings(BASE, cache_config={"0": {"block_size": "16"}})).restarts == 0
 
 
+def test_an_engine_whose_cache_configuration_went_away_is_no_restart() -> None:
+    both = {"0": {"block_size": "16"}, "1": {"block_size": "16"}}
+    assert windows(readings(BASE, cache_config=both), readings(BASE, cache_config={"0": both["0"]})).restarts == 0
+
+
 def test_a_restart_of_one_engine_begins_the_windows_of_all_anew() -> None:
     before = readings({ENGINE: {TOKENS: 100}, OTHER_ENGINE: {TOKENS: 100}})
     seen = windows(before, readings({ENGINE: {TOKENS: 110}, OTHER_ENGINE: {TOKENS: 3}}))

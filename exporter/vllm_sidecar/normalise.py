@@ -5,7 +5,8 @@ known layout only picks values. What a server gives that cannot be true is left 
 
 - `not_finite`: NaN or infinity; unknown is not a number to compare with;
 - `negative`: v0 says -1 for a prefix-cache hit rate that is off; no signal here can be below zero;
-- `bad_histogram`: bucket counts that fall, or an edge that is missing.
+- `bad_histogram`: bucket counts that fall, or an edge that is missing;
+- `sum_fell`: a sum that fell while its count did not, by negative observations; the windows then leave its mean out.
 """
 
 from __future__ import annotations
@@ -114,7 +115,15 @@ def _histogram(
     if not isfinite(sum(cumulative)) or cumulative[0] < 0.0 or list(cumulative) != sorted(cumulative):
         anomalies["bad_histogram"] += 1
         return None
+    if before is not None and _sum_alone_fell(before, cumulative, total):
+        anomalies["sum_fell"] += 1
     if total is not None and not isfinite(total):
         anomalies["not_finite"] += 1
         total = None
     return Histogram(plan.bounds, cumulative, total)
+
+
+def _sum_alone_fell(before: Histogram, cumulative: tuple[float, ...], total: float | None) -> bool:
+    """Tell a negative observation from a restart, at which the count falls too."""
+    fell = before.total is not None and total is not None and total < before.total
+    return fell and cumulative[-1] >= before.cumulative[-1]

@@ -62,7 +62,8 @@ class Pipeline:
         )
         self._pace = Pace(scrape.interval, scrape.max_interval, scrape.server_time_ratio)
         self._normaliser = Normaliser()
-        self._windows = Windows(config.windows.length, config.windows.keep)
+        length = config.windows.length
+        self._windows = Windows(length, config.windows.keep, gap=max(length, 2 * scrape.max_interval))
         self._introspector = _introspector(target, config, self._client, wall)
         labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
         settings = Settings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)

@@ -197,11 +197,16 @@ class Window:
 
 
 class Windows:
-    """All windows of one target, and the lives of its server."""
+    """All windows of one target, and the lives of its server.
 
-    def __init__(self, length: float, keep: float) -> None:
+    They begin anew where no poll has succeeded for longer than `gap` seconds (their length, unless polls may be
+    further apart).
+    """
+
+    def __init__(self, length: float, keep: float, gap: float | None = None) -> None:
         self._length = length
         self._keep = keep
+        self._gap = length if gap is None else gap
         self._before: Readings | None = None
         self._at = 0.0
         self._groups: dict[Group, Window] = {}
@@ -224,7 +229,7 @@ class Windows:
             self._seen.clear()
             found = left_out(before, readings)
             self._left_out = {**self._left_out, **found} if found else {}
-        elif before is not None and at - self._at > self._length:
+        elif before is not None and at - self._at > self._gap:
             self.gaps += 1
             self._groups.clear()
         elif back:

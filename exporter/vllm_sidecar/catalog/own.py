@@ -32,7 +32,7 @@ OWN: tuple[Signal, ...] = (
     _own("rejected_lines_total", Kind.COUNTER, "Lines of bodies that were no valid samples; the others were used.",
          "source"),
     _own("dropped_values_total", Kind.COUNTER,
-         "Values that cannot be true and were left out: not_finite, negative, bad_histogram.",
+         "Values that cannot be true and were left out: not_finite, negative, bad_histogram, sum_fell.",
          "source", "anomaly"),
     _own("window_gaps_total", Kind.COUNTER, "Times at which windows began anew because polls had failed for too long."),
     _own("unknown_families", Kind.GAUGE,
