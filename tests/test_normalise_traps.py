@@ -1,0 +1,303 @@
+"""What vLLM's dialects and broken servers can do to a reading, and that it does not get through."""
+
+from __future__ import annotations
+
+import re
+from math import inf, isfinite
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+import captured
+from captured import ENGINE, engine, read
+from fake_vllm import only
+from vllm_sidecar.export import Exporter
+from vllm_sidecar.exposition import DifferentialParser
+from vllm_sidecar.model import Group, Histogram, Scope
+from vllm_sidecar.normalise import Normaliser
+from vllm_sidecar.plan import wanted_names
+
+V1 = captured.text(captured.BASELINE)
+NOT_IN_RUST = r"cache_config_info|sleep_state|mm_cache|admission_rej|kv_fetch|_created|process_|python_|http_re"
+LABELS = '{engine="0",model_name="tiny"}'
+BUCKET = 'vllm:request_queue_time_seconds_bucket{engine="0",model_name="tiny",le="%s"} %s\n'
+
+
+def as_rust(body: str) -> str:
+    """Write a body as the Rust front end does: OpenMetrics, integers, model_name first, sums before buckets."""
+    lines = []
+    for family in parse_text(captured.without(body, NOT_IN_RUST)):
+        lines.append(f"# HELP {family.name} Some text..")
+        lines.append(f"# TYPE {family.name} {family.type}")
+        samples = family.samples
+        for sample in [one for one in samples if "_bucket" not in one.name] + [
+            one for one in samples if "_bucket" in one.name
+        ]:
+            order = sorted(sample.labels, key=lambda name: (name == "le", name != "model_name", name))
+            pairs = ",".join(f'{name}="{sample.labels[name]}"' for name in order)
+            value = int(sample.value) if sample.value == int(sample.value) else sample.value
+            lines.append(f"{sample.name}{{{pairs}}} {value}")
+    return "\n".join([*lines, "# EOF"]) + "\n"
+
+
+def test_a_whole_body_of_the_rust_front_end_reads_as_the_python_one_does() -> None:
+    rust, python = read(as_rust(V1)), read(captured.without(V1, NOT_IN_RUST.replace("cache_config_info|", "")))
+    assert rust.groups == python.groups
+    assert len(rust.groups[ENGINE].counters) > 20
+    assert (rust.missing, rust.unknown, rust.started) == ((), (), None)
+    assert (rust.dialect.front_end, rust.dialect.engine, rust.dialect.multiprocess) == ("rust", "v1", False)
+
+
+@pytest.mark.parametrize("prefix", ["ray_vllm:", "ray_vllm_"])
+def test_ray_may_leave_total_away_from_every_counter(prefix: str) -> None:
+    def shorten(line: str) -> str:
+        return re.sub(r"^(vllm:\w+)_total(?=\{)", r"\1", line)
+
+    body = captured.map_samples(captured.without(V1, "_created|^#|^http|^process"), shorten).replace("vllm:", prefix)
+    found = read(body)
+    assert found.groups[ENGINE].counters == engine(V1).counters
+    assert found.sources["prompt_tokens_total"] == prefix + "prompt_tokens"
+    assert found.missing == ()
+
+
+def test_a_counter_without_total_is_none_of_vllms_own() -> None:
+    assert read(f"vllm:prompt_tokens{LABELS} 5\n").groups == {}
+
+
+def test_waiting_requests_of_several_ray_workers_add_up_by_reason() -> None:
+    line = 'ray_vllm_num_requests_waiting%s{WorkerId="%s",model_name="m",engine="0"%s} %s\n'
+    by_reason = "".join(line % ("_by_reason", worker, ',reason="capacity"', 2) for worker in "ab")
+    gauges = engine("".join(line % ("", worker, "", 2) for worker in "ab") + by_reason, "m").gauges
+    assert gauges == {("requests_waiting", "capacity"): 4.0, "requests_waiting": 4.0}
+
+
+def test_copies_of_waiting_requests_by_process_are_not_added_up() -> None:
+    lines = "".join(f'vllm:num_requests_waiting{{pid="{pid}",engine="0",model_name="m"}} 3\n' for pid in (7, 8))
+    swapped = "".join(f'vllm:num_requests_swapped{{pid="{pid}",engine="0",model_name="m"}} 1\n' for pid in (7, 8))
+    assert engine(lines + swapped, "m").gauges["requests_waiting"] == 4.0
+
+
+def test_models_of_one_server_stay_apart() -> None:
+    other = captured.map_samples(V1, lambda line: line.replace('model_name="tiny"', 'model_name="big"'))
+    second = "\n".join(line for line in captured.vllm_lines(other) if 'model_name="big"' in line) + "\n"
+    found = read(V1 + second.replace(" 16.0\n", " 9.0\n"))
+    big = Group(Scope.ENGINE, ("big", "0"))
+    assert found.groups[big].counters.keys() == found.groups[ENGINE].counters.keys()
+    assert found.groups[big].gauges["requests_running"] == 9.0
+    assert found.groups[ENGINE] == engine(V1)
+
+
+def test_copies_of_a_gauge_per_process_give_the_highest_where_there_is_no_better_name() -> None:
+    body = "".join(f'vllm:kv_offload_cpu_cache_usage_perc{{engine="0",pid="{n}"}} 0.{n}\n' for n in (1, 3, 2))
+    assert engine(body, "").gauges == {"kv_offload_cpu_cache_usage_ratio": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "signal"),
+    [
+        ("request_queue_time_seconds", "time_in_queue_requests", "request_queue_seconds"),
+        ("inter_token_latency_seconds", "time_per_output_token_seconds", "inter_token_latency_seconds"),
+    ],
+)
+def test_a_histogram_is_found_under_its_older_name(old: str, new: str, signal: str) -> None:
+    renamed = re.sub(rf"(?<=vllm:){old}", new, V1)
+    assert engine(renamed).histograms[signal] == engine(V1).histograms[signal]
+    assert read(renamed).sources[signal] == f"vllm:{new}"
+
+
+def test_of_two_names_of_one_histogram_the_newer_counts() -> None:
+    old = "".join(
+        f'vllm:time_in_queue_requests_bucket{{engine="0",model_name="tiny",le="{e}"}} 9\n' for e in (1, "+Inf")
+    )
+    assert engine(V1 + old) == engine(V1)
+
+
+def times(edge: str, labels: str) -> str:
+    lines = (
+        f'vllm:request_{name}_time_seconds_bucket{{{labels}le="{le}"}} {count if le == "+Inf" else 0}\n'
+        for name, count in (("prefill", 1), ("decode", 2))
+        for le in ("1.0", "+Inf")
+    )
+    return f'vllm:iteration_tokens_total_bucket{{{labels}le="{edge}"}} 1\n' + "".join(lines)
+
+
+def test_times_that_are_swapped_back_name_the_metric_that_they_come_from() -> None:
+    sources = read(times("8096.0", "")).sources
+    assert sources["request_prefill_seconds"] == "vllm:request_decode_time_seconds"
+    assert sources["request_decode_seconds"] == "vllm:request_prefill_time_seconds"
+
+
+def test_an_edge_of_8096_among_the_custom_buckets_of_v1_swaps_nothing() -> None:
+    found = engine(times("8096.0", 'engine="0",'), "")
+    assert found.histograms["request_prefill_seconds"].cumulative == (0.0, 1.0)
+
+
+def test_block_counts_are_left_out_where_engines_disagree_about_the_size_of_a_block() -> None:
+    body = (
+        'vllm:cache_config_info{block_size="16",cache_dtype="auto"} 1\n'
+        'vllm:gpu_prefix_cache_hits_total{engine="0",model_name="m"} 2\nvllm:num_requests_running{model_name="m"} 1\n'
+    )
+    assert engine(body, "m").counters == {"prefix_cache_hit_tokens_total": 32.0}
+    unknown = body.replace("16", "None")
+    assert engine(unknown, "m").counters == {}
+    assert "prefix_cache_hit_tokens_total" in read(unknown).missing
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
+def test_a_value_that_is_not_finite_is_unknown_not_zero(value: str) -> None:
+    body = f"vllm:num_requests_running{LABELS} {value}\nvllm:prompt_tokens_total{LABELS} {value}\n"
+    body += f"vllm:num_requests_waiting{LABELS} {value}\nvllm:generation_tokens_total{LABELS} 3\n"
+    found = read(body)
+    assert found.groups[ENGINE] == ({"generation_tokens_total": 3.0}, {}, {})
+    assert found.anomalies == {"not_finite": 3}
+
+
+def test_all_waiting_is_unknown_when_a_part_of_it_is() -> None:
+    line = 'vllm:num_requests_waiting_by_reason{engine="0",model_name="tiny",reason="%s"} %s\n'
+    body = f"vllm:num_requests_waiting{LABELS} 5\n" + line % ("capacity", 3) + line % ("deferred", "NaN")
+    assert engine(body).gauges == {("requests_waiting", "capacity"): 3.0}
+
+
+def test_negative_counters_and_gauges_are_dropped_and_counted() -> None:
+    found = read(f"vllm:num_requests_running{LABELS} -1\nvllm:prompt_tokens_total{LABELS} -5\n")
+    assert found.groups[ENGINE] == ({}, {}, {})
+    assert found.anomalies == {"negative": 2}
+
+
+def test_a_sum_that_is_not_finite_leaves_the_buckets() -> None:
+    body = BUCKET % (1, 2) + BUCKET % ("+Inf", 3) + f"vllm:request_queue_time_seconds_sum{LABELS} NaN\n"
+    found = read(body)
+    assert found.groups[ENGINE].histograms == {"request_queue_seconds": Histogram((1.0,), (2.0, 3.0), None)}
+    assert found.anomalies == {"not_finite": 1}
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [("0.5", "1.0"), ("+Inf",), ("x", "+Inf"), ("NaN", "+Inf")],
+    ids=["no +Inf", "+Inf only", "no number", "NaN"],
+)
+def test_a_histogram_without_its_edges_is_dropped_and_counted(edges: tuple[str, ...]) -> None:
+    found = read("".join(BUCKET % (edge, 1) for edge in edges) + f"vllm:num_requests_running{LABELS} 1\n")
+    assert found.groups[ENGINE].histograms == {}
+    assert found.anomalies == {"bad_histogram": 1}
+
+
+def test_workers_with_other_bounds_than_the_first_are_left_out_and_counted() -> None:
+    body = (BUCKET % (1, 2) + BUCKET % ("+Inf", 3)).replace("{", '{WorkerId="a",')
+    found = read(body + body.replace('"a"', '"b"') + body.replace('"a"', '"c"').replace('le="1"', 'le="2"'))
+    assert found.groups[ENGINE].histograms["request_queue_seconds"] == Histogram((1.0,), (4.0, 6.0), None)
+    assert found.anomalies == {"bad_histogram": 1}
+
+
+def test_the_newest_of_ten_thousand_stale_adapters_is_the_one_that_runs() -> None:
+    line = 'vllm:lora_requests_info{max_lora="8",running_lora_adapters="a%d",waiting_lora_adapters=""} %d\n'
+    adapters = read("".join(line % (n, 1_700_000_000 + n * 7919 % 10_000) for n in range(10_000))).adapters
+    assert adapters
+    (name,) = adapters.running
+    assert int(name[1:]) * 7919 % 10_000 == 9_999
+
+
+def test_ten_thousand_adapters_at_once_are_all_read() -> None:
+    names = [f"adapter-{n:05}" for n in range(10_000)]
+    line = 'vllm:lora_requests_info{max_lora="x",running_lora_adapters="%s",waiting_lora_adapters=""} 1\n'
+    assert read(line % ",".join(names)).adapters == (tuple(names), (), None)
+
+
+def test_adapters_whose_time_is_unknown_do_not_count() -> None:
+    line = 'vllm:lora_requests_info{max_lora="1",running_lora_adapters="%s",waiting_lora_adapters=""} %s\n'
+    adapters = read(line % ("a", "NaN") + line % ("b", "1") + line % ("c", "+Inf")).adapters
+    assert adapters
+    assert adapters.running == ("b",)
+    assert read(line % ("a", "NaN")).adapters is None
+
+
+def test_a_sidecar_pointed_at_a_sidecar_sees_no_vllm() -> None:
+    found = read(Exporter(60.0).render(openmetrics=False).decode() + "vllm_sidecar_requests_running 5\n")
+    assert found.dialect.prefix == ""
+    assert found.unknown == ()
+    assert not any(group.scope is Scope.ENGINE for group in found.groups)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# TYPE vllm:new_seconds histogram",
+        'vllm:new_seconds_bucket{le="+Inf"} 1',
+        "vllm:new_seconds_created 1",
+        "# TYPE vllm:new_seconds counter\nvllm:new_seconds_total 1",
+        "# TYPE vllm:new_seconds summary\nvllm:new_seconds_sum 1\nvllm:new_seconds_count 1",
+    ],
+    ids=["histogram without samples", "bucket", "creation time", "OpenMetrics counter", "summary"],
+)
+def test_a_new_family_is_listed_once_by_its_own_name(line: str) -> None:
+    assert read(f"vllm:num_requests_running 1\n{line}\n").unknown == ("vllm:new_seconds",)
+
+
+@pytest.mark.parametrize("name", ["nixl_bytes_transferred_sum", "tokens_total", "kv_offload_size", "diffusion_x_total"])
+def test_a_family_that_is_known_and_not_used_is_not_listed(name: str) -> None:
+    assert read(f"vllm:num_requests_running 1\nvllm:{name} 1\n").unknown == ()
+
+
+@pytest.mark.parametrize("name", ["0.32.0__baseline__load.prom", "0.9.2__v1__after.prom", "0.32.0__lora__load.prom"])
+def test_the_names_that_filtered_polling_asks_for_are_all_that_a_reading_needs(name: str) -> None:
+    body = captured.text(name).encode()
+    full = DifferentialParser().parse(body)
+    few = DifferentialParser().parse(only(body, sorted(wanted_names(full.layout))))
+    assert len(few.values) < len(full.values)
+    ours, whole = Normaliser().normalise(few), Normaliser().normalise(full)
+    for part in ("groups", "dialect", "started", "created", "cache_config", "adapters", "sources", "missing"):
+        assert getattr(ours, part) == getattr(whole, part), part
+
+
+def test_a_histogram_that_did_not_change_is_the_same_object_as_at_the_poll_before() -> None:
+    parser, normaliser = DifferentialParser(), Normaliser()
+    first = normaliser.normalise(parser.parse(V1.encode())).groups[ENGINE].histograms
+    moved = V1.replace("vllm:request_params_n_sum" + LABELS + " ", "vllm:request_params_n_sum" + LABELS + " 1")
+    second = normaliser.normalise(parser.parse(moved.encode())).groups[ENGINE].histograms
+    assert {name for name in first if first[name] is not second[name]} == {"request_params_n"}
+
+
+LINES = V1.splitlines()
+ODD_VALUES = st.sampled_from(["NaN", "+Inf", "-Inf", "-1", "0", "1e308", "5", "99999999"])
+CHANGES = st.lists(
+    st.tuples(st.integers(0, len(LINES) - 1), st.sampled_from(["value", "value", "drop", "twin"]), ODD_VALUES),
+    max_size=40,
+)
+
+
+def changed(changes: list[tuple[int, str, str]]) -> bytes:
+    """Put odd values in, drop lines, and give lines a twin with another label."""
+    lines = list(LINES)
+    for place, kind, value in changes:
+        line = lines[place]
+        if kind == "value" and line and not line.startswith("#"):
+            lines[place] = line.rpartition(" ")[0] + " " + value
+        elif kind == "drop":
+            lines[place] = ""
+        elif kind == "twin" and line and not line.startswith("#"):
+            lines.append(captured.add_label(line, f'twin="{len(lines)}"'))
+    return ("\n".join(lines) + "\n").encode()
+
+
+@given(CHANGES)
+def test_whatever_a_body_says_a_reading_holds_only_what_can_be_true(changes: list[tuple[int, str, str]]) -> None:
+    found = Normaliser().normalise(DifferentialParser().parse(changed(changes)))
+    for reading in found.groups.values():
+        assert all(0.0 <= value < inf for part in reading[:2] for value in part.values())
+        for histogram in reading.histograms.values():
+            assert list(histogram.cumulative) == sorted(histogram.cumulative)
+            assert 0.0 <= histogram.cumulative[0] <= histogram.cumulative[-1] < inf
+            assert histogram.total is None or isfinite(histogram.total)
+            assert len(histogram.cumulative) == len(histogram.bounds) + 1
+
+
+@given(st.lists(CHANGES, min_size=2, max_size=3))
+def test_a_normaliser_that_remembers_reads_each_body_as_a_new_one_does(polls: list[list[tuple[int, str, str]]]) -> None:
+    parser, normaliser = DifferentialParser(), Normaliser()
+    for changes in (*polls, polls[0], []):
+        exposition = parser.parse(changed(changes))
+        ours, fresh = normaliser.normalise(exposition), Normaliser().normalise(exposition)
+        for part in ("groups", "dialect", "started", "created", "adapters", "sources", "missing", "unknown"):
+            assert getattr(ours, part) == getattr(fresh, part), part
