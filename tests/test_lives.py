@@ -53,7 +53,6 @@ FACTS = {"started": 50.0, "created": {ENGINE: 60.0}, "cache_config": {"0": {"num
         readings({**BASE, TOKENS: 900}, **{**FACTS, "cache_config": {"0": {"num_gpu_blocks": "8"}}}),
         readings({**BASE, TOKENS: 99}, **FACTS),
         readings({**BASE, TOKENS: 900, STOP: 6}, **FACTS),
-        readings({TOKENS: 900, TTFT: BASE[TTFT]}, **FACTS),
         readings({**BASE, TOKENS: 900, TTFT: histogram(4, 0, 0, 0, total=9.0)}, **FACTS),
     ],
     ids=[
@@ -62,7 +61,6 @@ FACTS = {"started": 50.0, "created": {ENGINE: 60.0}, "cache_config": {"0": {"num
         "the KV cache has another size",
         "a counter fell",
         "one counter of many fell",
-        "a counter went away",
         "the count of a histogram fell",
     ],
 )
@@ -75,6 +73,19 @@ def test_a_new_life_is_counted_and_begins_all_windows_anew(after: Readings) -> N
     assert (seen.restarts, seen.gaps, window.polls, window.increase(TOKENS)) == (1, 0, 1, None)
     assert seen.append(START + 3, after) is False
     assert (seen.restarts, window.increase(TOKENS)) == (1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "restarts"),
+    [(FACTS, 0), ({"started": 50.0}, 0), ({"created": {ENGINE: 60.0}}, 0), ({}, 1)],
+    ids=["the server tells its age", "of the process", "of the counters", "it does not tell"],
+)
+def test_a_counter_that_went_away_is_a_new_life_only_where_nothing_tells_the_age(
+    facts: dict[str, object], restarts: int
+) -> None:
+    seen = windows(readings(BASE, **facts), readings({**BASE, TOKENS: 130}, **facts))
+    seen.append(START + 2, readings({TOKENS: 900, TTFT: BASE[TTFT]}, **facts))
+    assert seen.restarts == restarts
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import vllm_sidecar.snapshot
 from fake_vllm import FakeVllm
 from loopback import free_port
 from running import WALL, config, run
-from vllm_sidecar.model import Reason
+from vllm_sidecar.model import Reason, Scope
 
 BODY = (Path(__file__).parent / "captures" / "0.32.0__baseline__load.prom").read_bytes()
 NO_LOG_STATS = (Path(__file__).parent / "captures" / "0.32.0__nologstats__idle.prom").read_bytes()
@@ -285,3 +288,51 @@ async def test_gauges_that_froze_on_a_server_without_connections_are_stale_and_n
             samples = await running.poll(after=20.0)
         assert samples['stalled{model_name="tiny",engine="0"}'] == 0.0
         assert samples['gauges_stale{model_name="tiny",engine="0"}'] == 1.0
+
+
+async def test_a_counter_that_is_nan_for_a_poll_is_no_restart_and_no_spike() -> None:
+    tokens, rate = b"vllm:generation_tokens_total", 'recent_generation_tokens_per_second{model_name="tiny",engine="0"}'
+    async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
+        await running.poll()
+        fake.body = changed(BODY, tokens, b"NaN")
+        samples = await running.poll()
+        assert (samples["server_restarts_total"], rate in samples) == (0.0, False)
+        fake.body = changed(BODY, tokens, b"4214.0")
+        await running.poll()
+        fake.body = changed(BODY, tokens, b"4224.0")
+        samples = await running.poll()
+        assert (samples["server_restarts_total"], samples[rate]) == (0.0, 10.0)
+
+
+async def test_a_bug_in_one_derivation_costs_one_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> float:
+        raise ZeroDivisionError("made up")
+
+    entries = vllm_sidecar.snapshot._BY_SCOPE[Scope.ENGINE]
+    spoilt = [replace(entry, compute=broken) if entry.signal.name == "stalled" else entry for entry in entries]
+    monkeypatch.setitem(vllm_sidecar.snapshot._BY_SCOPE, Scope.ENGINE, spoilt)
+    async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
+        samples = await running.poll()
+    assert (samples[UP], samples[RUNNING]) == (1.0, 16.0)
+    assert "progress_age_seconds" in {name.partition("{")[0] for name in samples}
+    assert "stalled" not in {name.partition("{")[0] for name in samples}
+
+
+async def test_answers_that_are_refused_still_cost_the_server_and_stretch_the_interval() -> None:
+    async with FakeVllm(BODY) as fake, run(config(fake.url, scrape={"server_time_ratio": 1e-6})) as running:
+        fake.status = 500
+        samples = await running.poll()
+        assert samples['poll_interval_seconds{source="vllm"}'] == 1.0  # the clock of this test stands still
+        running.pipeline._clock = time.monotonic
+        await running.pipeline.poll_once()
+        for _ in range(10):
+            await running.pipeline.poll_once()
+        assert running.samples()['poll_interval_seconds{source="vllm"}'] == 60.0
+
+
+async def test_a_model_that_is_served_twice_is_one_series() -> None:
+    async with FakeVllm(BODY, models=("tiny", "tiny")) as fake, run(config(fake.url)) as running:
+        for _ in range(3):
+            await running.poll()
+        lines = running.exporter.render(openmetrics=False).decode().splitlines()
+    assert sum(line.startswith("vllm_sidecar_model_info{") for line in lines) == 1

@@ -112,3 +112,23 @@ async def test_a_failure_of_the_full_body_is_the_pollers() -> None:
     with pytest.raises(PollError) as failed:
         await poller(client).poll(0.0)
     assert failed.value.reason is Reason.EMPTY
+
+
+async def test_the_filtered_path_is_the_metrics_path_with_a_slash_behind_any_prefix() -> None:
+    client = Client(BODY)
+    behind_prefix = Poller(client, "/llm/metrics", filtered=True, discovery_interval=60.0)  # type: ignore[arg-type]
+    await behind_prefix.poll(0.0)
+    await behind_prefix.poll(1.0)
+    assert client.asked == ["/llm/metrics", "/llm/metrics/"]
+
+
+async def test_a_server_that_is_down_fails_the_poll_and_is_polled_in_full_when_it_is_back() -> None:
+    client = Client(BODY)
+    filtering = poller(client)
+    await filtering.poll(0.0)
+    client.body, client.filtered = b"", PollError(Reason.REFUSED, "nobody listens")
+    with pytest.raises(PollError) as failed:
+        await filtering.poll(1.0)
+    assert failed.value.reason is Reason.EMPTY
+    client.body, client.filtered = BODY, None
+    assert not (await filtering.poll(2.0)).filtered

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,6 @@ from vllm_sidecar.scrape import Client
 from vllm_sidecar.scrape.errors import check_status, classify
 
 if TYPE_CHECKING:
-    import asyncio
     from pathlib import Path
 
 # No connection
@@ -203,3 +204,23 @@ async def test_a_redirect_is_not_followed_and_told_without_secrets() -> None:
 def test_a_redirect_may_be_relative_or_lead_nowhere(location: str | None, told: str) -> None:
     with pytest.raises(PollError, match=f"redirects to {told}$"):
         check_status(308, location, "http://h")
+
+
+async def test_a_name_server_that_does_not_answer_holds_up_neither_the_deadline_nor_the_loops_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lookup cannot be cancelled; the event loop waits for its own threads when the program ends."""
+    released = threading.Event()
+
+    def lookup(*_: object) -> list[object]:
+        released.wait(10.0)
+        return []
+
+    monkeypatch.setattr("vllm_sidecar.scrape.lookups.socket.getaddrinfo", lookup)
+    try:
+        error = await failure("http://vllm.example:8000", timeout=0.2, connect_timeout=0.2)
+        assert error.reason is Reason.TIMEOUT
+        async with asyncio.timeout(1.0):
+            await asyncio.get_running_loop().shutdown_default_executor()
+    finally:
+        released.set()

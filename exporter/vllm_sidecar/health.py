@@ -59,6 +59,11 @@ class Health:
             detail=detail,
         )
 
+    def unusable(self, detail: str) -> Health:
+        """Return the health where a poll succeeded and a bug kept the sidecar from making anything of it."""
+        failures = Counter(self.failures) + Counter((Reason.INTERNAL,))
+        return replace(self, up=False, failures=failures, reason=Reason.INTERNAL, detail=detail)
+
     def samples(self) -> Iterable[tuple[str, Sequence[str], float]]:
         """Yield signal, label values and value of every series of the source's own health."""
         source = self.source

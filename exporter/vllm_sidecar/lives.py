@@ -18,11 +18,13 @@ def is_new_life(before: Readings, after: Readings) -> bool:
     """Tell whether the server, or its set of counters, was made anew between two polls.
 
     Looked at: the process start, the creation time of counters (elastic expert parallelism makes new ones in the same
-    process), the KV-cache configuration, and any counter that fell or went away. A `_sum` does not count: negative
-    observations make it fall.
+    process), the KV-cache configuration, and any counter that fell. One that went away counts only where the server
+    does not tell when it was made: it may have been left out for a value that cannot be. A `_sum` does not count at
+    all: negative observations make it fall.
     """
+    told = _tells_the_same_age(before, after)
     return _is_made_anew(before, after) or any(
-        _fell(old, new) or _went_away(old, new) for old, new in _pairs(before, after)
+        _fell(old, new) or (not told and _went_away(old, new)) for old, new in _pairs(before, after)
     )
 
 
@@ -32,7 +34,10 @@ def left_out(before: Readings, after: Readings) -> dict[tuple[Group, Key], float
     They may be of a new life, which makes them at their first use, or left out of one body: one that is back with its
     old value or more did not begin at 0.
     """
-    if _is_made_anew(before, after) or any(_fell(old, new) for old, new in _pairs(before, after)):
+    pairs = _pairs(before, after)
+    if not any(_went_away(old, new) for old, new in pairs):
+        return {}
+    if _is_made_anew(before, after) or any(_fell(old, new) for old, new in pairs):
         return {}
     return {
         (group, key): value
@@ -53,6 +58,12 @@ def _is_made_anew(before: Readings, after: Readings) -> bool:
     if any(after.created.get(group, made) != made for group, made in before.created.items()):
         return True
     return before.cache_config is not after.cache_config and _changed(before.cache_config, after.cache_config)
+
+
+def _tells_the_same_age(before: Readings, after: Readings) -> bool:
+    if before.started is not None and before.started == after.started:
+        return True
+    return bool(before.created) and before.created == after.created
 
 
 def _changed(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> bool:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 SOURCE = "vllm"
 HEALTH_TIMEOUT = 2.0
+COSTS_NOTHING = frozenset(
+    (Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS, Reason.TLS, Reason.CREDENTIALS, Reason.TIMEOUT)
+)
+"""Failures for which the server did not render its metrics; a timeout would hide its end behind a long interval."""
 SLEEPING = frozenset(("weights_offloaded", "discard_all"))
 
 _log = logging.getLogger(__name__)
@@ -62,8 +66,7 @@ class Pipeline:
         )
         self._pace = Pace(scrape.interval, scrape.max_interval, scrape.server_time_ratio)
         self._normaliser = Normaliser()
-        length = config.windows.length
-        self._windows = Windows(length, config.windows.keep, gap=max(length, 2 * scrape.max_interval))
+        self._windows = Windows(config.windows.length, config.windows.keep)
         self._introspector = _introspector(target, config, self._client, wall)
         labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
         settings = Settings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
@@ -92,16 +95,19 @@ class Pipeline:
 
     async def poll_once(self) -> None:
         """Poll once and ask the introspection's next question."""
+        began = self._clock()
         try:
             self._pace.spent(await self._poll(), await self._introspect())
-            self._health = replace(
-                self._health, interval=self._pace.interval, server_time_ratio=self._pace.server_time_ratio
-            )
         except PollError as error:
+            if error.reason not in COSTS_NOTHING:
+                self._pace.spent(self._clock() - began)
             await self._failed(error)
         except Exception as error:  # noqa: BLE001 - one target's bug must not end the others
             event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
             await self._failed(PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
+        self._health = replace(
+            self._health, interval=self._pace.interval, server_time_ratio=self._pace.server_time_ratio
+        )
         self._current = None
         self._changed()
 
@@ -114,6 +120,7 @@ class Pipeline:
         if polled.filtered:  # it holds only what is known
             readings = replace(readings, unknown=self._unknown)
         self._took(polled, readings)
+        self._windows.expect(self._pace.interval)
         if self._windows.append(now, readings):
             event(_log, logging.WARNING, "server_restarted", target=self._label, restarts=self._windows.restarts)
             self._poller.rediscover()
@@ -152,7 +159,11 @@ class Pipeline:
         config = readings.cache_config
         introspector.observe_cache_config(config[min(config)] if config else None)
         changes = introspector.identity.changes
-        seconds = await introspector.step(self._clock(), asleep=_asleep(readings))
+        try:
+            seconds = await introspector.step(self._clock(), asleep=_asleep(readings))
+        except Exception as error:  # noqa: BLE001 - what the server is called must not cost what it measures
+            event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
+            return 0.0
         if introspector.identity.changes != changes:
             event(_log, logging.WARNING, "server_config_changed", target=self._label,
                   fingerprint=introspector.identity.fingerprint)  # fmt: skip
@@ -185,7 +196,7 @@ class Pipeline:
                 self._current = self._take()
             except Exception as error:  # noqa: BLE001 - a bug in a derivation must not blank the other targets
                 event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
-                self._health = self._health.failed(Reason.INTERNAL, f"{type(error).__name__}: {error}")
+                self._health = self._health.unusable(f"{type(error).__name__}: {error}")
                 self._readings = None
                 self._current = self._take()
         return self._current

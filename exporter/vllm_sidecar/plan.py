@@ -203,6 +203,10 @@ class _Compiler:
                 self.series[split[1]].append(Found(slot, dict(series.labels), series.name))
             else:
                 self.plain[series.name].append(Found(slot, dict(series.labels), series.name))
+        for name, (older, kind) in upstream.BY_TRANSFER_TYPE.items():
+            found = [one for one in self.series.get(older, ()) if one.labels.get("transfer_type") == kind]
+            if found:
+                self.series.setdefault(name, found)
         if not self.prefix:
             names = (strip_prefix(name) for name in self.layout.families)
             self.prefix = next((split[0] for split in names if split), "")

@@ -78,7 +78,7 @@ class Pulse:
         if len(counters) != self._known:  # within one life counters only come up
             self._known = len(counters)
             self._finished = [key for key in counters if key[0] == FINISHED and key[1] not in UNSUCCESSFUL]
-        least = self._first_tokens - sum(map(counters.__getitem__, self._finished)) - inside
+        least = self._first_tokens - sum(counters.get(key, 0.0) for key in self._finished) - inside
         if not gone or least > gone[-1][1]:
             gone.append((at, least))
         while len(gone) > 1 and gone[1][0] <= start:

@@ -6,6 +6,7 @@ health always.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from vllm_sidecar.catalog.server import FLAG_GAUGES, FLAGS_SHOWN
 from vllm_sidecar.derive.saturation import slug
 from vllm_sidecar.derive.views import Engine, Model, Server, Settings
 from vllm_sidecar.exposition import labels_text
+from vllm_sidecar.log import event
 from vllm_sidecar.model import Group, Scope, Summary
 from vllm_sidecar.window import TARGET
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 Samples = dict[str, list[tuple[str, "Value"]]]
 """Signal -> its series: text of the labels, value."""
 
+_log = logging.getLogger(__name__)
 _BY_SCOPE = {scope: [entry for entry in DERIVED if entry.signal.scope is scope] for scope in Scope}
 CHECKLIST = tuple(entry.signal.name for entry in UPSTREAM if entry.checklist)
 MOST_TEXTS = 5000
@@ -62,6 +65,8 @@ class Snapshotter:
     """Labels on every series of the target: its name where there are several, and its static labels."""
     settings: Settings
     _texts: dict[Group, dict[Key, str]] = field(default_factory=dict)
+    _broken: set[str] = field(default_factory=set)
+    """Signals whose derivation has failed; logged once."""
     _lasting: dict[str, tuple[object, Samples]] = field(default_factory=dict)
 
     def take(
@@ -143,8 +148,16 @@ class Snapshotter:
     def _compute(self, group: Group, view: Engine | Model | Server, samples: Samples) -> None:
         whole = self._text(group, "")
         for entry in _BY_SCOPE[group.scope]:
-            result = entry.compute(view)
             name = entry.signal.name
+            try:
+                result = entry.compute(view)
+            except Exception as error:  # noqa: BLE001 - a bug in one derivation must cost one signal, not the target
+                if name not in self._broken:
+                    self._broken.add(name)
+                    event(
+                        _log, logging.ERROR, "internal_error", target=self.target or None, signal=name, exc_info=error
+                    )
+                continue
             if result is None:
                 continue
             if isinstance(result, dict):

@@ -120,12 +120,12 @@ class Window:
         if self.polls < 2:
             return {}
         now, then = self.latest.counters, self._base.counters
-        return {labels: now[key] - then.get(key, 0.0) for key, labels in self._series(signal)}
+        return {labels: now[key] - then.get(key, 0.0) for key, labels in self._series(signal) if key in now}
 
     def _series(self, signal: str) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         """Keys of a labelled counter, each with its label values."""
         counters = self.latest.counters
-        if len(counters) != self._indexed:  # within one life counters only come up
+        if len(counters) != self._indexed:  # they come up, and may be left out of a body
             self._labelled.clear()
             self._indexed = len(counters)
             for key in counters:
@@ -199,14 +199,14 @@ class Window:
 class Windows:
     """All windows of one target, and the lives of its server.
 
-    They begin anew where no poll has succeeded for longer than `gap` seconds (their length, unless polls may be
-    further apart).
+    They begin anew where no poll has succeeded for longer than their length, or twice the interval that polls are
+    expected at.
     """
 
-    def __init__(self, length: float, keep: float, gap: float | None = None) -> None:
+    def __init__(self, length: float, keep: float) -> None:
         self._length = length
         self._keep = keep
-        self._gap = length if gap is None else gap
+        self._gap = length
         self._before: Readings | None = None
         self._at = 0.0
         self._groups: dict[Group, Window] = {}
@@ -218,17 +218,21 @@ class Windows:
         self.gaps = 0
         """Times at which the windows began anew because too long no poll had succeeded."""
 
+    def expect(self, interval: float) -> None:
+        """Take the seconds between polls: those of a slow server may be further apart than a window is long."""
+        self._gap = max(self._length, 2.0 * interval)
+
     def append(self, at: float, readings: Readings) -> bool:
         """Take the readings of one poll; return True where a new life of the server begins with them."""
         before, self._before = self._before, readings
         restarted = before is not None and is_new_life(before, readings)
         back = bool(self._left_out) and self._is_back(readings)
+        if before is not None:
+            self._left_out.update(left_out(before, readings))
         if before is not None and restarted:
             self.restarts += 1
             self._groups.clear()
             self._seen.clear()
-            found = left_out(before, readings)
-            self._left_out = {**self._left_out, **found} if found else {}
         elif before is not None and at - self._at > self._gap:
             self.gaps += 1
             self._groups.clear()

@@ -29,6 +29,13 @@ WAITING_BY_REASON = "num_requests_waiting_by_reason"
 SWAPPED = "num_requests_swapped"
 SPEC_V0_MARK = "spec_decode_draft_acceptance_rate"
 """Only v0 has it; v0's counters beside it add up cumulative snapshots and cannot be used."""
+BY_TRANSFER_TYPE = {
+    "kv_offload_load_bytes_total": ("kv_offload_total_bytes_total", "CPU_to_GPU"),
+    "kv_offload_load_time_total": ("kv_offload_total_time_total", "CPU_to_GPU"),
+    "kv_offload_store_bytes_total": ("kv_offload_total_bytes_total", "GPU_to_CPU"),
+    "kv_offload_store_time_total": ("kv_offload_total_time_total", "GPU_to_CPU"),
+}
+"""Newer name -> the older one (0.16 to 0.23; both since) and the value of its label transfer_type."""
 READ_BESIDE = (CACHE_CONFIG, LORA_INFO, WAITING_BY_REASON, SWAPPED)
 """Read, but not as a signal of their own."""
 

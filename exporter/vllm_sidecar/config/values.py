@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from vllm_sidecar.catalog import SIGNALS
+
 NOT_ALLOWED = "not_allowed"
 """Type of the errors raised here; their message is what is allowed."""
 
@@ -33,7 +35,8 @@ RESERVED_LABELS = frozenset(
     (
         *("instance", "job", "pod", "namespace", "container", "node", "service", "endpoint"),  # set by Prometheus
         *("le", "quantile", "type"),  # of histograms, of summaries, and too general to be aggregated over
-        *("target", "model_name", "engine", "source", "reason", "signal", "gpu", "uuid"),  # set by the sidecar
+        *("target", "gpu", "uuid"),  # set by the sidecar, as are all labels of its signals:
+        *(name for signal in SIGNALS.values() for name in signal.label_names),
     )
 )
 """Label names that a static label of a target must not take."""

@@ -55,7 +55,8 @@ def parse_models(body: bytes) -> Facts:
     if not isinstance(cards, list):
         raise ValueError('no list under "data"')  # noqa: TRY004 - callers catch ValueError for any bad body
     read = (_card(card) for card in cards[:MAX_MODELS])
-    models = tuple(model for model in read if model is not None)
+    # A name may be served twice, and a proxy may join the lists of several servers.
+    models = tuple({(model.id, model.root, model.parent): model for model in read if model is not None}.values())
     if not models:
         raise ValueError('no model with an "id" under "data"')
     base = next((model for model in models if model.parent is None), None)

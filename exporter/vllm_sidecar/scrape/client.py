@@ -22,6 +22,7 @@ from vllm_sidecar.model import PollError, Reason, Response
 from vllm_sidecar.scrape.credentials import Certificates, basic_auth, header_value, read_token
 from vllm_sidecar.scrape.errors import check_status, classify
 from vllm_sidecar.scrape.inflate import inflate
+from vllm_sidecar.scrape.lookups import Lookups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,7 @@ class Client:
             aiohttp.UnixConnector(path=str(socket_path))
             if socket_path is not None
             # aiodns, where installed, would hide why a name was not found
-            else aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
+            else aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver(Lookups()))  # type: ignore[arg-type]
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
