@@ -37,6 +37,7 @@ REFUSED = {
     "an HTML page without a line break": (b"<html></html>", Reason.NOT_PROMETHEUS),
     "a JSON object": (b'{"detail":"Not Found"}', Reason.NOT_PROMETHEUS),
     "a JSON object on several lines": (b'{\n  "object": "list",\n  "data": []\n}\n', Reason.NOT_PROMETHEUS),
+    "a JSON object on several lines without a last line break": (b'{\n  "a": 1\n}', Reason.NOT_PROMETHEUS),
     "an empty JSON object": (b"{}", Reason.NOT_PROMETHEUS),
     "a JSON list": (b"[]\n", Reason.NOT_PROMETHEUS),
     "words without a line break": (b"Not Found", Reason.NOT_PROMETHEUS),
@@ -91,6 +92,12 @@ def test_a_body_of_types_alone_is_an_exposition_without_samples() -> None:
     exposition = DifferentialParser().parse(b"# TYPE a gauge\n")
     assert exposition.layout.families == {"a": "gauge"}
     assert exposition.layout.series == ()
+
+
+def test_a_comment_may_be_indented() -> None:
+    exposition = DifferentialParser().parse(b" \t# TYPE a gauge\n  # HELP a text\n a 1\n")
+    assert exposition.layout.families == {"a": "gauge"}
+    assert exposition.rejected_count == 0
 
 
 def test_a_quoted_name_in_the_first_line_is_no_json() -> None:

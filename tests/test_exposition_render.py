@@ -219,6 +219,12 @@ def test_the_comments_name_the_family_as_the_format_wants_it(
     )
 
 
+def test_a_quote_in_a_help_text_is_escaped_in_openmetrics_only() -> None:
+    written: Written = [(Family("a", "gauge", 'A "b" \\ \n.'), [((), 1.0)])]
+    assert render(Renderer(), written, openmetrics=False).startswith('# HELP a A "b" \\\\ \\n.\n')
+    assert render(Renderer(), written, openmetrics=True).startswith(r"# HELP a A \"b\" \\ \n." + "\n")
+
+
 def test_a_family_without_series_is_not_mentioned() -> None:
     assert Renderer().render([(Family("a", "gauge", "Help."), [])], openmetrics=False) == b""
     assert Renderer().render([(Family("a", "gauge", "Help."), [])], openmetrics=True) == b"# EOF\n"
