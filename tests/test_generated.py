@@ -21,7 +21,8 @@ README = (ROOT / "README.md").read_bytes()
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with all that `generate` reads."""
-    for name in ("pyproject.toml", "README.md"):
+    (tmp_path / "rules").mkdir()
+    for name in ("pyproject.toml", "README.md", "rules/vllm-sidecar.rules.yml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     return tmp_path
 

@@ -96,9 +96,69 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.set_defaults(command=_generate)
 
+    _add_simulate(commands)
+
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(command=_version)
     return parser
+
+
+def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    simulate = commands.add_parser(
+        "simulate", help="serve the metrics of a simulated vLLM that gets into trouble", allow_abbrev=False
+    )
+    simulate.add_argument("--list", action="store_true", help="describe the scenarios and the alerts they should raise")
+    simulate.add_argument(
+        "--scenario",
+        metavar="TEXT",
+        help="a scenario between calm phases, or phases: 'healthy 60s -> stall 180s -> healthy' (default healthy)",
+    )
+    simulate.add_argument("--file", type=Path, metavar="FILE", help="YAML file with phases, server and traffic")
+    simulate.add_argument("--host", default="127.0.0.1", help="where to listen (default %(default)s)")
+    simulate.add_argument("--port", type=int, default=8000, help="0 for any free one (default %(default)s)")
+    simulate.add_argument("--dialect", help="v0, 0.9, 0.11, 0.33, rust or ray (default 0.33)")
+    simulate.add_argument("--speed", type=_number, help="simulated seconds in a second (default 1)")
+    simulate.add_argument("--seed", type=_number, help="a whole number; the same one gives the same run (default 1)")
+    simulate.set_defaults(command=_simulate)
+
+
+def _number(text: str) -> object:
+    """Read a number of the command line; anything else stays text, which the schema refuses in its own words."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from vllm_sidecar.simulate.scenarios import SCENARIOS
+
+    if arguments.list:
+        for scenario in SCENARIOS.values():
+            print(f"{scenario.name}: {scenario.description}")
+            print(f"    alerts: {', '.join(scenario.alerts) or 'none'}")
+        return 0
+    from vllm_sidecar.simulate.script import read_script
+
+    given = {name: getattr(arguments, name) for name in ("dialect", "speed", "seed")}
+    script = read_script(arguments.scenario, arguments.file, {k: v for k, v in given.items() if v is not None})
+    log.setup("info", "logfmt")
+    from vllm_sidecar.simulate.http import serve
+
+    address = f"{arguments.host}:{arguments.port}"
+    return _listening(address, "--port", lambda: asyncio.run(serve(script, arguments.host, arguments.port)))
+
+
+def _listening(address: str, flag: str, run: Callable[[], int]) -> int:
+    """Run what listens on an address; say in one line why it cannot."""
+    try:
+        return run()
+    except (OSError, OverflowError) as error:
+        reason = _reason_not_to_listen(error)
+        if not reason:
+            raise
+        _complain(f"cannot listen on {address}: {reason}; choose another with {flag}")
+        return 1
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -113,14 +173,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from vllm_sidecar.app import serve  # not needed, and slow to load, for the other commands
 
     try:
-        return asyncio.run(serve(config, reload))
-    except OSError as error:
-        reason = _reason_not_to_listen(error)
-        if not reason:
-            raise
-        address = config.web.listen_address
-        _complain(f"cannot listen on {address}: {reason}; choose another with --web.listen-address")
-        return 1
+        return _listening(config.web.listen_address, "--web.listen-address", lambda: asyncio.run(serve(config, reload)))
     except Exception as error:
         log.event(logging.getLogger(__name__), logging.ERROR, "internal_error", exc_info=error)
         raise
@@ -170,8 +223,10 @@ def _version_text() -> str:
     return f"{PROGRAM} {__version__} (python {platform.python_version()})"
 
 
-def _reason_not_to_listen(error: OSError) -> str | None:
+def _reason_not_to_listen(error: OSError | OverflowError) -> str | None:
     """Say why an address cannot be listened on; None for an error that is not about that."""
+    if isinstance(error, OverflowError):
+        return "a port is a number from 0 to 65535"
     if isinstance(error, socket.gaierror):
         return "no such host"
     return _CANNOT_LISTEN.get(error.errno or 0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from vllm_sidecar.config.mistakes import ConfigError, describe, show
 from vllm_sidecar.config.schema import Config
@@ -15,6 +15,7 @@ from vllm_sidecar.config.schema import Config
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_Model = TypeVar("_Model", bound=BaseModel)
 _NO_OVERRIDES: Mapping[str, object] = {}
 
 
@@ -43,20 +44,34 @@ def load(path: Path | None, overrides: Mapping[str, object] = _NO_OVERRIDES) -> 
     Raises:
         ConfigError: With every mistake found.
     """
+    return load_as(Config, path, overrides)
+
+
+def load_as(model: type[_Model], path: Path | None, overrides: Mapping[str, object]) -> _Model:
+    """Load a file of another kind in the same way.
+
+    Args:
+        model: What the file describes.
+        path: The file; None for the defaults.
+        overrides: Values from the command line by dotted path, such as "vllm.url".
+
+    Raises:
+        ConfigError: With every mistake found.
+    """
     document, lines, mistakes = _read(path) if path else ({}, {}, [])
     # A section whose keys are all commented out is null to YAML; it means the defaults.
-    document = {key: value for key, value in document.items() if value is not None or key not in Config.model_fields}
+    document = {key: value for key, value in document.items() if value is not None or key not in model.model_fields}
     flags = {tuple(dotted.split(".")): value for dotted, value in overrides.items()}
     for steps, value in flags.items():
         _override(document, steps, value)
     try:
-        config = Config.model_validate(document, context={"folder": path.parent if path else Path()})
+        result = model.model_validate(document, context={"folder": path.parent if path else Path()})
     except ValidationError as error:
-        mistakes.extend(describe(each, lines, flags) for each in error.errors(include_url=False))
-        config = None
-    if mistakes or config is None:
+        mistakes.extend(describe(each, lines, flags, model) for each in error.errors(include_url=False))
+        result = None
+    if mistakes or result is None:
         raise ConfigError(path, (text for _, text in sorted(mistakes, key=lambda mistake: mistake[0])))
-    return config
+    return result
 
 
 def _read(path: Path) -> tuple[dict[Any, Any], dict[tuple[str, ...], int], list[tuple[int, str]]]:

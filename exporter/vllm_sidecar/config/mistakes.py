@@ -58,13 +58,16 @@ def _printable(character: str) -> str:
     return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
-def describe(error: ErrorDetails, lines: Mapping[KeyPath, int], flags: Collection[KeyPath]) -> tuple[int, str]:
+def describe(
+    error: ErrorDetails, lines: Mapping[KeyPath, int], flags: Collection[KeyPath], root: type[BaseModel] = Config
+) -> tuple[int, str]:
     """Write one mistake that the schema found.
 
     Args:
         error: The mistake.
         lines: The line of each path that the file has.
         flags: The paths that the command line gave.
+        root: What the whole file describes.
 
     Returns:
         The line in the file, 0 if it is not from there, and the text.
@@ -75,14 +78,15 @@ def describe(error: ErrorDetails, lines: Mapping[KeyPath, int], flags: Collectio
     kind = error["type"]
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), 0)
     origin = f"line {line}: " if line else ""
-    if path in flags:
+    flagged = any(path[:end] in flags for end in range(1, len(path) + 1))
+    if flagged:
         line, origin = 0, "command line: "
     if kind == "extra_forbidden":
-        return line, f"{origin}{name}: unknown key; {_suggestion(path)}"
-    allowed = _allowed(error, path)
+        return line, f"{origin}{name}: unknown key; {_suggestion(root, path)}"
+    allowed = _allowed(root, error, path)
     if kind == "missing":
         return line, f"{origin}{name}: missing; allowed: {allowed}"
-    default = "" if path in lines or path in flags else " (the default)"
+    default = "" if path in lines or flagged else " (the default)"
     return line, f"{origin}{name}: got {show(path, error['input'])}{default}; allowed: {allowed}"
 
 
@@ -101,29 +105,29 @@ def show(path: KeyPath, value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _allowed(error: ErrorDetails, path: KeyPath) -> str:
+def _allowed(root: type[BaseModel], error: ErrorDetails, path: KeyPath) -> str:
     kind = error["type"]
     if kind == NOT_ALLOWED:
         return str(error["ctx"]["allowed"])
     if kind == "missing":
-        model = _model_at(path[:-1])
+        model = _model_at(root, path[:-1])
         return str(model.model_fields[path[-1]].description).rstrip(".") if model else "a value"
-    model = _model_at(path)
+    model = _model_at(root, path)
     keys = ", ".join(model.model_fields) if model else ""
     if kind not in _ALLOWED:
         return error["msg"]
     return _ALLOWED[kind].format(**error.get("ctx", {}), keys=keys)
 
 
-def _suggestion(path: KeyPath) -> str:
+def _suggestion(root: type[BaseModel], path: KeyPath) -> str:
     """Name the key that an unknown one may be meant to be, or all that are allowed in its place."""
     *parents, key = path
-    model = _model_at(tuple(parents))
+    model = _model_at(root, tuple(parents))
     keys = list(model.model_fields) if model else []
     near = difflib.get_close_matches(key, keys, n=1)
     if near:
         return f"did you mean {near[0]}?"
-    elsewhere = [".".join(known) for known in key_paths(Config) if known[-1] == key]
+    elsewhere = [".".join(known) for known in key_paths(root) if known[-1] == key]
     if elsewhere:
         return f"did you mean {' or '.join(elsewhere)}?"
     return f"allowed: {', '.join(keys)}"
@@ -137,9 +141,9 @@ def key_paths(model: type[BaseModel], parents: KeyPath = ()) -> Iterator[KeyPath
             yield from key_paths(field.annotation, (*parents, name))
 
 
-def _model_at(path: KeyPath) -> type[BaseModel] | None:
+def _model_at(root: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
     """Find the part of the config at a path; None where a single value or a free mapping is."""
-    place: Any = Config
+    place: Any = root
     for step in path:
         if isinstance(place, type) and issubclass(place, BaseModel):
             field = place.model_fields.get(step)

@@ -1,4 +1,4 @@
-"""Catalog -> committed documents; needs the extra `generate` and is never imported by `serve`."""
+"""Catalog -> committed rules and documents; needs the extra `generate` and is never imported by `serve`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.generate.docs import sections
 from vllm_sidecar.generate.files import FilesError, filled, must_be_checkout, save
+from vllm_sidecar.generate.rules import rule_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,4 +24,5 @@ def main(root: Path, check: bool) -> list[str]:
         FilesError: `root` is no checkout of the project, or a file in it lacks its markers.
     """
     must_be_checkout(root)
-    return save(root, {path: filled(root, path, texts) for path, texts in sections().items()}, check=check)
+    documents = {path: filled(root, path, texts) for path, texts in sections().items()}
+    return save(root, documents | rule_files(), check=check)

@@ -1,0 +1,88 @@
+"""Each scenario, played to the sidecar, raises exactly the alerts that it promises, and calm phases raise none."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+import promtool
+from rehearsal import CALM, INCIDENT, RECOVERY, SCRAPE, around, rehearse
+from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.catalog.alerts import ALERTS
+from vllm_sidecar.catalog.types import PREFIX
+from vllm_sidecar.simulate.scenarios import SCENARIOS
+
+if TYPE_CHECKING:
+    from rehearsal import Rehearsal
+
+RULES = Path(__file__).parents[1] / "rules" / "vllm-sidecar.rules.yml"
+READ = frozenset[str]().union(*(alert.signals for alert in ALERTS))
+FIRING = 'count by (alertname) (ALERTS{alertstate="firing"})'
+
+
+def series(played: Rehearsal) -> list[dict[str, str]]:
+    """Write what the alerts read as promtool's series; a series that ends is marked stale, as a scrape does it."""
+    found = []
+    for text, values in played.series.items():
+        name, _, labels = text.partition("{")
+        if name not in READ:
+            continue
+        instance = 'instance="sidecar:10190"'
+        full = f"{PREFIX}{name}{{{instance}{',' + labels if labels else '}'}"
+        words = ["stale" if value is None else repr(value) for value in values]
+        found.append({"series": full, "values": " ".join(words)})
+    return found
+
+
+def expectation(seconds: float, alerts: set[str]) -> dict[str, object]:
+    """Expect that exactly these alerts fire at a time, beside the watchdog."""
+    names = sorted(alerts | {"VllmWatchdog"})
+    samples = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in names]
+    return {"expr": FIRING, "eval_time": f"{seconds:g}s", "exp_samples": samples}
+
+
+def rehearsed(scenario: str, folder: Path) -> promtool.Result:
+    """Play a scenario and let promtool judge; return what it says against it."""
+    played = asyncio.run(rehearse(around(scenario), CALM + INCIDENT + RECOVERY))
+    promised = set(SCENARIOS[scenario].alerts)
+    test = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": f"{SCRAPE:g}s",
+        "tests": [
+            {
+                "interval": f"{SCRAPE:g}s",
+                "input_series": series(played),
+                "promql_expr_test": [
+                    expectation(CALM - 2 * SCRAPE, set()),
+                    expectation(CALM + INCIDENT - 2 * SCRAPE, promised),
+                    expectation(CALM + INCIDENT + RECOVERY - SCRAPE, set()),
+                ],
+            }
+        ],
+    }
+    file = folder / f"{scenario}.yml"
+    file.write_text(yaml.safe_dump(test, width=10**6))
+    return promtool.test_rules(file)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_scenario_raises_exactly_the_alerts_it_promises_and_they_resolve(scenario: str, tmp_path: Path) -> None:
+    verdict = rehearsed(scenario, tmp_path)
+    assert verdict.ok, verdict.output
+
+
+def test_every_alert_but_those_of_the_target_and_the_watchdog_is_rehearsed() -> None:
+    rehearsed_alerts = {alert for scenario in SCENARIOS.values() for alert in scenario.alerts}
+    assert {alert.name for alert in ALERTS} - rehearsed_alerts == {"VllmTargetDown", "VllmWatchdog"}
+
+
+def test_every_signal_that_an_alert_reads_is_in_the_catalog() -> None:
+    assert set(SIGNALS) >= READ
+
+
+def test_the_rules_are_valid() -> None:
+    assert promtool.check_rules(RULES).ok
