@@ -18,8 +18,8 @@ $(READY): pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' || { echo "packages could not be installed: is there a network, or an index for PIP_INDEX_URL?" >&2; exit 1; }
 	@touch $(READY)
 
-demo: $(READY) ## replay a real server's metrics and show what the sidecar makes of them (DEMO_SECONDS=N ends it)
-	@$(BIN)/python tests/demo.py
+demo: $(READY) ## a simulated vLLM gets into trouble and pages (SCENARIO=stall picks another, DEMO_SECONDS=N ends it)
+	@SCENARIO='$(SCENARIO)' DEMO_SECONDS='$(DEMO_SECONDS)' $(BIN)/python tests/demo
 
 test: $(READY) ## unit, replay and failure tests
 	@$(BIN)/pytest -q -m "not e2e"
@@ -44,4 +44,4 @@ generate: $(READY) ## write the generated parts of the documents
 	@$(BIN)/vllm-sidecar generate
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .demo build dist

@@ -103,6 +103,7 @@ class Engine:
     def _queue(self, now: float) -> None:
         arriving, waiting = self._arriving, self._waiting
         while arriving and arriving[0].ready <= now:
+            arriving[0].queued = now
             waiting.append(arriving.popleft())
         while waiting and waiting[0].gives_up <= now and waiting[0].first_token == inf:
             self._ended(waiting.popleft(), "abort")
@@ -289,7 +290,7 @@ class Engine:
         decode = now - request.first_token
         values = {
             "end_to_end": now - request.arrival,
-            "queue": request.scheduled - request.ready,
+            "queue": request.scheduled - request.queued,
             "inference": now - request.scheduled,
             "prefill": request.first_token - request.scheduled,
             "decode": decode,

@@ -37,6 +37,8 @@ class Request:
     """Tokens whose KV is in the cache."""
     cached: int = 0
     """Prompt tokens that the prefix cache provided."""
+    queued: float = inf
+    """When the scheduler saw it: vLLM's queue time begins here, at the end of the step that was on its way."""
     scheduled: float = inf
     first_token: float = inf
     last_token: float = inf
