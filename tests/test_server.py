@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import json
+import re
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +20,7 @@ from fake_vllm import FakeVllm
 from running import config
 from vllm_sidecar.app import Sidecar
 from vllm_sidecar.config import Config, ConfigError
-from vllm_sidecar.server import LINKS, make_app
+from vllm_sidecar.server import make_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -221,20 +225,54 @@ async def test_the_last_scrape_is_shown_as_it_came() -> None:
         assert (await client.get("/debug/last-scrape?target=other"))[0].status == 404
 
 
-async def test_every_page_that_the_landing_page_links_answers() -> None:
+async def test_every_page_and_file_that_the_status_page_names_answers() -> None:
     async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
         await client.until_polled()
+        _, body = await client.get("/")
+        named = re.findall(r'(?:href|src)="([^"]+)"', body.decode())
+        for path in (path for path in named if not path.startswith("data:")):
+            assert not path.startswith("/"), "a path prefix of a proxy would be lost"
+            assert (await client.get(f"/{path}"))[0].status == 200, path
+
+
+async def test_the_page_allows_only_its_own_script_and_style_and_is_asked_for_again_for_nothing() -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
         answer, body = await client.get("/")
         assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-        for path in LINKS:
-            assert f'href="{path}"'.encode() in body
-            assert (await client.get(path))[0].status == 200
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self' 'sha256-")
+        assert "unsafe" not in policy
+        script = re.findall(rb"<script>(.*?)</script>", body, flags=re.DOTALL)[0]
+        assert base64.b64encode(hashlib.sha256(script).digest()).decode() in policy
+        again, nothing = await client.get("/", **{"If-None-Match": answer.headers["ETag"]})
+        assert (again.status, nothing) == (304, b"")
+        chart, _ = await client.get("/page/uplot.js")
+        assert chart.headers["Content-Type"] == "text/javascript; charset=utf-8"
+        assert "Content-Security-Policy" not in chart.headers
 
 
-async def test_the_landing_page_escapes_what_the_server_said() -> None:
+async def test_only_the_files_of_the_page_are_served() -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
+        for name in ("index.html", "__init__.py", "..%2fserver.py"):
+            assert (await client.get(f"/page/{name}"))[0].status == 404
+
+
+async def test_the_history_has_the_charts_of_each_engine_and_only_newer_points_when_asked() -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
+        await client.until_polled()
+        _, body = await client.get("/api/v1/history")
+        (target,) = json.loads(body)["targets"]
+        (engine,) = target["engines"]
+        assert (target["target"], engine["model_name"], engine["engine"]) == (None, "tiny", "0")
+        assert engine["series"]["running"] == [16.0] * len(engine["at"])
+        _, body = await client.get(f"/api/v1/history?since={engine['at'][-1] + 60}")
+        assert json.loads(body)["targets"][0]["engines"][0]["at"] == []
+        assert (await client.get("/api/v1/history?since=noon"))[0].status == 400
+
+
+async def test_the_status_says_the_state_in_words() -> None:
     async with FakeVllm(b"") as fake, serving(config(fake.url)) as client:
-        fake.status = 302
-        fake.headers = {"Location": "/<script>alert(1)</script>"}
-        await client.until(lambda snapshots: snapshots[""].health.reason == "redirect")
-        _, body = await client.get("/")
-        assert b"<script>" not in body
+        await client.until(lambda snapshots: snapshots[""].health.reason == "empty")
+        _, body = await client.get("/api/v1/status")
+        state = json.loads(body)["targets"][0]["state"]
+        assert (state["name"], state["severity"]) == ("down", "bad")

@@ -38,6 +38,9 @@ class Source(Protocol):
     def snapshot(self) -> Snapshot:
         """Return what is known after the last poll; the same object until the next one."""
 
+    def charts(self, since: float) -> list[dict[str, object]]:
+        """Return what the status page draws of the polls after a Unix time."""
+
 
 class Exporter:
     """Holds the targets and the bytes made of their newest snapshots."""
@@ -55,6 +58,10 @@ class Exporter:
     def snapshots(self) -> dict[str, Snapshot]:
         """The newest snapshot of each target by name, in the order of the configuration."""
         return {source.name: source.snapshot() for source in self._sources}
+
+    def charts(self, since: float) -> dict[str, list[dict[str, object]]]:
+        """Return what the status page draws of each target, from the polls after a Unix time."""
+        return {source.name: source.charts(since) for source in self._sources}
 
     def changed(self) -> None:
         """Forget the bytes: a target was polled."""

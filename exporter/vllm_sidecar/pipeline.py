@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from vllm_sidecar.charts import charts
 from vllm_sidecar.derive.views import Settings
 from vllm_sidecar.health import MISSES, Health
 from vllm_sidecar.introspect import Introspector
@@ -200,6 +201,10 @@ class Pipeline:
                 self._readings = None
                 self._current = self._take()
         return self._current
+
+    def charts(self, since: float) -> list[dict[str, object]]:
+        """Return what the status page draws of the polls after a Unix time."""
+        return charts(self._windows, self._wall() - self._clock(), since) if self._health.up else []
 
     def _take(self) -> Snapshot:
         identity = self._introspector.identity if self._introspector else Identity()

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import html
 import json
 from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import hdrs, web
 from prometheus_client.exposition import choose_encoder
 
-from vllm_sidecar import __version__
 from vllm_sidecar.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
+from vllm_sidecar.page import asset, page
 from vllm_sidecar.status import status
 
 if TYPE_CHECKING:
     from vllm_sidecar.config import Config, ConfigError
     from vllm_sidecar.export import Exporter
-    from vllm_sidecar.health import Health
+    from vllm_sidecar.page import Asset
 
 
 class Running(Protocol):
@@ -30,25 +29,20 @@ class Running(Protocol):
 
 
 SIDECAR: web.AppKey[Running] = web.AppKey("sidecar")
-LINKS = {
-    "/metrics": "metrics for Prometheus",
-    "/api/v1/status": "targets, signals and what is missing, as JSON",
-    "/debug/last-scrape": "the last body that each target sent",
-    "/-/healthy": "200 while the sidecar runs",
-    "/-/ready": "200 once any target was polled successfully",
-}
 
 
 def make_app(sidecar: Running) -> web.Application:
     """Make the aiohttp application of one sidecar."""
     app = web.Application()
     app[SIDECAR] = sidecar
-    app.router.add_get("/", _landing)
+    app.router.add_get("/", _page)
+    app.router.add_get("/page/{name}", _asset)
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/-/healthy", _healthy)
     app.router.add_get("/-/ready", _ready)
     app.router.add_post("/-/reload", _reload)
     app.router.add_get("/api/v1/status", _status)
+    app.router.add_get("/api/v1/history", _history)
     app.router.add_get("/debug/last-scrape", _last_scrape)
     return app
 
@@ -98,7 +92,7 @@ async def _reload(request: web.Request) -> web.Response:
 
 async def _status(request: web.Request) -> web.Response:
     report = status(request.app[SIDECAR].exporter.snapshots.values())
-    return web.json_response(report, dumps=lambda value: json.dumps(value, allow_nan=False))
+    return web.json_response(report, dumps=_json)
 
 
 async def _last_scrape(request: web.Request) -> web.Response:
@@ -119,17 +113,38 @@ async def _last_scrape(request: web.Request) -> web.Response:
     return web.Response(body=response.body, headers=headers)
 
 
-async def _landing(request: web.Request) -> web.Response:
-    rows = "".join(f'<li><a href="{path}">{path}</a>: {text}</li>' for path, text in LINKS.items())
-    snapshots = request.app[SIDECAR].exporter.snapshots
-    targets = "".join(f"<li>{_line(name, snapshot.health)}</li>" for name, snapshot in snapshots.items())
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>vllm-sidecar</title>'
-        f"<h1>vllm-sidecar {__version__}</h1><h2>Targets</h2><ul>{targets}</ul><h2>Pages</h2><ul>{rows}</ul></html>"
-    )
-    return web.Response(text=page, content_type="text/html")
+async def _history(request: web.Request) -> web.Response:
+    try:
+        since = float(request.query.get("since", "0"))
+    except ValueError:
+        return web.Response(status=400, text="since must be a Unix time in seconds.\n")
+    targets = request.app[SIDECAR].exporter.charts(since)
+    report = [{"target": name or None, "engines": engines} for name, engines in targets.items()]
+    return web.json_response({"targets": report}, dumps=_json)
 
 
-def _line(target: str, health: Health) -> str:
-    state = "up" if health.up else "down"
-    return html.escape(f"{target or 'vllm'}: {state} {health.detail}")
+async def _page(request: web.Request) -> web.Response:
+    return _serve(request, page())
+
+
+async def _asset(request: web.Request) -> web.Response:
+    found = asset(request.match_info["name"])
+    return _serve(request, found) if found else web.Response(status=404, text="no such file.\n")
+
+
+def _serve(request: web.Request, found: Asset) -> web.Response:
+    headers = {
+        hdrs.ETAG: f'"{found.etag}"',
+        hdrs.CACHE_CONTROL: "no-cache",  # ask each time: a newer sidecar has a newer page
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+    if found.policy:
+        headers["Content-Security-Policy"] = found.policy
+    if any(etag.value == found.etag for etag in request.if_none_match or ()):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=found.body, headers=headers, content_type=found.content_type, charset="utf-8")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))

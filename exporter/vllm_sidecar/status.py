@@ -10,6 +10,7 @@ from vllm_sidecar import __version__
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.model import Histogram, Summary
 from vllm_sidecar.remedy import REMEDY
+from vllm_sidecar.verdict import states_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +30,7 @@ def _target(snapshot: Snapshot) -> dict[str, object]:
     return {
         "target": snapshot.target or None,
         "up": health.up,
+        **states_json(snapshot),
         "last_error": _error(snapshot),
         "misses": health.misses,
         "polls": health.polls,

@@ -1,0 +1,54 @@
+"""The status page: one HTML file, and the chart library uPlot 1.6.32 (MIT, uplot.LICENSE), all served from here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+TYPES = {"uplot.js": "text/javascript", "uplot.css": "text/css", "uplot.LICENSE": "text/plain"}
+
+
+class Asset(NamedTuple):
+    """One file as it is served."""
+
+    body: bytes
+    content_type: str
+    etag: str
+    policy: str
+    """Content-Security-Policy of the page; empty for what is no page."""
+
+
+@cache
+def page() -> Asset:
+    """Return the page; its policy allows its own script and style by their hashes, and nothing from elsewhere."""
+    text = _read("index.html").decode()
+    script, style = (_hash(text, tag) for tag in ("script", "style"))
+    policy = (
+        f"default-src 'none'; script-src 'self' {script}; style-src 'self' {style}; img-src data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    )
+    return _asset(text.encode(), "text/html", policy)
+
+
+@cache
+def asset(name: str) -> Asset | None:
+    """Return a file that the page loads; None for any other name."""
+    return _asset(_read(name), TYPES[name]) if name in TYPES else None
+
+
+def _read(name: str) -> bytes:
+    return resources.files(__package__).joinpath(name).read_bytes()
+
+
+def _asset(body: bytes, content_type: str, policy: str = "") -> Asset:
+    return Asset(body, content_type, hashlib.sha256(body).hexdigest()[:16], policy)
+
+
+def _hash(text: str, tag: str) -> str:
+    """Return the hash of the page's only inline element of a kind, as the policy wants it."""
+    (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"

@@ -1,0 +1,154 @@
+"""The state of a target in words, from its snapshot: what the status page says first."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_sidecar.remedy import REMEDY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from vllm_sidecar.snapshot import Snapshot
+
+QUEUEING_SECONDS = 0.5
+"""A live wait below this is the end of a step, not a queue."""
+LONG_WAIT_SECONDS = 10.0
+PRESSURE = 0.3
+PREEMPTIONS = 0.05
+FAILING = 0.05
+
+
+class Severity(IntEnum):
+    """How bad a state is; the worst of several is shown."""
+
+    FINE = 0
+    WATCH = 1
+    BAD = 2
+
+
+class State(NamedTuple):
+    """A state: its name from a closed set, how bad it is, and the words for people."""
+
+    name: str
+    severity: Severity
+    text: str
+
+    def as_json(self) -> dict[str, str]:
+        """Return it as plain values."""
+        return {"name": self.name, "severity": self.severity.name.lower(), "text": self.text}
+
+
+def target_state(snapshot: Snapshot) -> State:
+    """Say how a target is: why it does not answer, or the worst of what its engines and its requests are."""
+    health = snapshot.health
+    if not health.up:
+        if health.reason is None:
+            return State("starting", Severity.WATCH, "waiting for the first answer")
+        return State("down", Severity.BAD, f"down: {health.reason.value}. {REMEDY[health.reason]}")
+    states = [state for _, state in engine_states(snapshot)]
+    errors = dict(snapshot.samples.get("recent_error_ratio", ())).values()
+    worst = max((value for value in errors if isinstance(value, float)), default=0.0)
+    if worst > FAILING:
+        states.append(State("failing", Severity.BAD, f"failing: {worst:.0%} of the requests end as server errors"))
+    if not states:
+        return State("no_engines", Severity.WATCH, "answers, but reports no engine yet")
+    return max(states, key=lambda state: state.severity)
+
+
+def engine_states(snapshot: Snapshot) -> list[tuple[str, State]]:
+    """Say how each engine is, by the text of its labels."""
+    running = snapshot.samples.get("requests_running", ()) if snapshot.readings else ()
+    return [(text, _engine(_Engine(snapshot, text))) for text, _ in running]
+
+
+class _Engine:
+    """The values of one engine; NaN is nowhere: what is not there is 0 for these rules."""
+
+    def __init__(self, snapshot: Snapshot, text: str) -> None:
+        self._samples = snapshot.samples
+        self._text = text
+
+    def get(self, name: str) -> float:
+        """Return a value, or the sum of those that differ in one more label."""
+        own, more = self._text, self._text + ","
+        found = (value for text, value in self._samples.get(name, ()) if text == own or text.startswith(more))
+        return sum(value for value in found if isinstance(value, float))
+
+    def gpus(self) -> str:
+        """Say what the GPUs do, where they are known."""
+        busy = [v for _, v in self._samples.get("gpu_utilization_ratio", ()) if isinstance(v, float)]
+        watts = [v for _, v in self._samples.get("gpu_power_watts", ()) if isinstance(v, float)]
+        if not busy or not watts:
+            return ""
+        return f", GPU {sum(busy) / len(busy):.0%} at {sum(watts) / len(watts):.0f} W"
+
+
+def _engine(engine: _Engine) -> State:
+    for rule in _RULES:
+        state = rule(engine)
+        if state:
+            return state
+    running, rate = engine.get("requests_running"), engine.get("recent_generation_tokens_per_second")
+    if not running and not rate:
+        return State("idle", Severity.FINE, "idle: no requests")
+    return State("healthy", Severity.FINE, f"healthy: {running:.0f} running, {rate:.0f} tokens/s")
+
+
+def _stalled(engine: _Engine) -> State | None:
+    if not engine.get("stalled"):
+        return None
+    age = seconds_text(engine.get("progress_age_seconds"))
+    words = f"running {engine.get('requests_running'):.0f}, waiting {engine.get('requests_waiting'):.0f}, no tokens"
+    return State("stalled", Severity.BAD, f"stalled for {age}: {words}{engine.gpus()}")
+
+
+def _asleep(engine: _Engine) -> State | None:
+    if not engine.get("engine_sleeping"):
+        return None
+    waiting = engine.get("requests_waiting")
+    if waiting:
+        return State("asleep", Severity.BAD, f"asleep while {waiting:.0f} requests wait")
+    return State("asleep", Severity.WATCH, "asleep")
+
+
+def _frozen(engine: _Engine) -> State | None:
+    if not engine.get("gauges_stale"):
+        return None
+    running = engine.get("requests_running")
+    return State("gauges_stale", Severity.WATCH, f"gauges frozen: they say {running:.0f} running, and nothing moves")
+
+
+def _preempting(engine: _Engine) -> State | None:
+    preempted = engine.get("recent_preemptions_per_request")
+    if engine.get("kv_cache_pressure_ratio") <= PRESSURE or preempted <= PREEMPTIONS:
+        return None
+    usage, waiting = engine.get("recent_kv_cache_usage_peak_ratio"), engine.get("requests_waiting")
+    words = f"KV cache full: up to {usage:.0%} used, {preempted:.1f} preemptions per request, {waiting:.0f} waiting"
+    return State("kv_cache_full", Severity.BAD, words)
+
+
+def _queueing(engine: _Engine) -> State | None:
+    waiting, wait = engine.get("requests_waiting"), engine.get("live_queue_wait_seconds")
+    if not waiting or wait < QUEUEING_SECONDS:
+        return None
+    severity = Severity.BAD if wait > LONG_WAIT_SECONDS else Severity.WATCH
+    return State("queueing", severity, f"queueing: {waiting:.0f} waiting, {seconds_text(wait)}")
+
+
+_RULES: tuple[Callable[[_Engine], State | None], ...] = (_stalled, _asleep, _frozen, _preempting, _queueing)
+"""The first that applies says the state."""
+
+
+def seconds_text(seconds: float) -> str:
+    """Write a duration with as many digits as people read: `3.1 s`, `140 s`, `25 min`."""
+    if seconds < 10.0:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 600.0 else f"{seconds / 60.0:.0f} min"
+
+
+def states_json(snapshot: Snapshot) -> Mapping[str, object]:
+    """Return the states of a target and its engines for the status."""
+    engines = [{"labels": text, "state": state.as_json()} for text, state in engine_states(snapshot)]
+    return {"state": target_state(snapshot).as_json(), "engines": engines}

@@ -1,0 +1,145 @@
+"""The state in words, from what a snapshot holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from readings import ENGINE, readings
+from vllm_sidecar.health import MISSES, Health
+from vllm_sidecar.model import Identity, Reason
+from vllm_sidecar.snapshot import Snapshot
+from vllm_sidecar.verdict import Severity, engine_states, seconds_text, target_state
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+UP = Health("vllm").succeeded(last_success=5.0, seconds=0.01)
+FIRST, SECOND = 'model_name="m",engine="0"', 'model_name="m",engine="1"'
+GPUS = {
+    "gpu_utilization_ratio": {'gpu="0"': 1.0, 'gpu="1"': 1.0},
+    "gpu_power_watts": {'gpu="0"': 90.0, 'gpu="1"': 100.0},
+}
+
+
+def snapshot(health: Health = UP, **samples: float | Mapping[str, float]) -> Snapshot:
+    """Make a snapshot; a number is the value of the first engine."""
+    series = {
+        name: list(value.items()) if not isinstance(value, float) else [(FIRST, value)]
+        for name, value in samples.items()
+    }
+    read = readings({ENGINE: {"requests_running": 1.0}}) if health.up else None
+    return Snapshot("", series, health, Identity(), read, 0, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("samples", "name", "severity", "text"),
+    [
+        ({"requests_running": 0.0}, "idle", Severity.FINE, "idle: no requests"),
+        (
+            {"requests_running": 8.0, "recent_generation_tokens_per_second": 912.4},
+            "healthy",
+            Severity.FINE,
+            "healthy: 8 running, 912 tokens/s",
+        ),
+        (
+            {
+                "requests_running": 8.0,
+                "requests_waiting": {FIRST + ',reason="capacity"': 10.0, FIRST + ',reason="deferred"': 2.0},
+                "live_queue_wait_seconds": 3.1,
+            },
+            "queueing",
+            Severity.WATCH,
+            "queueing: 12 waiting, 3.1 s",
+        ),
+        (
+            {"requests_running": 8.0, "requests_waiting": 99.0, "live_queue_wait_seconds": 42.0},
+            "queueing",
+            Severity.BAD,
+            "queueing: 99 waiting, 42 s",
+        ),
+        (
+            {"requests_running": 8.0, "requests_waiting": 1.0, "live_queue_wait_seconds": 0.01},
+            "healthy",
+            Severity.FINE,
+            "healthy: 8 running, 0 tokens/s",
+        ),
+        (
+            {"requests_running": 8.0, "stalled": 1.0, "progress_age_seconds": 140.0},
+            "stalled",
+            Severity.BAD,
+            "stalled for 140 s: running 8, waiting 0, no tokens",
+        ),
+        (
+            {"requests_running": 8.0, "stalled": 1.0, "progress_age_seconds": 140.0, **GPUS},
+            "stalled",
+            Severity.BAD,
+            "stalled for 140 s: running 8, waiting 0, no tokens, GPU 100% at 95 W",
+        ),
+        ({"requests_running": 0.0, "engine_sleeping": 1.0}, "asleep", Severity.WATCH, "asleep"),
+        (
+            {"requests_running": 0.0, "engine_sleeping": 1.0, "requests_waiting": 3.0},
+            "asleep",
+            Severity.BAD,
+            "asleep while 3 requests wait",
+        ),
+        (
+            {"requests_running": 2.0, "gauges_stale": 1.0},
+            "gauges_stale",
+            Severity.WATCH,
+            "gauges frozen: they say 2 running, and nothing moves",
+        ),
+        (
+            {
+                "requests_running": 9.0,
+                "requests_waiting": 4.0,
+                "kv_cache_pressure_ratio": 0.9,
+                "recent_preemptions_per_request": 0.5,
+                "recent_kv_cache_usage_peak_ratio": 0.99,
+                "live_queue_wait_seconds": 30.0,
+            },
+            "kv_cache_full",
+            Severity.BAD,
+            "KV cache full: up to 99% used, 0.5 preemptions per request, 4 waiting",
+        ),
+        (
+            {"requests_running": 9.0, "recent_error_ratio": {"": 0.3}},
+            "failing",
+            Severity.BAD,
+            "failing: 30% of the requests end as server errors",
+        ),
+    ],
+)
+def test_a_state_has_a_name_a_severity_and_words(
+    samples: dict[str, float], name: str, severity: Severity, text: str
+) -> None:
+    assert target_state(snapshot(**samples)) == (name, severity, text)
+
+
+def test_a_source_that_is_down_says_why_and_what_to_do() -> None:
+    down = UP
+    for _ in range(MISSES):
+        down = down.failed(Reason.REFUSED, "nobody there")
+    state = target_state(snapshot(down))
+    assert (state.name, state.severity) == ("down", Severity.BAD)
+    assert state.text.startswith("down: refused. ")
+
+
+def test_before_the_first_answer_it_says_so() -> None:
+    assert target_state(snapshot(Health("vllm"))).name == "starting"
+
+
+def test_a_server_without_engines_says_so() -> None:
+    assert target_state(snapshot()).name == "no_engines"
+
+
+def test_the_worst_engine_speaks_for_the_target() -> None:
+    two = snapshot(requests_running={FIRST: 1.0, SECOND: 2.0}, stalled={FIRST: 0.0, SECOND: 1.0})
+    assert [(text, state.name) for text, state in engine_states(two)] == [(FIRST, "healthy"), (SECOND, "stalled")]
+    assert target_state(two).name == "stalled"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.14, "3.1 s"), (140.0, "140 s"), (1500.0, "25 min")])
+def test_durations_have_the_digits_that_people_read(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text
