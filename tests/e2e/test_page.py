@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-BODY = (Path(__file__).parents[1] / "captures" / "0.32.0__baseline__load.prom").read_bytes()
+BODY = (Path(__file__).parents[1] / "captures" / "0.32.0__baseline__after.prom").read_bytes()
 HOSTILE = '<img src=x onerror="document.title=1">'
 PATIENCE = 20_000
 
@@ -107,11 +107,11 @@ def test_it_says_when_the_sidecar_is_gone_and_recovers_by_itself() -> None:
     with vllm(BODY) as url, page() as one:
         with started("--vllm.url", url) as (_, base):
             one.goto(base)
-            has_words(one, "running")
+            has_words(one, "idle")
         has_words(one, "the sidecar does not answer")
         assert "gone" in one.locator("#state").get_attribute("class")
         with started("--vllm.url", url, "--web.listen-address", base.removeprefix("http://")):
-            has_words(one, "running")
+            has_words(one, "idle")
             assert "gone" not in one.locator("#state").get_attribute("class")
 
 
