@@ -80,8 +80,11 @@ async def _healthy(_: web.Request) -> web.Response:
 
 
 async def _ready(request: web.Request) -> web.Response:
-    snapshots = request.app[SIDECAR].exporter.snapshots.values()
-    if any(snapshot.health.last_success is not None for snapshot in snapshots):
+    exporter = request.app[SIDECAR].exporter
+    healths = [snapshot.health for snapshot in exporter.snapshots.values()]
+    if not healths and exporter.node:  # nothing but GPUs is watched
+        healths.append(exporter.node.health)
+    if any(health.last_success is not None for health in healths):
         return web.Response(text="vllm-sidecar is ready.\n")
     return web.Response(status=503, text="no target has been polled successfully yet.\n")
 
@@ -97,7 +100,8 @@ async def _reload(request: web.Request) -> web.Response:
 
 
 async def _status(request: web.Request) -> web.Response:
-    report = status(request.app[SIDECAR].exporter.snapshots.values())
+    exporter = request.app[SIDECAR].exporter
+    report = status(exporter.snapshots.values(), exporter.node.health if exporter.node else None)
     return web.json_response(report, dumps=lambda value: json.dumps(value, allow_nan=False))
 
 
@@ -123,6 +127,8 @@ async def _landing(request: web.Request) -> web.Response:
     rows = "".join(f'<li><a href="{path}">{path}</a>: {text}</li>' for path, text in LINKS.items())
     snapshots = request.app[SIDECAR].exporter.snapshots
     targets = "".join(f"<li>{_line(name, snapshot.health)}</li>" for name, snapshot in snapshots.items())
+    node = request.app[SIDECAR].exporter.node
+    targets += f"<li>{_line('GPUs', node.health)}</li>" if node else ""
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>vllm-sidecar</title>'
         f"<h1>vllm-sidecar {__version__}</h1><h2>Targets</h2><ul>{targets}</ul><h2>Pages</h2><ul>{rows}</ul></html>"

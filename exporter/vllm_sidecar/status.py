@@ -9,18 +9,32 @@ from typing import TYPE_CHECKING
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.model import Histogram, Summary
-from vllm_sidecar.remedy import REMEDY
+from vllm_sidecar.remedy import GPU_REMEDY, REMEDY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from vllm_sidecar.model import Value
+    from vllm_sidecar.health import Health
+    from vllm_sidecar.model import Reason, Value
     from vllm_sidecar.snapshot import Snapshot
 
 
-def status(snapshots: Iterable[Snapshot]) -> dict[str, object]:
-    """Return the status of all targets as plain JSON values."""
-    return {"version": __version__, "targets": [_target(snapshot) for snapshot in snapshots]}
+def status(snapshots: Iterable[Snapshot], gpus: Health | None = None) -> dict[str, object]:
+    """Return the status of all targets, and of the GPUs (None where nobody looks at them), as plain JSON values."""
+    targets = [_target(snapshot) for snapshot in snapshots]
+    return {"version": __version__, "targets": targets, "gpus": _gpus(gpus) if gpus else None}
+
+
+def _gpus(health: Health) -> dict[str, object]:
+    return {
+        "up": health.up,
+        "last_error": _error(health, GPU_REMEDY),
+        "misses": health.misses,
+        "polls": health.polls,
+        "last_success": health.last_success,
+        "interval_seconds": health.interval,
+        "poll_seconds": health.seconds,
+    }
 
 
 def _target(snapshot: Snapshot) -> dict[str, object]:
@@ -29,7 +43,7 @@ def _target(snapshot: Snapshot) -> dict[str, object]:
     return {
         "target": snapshot.target or None,
         "up": health.up,
-        "last_error": _error(snapshot),
+        "last_error": _error(health, REMEDY),
         "misses": health.misses,
         "polls": health.polls,
         "last_success": health.last_success,
@@ -56,11 +70,10 @@ def _target(snapshot: Snapshot) -> dict[str, object]:
     }
 
 
-def _error(snapshot: Snapshot) -> dict[str, str] | None:
-    health = snapshot.health
+def _error(health: Health, remedies: Mapping[Reason, str]) -> dict[str, str] | None:
     if health.reason is None:
         return None
-    return {"reason": health.reason.value, "detail": health.detail, "remedy": REMEDY[health.reason]}
+    return {"reason": health.reason.value, "detail": health.detail, "remedy": remedies[health.reason]}
 
 
 def _value(value: Value) -> dict[str, object]:
