@@ -282,7 +282,7 @@ int nvmlDeviceGetMarginTemperature(device_t *device, struct margin *out) {
     ENTER(device->gpu);
     WHOLE(device);
     if (model("a100")) return OLD;
-    out->celsius = (int)value(device->gpu, "margin", 24);
+    out->celsius = (int)(long long)value(device->gpu, "margin", 24);
     return OK;
 }
 struct violation { unsigned long long reference, nanoseconds; };

@@ -28,8 +28,8 @@ class Tier(StrEnum):
 class GpuField:
     """A signal that is read of each GPU.
 
-    A raw value times `factor` is the value in base units. `most` is the largest that can be true, in base units; more
-    is a sentinel or a slip of the driver, and is left out. `group` is what the capability is told of.
+    A raw value times `factor` is the value in base units. `least` and `most` are what can be true, in base units; the
+    rest is a sentinel or a slip of the driver, and is left out. `group` is what the capability is told of.
     """
 
     signal: Signal
@@ -43,6 +43,7 @@ class GpuField:
     """How NVML says that a GPU does not have it, and what else is left out."""
     factor: float = 1.0
     most: float = 2.0**63
+    least: float = 0.0
     zero_is_wrong: bool = False
     """0 is how some drivers say, with SUCCESS, that they do not know."""
 
@@ -108,11 +109,11 @@ XID_SEVERITY: Mapping[int, str] = MappingProxyType(
 
 def _field(
     name: str, group: str, unit: Unit, tier: Tier, call: str, raw: str, unsupported: str, text: str, *labels: str,
-    factor: float = 1.0, most: float = 2.0**63, zero_is_wrong: bool = False,
+    factor: float = 1.0, most: float = 2.0**63, least: float = 0.0, zero_is_wrong: bool = False,
 ) -> GpuField:  # fmt: skip
     kind = Kind.COUNTER if name.endswith("_total") else Kind.GAUGE
     signal = Signal(PREFIX + name, kind, unit, text, Scope.GPU, labels)
-    return GpuField(signal, group, tier, call, raw, unsupported, factor, most, zero_is_wrong)
+    return GpuField(signal, group, tier, call, raw, unsupported, factor, most, least, zero_is_wrong)
 
 
 FAST, SLOW = Tier.FAST, Tier.SLOW
@@ -158,7 +159,8 @@ GPU_FIELDS: tuple[GpuField, ...] = (
            "nvmlDeviceGetTemperatureV, nvmlDeviceGetTemperature", "°C", f"{NOT_SUPPORTED} (vGPU)",
            "Temperature of the GPU.", most=200.0),
     _field("temperature_margin_celsius", "temperature_margin", Unit.CELSIUS, FAST, "nvmlDeviceGetMarginTemperature",
-           "°C", f"{NOT_SUPPORTED}, {OLD}", "How much warmer the GPU may get before it slows down.", most=200.0),
+           "°C", f"{NOT_SUPPORTED}, {OLD}", "How much warmer the GPU may get before it slows down; below 0 it does.", most=200.0,
+           least=-200.0),
     _field("memory_temperature_celsius", "memory_temperature", Unit.CELSIUS, FAST, "FI 82", "°C",
            f"{PER_ELEMENT} (GeForce and many others), 0", "Temperature of the memory.", most=200.0),
     _field("sm_active_ratio", "activity", Unit.RATIO, FAST, "GPM 2", "%", _GPM,

@@ -209,11 +209,12 @@ class Gpu:
             for reason, bit in THROTTLE_BITS.items():
                 raw["throttled", reason] = float(bool(bits & bit))
         times = {reason: fields[field] for field, reason in THROTTLE_TIME.items() if field in fields}
-        if not times:
-            for reason, policy in VIOLATIONS.items():
-                violation = self.ask("nvmlDeviceGetViolationStatus", policy)
-                if violation is not None:
-                    times[reason] = violation.violationTime
+        thermal = "sw_thermal" in times or "hw_thermal" in times
+        for reason, policy in VIOLATIONS.items():
+            known = thermal if reason == "thermal" else reason in times
+            violation = None if known else self.ask("nvmlDeviceGetViolationStatus", policy)
+            if violation is not None:
+                times[reason] = violation.violationTime
         for reason, nanoseconds in times.items():
             raw["throttle_seconds_total", reason] = nanoseconds
 

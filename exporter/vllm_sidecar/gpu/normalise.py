@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Mapping
 
+    from vllm_sidecar.catalog.gpu import GpuField
     from vllm_sidecar.model import Key
 
 Raw = dict[tuple[str, ...], float]
@@ -34,7 +35,7 @@ def normalise(
     for key, value in raw.items():
         field = FIELDS_BY_NAME[key[0]]
         number = float(value)
-        wrong = _wrong(number, number * (1.0 if scaled else field.factor), field.most, zero=field.zero_is_wrong)
+        wrong = _wrong(number, number * (1.0 if scaled else field.factor), field)
         if wrong:
             anomalies[wrong] += 1
             continue
@@ -43,13 +44,13 @@ def normalise(
     return values
 
 
-def _wrong(raw: float, value: float, most: float, *, zero: bool) -> str | None:
+def _wrong(raw: float, value: float, field: GpuField) -> str | None:
     if not isfinite(raw):
         return "not_finite"
     if raw in SENTINELS:
         return "sentinel"
-    if value < 0.0:
+    if value < field.least:
         return "negative"
-    if value > most:
+    if value > field.most:
         return "out_of_range"
-    return "zero" if zero and value == 0.0 else None
+    return "zero" if field.zero_is_wrong and value == 0.0 else None

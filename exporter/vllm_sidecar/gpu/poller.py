@@ -54,6 +54,7 @@ class PollThread(threading.Thread):
         self._stopping = threading.Event()
         self._nvml: Nvml | None = None
         self._unknown = 0
+        self._worked = False
         self.busy_since: float | None = None
         """Monotonic time since when it has been in NVML without a break; None while it sleeps."""
 
@@ -71,7 +72,7 @@ class PollThread(threading.Thread):
         """Poll until stopped."""
         pause = self._interval
         while not self._stopping.is_set():
-            began = time.monotonic()
+            self._worked = False
             try:
                 self._session()
             except NvmlFailedError as error:
@@ -80,8 +81,7 @@ class PollThread(threading.Thread):
                 self._publish(PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
             finally:
                 self.busy_since = None
-            worked = time.monotonic() - began > LONGEST_PAUSE
-            pause = self._interval if worked else pause
+            pause = self._interval if self._worked else pause
             self._stopping.wait(pause)
             pause = min(2.0 * pause, LONGEST_PAUSE)
         self._ended()
@@ -113,7 +113,7 @@ class PollThread(threading.Thread):
         while not self._stopping.is_set():
             now = self.busy_since = time.monotonic()
             self._publish(session.poll(now))
-            self._unknown = 0
+            self._unknown, self._worked = 0, True
             self.busy_since = None
             self._stopping.wait(max(0.0, now + self._interval - time.monotonic()))
 
