@@ -7,6 +7,7 @@
  *   mig 2                          MIG is on, with so many instances on each GPU
  *   version 580.95.05              of the driver
  *   power 650000                   a raw value, in NVML's unit, of every GPU; `3.power 90000` of GPU 3 only
+ *   energy_flow 600000             milliwatts by which the energy counter grows as time passes (default 0)
  *   field.230 2                    a value of nvmlDeviceGetFieldValues
  *   ret.nvmlInitWithFlags 18       what a function returns; `3.ret.NAME 15` for GPU 3 only
  *   fieldret.186 3                 the nvmlReturn of one field value
@@ -235,7 +236,15 @@ int nvmlDeviceGetMemoryInfo(device_t *device, struct memory1 *out) {
         return OK;                                            \
     }
 NUMBER(nvmlDeviceGetPowerUsage, "power", unsigned, 612000)
-NUMBER(nvmlDeviceGetTotalEnergyConsumption, "energy", unsigned long long, 123456789ull)
+int nvmlDeviceGetTotalEnergyConsumption(device_t *device, unsigned long long *out) {
+    struct timespec now;
+    ENTER(device->gpu);
+    WHOLE(device);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    *out = value(device->gpu, "energy", 123456789ull);
+    *out += value(device->gpu, "energy_flow", 0) * (now.tv_sec * 1000ull + now.tv_nsec / 1000000) / 1000;
+    return OK;
+}
 NUMBER(nvmlDeviceGetCurrentClocksEventReasons, "throttle", unsigned long long, 4)
 NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, "throttle", unsigned long long, 4)
 NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, "pcie_generation", unsigned, model("gb10") ? 1 : 5)

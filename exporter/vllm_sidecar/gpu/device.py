@@ -63,6 +63,8 @@ class Gpu:
         self._gives: set[str] = set()
         self._power_source = ""
         self.major = 0
+        self.last_error: CallError | None = None
+        """Of a call that failed for now: why there are no values, where there are none."""
         self.split = False
         """Its MIG instances are read beside it."""
         self.events = False
@@ -86,8 +88,8 @@ class Gpu:
             raise
         except LackingError:
             self._lacks.add(key)
-        except CallError:
-            pass
+        except CallError as error:
+            self.last_error = error
         return None
 
     def fields(self, ids: Sequence[FieldId]) -> dict[FieldId, float]:

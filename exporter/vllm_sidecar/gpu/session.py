@@ -174,6 +174,8 @@ class Session:
             failures.append(error)
             place.lost, place.slow = isinstance(error, GoneError) or place.lost, {}
             return GpuReading(gpu.identity, {}, {}, lost=place.lost)
+        if not values and gpu.last_error is not None:
+            failures.append(gpu.last_error)
         place.lost = False
         return GpuReading(gpu.identity, {**values, **place.slow}, gpu.capabilities)
 
