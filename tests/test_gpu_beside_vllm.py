@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,6 @@ import pytest
 
 from fake_vllm import FakeVllm
 from running import config
-from stub_nvml import Stub
 from vllm_sidecar.app import Sidecar
 from vllm_sidecar.config import Config
 from vllm_sidecar.gpu import simulated
@@ -18,6 +18,8 @@ from vllm_sidecar.model import PollError, Reason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from stub_nvml import Stub
 
 PATIENCE = 15.0
 QUICK = {"interval": "200ms", "slow_interval": "200ms", "timeout": "300ms"}
@@ -64,7 +66,14 @@ class Run:
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name.removeprefix("vllm_sidecar_"): float(value) for name, value in pairs}
 
-    async def until(self, **wanted: float | None) -> dict[str, float]:
+    async def given(self, name: str) -> float:
+        """Wait until a sample is there; return its value."""
+        async with asyncio.timeout(PATIENCE):
+            while (value := self.samples().get(name)) is None:  # noqa: ASYNC110 - nothing tells a test
+                await asyncio.sleep(0.02)
+        return value
+
+    async def until(self, wanted: dict[str, float | None]) -> dict[str, float]:
         async with asyncio.timeout(PATIENCE):
             while True:
                 found = self.samples()
@@ -91,27 +100,24 @@ async def test_an_engine_that_hangs_in_a_collective_is_seen_by_its_gpus(stub: St
     server = Server()
     async with FakeVllm(server.body) as fake, running(fake.url) as run:
         labels = '{model_name="m",engine="0"}'
-        found = await run.until(**{UP: 1.0, f"stalled{labels}": 0.0, 'gpu_busy_without_progress{power="low"}': 0.0})
-        async with asyncio.timeout(PATIENCE):
-            while 'recent_gpu_tokens_per_joule{tokens="generation"}' not in run.samples():
-                await asyncio.sleep(0.05)
-        tokens = run.samples()['recent_gpu_tokens_per_joule{tokens="generation"}']
+        found = await run.until({UP: 1.0, f"stalled{labels}": 0.0, 'gpu_busy_without_progress{power="low"}': 0.0})
+        tokens = await run.given('recent_gpu_tokens_per_joule{tokens="generation"}')
         assert tokens == pytest.approx(500.0 / 1200.0, rel=0.6)
         server.step = 0
         stub.script("gpus 2", "utilization 100", "field.186 210000")
-        found = await run.until(**{f"stalled{labels}": 1.0, 'gpu_busy_without_progress{power="low"}': 1.0})
+        found = await run.until({f"stalled{labels}": 1.0, 'gpu_busy_without_progress{power="low"}': 1.0})
         assert found['stall_witness{model_name="m",engine="0",witness="gpu_busy"}'] == 1.0
         assert found[f"gauges_stale{labels}"] == 0.0
         server.step = 50
-        await run.until(**{f"stalled{labels}": 0.0, 'gpu_busy_without_progress{power="low"}': 0.0})
+        await run.until({f"stalled{labels}": 0.0, 'gpu_busy_without_progress{power="low"}': 0.0})
 
 
 async def test_while_nvml_hangs_vllm_is_polled_on_and_the_joined_signals_end(stub: Stub) -> None:
     server = Server()
     async with FakeVllm(server.body) as fake, running(fake.url) as run:
-        await run.until(**{UP: 1.0, 'up{source="vllm"}': 1.0, "gpu_starved": 0.0})
+        await run.until({UP: 1.0, 'up{source="vllm"}': 1.0, "gpu_starved": 0.0})
         stub.script("hang.nvmlDeviceGetUtilizationRates 1")
-        before = await run.until(**{UP: 0.0, "gpu_starved": None})
+        before = await run.until({UP: 0.0, "gpu_starved": None})
         await asyncio.sleep(0.5)
         after = run.samples()
         polls = 'polls_total{source="vllm"}'
@@ -119,17 +125,17 @@ async def test_while_nvml_hangs_vllm_is_polled_on_and_the_joined_signals_end(stu
         assert after['generation_tokens_total{model_name="m",engine="0"}'] > before[
             'generation_tokens_total{model_name="m",engine="0"}']  # fmt: skip
         stub.script()
-        await run.until(**{UP: 1.0, "gpu_starved": 0.0})
+        await run.until({UP: 1.0, "gpu_starved": 0.0})
 
 
 async def test_memory_that_grows_after_the_warm_up_is_told_by_gpu(stub: Stub) -> None:
     stub.script("memory_used 70000000000")
     name = 'gpu_memory_growth_bytes{gpu="0",uuid="GPU-00000000-0000-0000-0000-000000000000"}'
     async with FakeVllm(Server().body) as fake, running(fake.url) as run:
-        assert name not in (await run.until(**{UP: 1.0}))
-        await run.until(**{name: 0.0})
+        assert name not in (await run.until({UP: 1.0}))
+        await run.until({name: 0.0})
         stub.script("memory_used 71500000000")
-        await run.until(**{name: 1.5e9})
+        await run.until({name: 1.5e9})
 
 
 async def test_idle_gpus_under_a_queue_starve(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,12 +144,13 @@ async def test_idle_gpus_under_a_queue_starve(stub: Stub, monkeypatch: pytest.Mo
     server = Server()
     server.waiting = 5
     async with FakeVllm(server.body) as fake, running(fake.url) as run:
-        await run.until(**{"gpu_starved": 1.0})
+        await run.until({"gpu_starved": 1.0})
         server.waiting = 0
-        await run.until(**{"gpu_starved": 0.0})
+        await run.until({"gpu_starved": 0.0})
 
 
-async def test_several_servers_have_gpus_and_no_joined_signals(stub: Stub) -> None:
+@pytest.mark.usefixtures("stub")
+async def test_several_servers_have_gpus_and_no_joined_signals() -> None:
     async with FakeVllm(Server().body) as one, FakeVllm(Server().body) as other:
         targets = [{"name": name, "url": url} for name, url in (("a", one.url), ("b", other.url))]
         settings = Config.model_validate(
@@ -153,7 +160,7 @@ async def test_several_servers_have_gpus_and_no_joined_signals(stub: Stub) -> No
         await sidecar.start()
         try:
             run = Run(sidecar)
-            found = await run.until(**{UP: 1.0, 'up{target="a",source="vllm"}': 1.0, "gpu_devices": 1.0})
+            found = await run.until({UP: 1.0, 'up{target="a",source="vllm"}': 1.0, "gpu_devices": 1.0})
             assert not [name for name in found if name.startswith(("recent_gpu", "gpu_starved"))]
         finally:
             await sidecar.stop()
@@ -162,12 +169,12 @@ async def test_several_servers_have_gpus_and_no_joined_signals(stub: Stub) -> No
 async def test_a_reload_that_changes_the_gpus_watches_the_new_ones(stub: Stub) -> None:
     stub.script("gpus 2")
     async with FakeVllm(Server().body) as fake, running(fake.url) as run:
-        await run.until(**{"gpu_devices": 2.0})
+        await run.until({"gpu_devices": 2.0})
         for devices, count in ([1], 1.0), ("none", None), ("all", 2.0):
             settings = config(fake.url, gpu={**QUICK, "devices": devices}, scrape={"interval": "100ms"})
             run.sidecar._load = lambda settings=settings: settings
             assert await run.sidecar.reload() is None
-            await run.until(**{"gpu_devices": count, UP: None if count is None else 1.0})
+            await run.until({"gpu_devices": count, UP: None if count is None else 1.0})
 
 
 async def test_a_simulators_gpus_stand_in_for_nvml(stub: Stub) -> None:
@@ -176,7 +183,7 @@ async def test_a_simulators_gpus_stand_in_for_nvml(stub: Stub) -> None:
         gpus = [SIMULATED, {"index": 1, "uuid": "GPU-6", "fields": {"utilization_ratio": 0.1, "of_the_future": 3}}]
         fake.endpoints["/simulate/gpus"] = (200, {"gpus": gpus})
         async with running(fake.url, simulate=True) as run:
-            found = await run.until(**{UP: 1.0, "gpu_devices": 2.0, "gpu_starved": 0.0})
+            found = await run.until({UP: 1.0, "gpu_devices": 2.0, "gpu_starved": 0.0})
             of = '{gpu="0",uuid="GPU-5"'
             for name, value in SIMULATED["fields"].items():
                 assert found[f"gpu_{name}{of}}}"] == value
@@ -191,13 +198,22 @@ async def test_a_simulators_gpus_stand_in_for_nvml(stub: Stub) -> None:
 
 async def test_a_real_vllm_is_no_simulator() -> None:
     async with FakeVllm(Server().body) as fake, running(fake.url, simulate=True) as run:
-        await run.until(**{UP: 0.0, 'gpu_failing{reason="not_a_simulator"}': 1.0, 'up{source="vllm"}': 1.0})
+        await run.until({UP: 0.0, 'gpu_failing{reason="not_a_simulator"}': 1.0, 'up{source="vllm"}': 1.0})
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"gpus": 3}', b'{"gpus": [{"index": 0}]}', b'{"gpus": [{"index":0,"uuid":"a","fields":[]}]}',
-             b'{"gpus": [{"index":0,"uuid":"a","fields":{"power_watts":"much"}}]}', b'{"gpus": [null]}'],
-)  # fmt: skip
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"gpus": 3}',
+        b'{"gpus": [null]}',
+        b'{"gpus": [{"index": 0}]}',
+        b'{"gpus": [{"index": 0, "uuid": "a", "fields": []}]}',
+        b'{"gpus": [{"index": 0, "uuid": "a", "fields": {"power_watts": "much"}}]}',
+    ],
+)
 async def test_an_answer_of_another_shape_is_no_simulators(body: bytes) -> None:
     with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
         simulated.read(body, 1.0, 0.1)
@@ -207,15 +223,13 @@ async def test_a_simulator_that_is_not_there_is_refused_and_its_values_end() -> 
     async with FakeVllm(Server().body) as fake:
         fake.endpoints["/simulate/gpus"] = (200, {"gpus": [SIMULATED]})
         async with running(fake.url, simulate=True) as run:
-            await run.until(**{UP: 1.0})
+            await run.until({UP: 1.0})
             fake.endpoints["/simulate/gpus"] = (500, None)
-            await run.until(**{UP: 0.0, 'gpu_failing{reason="not_a_simulator"}': 1.0, "gpu_devices": None})
+            await run.until({UP: 0.0, 'gpu_failing{reason="not_a_simulator"}': 1.0, "gpu_devices": None})
 
 
 def test_a_value_that_cannot_be_true_is_left_out_of_a_simulators_too() -> None:
     made = {"gpus": [{"index": 0, "uuid": "a", "fields": {"utilization_ratio": 97.0, "power_watts": 0}}]}
-    import json
-
     found = simulated.read(json.dumps(made).encode(), 1.0, 0.1).poll
     assert found.readings[0].values == {}
     assert found.anomalies == {"out_of_range": 1, "zero": 1}

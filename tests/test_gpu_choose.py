@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpus import device
-from stub_nvml import Stub
 from vllm_sidecar.gpu import choose
 from vllm_sidecar.gpu.nvml import Nvml, NvmlFailedError
 from vllm_sidecar.gpu.processes import environment, family
@@ -19,7 +18,10 @@ from vllm_sidecar.gpu.session import Plan, Session
 from vllm_sidecar.model import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from stub_nvml import Stub
 
 FOUR = [device(i) for i in range(4)]
 SPLIT = [device(0), device("0:0", "GPU-0"), device("0:1", "GPU-0"), device(1)]
@@ -85,7 +87,7 @@ def read(stub: Stub, plan: Plan, pids: tuple[int, ...] = (), *lines: str) -> tup
 
 
 @pytest.fixture
-def server_pid(tmp_path: Path) -> object:
+def server_pid(tmp_path: Path) -> Iterator[int]:
     """A process that stands for vLLM: its environment names two GPUs."""
     code = "import sys; sys.stdout.write('x'); sys.stdout.flush(); sys.stdin.read()"
     variables = os.environ | {"CUDA_VISIBLE_DEVICES": "1,2", "SECRET": "x"}
@@ -147,3 +149,16 @@ def test_of_an_environment_only_what_is_about_gpus_is_kept(server_pid: int) -> N
 def test_children_are_of_the_family(server_pid: int) -> None:
     assert {os.getpid(), server_pid} <= family(os.getpid())
     assert family(server_pid) == {server_pid}
+
+
+def test_on_a_split_gpu_only_the_instance_that_vllm_uses_is_chosen(stub: Stub, server_pid: int) -> None:
+    """NVML lists the processes of all instances on the GPU itself too."""
+    stub.script("gpus 1", "mig 2", f"process {server_pid}")
+    nvml = Nvml()
+    session = Session(nvml, Plan(), lambda: (server_pid,))
+    by_index = {gpu.device.index: gpu for gpu in session.devices}
+    by_index["0:1"].processes = frozenset  # type: ignore[method-assign]
+    found = session.poll(time.monotonic())
+    nvml.close()
+    assert [reading.device.index for reading in found.readings] == ["0", "0:0"]
+    assert found.chosen_by == "processes"

@@ -13,8 +13,6 @@ from vllm_sidecar.gpu.nvml import Nvml
 from vllm_sidecar.gpu.session import Plan, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from vllm_sidecar.model import GpuPoll
 
 pytestmark = pytest.mark.usefixtures("stub")
@@ -222,6 +220,11 @@ def test_processes_are_listed_by_name_only_where_asked_for(stub: Stub) -> None:
     assert "unknown" not in next(iter(memory))
     hidden = read(stub, "process 4194304000", plan=Plan(slow_interval=0.0, processes=True)).one()
     assert "gpu_process_memory_bytes unknown" in hidden
+
+
+def test_a_list_of_processes_that_was_too_short_is_asked_for_again(stub: Stub) -> None:
+    lines = ("process 1", "process_race 1")
+    assert read(stub, *lines, plan=Plan(slow_interval=0.0, processes=True)).one(times=1)["gpu_processes"] == 1.0
 
 
 def test_memory_that_a_process_does_not_tell_is_absent(stub: Stub) -> None:

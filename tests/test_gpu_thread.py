@@ -131,7 +131,7 @@ def test_while_a_call_hangs_it_says_which(stub: Stub, listener: Listener) -> Non
     listener.thread.start()
     listener.until(lambda: listener.all(GpuPoll))
     stub.add("1.hang.nvmlDeviceGetTotalEnergyConsumption 1")
-    listener.until(lambda: listener.thread.busy_since and time.monotonic() - listener.thread.busy_since > 0.3)
+    listener.until(lambda: (since := listener.thread.busy_since) and time.monotonic() - since > 0.3)
     assert listener.thread.doing == "nvmlDeviceGetTotalEnergyConsumption of GPU 1"
 
 

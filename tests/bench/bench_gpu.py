@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "exporter")]
-
-from stub_nvml import build
 from vllm_sidecar.gpu import nvml as binding
 from vllm_sidecar.gpu import samples
 from vllm_sidecar.gpu.nvml import Nvml
 from vllm_sidecar.gpu.session import Plan, Session
 from vllm_sidecar.health import Health
 
+STUB = Path(__file__).parents[1] / "nvml_stub" / "stub.c"
 GPUS = 8
 POLLS = 300
 
@@ -38,7 +36,8 @@ def cpu(work: object, times: int = POLLS) -> float:
 def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
-        library = build(Path(folder))
+        library = Path(folder) / "libnvidia-ml.so.1"
+        subprocess.run(["cc", "-std=gnu11", "-shared", "-fPIC", "-O1", "-pthread", "-o", library, STUB], check=True)
         script = Path(folder) / "script"
         script.write_text(f"gpus {GPUS}\n")
         os.environ["NVML_STUB_SCRIPT"] = str(script)

@@ -8,6 +8,8 @@
  *   version 580.95.05              of the driver
  *   power 650000                   a raw value, in NVML's unit, of every GPU; `3.power 90000` of GPU 3 only
  *   energy_flow 600000             milliwatts by which the energy counter grows as time passes (default 0)
+ *   process 4711                   a process that computes there, with process_memory bytes
+ *   process_race 1                 the first list of processes is too short
  *   field.230 2                    a value of nvmlDeviceGetFieldValues
  *   ret.nvmlInitWithFlags 18       what a function returns; `3.ret.NAME 15` for GPU 3 only
  *   fieldret.186 3                 the nvmlReturn of one field value
@@ -376,10 +378,12 @@ int nvmlDeviceGetFieldValues(device_t *device, int count, struct field_value *ou
     return OK;
 }
 
+static int raced;
 struct process { unsigned pid; unsigned long long memory; unsigned gi, ci; };
 int nvmlDeviceGetComputeRunningProcesses_v3(device_t *device, unsigned *count, struct process *out) {
     const char *text;
     ENTER(device->gpu);
+    if (out && find(device->gpu, "", "process_race") && !raced++) return TOO_SMALL;
     if (!(text = find(device->gpu, "", "process"))) { *count = 0; return OK; }
     if (!out || !*count) { *count = 1; return TOO_SMALL; }
     *count = 1;

@@ -272,7 +272,7 @@ class Gpu:
                 raw["fabric_unhealthy", check] = float(told == 1)
 
     def _list_processes(self, raw: Raw) -> None:
-        processes = self.ask("nvmlDeviceGetComputeRunningProcesses_v3")
+        processes = self._running()
         if processes is None:
             return
         raw["processes",] = float(len(processes))
@@ -284,8 +284,12 @@ class Gpu:
 
     def processes(self) -> frozenset[int]:
         """Return the process ids that compute here, as far as NVML shows them."""
+        return frozenset(process.pid for process in self._running() or ())
+
+    def _running(self) -> Any:
+        """List the processes; a second time where one started in between and the list was too short."""
         found = self.ask("nvmlDeviceGetComputeRunningProcesses_v3")
-        return frozenset(process.pid for process in found or ())
+        return self.ask("nvmlDeviceGetComputeRunningProcesses_v3") if found is None else found
 
     def close(self) -> None:
         """Free what NVML keeps for this device."""

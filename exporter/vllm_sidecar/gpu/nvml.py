@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import time
 from _ctypes import dlclose
 from typing import Any
 
@@ -74,6 +75,8 @@ class Nvml:
         """What the thread is at, for a watchdog that sees it hang."""
         self.about = ""
         """The GPU that is being asked."""
+        self.called_at = time.monotonic()
+        """When the last call began."""
         self.module = _load()
         try:
             self.call("nvmlInitWithFlags", 0)
@@ -96,7 +99,7 @@ class Nvml:
             NvmlFailedError: NVML does not work any more.
         """
         self.calls += 1
-        self.doing = function
+        self.doing, self.called_at = function, time.monotonic()
         called = self.constant(function)
         try:
             return called(*arguments)

@@ -55,8 +55,13 @@ class PollThread(threading.Thread):
         self._nvml: Nvml | None = None
         self._unknown = 0
         self._worked = False
-        self.busy_since: float | None = None
-        """Monotonic time since when it has been in NVML without a break; None while it sleeps."""
+        self._began: float | None = None
+
+    @property
+    def busy_since(self) -> float | None:
+        """Monotonic time since when it has been in one call of NVML; None while it sleeps."""
+        began, nvml = self._began, self._nvml
+        return began if began is None or nvml is None else max(began, nvml.called_at)
 
     @property
     def doing(self) -> str:
@@ -80,7 +85,7 @@ class PollThread(threading.Thread):
             except Exception as error:  # noqa: BLE001 - the thread must go on; the event loop logs it
                 self._publish(PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
             finally:
-                self.busy_since = None
+                self._began = None
             pause = self._interval if self._worked else pause
             self._stopping.wait(pause)
             pause = min(2.0 * pause, LONGEST_PAUSE)
@@ -93,8 +98,7 @@ class PollThread(threading.Thread):
 
     def _session(self) -> None:
         """Poll until stopped, or until NVML fails."""
-        self.busy_since = time.monotonic()
-        self._nvml = None
+        self._nvml, self._began = None, time.monotonic()
         nvml = self._nvml = Nvml()
         events: EventThread | None = None
         try:
@@ -111,10 +115,10 @@ class PollThread(threading.Thread):
 
     def _poll(self, session: Session) -> None:
         while not self._stopping.is_set():
-            now = self.busy_since = time.monotonic()
+            now = self._began = time.monotonic()
             self._publish(session.poll(now))
             self._unknown, self._worked = 0, True
-            self.busy_since = None
+            self._began = None
             self._stopping.wait(max(0.0, now + self._interval - time.monotonic()))
 
     def _release(self, nvml: Nvml, events: EventThread | None) -> None:

@@ -86,7 +86,7 @@ class Session:
             self._nvml.about = f" of GPU {index}"
             try:
                 found += self._device(index)
-            except CallError as error:
+            except CallError as error:  # without permission it is another container's
                 failures.append(error)
                 if isinstance(error, GoneError):
                     self.gone.append(GpuDevice(str(index), ""))
@@ -208,7 +208,9 @@ class Session:
         self._looked = (pids, looks + 1)
         if looks < LOOKS:
             ours = frozenset().union(*map(family, pids))
-            computing = {place.gpu.device.uuid: place.gpu.processes() for place in self._places if not place.lost}
+            # Of a GPU that is split NVML lists the processes of all its instances.
+            asked = [place.gpu for place in self._places if not place.lost and not place.gpu.split]
+            computing = {gpu.device.uuid: gpu.processes() for gpu in asked}
             found = choose.by_processes(ours, computing)
             if found:
                 return found
