@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from typing import TYPE_CHECKING
 
+import pynvml
 import pytest
 
 from stub_nvml import LOST, NO_PERMISSION, NOT_SUPPORTED, OLD, Stub
@@ -169,6 +171,36 @@ def test_a_value_that_cannot_be_true_is_left_out_and_counted(stub: Stub, line: s
 
 def test_a_margin_below_zero_is_true(stub: Stub) -> None:
     assert read(stub, "margin -3").one()["gpu_temperature_margin_celsius"] == -3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "signal"),
+    [
+        ("c_nvmlGpuFabricInfoV_t", "gpu_fabric_state"),
+        ("nvmlDeviceGetMarginTemperature", "gpu_temperature_margin_celsius"),
+        ("nvmlMemory_v2", "gpu_memory_reserved_bytes"),
+        ("c_nvmlGpmMetricsGet_t", "gpu_sm_active_ratio"),
+    ],
+)
+def test_what_an_older_binding_does_not_have_costs_that_only(
+    stub: Stub, name: str, signal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(pynvml, name)
+    names = read(stub).names()
+    assert signal not in names
+    assert {"gpu_memory_used_bytes", "gpu_power_watts", "gpu_mig_enabled"} <= names
+
+
+def test_a_structure_of_another_size_than_its_version_says_is_not_used(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in nvidia-ml-py 12.560: the state would be read from where something else stands."""
+
+    class Wrong(pynvml.c_nvmlGpuFabricInfoV_t):
+        _fields_ = (("too_much", ctypes.c_char * 64),)
+
+    monkeypatch.setattr(pynvml, "c_nvmlGpuFabricInfoV_t", Wrong)
+    assert not {name for name in read(stub).names() if "fabric" in name}
 
 
 def test_each_throttle_reason_is_a_series_of_its_own(stub: Stub) -> None:

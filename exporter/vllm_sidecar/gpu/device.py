@@ -77,6 +77,13 @@ class Gpu:
     def _must(self, function: str, *arguments: object) -> Any:
         return self._nvml.call(function, self.handle, *arguments)
 
+    def _constant(self, name: str) -> Any:
+        """Return something of nvidia-ml-py that is no function; None where this release of it is too old."""
+        try:
+            return self._nvml.constant(name)
+        except LackingError:
+            return None
+
     def ask(self, function: str, *arguments: object) -> Any:
         """Call a function for this device; None where it lacks it or it failed for now."""
         key = (function, *(each for each in arguments if isinstance(each, int)))
@@ -179,7 +186,8 @@ class Gpu:
     def _memory(self, raw: Raw) -> None:
         if self.split:  # its instances have it
             return
-        memory = self.ask("nvmlDeviceGetMemoryInfo", self._nvml.constant("nvmlMemory_v2"))
+        version = self._constant("nvmlMemory_v2")
+        memory = self.ask("nvmlDeviceGetMemoryInfo", version) if version else None
         if memory is not None:
             raw["memory_reserved_bytes",] = memory.reserved
         else:
@@ -261,7 +269,11 @@ class Gpu:
             self._put(raw, (name,), self.ask(function))
 
     def _fabric(self, raw: Raw) -> None:
-        info = self._nvml.constant("c_nvmlGpuFabricInfo_v2_t")()
+        structure = self._constant("c_nvmlGpuFabricInfoV_t")
+        info = structure() if structure else None
+        # A version of NVML ends in the size of its structure; nvidia-ml-py 12.560 has it wrong, and would read nonsense.
+        if info is None or info.version & 0xFFFFFF != ctypes.sizeof(info):
+            return
         if self.ask("nvmlDeviceGetGpuFabricInfoV", ctypes.byref(info)) is None or not info.state:
             return
         for number, state in enumerate(FABRIC_STATES[1:], 1):
