@@ -13,6 +13,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytest_plugins = ["stub_nvml"]
+
 GOLDEN = Path(__file__).parent / "golden"
 
 settings.register_profile("no deadline", deadline=None)  # a machine that is busy must not fail a property

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
@@ -53,10 +53,10 @@ class Started:
 
 
 @contextmanager
-def started(*flags: str) -> Iterator[tuple[Started, str]]:
-    """Run `vllm-sidecar serve` with flags; yield the process and its base URL."""
+def started(*flags: str, variables: Mapping[str, str] | None = None) -> Iterator[tuple[Started, str]]:
+    """Run `vllm-sidecar serve` with flags and environment variables; yield the process and its base URL."""
     command = [sys.executable, "-m", "vllm_sidecar", "serve", "--web.listen-address", "127.0.0.1:0", *flags]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "exporter")}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "exporter"), **(variables or {})}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stream, subprocess.Popen(command, stderr=stream, env=environment) as process:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import captured
-from vllm_sidecar.catalog import DERIVED, HTTP_REQUESTS, OPEN_FDS, SIGNALS, UPSTREAM
+from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, HTTP_REQUESTS, OPEN_FDS, SIGNALS, UPSTREAM
 from vllm_sidecar.catalog.types import PREFIX, RESERVED_LABELS, Derived, Kind, Signal, Unit, Upstream
 from vllm_sidecar.catalog.upstream import KNOWN_PATTERNS, READ_BESIDE
 from vllm_sidecar.model import Scope
@@ -152,8 +152,8 @@ def test_units_are_in_names_and_names_in_units(name: str) -> None:
 
 
 @pytest.mark.parametrize("entry", DERIVED, ids=[entry.signal.name for entry in DERIVED])
-def test_a_derived_signal_reads_signals_that_vllm_gives(entry: Derived) -> None:
-    assert set(entry.reads) <= {read.signal.name for read in READ}
+def test_a_derived_signal_reads_signals_that_vllm_or_a_gpu_gives(entry: Derived) -> None:
+    assert set(entry.reads) <= {read.signal.name for read in (*READ, *GPU_FIELDS)}
     assert len(set(entry.reads)) == len(entry.reads)
 
 

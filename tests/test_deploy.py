@@ -99,3 +99,34 @@ def test_promtool_accepts_the_configuration_of_prometheus() -> None:
 
     result = promtool.check_config(ROOT / "deploy" / "prometheus.yml")
     assert result.ok, result.output
+
+
+KUBERNETES = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
+
+
+def pod_of(path: Path) -> dict[str, Any]:
+    """The pod that a manifest describes."""
+    manifest: dict[str, Any] = yaml.safe_load(path.read_text())
+    spec: dict[str, Any] = manifest["spec"]
+    return spec["template"]["spec"] if "template" in spec else spec
+
+
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
+def test_a_manifests_sidecar_sees_gpus_without_taking_one_and_is_started_with_what_there_is(path: Path) -> None:
+    pod = pod_of(path)
+    (sidecar,) = [each for each in pod["containers"] if each["name"] == "vllm-sidecar"]
+    variables = {each["name"]: each["value"] for each in sidecar["env"]}
+
+    assert pod["runtimeClassName"] == "nvidia"
+    assert variables == {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "utility"}
+    assert "nvidia.com/gpu" not in str(sidecar.get("resources"))
+    assert [(port["name"], port["containerPort"]) for port in sidecar["ports"]] == [("metrics", DEFAULT_PORT)]
+    assert vars(cli._parser().parse_args(sidecar["args"]))
+    assert sidecar["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_the_daemonset_watches_gpus_and_no_vllm() -> None:
+    (container,) = pod_of(ROOT / "deploy" / "kubernetes" / "gpu-daemonset.yaml")["containers"]
+    assert container["args"] == ["serve", "--gpu.only"]
+    manifest = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "gpu-daemonset.yaml").read_text())
+    assert manifest["spec"]["selector"]["matchLabels"] == manifest["spec"]["template"]["metadata"]["labels"]

@@ -9,7 +9,7 @@ import pytest
 
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.health import ANOMALIES, MISSES, Health
-from vllm_sidecar.model import Reason
+from vllm_sidecar.model import VLLM_REASONS, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,7 +89,7 @@ def test_before_the_first_poll_every_counter_is_zero_and_what_is_not_known_is_ab
         ("poll_interval_seconds", "vllm"): 2.0,
         ("poll_server_time_ratio", "vllm"): 0.0,
         ("poll_filtered", "vllm"): 0.0,
-        **{("poll_failures_total", "vllm", reason.value): 0.0 for reason in Reason},
+        **{("poll_failures_total", "vllm", reason.value): 0.0 for reason in VLLM_REASONS},
         **{("dropped_values_total", "vllm", anomaly): 0.0 for anomaly in ANOMALIES},
     }
 

@@ -14,7 +14,7 @@ import vllm_sidecar.snapshot
 from fake_vllm import FakeVllm
 from loopback import free_port
 from running import WALL, config, run
-from vllm_sidecar.model import Reason, Scope
+from vllm_sidecar.model import VLLM_REASONS, Reason, Scope
 
 BODY = (Path(__file__).parent / "captures" / "0.32.0__baseline__load.prom").read_bytes()
 NO_LOG_STATS = (Path(__file__).parent / "captures" / "0.32.0__nologstats__idle.prom").read_bytes()
@@ -26,7 +26,7 @@ def failures(samples: dict[str, float]) -> dict[str, float]:
     """Failed polls by reason, those that happened."""
     prefix = 'poll_failures_total{source="vllm",reason="'
     found = {name.removeprefix(prefix)[:-2]: n for name, n in samples.items() if name.startswith(prefix)}
-    assert set(found) == set(Reason)
+    assert set(found) == set(VLLM_REASONS)
     return {reason: n for reason, n in found.items() if n}
 
 

@@ -12,8 +12,8 @@ from yarl import URL
 from fake_vllm import FakeVllm, only
 from loopback import BODY, Scrape, Target, answer, failure, fetch, free_port, raw_server, silent
 from vllm_sidecar import __version__
-from vllm_sidecar.model import PollError, Reason
-from vllm_sidecar.remedy import REMEDY
+from vllm_sidecar.model import GPU_REASONS, VLLM_REASONS, PollError, Reason
+from vllm_sidecar.remedy import GPU_REMEDY, REMEDY
 from vllm_sidecar.scrape import Client
 from vllm_sidecar.scrape.client import join
 
@@ -168,8 +168,10 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 
 def test_every_reason_has_a_remedy_of_one_sentence() -> None:
-    assert set(REMEDY) == set(Reason)
-    for reason, text in REMEDY.items():
+    assert set(REMEDY) == set(VLLM_REASONS)
+    assert set(GPU_REMEDY) == set(GPU_REASONS)
+    assert set(VLLM_REASONS) | set(GPU_REASONS) == set(Reason)
+    for reason, text in (*REMEDY.items(), *GPU_REMEDY.items()):
         assert text.strip().endswith((".", "?")), reason
         assert ". " not in text, reason
 

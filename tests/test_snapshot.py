@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpus import steady
 from readings import ENGINE, MODEL, OTHER_ENGINE, START, TARGET, histogram, readings
-from vllm_sidecar.catalog import DERIVED, OWN, SERVER, SIGNALS
+from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, OWN, SERVER, SIGNALS
 from vllm_sidecar.catalog.types import Kind
-from vllm_sidecar.derive.views import Settings
+from vllm_sidecar.derive.views import Gpus, Settings
 from vllm_sidecar.health import ANOMALIES, Health
-from vllm_sidecar.model import Adapters, Histogram, Identity, Reason, Scope, ServedModel, Summary
+from vllm_sidecar.model import VLLM_REASONS, Adapters, Histogram, Identity, Reason, Scope, ServedModel, Summary
 from vllm_sidecar.snapshot import CHECKLIST, MOST_TEXTS, Snapshotter
 from vllm_sidecar.window import Windows
 
@@ -51,6 +52,7 @@ def everything(i: int) -> dict:
     }
     engine |= {name.removeprefix("recent_"): histogram(9 * i, 0, 0, 0, total=4.0 * i) for name in HISTOGRAMS}
     read = {name for entry in DERIVED for name in entry.reads if name.endswith("_total")}
+    read -= {entry.signal.name for entry in GPU_FIELDS}
     engine |= {name: 10 * i for name in read if not SIGNALS[name].labels}
     return {
         ENGINE: engine,
@@ -75,11 +77,11 @@ def snapshotter(*labels: tuple[str, str]) -> Snapshotter:
     return Snapshotter("", labels, Settings(stall_after=1.0))
 
 
-def take(*polls: Readings, labels: tuple[tuple[str, str], ...] = ()) -> Snapshot:
+def take(*polls: Readings, labels: tuple[tuple[str, str], ...] = (), gpus: Gpus | None = None) -> Snapshot:
     seen, made = Windows(60.0, 300.0), snapshotter(*labels)
     for i, poll in enumerate(polls):
         seen.append(START + i, poll)
-    return made.take(polls[-1], seen, IDENTITY, UP)
+    return made.take(polls[-1], seen, IDENTITY, UP, gpus=gpus)
 
 
 def rows(snapshot: Snapshot, name: str) -> dict[str, object]:
@@ -103,7 +105,9 @@ def frozen() -> Snapshot:
         sources=last.sources,
         missing=last.missing,
     )
-    return take(first, last, quiet, quiet)
+    fields = {"utilization_ratio": 1.0, "power_watts": 200.0, "power_limit_watts": 700.0, "memory_used_bytes": 8e10}
+    gpus = Gpus([steady(i, **fields) for i in range(2)], warm={"GPU-0": 7e10, "GPU-1": 7e10})
+    return take(first, last, quiet, quiet, gpus=gpus)
 
 
 def test_every_derived_signal_can_be_had() -> None:
@@ -211,7 +215,9 @@ def test_of_a_source_that_is_down_only_its_health_and_what_the_sidecar_counts_is
 
 def test_before_the_first_poll_every_reason_and_anomaly_is_counted_from_zero() -> None:
     found = snapshotter().take(None, Windows(60.0, 300.0), Identity(), Health("vllm"))
-    assert rows(found, "poll_failures_total") == {f'source="vllm",reason="{reason.value}"': 0.0 for reason in Reason}
+    assert rows(found, "poll_failures_total") == {
+        f'source="vllm",reason="{reason.value}"': 0.0 for reason in VLLM_REASONS
+    }
     assert rows(found, "dropped_values_total") == {f'source="vllm",anomaly="{name}"': 0.0 for name in ANOMALIES}
     assert (rows(found, "server_restarts_total"), rows(found, "window_gaps_total")) == ({"": 0.0}, {"": 0.0})
     assert rows(found, "config_changes_total") == {"": 0.0}

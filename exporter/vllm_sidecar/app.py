@@ -13,6 +13,7 @@ from aiohttp import web
 from vllm_sidecar import __version__, log
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.export import Exporter
+from vllm_sidecar.gpu import GpuMonitor
 from vllm_sidecar.log import event
 from vllm_sidecar.pipeline import Pipeline
 from vllm_sidecar.server import make_app
@@ -38,15 +39,18 @@ class Sidecar:
         self._pipelines: dict[str, Pipeline] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._reloading = asyncio.Lock()
+        self._gpus: GpuMonitor | None = None
+        self._gpu_task: asyncio.Task[None] | None = None
         self._loaded()
 
     async def start(self) -> None:
-        """Start polling all targets."""
+        """Start polling the GPUs and all targets."""
+        self._start_gpus()
         self._start(self.config.all_targets)
 
     async def stop(self) -> None:
         """Stop polling."""
-        await self._cancel(list(self._tasks))
+        await asyncio.gather(self._cancel(list(self._tasks)), self._stop_gpus())
 
     async def reload(self) -> ConfigError | None:
         """Load the configuration again and use it; return what is wrong with a bad one.
@@ -71,7 +75,10 @@ class Sidecar:
         if config.web != before.web:
             event(_log, logging.WARNING, "restart_needed", changed="web")
         log.setup(config.log.level, config.log.format)
-        apart = {"targets", "vllm", "log", "web"}
+        if config.gpu != before.gpu or (config.gpu.simulate and config.all_targets != before.all_targets):
+            await self._stop_gpus()
+            self._start_gpus()
+        apart = {"targets", "vllm", "log", "web", "gpu"}
         same = before.model_dump(exclude=apart) == config.model_dump(exclude=apart)
         old = {target.name or "": target for target in before.all_targets}
         new = {target.name or "": target for target in config.all_targets}
@@ -83,9 +90,36 @@ class Sidecar:
         self.exporter.set_own("config_last_reload_successful", 1.0)
         self.exporter.set_own("config_last_reload_success_timestamp_seconds", time.time())
 
+    def _start_gpus(self) -> None:
+        if self.config.gpu.enabled:
+            self._gpus = GpuMonitor(self.config, self.exporter.changed, self._server_pids, self._servers_use)
+            self._gpu_task = asyncio.create_task(self._gpus.run(), name="gpus")
+        self.exporter.node = self._gpus
+        self.exporter.changed()
+
+    async def _stop_gpus(self) -> None:
+        if self._gpu_task is not None:
+            self._gpu_task.cancel()
+            await asyncio.gather(self._gpu_task, return_exceptions=True)
+        self._gpus = self._gpu_task = None
+
+    def _server_pids(self) -> list[int]:
+        """Return the processes of the servers on this machine; asked by another thread."""
+        return [pid for pipeline in list(self._pipelines.values()) if (pid := pipeline.server_pid) is not None]
+
+    def _servers_use(self) -> int | None:
+        """Return how many GPUs all servers use together; None where one does not tell."""
+        sizes = [pipeline.gpus_used for pipeline in self._pipelines.values()]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if known and len(known) == len(sizes) else None
+
+    def _gpus_of(self) -> GpuMonitor | None:
+        """Return the GPUs for a target to be joined with: of several targets it is not known whose they are."""
+        return self._gpus if len(self.config.all_targets) == 1 else None
+
     def _start(self, targets: Iterable[Target]) -> None:
         for target in targets:
-            pipeline = Pipeline(target, self.config, self.exporter.changed)
+            pipeline = Pipeline(target, self.config, self.exporter.changed, gpus=self._gpus_of)
             self._pipelines[pipeline.name] = pipeline
             self._tasks[pipeline.name] = asyncio.create_task(pipeline.run(), name=f"poll {target.name or target.url}")
         ordered = [self._pipelines[target.name or ""] for target in self.config.all_targets]

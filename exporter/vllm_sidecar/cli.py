@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help=f"where to serve: HOST:PORT or :PORT (default {Config().web.listen_address})",
     )
+    serve.add_argument("--gpu.only", action="store_true", default=None, help="watch the GPUs of this node and no vLLM")
+    serve.add_argument(
+        "--gpu.simulate", action="store_true", default=None, help="take the GPUs from the simulator in place of NVML"
+    )
     serve.add_argument("--log.level", metavar="LEVEL", help="debug, info, warning or error (default info)")
     serve.add_argument("--log.format", metavar="FORMAT", help="logfmt or json (default logfmt)")
     serve.set_defaults(command=_serve)

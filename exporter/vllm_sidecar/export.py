@@ -20,8 +20,9 @@ from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
 from vllm_sidecar.exposition import Family, Renderer, labels_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from vllm_sidecar.health import Health
     from vllm_sidecar.model import Value
     from vllm_sidecar.snapshot import Snapshot
 
@@ -42,11 +43,22 @@ class Source(Protocol):
         """Return what the status page draws of the polls after a Unix time."""
 
 
+class Node(Protocol):
+    """What is exported beside the targets: the GPUs of the node."""
+
+    health: Health
+
+    def samples(self) -> Mapping[str, list[tuple[str, Value]]]:
+        """Return signal -> its series; the same object until something changes."""
+
+
 class Exporter:
     """Holds the targets and the bytes made of their newest snapshots."""
 
     def __init__(self, window_seconds: float) -> None:
         self._sources: Sequence[Source] = ()
+        self.node: Node | None = None
+        """The GPUs; None where nobody looks at them."""
         self._own: dict[str, float] = {"window_seconds": window_seconds}
         self._build = labels_text((("version", __version__), ("python_version", platform.python_version())))
         self._renderer = Renderer()
@@ -92,7 +104,8 @@ class Exporter:
     def _render(self, openmetrics: bool) -> bytes:
         own: dict[str, list[tuple[str, Value]]] = {name: [("", value)] for name, value in self._own.items()}
         own["build_info"] = [(self._build, 1.0)]
-        everything = [*(snapshot.samples for snapshot in self.snapshots.values()), own]
+        node = [self.node.samples()] if self.node else []
+        everything = [*(snapshot.samples for snapshot in self.snapshots.values()), *node, own]
         families = (
             (family, [one for samples in everything for one in samples.get(name, ())])
             for name, family in self._families.items()

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.model import Reason
+from vllm_sidecar.model import VLLM_REASONS, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MISSES = 3
 """Polls in a row that must fail before what the source said last counts as stale."""
 ANOMALIES = ("not_finite", "negative", "bad_histogram", "sum_fell")
+GPU_ANOMALIES = ("not_finite", "negative", "sentinel", "zero", "out_of_range")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class Health:
     interval: float = 1.0
     server_time_ratio: float = 0.0
     filtered: bool = False
+    reasons: Sequence[Reason] = VLLM_REASONS
+    """Why a poll of this source can fail."""
+    anomaly_kinds: Sequence[str] = ANOMALIES
+    over_http: bool = True
+    """The source answers with bodies, and its server spends time on them."""
 
     def succeeded(self, **changes: object) -> Health:
         """Return the health after a successful poll."""
@@ -69,18 +75,20 @@ class Health:
         source = self.source
         yield "up", (source,), float(self.up)
         yield "polls_total", (source,), float(self.polls)
-        yield "rejected_lines_total", (source,), float(self.rejected_lines)
         yield "poll_interval_seconds", (source,), self.interval
-        yield "poll_server_time_ratio", (source,), self.server_time_ratio
-        yield "poll_filtered", (source,), float(self.filtered)
-        for anomaly in ANOMALIES:
+        if self.over_http:
+            yield "rejected_lines_total", (source,), float(self.rejected_lines)
+            yield "poll_server_time_ratio", (source,), self.server_time_ratio
+            yield "poll_filtered", (source,), float(self.filtered)
+        for anomaly in self.anomaly_kinds:
             yield "dropped_values_total", (source, anomaly), float(self.anomalies.get(anomaly, 0))
         if self.last_success is not None and self.seconds is not None:
             yield "last_success_timestamp_seconds", (source,), self.last_success
             yield "poll_duration_seconds", (source,), self.seconds
-            yield "poll_body_bytes", (source,), float(self.body_bytes)
+            if self.over_http:
+                yield "poll_body_bytes", (source,), float(self.body_bytes)
 
     def failure_samples(self) -> Iterable[tuple[str, Sequence[str], float]]:
         """Yield the same for the failures by reason: all reasons, so that the first failure is an increase."""
-        for reason in Reason:
+        for reason in self.reasons:
             yield "poll_failures_total", (self.source, reason.value), float(self.failures.get(reason, 0))

@@ -24,11 +24,15 @@ class Scope(StrEnum):
     """The server: no label of its own."""
     SIDECAR = "sidecar"
     """The sidecar's process: not even the labels of a target."""
+    GPU = "gpu"
+    """One GPU or MIG instance of the node: `gpu` (its index) and `uuid`; no labels of a target."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names that every series of the scope has."""
-        return {"engine": ("model_name", "engine"), "model": ("model_name",)}.get(self.value, ())
+        return {"engine": ("model_name", "engine"), "model": ("model_name",), "gpu": ("gpu", "uuid")}.get(
+            self.value, ()
+        )
 
 
 class Reason(StrEnum):
@@ -55,7 +59,37 @@ class Reason(StrEnum):
     EMPTY = "empty"
     NOT_PROMETHEUS = "not_prometheus"
     NO_VLLM_METRICS = "no_vllm_metrics"
+    LIBRARY_NOT_FOUND = "library_not_found"
+    DRIVER_NOT_LOADED = "driver_not_loaded"
+    DRIVER_MISMATCH = "driver_mismatch"
+    NO_PERMISSION = "no_permission"
+    DEVICE_ACCESS_LOST = "device_access_lost"
+    GPU_LOST = "gpu_lost"
+    NO_GPU = "no_gpu"
+    NVML_ERROR = "nvml_error"
+    NOT_A_SIMULATOR = "not_a_simulator"
     INTERNAL = "internal"
+
+
+GPU_REASONS = (
+    Reason.LIBRARY_NOT_FOUND,
+    Reason.DRIVER_NOT_LOADED,
+    Reason.DRIVER_MISMATCH,
+    Reason.NO_PERMISSION,
+    Reason.DEVICE_ACCESS_LOST,
+    Reason.GPU_LOST,
+    Reason.NO_GPU,
+    Reason.NVML_ERROR,
+    Reason.TIMEOUT,
+    Reason.NOT_A_SIMULATOR,
+    Reason.REFUSED,
+    Reason.INTERNAL,
+)
+"""Why a poll of the GPUs fails; NOT_A_SIMULATOR and REFUSED only with `gpu.simulate`."""
+VLLM_REASONS = tuple(
+    reason for reason in Reason if reason not in GPU_REASONS or reason in ("refused", "timeout", "internal")
+)
+"""Why a poll of vLLM fails."""
 
 
 class PollError(Exception):
@@ -250,3 +284,51 @@ class Readings:
     """vLLM families that the catalog does not know: a newer vLLM than this release."""
     anomalies: Mapping[str, int]
     """Values left out at this poll, by kind (see `normalise`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDevice:
+    """A GPU, or a MIG instance of one: then `parent` is the UUID of its GPU and `index` is GPU:INSTANCE."""
+
+    index: str
+    uuid: str
+    name: str = ""
+    pci_bus_id: str = ""
+    compute_capability: str = ""
+    power_source: str = ""
+    """How its power was measured: instant, average (of a second), or usage (either, as the architecture has it)."""
+    parent: str | None = None
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Values of the labels `gpu` and `uuid`."""
+        return self.index, self.uuid
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """What one device said at one poll, in base units under the names of the catalog."""
+
+    device: GpuDevice
+    values: Mapping[Key, float]
+    capabilities: Mapping[str, bool] = field(default_factory=dict)
+    """Group of fields -> whether this device gives any of them."""
+    lost: bool = False
+    """NVML says that the device is gone; its values are empty, and it is not asked again before a new try is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPoll:
+    """One poll of all devices, in the order of their indices; `at` is monotonic, `seconds` what NVML took."""
+
+    readings: tuple[GpuReading, ...]
+    at: float
+    seconds: float
+    calls: Mapping[str, int] = field(default_factory=dict)
+    """NVML calls that the last poll of each tier took."""
+    chosen_by: str = "all"
+    """How the devices were chosen: configured, processes, environment, all, or simulator."""
+    driver_version: str = ""
+    nvml_version: str = ""
+    anomalies: Mapping[str, int] = field(default_factory=dict)
+    """Values left out at this poll, by kind."""

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from vllm_sidecar.beside import Beside, world_size
 from vllm_sidecar.charts import charts
 from vllm_sidecar.derive.views import Settings
 from vllm_sidecar.health import MISSES, Health
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_sidecar.config import Config, Target
+    from vllm_sidecar.gpu import GpuMonitor
     from vllm_sidecar.model import Readings
 
 SOURCE = "vllm"
@@ -54,6 +56,7 @@ class Pipeline:
         config: Config,
         changed: Callable[[], None],
         *,
+        gpus: Callable[[], GpuMonitor | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -73,6 +76,7 @@ class Pipeline:
         settings = Settings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
         self._snapshotter = Snapshotter(self.name, labels, settings)
         self._health = Health(SOURCE, interval=scrape.interval)
+        self._beside = Beside(gpus, config.windows.length)
         self._readings: Readings | None = None
         self._polled: Polled | None = None
         self._logged_down: Reason | None = None
@@ -122,7 +126,9 @@ class Pipeline:
             readings = replace(readings, unknown=self._unknown)
         self._took(polled, readings)
         self._windows.expect(self._pace.interval)
-        if self._windows.append(now, readings):
+        restarted = self._windows.append(now, readings)
+        self._beside.follow(self._windows, now, restarted=restarted)
+        if restarted:
             event(_log, logging.WARNING, "server_restarted", target=self._label, restarts=self._windows.restarts)
             self._poller.rediscover()
             if self._introspector:
@@ -208,7 +214,19 @@ class Pipeline:
 
     def _take(self) -> Snapshot:
         identity = self._introspector.identity if self._introspector else Identity()
-        return self._snapshotter.take(self._readings, self._windows, identity, self._health, self._polled)
+        gpus = self._beside.view(self._windows)
+        return self._snapshotter.take(self._readings, self._windows, identity, self._health, self._polled, gpus)
+
+    @property
+    def server_pid(self) -> int | None:
+        """The server's process on this machine; None where it is not known."""
+        return self._introspector.server_pid if self._introspector else None
+
+    @property
+    def gpus_used(self) -> int | None:
+        """GPUs that the server uses, as its parallel sizes say; None where no source tells."""
+        flags = self._introspector.identity.flags if self._introspector else {}
+        return world_size(flags)
 
 
 def _asleep(readings: Readings) -> bool:

@@ -1,4 +1,4 @@
-"""What an operator can do about each reason of a failed poll; one sentence each, for the log and the status page."""
+"""What an operator can do about each reason of a failed poll, for the log and the status page."""
 
 from __future__ import annotations
 
@@ -52,3 +52,33 @@ REMEDY: Mapping[Reason, str] = MappingProxyType(
         "and check its limit of open files.",
     }
 )
+
+GPU_REMEDY: Mapping[Reason, str] = MappingProxyType(
+    {
+        Reason.LIBRARY_NOT_FOUND: "There is no libnvidia-ml.so.1 here: on a machine without NVIDIA GPUs all is well, "
+        "or set gpu.devices to none; in a container see how to give the sidecar the GPU, or run one with --gpu.only "
+        "on each node.",
+        Reason.DRIVER_NOT_LOADED: "The NVIDIA kernel module is not loaded: look at nvidia-smi and dmesg on the host; "
+        "a driver that restarts is picked up by itself.",
+        Reason.DRIVER_MISMATCH: "The library does not fit the loaded kernel module, usually after an upgrade of the "
+        "driver: reload the module or reboot the host; in a container, recreate it so that the new library is mounted.",
+        Reason.NO_PERMISSION: "NVML denies access: check the rights on /dev/nvidia*, and the security profile and "
+        "device rules of the container.",
+        Reason.DEVICE_ACCESS_LOST: "NVML works no more and initialising it again did not help, as after a systemctl "
+        "daemon-reload that takes /dev/nvidia* from containers: recreate the container.",
+        Reason.GPU_LOST: "The GPU fell off the bus or waits for a reset: look for XIDs in dmesg and at its recovery "
+        "action, drain the node, and reset the GPU or reboot.",
+        Reason.NO_GPU: "The driver shows no GPU that is to be watched: check gpu.devices, and NVIDIA_VISIBLE_DEVICES "
+        "of the container.",
+        Reason.NVML_ERROR: "NVML answered with an error, and it is tried again: if it stays, look at nvidia-smi and "
+        "dmesg on the host.",
+        Reason.TIMEOUT: "A call to the driver does not return, as after some XIDs, and vLLM's metrics go on: look at "
+        "dmesg and whether nvidia-smi hangs too, drain the node, and reset the GPU or reboot; with --gpu.simulate, the "
+        "simulator is too slow.",
+        Reason.NOT_A_SIMULATOR: "gpu.simulate takes GPUs from vllm-sidecar's simulator, and the target is something "
+        "else: leave --gpu.simulate out for a real vLLM.",
+        Reason.REFUSED: "With --gpu.simulate: the simulator does not listen there; check that it runs and the url.",
+        Reason.INTERNAL: REMEDY[Reason.INTERNAL],
+    }
+)
+"""The same for the GPUs."""

@@ -74,8 +74,11 @@ async def _healthy(_: web.Request) -> web.Response:
 
 
 async def _ready(request: web.Request) -> web.Response:
-    snapshots = request.app[SIDECAR].exporter.snapshots.values()
-    if any(snapshot.health.last_success is not None for snapshot in snapshots):
+    exporter = request.app[SIDECAR].exporter
+    healths = [snapshot.health for snapshot in exporter.snapshots.values()]
+    if not healths and exporter.node:  # nothing but GPUs is watched
+        healths.append(exporter.node.health)
+    if any(health.last_success is not None for health in healths):
         return web.Response(text="vllm-sidecar is ready.\n")
     return web.Response(status=503, text="no target has been polled successfully yet.\n")
 
@@ -91,7 +94,8 @@ async def _reload(request: web.Request) -> web.Response:
 
 
 async def _status(request: web.Request) -> web.Response:
-    report = status(request.app[SIDECAR].exporter.snapshots.values())
+    exporter = request.app[SIDECAR].exporter
+    report = status(exporter.snapshots.values(), exporter.node)
     return web.json_response(report, dumps=_json)
 
 

@@ -23,6 +23,7 @@ from vllm_sidecar.window import TARGET
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from vllm_sidecar.derive.views import Gpus
     from vllm_sidecar.health import Health
     from vllm_sidecar.model import Identity, Key, Readings, Value
     from vllm_sidecar.poller import Polled
@@ -76,13 +77,14 @@ class Snapshotter:
         identity: Identity,
         health: Health,
         polled: Polled | None = None,
+        gpus: Gpus | None = None,
     ) -> Snapshot:
-        """Make a snapshot; `readings` is None while the source is down."""
+        """Make a snapshot; `readings` is None while the source is down, `gpus` where none belong to the target."""
         samples: Samples = defaultdict(list)
         if readings is not None:
             self._forget(readings)
             self._cumulative(readings, samples)
-            self._derived(readings, windows, identity, samples)
+            self._derived(readings, windows, identity, samples, gpus)
             self._sources(readings, samples)
         self._server(readings, windows, identity, samples)
         for name, labels, value in health.samples():
@@ -123,7 +125,9 @@ class Snapshotter:
             for name, histogram in reading.histograms.items():
                 samples[name].append((whole, histogram))
 
-    def _derived(self, readings: Readings, windows: Windows, identity: Identity, samples: Samples) -> None:
+    def _derived(
+        self, readings: Readings, windows: Windows, identity: Identity, samples: Samples, gpus: Gpus | None
+    ) -> None:
         engines = windows.of(Scope.ENGINE)
         server = Server(
             windows.get(TARGET),
@@ -132,6 +136,7 @@ class Snapshotter:
             identity.requests_in_flight,
             self.settings,
             {group.labels: window for group, window in engines.items()},
+            gpus,
         )
         self._compute(TARGET, server, samples)
         models: dict[str, dict[str, object]] = defaultdict(dict)

@@ -9,29 +9,61 @@ from typing import TYPE_CHECKING
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.model import Histogram, Summary
-from vllm_sidecar.remedy import REMEDY
+from vllm_sidecar.remedy import GPU_REMEDY, REMEDY
 from vllm_sidecar.verdict import states_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from vllm_sidecar.model import Value
+    from vllm_sidecar.export import Node
+    from vllm_sidecar.health import Health
+    from vllm_sidecar.model import Reason, Value
     from vllm_sidecar.snapshot import Snapshot
+    from vllm_sidecar.verdict import Samples
 
 
-def status(snapshots: Iterable[Snapshot]) -> dict[str, object]:
-    """Return the status of all targets as plain JSON values."""
-    return {"version": __version__, "targets": [_target(snapshot) for snapshot in snapshots]}
+def status(snapshots: Iterable[Snapshot], node: Node | None = None) -> dict[str, object]:
+    """Return the status of all targets, and of the GPUs (None where nobody looks at them), as plain JSON values."""
+    known = list(snapshots)
+    # Of several targets it is not known whose GPUs they are.
+    gpus = node.samples() if node and len(known) == 1 else {}
+    targets = [_target(snapshot, gpus) for snapshot in known]
+    return {"version": __version__, "targets": targets, "gpus": _gpus(node) if node else None}
 
 
-def _target(snapshot: Snapshot) -> dict[str, object]:
+def _gpus(node: Node) -> dict[str, object]:
+    health = node.health
+    return {
+        "up": health.up,
+        "last_error": _error(health, GPU_REMEDY),
+        "misses": health.misses,
+        "polls": health.polls,
+        "last_success": health.last_success,
+        "interval_seconds": health.interval,
+        "poll_seconds": health.seconds,
+        "signals": _signals(node.samples()),
+    }
+
+
+def _signals(samples: Samples) -> dict[str, object]:
+    return {
+        name: {
+            "unit": SIGNALS[name].unit.suffix,
+            "series": [{"labels": labels, **_value(value)} for labels, value in series],
+        }
+        for name, series in samples.items()
+        if SIGNALS[name].kind != "info"
+    }
+
+
+def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
     health, readings, polled = snapshot.health, snapshot.readings, snapshot.polled
     identity = snapshot.identity
     return {
         "target": snapshot.target or None,
         "up": health.up,
-        **states_json(snapshot),
-        "last_error": _error(snapshot),
+        **states_json(snapshot, gpus),
+        "last_error": _error(health, REMEDY),
         "misses": health.misses,
         "polls": health.polls,
         "last_success": health.last_success,
@@ -47,22 +79,14 @@ def _target(snapshot: Snapshot) -> dict[str, object]:
         "unknown": list(readings.unknown) if readings else [],
         "rejected_lines": [asdict(line) for line in polled.exposition.rejected] if polled else [],
         "sources": dict(readings.sources) if readings else {},
-        "signals": {
-            name: {
-                "unit": SIGNALS[name].unit.suffix,
-                "series": [{"labels": labels, **_value(value)} for labels, value in series],
-            }
-            for name, series in snapshot.samples.items()
-            if SIGNALS[name].kind != "info"
-        },
+        "signals": _signals(snapshot.samples),
     }
 
 
-def _error(snapshot: Snapshot) -> dict[str, str] | None:
-    health = snapshot.health
+def _error(health: Health, remedies: Mapping[Reason, str]) -> dict[str, str] | None:
     if health.reason is None:
         return None
-    return {"reason": health.reason.value, "detail": health.detail, "remedy": REMEDY[health.reason]}
+    return {"reason": health.reason.value, "detail": health.detail, "remedy": remedies[health.reason]}
 
 
 def _value(value: Value) -> dict[str, object]:

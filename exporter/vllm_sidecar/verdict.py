@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_sidecar.remedy import REMEDY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from vllm_sidecar.model import Value
     from vllm_sidecar.snapshot import Snapshot
+
+    Samples = Mapping[str, Sequence[tuple[str, Value]]]
+
+NO_GPUS: Samples = {}
 
 QUEUEING_SECONDS = 0.5
 """A live wait below this is the end of a step, not a queue."""
@@ -40,14 +45,17 @@ class State(NamedTuple):
         return {"name": self.name, "severity": self.severity.name.lower(), "text": self.text}
 
 
-def target_state(snapshot: Snapshot) -> State:
-    """Say how a target is: why it does not answer, or the worst of what its engines and its requests are."""
+def target_state(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> State:
+    """Say how a target is: why it does not answer, or the worst of what its engines and its requests are.
+
+    `gpus` are the series of its GPUs, where they are known.
+    """
     health = snapshot.health
     if not health.up:
         if health.reason is None:
             return State("starting", Severity.WATCH, "waiting for the first answer")
         return State("down", Severity.BAD, f"down: {health.reason.value}. {REMEDY[health.reason]}")
-    states = [state for _, state in engine_states(snapshot)]
+    states = [state for _, state in engine_states(snapshot, gpus)]
     errors = dict(snapshot.samples.get("recent_error_ratio", ())).values()
     worst = max((value for value in errors if isinstance(value, float)), default=0.0)
     if worst > FAILING:
@@ -57,18 +65,19 @@ def target_state(snapshot: Snapshot) -> State:
     return max(states, key=lambda state: state.severity)
 
 
-def engine_states(snapshot: Snapshot) -> list[tuple[str, State]]:
+def engine_states(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> list[tuple[str, State]]:
     """Say how each engine is, by the text of its labels."""
     running = snapshot.samples.get("requests_running", ()) if snapshot.readings else ()
-    return [(text, _engine(_Engine(snapshot, text))) for text, _ in running]
+    return [(text, _engine(_Engine(snapshot, text, gpus))) for text, _ in running]
 
 
 class _Engine:
-    """The values of one engine; NaN is nowhere: what is not there is 0 for these rules."""
+    """The values of one engine; what is not there is 0 for these rules."""
 
-    def __init__(self, snapshot: Snapshot, text: str) -> None:
+    def __init__(self, snapshot: Snapshot, text: str, gpus: Samples) -> None:
         self._samples = snapshot.samples
         self._text = text
+        self._gpus = gpus
 
     def get(self, name: str) -> float:
         """Return a value, or the sum of those that differ in one more label."""
@@ -78,8 +87,8 @@ class _Engine:
 
     def gpus(self) -> str:
         """Say what the GPUs do, where they are known."""
-        busy = [v for _, v in self._samples.get("gpu_utilization_ratio", ()) if isinstance(v, float)]
-        watts = [v for _, v in self._samples.get("gpu_power_watts", ()) if isinstance(v, float)]
+        busy = [v for _, v in self._gpus.get("gpu_utilization_ratio", ()) if isinstance(v, float)]
+        watts = [v for _, v in self._gpus.get("gpu_power_watts", ()) if isinstance(v, float)]
         if not busy or not watts:
             return ""
         return f", GPU {sum(busy) / len(busy):.0%} at {sum(watts) / len(watts):.0f} W"
@@ -148,7 +157,7 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 600.0 else f"{seconds / 60.0:.0f} min"
 
 
-def states_json(snapshot: Snapshot) -> Mapping[str, object]:
+def states_json(snapshot: Snapshot, gpus: Samples) -> Mapping[str, object]:
     """Return the states of a target and its engines for the status."""
-    engines = [{"labels": text, "state": state.as_json()} for text, state in engine_states(snapshot)]
-    return {"state": target_state(snapshot).as_json(), "engines": engines}
+    engines = [{"labels": text, "state": state.as_json()} for text, state in engine_states(snapshot, gpus)]
+    return {"state": target_state(snapshot, gpus).as_json(), "engines": engines}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_sidecar.catalog.derived import DERIVED
+from vllm_sidecar.catalog.gpu import GPU_FIELDS, GPU_STATE
 from vllm_sidecar.catalog.own import OWN
 from vllm_sidecar.catalog.server import SERVER
 from vllm_sidecar.catalog.types import Signal
@@ -13,10 +14,23 @@ for _signal in (
     *(entry.signal for entry in (*UPSTREAM, HTTP_REQUESTS, OPEN_FDS)),
     *(entry.signal for entry in DERIVED),
     *SERVER,
+    *(entry.signal for entry in GPU_FIELDS),
+    *GPU_STATE,
     *OWN,
 ):
     if _signal.name in SIGNALS:
         raise ValueError(f"signal {_signal.name} stands twice in the catalog")
     SIGNALS[_signal.name] = _signal
 
-__all__ = ["DERIVED", "HTTP_REQUESTS", "OPEN_FDS", "OWN", "SERVER", "SIGNALS", "UPSTREAM", "Signal"]
+__all__ = [
+    "DERIVED",
+    "GPU_FIELDS",
+    "GPU_STATE",
+    "HTTP_REQUESTS",
+    "OPEN_FDS",
+    "OWN",
+    "SERVER",
+    "SIGNALS",
+    "UPSTREAM",
+    "Signal",
+]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.catalog.types import Derived, Kind, Signal, Unit
 from vllm_sidecar.derive import (
     data_parallel,
+    gpu,
     kv_cache,
     latency,
     lora,
@@ -37,6 +38,10 @@ COMPARES_POLLS = (
 )
 REMEMBERS = "It needs the time of the last change of any of several series, beyond the range of a query."
 NEEDS_FACTS = "It joins metrics with flags and text that no metric of vLLM carries as a number."
+JOINS_SOURCES = (
+    "It joins the engine's polls with those of its GPUs at the same times; Prometheus scrapes both together and sees neither in between, "
+    "nor which GPUs are the server's."
+)
 TEXT_LABELS = "PromQL cannot split a comma-joined label value, nor pick the newest of stale series by their value."
 
 
@@ -165,4 +170,24 @@ DERIVED: tuple[Derived, ...] = (
          "LoRA adapters with requests beyond the limit of exported ones.", scope=Scope.TARGET),
     _row("lora_slots", Unit.NONE, lora.slots, "", TEXT_LABELS, "LoRA adapters that fit into a batch (--max-loras).", scope=Scope.TARGET),
     _row("lora_slots_used", Unit.NONE, lora.slots_used, "", TEXT_LABELS, "LoRA adapters with running requests.", scope=Scope.TARGET),
+    _row("recent_gpu_tokens_per_joule", Unit.TOKENS_PER_JOULE, gpu.tokens_per_joule,
+         "prompt_tokens_total generation_tokens_total gpu_energy_joules_total gpu_power_watts", JOINS_SOURCES,
+         "Tokens per joule that the server's GPUs used in the last {window}: prompt or generation.", "tokens", scope=Scope.TARGET),
+    _row("recent_gpu_request_watts", Unit.WATTS, gpu.request_watts, "requests_running gpu_power_watts", JOINS_SOURCES,
+         "Mean power of the server's GPUs in the last {window} per running request.", scope=Scope.TARGET),
+    _row("recent_gpu_generation_tokens_per_second", Unit.TOKENS_PER_SECOND, gpu.generation_tokens_per_second,
+         "generation_tokens_total", JOINS_SOURCES,
+         "Generated tokens per second in the last {window}, per GPU of the server.", scope=Scope.TARGET),
+    _row("recent_gpu_imbalance_ratio", Unit.RATIO, gpu.imbalance, "gpu_utilization_ratio gpu_power_watts gpu_sm_active_ratio",
+         JOINS_SOURCES,
+         "1 - min / max over the GPUs of a tensor-parallel group in the last {window}, of the worst group: a straggler makes it rise.",
+         "load", scope=Scope.TARGET),
+    _row("gpu_busy_without_progress", Unit.NONE, gpu.busy_without_progress,
+         "requests_running requests_waiting gpu_utilization_ratio gpu_power_watts gpu_power_limit_watts", JOINS_SOURCES,
+         "1 while an engine has work and makes no progress though its GPUs spin, by their power: low is how a dead collective looks.",
+         "power", scope=Scope.TARGET),
+    _row("gpu_starved", Unit.NONE, gpu.starved, "requests_waiting gpu_utilization_ratio", JOINS_SOURCES,
+         "1 while requests have waited for 10 s or more and every GPU of the server is idle.", scope=Scope.TARGET),
+    _row("gpu_memory_growth_bytes", Unit.BYTES, gpu.memory_growth, "generation_tokens_total gpu_memory_used_bytes", REMEMBERS,
+         "Growth of the memory in use since the server warmed up; negative where it shrank.", "gpu", "uuid", scope=Scope.TARGET),
 )  # fmt: skip

@@ -53,6 +53,11 @@ class Unit(Enum):
     TOKENS_PER_SECOND = ("tokens_per_second", "short")
     PER_SECOND = ("per_second", "reqps")
     TIMESTAMP = ("timestamp_seconds", "dateTimeAsIso")
+    WATTS = ("watts", "watt")
+    JOULES = ("joules", "joule")
+    TOKENS_PER_JOULE = ("tokens_per_joule", "short")
+    HERTZ = ("hertz", "hertz")
+    CELSIUS = ("celsius", "celsius")
 
     @property
     def suffix(self) -> str:

@@ -3,6 +3,7 @@
 The only part of the program that reads YAML. All mistakes of a file are reported at once, in a `ConfigError`.
 """
 
+from vllm_sidecar.config.gpu import Gpu
 from vllm_sidecar.config.loader import load
 from vllm_sidecar.config.mistakes import ConfigError
 from vllm_sidecar.config.schema import (
@@ -24,6 +25,7 @@ __all__ = [
     "RESERVED_LABELS",
     "Config",
     "ConfigError",
+    "Gpu",
     "Introspection",
     "Limits",
     "Log",

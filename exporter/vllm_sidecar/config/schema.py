@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from vllm_sidecar.config.gpu import Gpu
 from vllm_sidecar.config.section import Section, written
 from vllm_sidecar.config.target import HIDDEN, NamedTarget, SoleTarget, Target, hide_secrets, mistake, repeated_names
 from vllm_sidecar.config.values import (
@@ -168,6 +169,16 @@ class Config(Section):
         default=(), description="Several servers in place of the one; each has a unique name and the keys of vllm."
     )
 
+    gpu: Gpu = Field(default=Gpu(), description="The GPUs of this node.")
+
+    @field_validator("gpu")
+    @classmethod
+    def _only_without_vllm(cls, value: Gpu, info: ValidationInfo) -> Gpu:
+        named = "vllm" in info.data and info.data["vllm"].model_fields_set
+        if value.only and (named or info.data.get("targets")):
+            raise not_allowed("gpu.only (or --gpu.only) without vllm, --vllm.url and targets")
+        return value
+
     @field_validator("targets", mode="wrap")
     @classmethod
     def _distinct_and_alone(cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
@@ -197,8 +208,8 @@ class Config(Section):
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
-        """The servers to watch: those listed, or else the one."""
-        return self.targets or (self.vllm,)
+        """The servers to watch: those listed, or else the one; none with gpu.only."""
+        return () if self.gpu.only else self.targets or (self.vllm,)
 
     def redacted(self) -> dict[str, Any]:
         """The config as plain values for display: durations and sizes as text, secrets hidden."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.derive.gpu_load import UTILIZATION, ours, unexplained
+
 if TYPE_CHECKING:
     from vllm_sidecar.derive.views import Engine
     from vllm_sidecar.window import Window
@@ -44,7 +46,12 @@ FRONT_END_ROUTES = frozenset(
 
 def sleeping(engine: Engine) -> float | None:
     """Return 1 while the engine sleeps, 0 while it is awake, None where vLLM does not tell (before 0.11.1)."""
-    states = [engine.window.latest.gauges[key] for key in SLEEPING if key in engine.window.latest.gauges]
+    return sleeping_state(engine.window)
+
+
+def sleeping_state(window: Window) -> float | None:
+    """Return the same for the window of an engine."""
+    states = [window.latest.gauges[key] for key in SLEEPING if key in window.latest.gauges]
     return float(max(states) > 0.0) if states else None
 
 
@@ -63,13 +70,14 @@ def witnesses(engine: Engine) -> dict[str, float]:
     - `connections_grew`: the API server has more open files than at the last progress: a front end counts a request
       only when it ends, but each that arrives on a new connection shows here;
     - `http_in_flight`: the front end has more open requests than all other engines have (only with
-      --enable-server-load-tracking).
+      --enable-server-load-tracking);
+    - `gpu_busy`: more of the server's GPUs have been busy without a break than engines that make progress explain.
     """
     window, server = engine.window, engine.server
     grew = window.latest.gauges.get("requests_waiting", 0.0) > window.pulse.waiting_at_progress
     found = {"waiting_grew": float(grew)}
     if server.window is not None:
-        half = (_since(window) + window.now) / 2.0
+        half = (still_since(window) + window.now) / 2.0
         ended = sum(server.window.increase_since(half, key) or 0.0 for key in server.window.latest.counters
                     if key[0] == "http_requests_total" and _reaches_an_engine(*key[1:]))  # fmt: skip
         found["http_traffic"] = float(ended > sum(_finished_since(half, other) for other in server.engines.values()))
@@ -77,18 +85,20 @@ def witnesses(engine: Engine) -> dict[str, float]:
         if files is not None and before is not None:
             found["connections_grew"] = float(files - before >= FEWEST_CONNECTIONS)
     if server.requests_in_flight is not None:
-        elsewhere = sum(_in_flight(other) for other in server.engines.values() if other is not window)
+        elsewhere = sum(in_flight(other) for other in server.engines.values() if other is not window)
         found["http_in_flight"] = float(server.requests_in_flight > elsewhere)
+    if any(UTILIZATION in gpu.latest for gpu in ours(server)):
+        found["gpu_busy"] = float(bool(unexplained(server, window, still_since(window))))
     return found
 
 
-def _in_flight(window: Window) -> float:
+def in_flight(window: Window) -> float:
     """Requests that run or wait, as the gauges say."""
     gauges = window.latest.gauges
     return gauges.get("requests_running", 0.0) + gauges.get("requests_waiting", 0.0)
 
 
-def _since(window: Window) -> float:
+def still_since(window: Window) -> float:
     """Since when nothing moved though there was work: an idle engine is not expected to make progress."""
     pulse = window.pulse
     return pulse.progress_at if pulse.busy_since is None else max(pulse.progress_at, pulse.busy_since)
@@ -105,8 +115,8 @@ def _finished_since(at: float, window: Window) -> float:
 
 def _frozen(engine: Engine) -> bool:
     window = engine.window
-    still = window.now - _since(window) >= engine.server.settings.stall_after
-    return still and _in_flight(window) > 0.0 and not sleeping(engine)
+    still = window.now - still_since(window) >= engine.server.settings.stall_after
+    return still and in_flight(window) > 0.0 and not sleeping(engine)
 
 
 def stalled(engine: Engine) -> float:

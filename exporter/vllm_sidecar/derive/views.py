@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from vllm_sidecar.gpu.window import GpuWindow
     from vllm_sidecar.model import Adapters, FlagValue
     from vllm_sidecar.window import Window
 
@@ -24,6 +25,16 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpus:
+    """The GPUs beside a server: their windows, and by what they were chosen (see `gpu.choose`)."""
+
+    windows: Sequence[GpuWindow]
+    chosen_by: str = "configured"
+    warm: Mapping[str, float] = field(default_factory=dict)
+    """Bytes in use when the server had warmed up, by UUID."""
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The target: its own window (HTTP counters; None where there are none), flags, adapters and sleep."""
 
@@ -35,6 +46,8 @@ class Server:
     settings: Settings = field(default_factory=Settings)
     engines: Mapping[tuple[str, ...], Window] = field(default_factory=dict)
     """Windows of all engines by model name and engine."""
+    gpus: Gpus | None = None
+    """None where no GPU can be read, or it is not known whose they are."""
 
     def flag(self, name: str) -> float | None:
         """Return a numeric flag of the server; None where no source tells it or it is not above 0."""

@@ -1,4 +1,4 @@
-"""Catalog -> Markdown: the table of every exported metric, and what to do about each reason of a failed poll."""
+"""Catalog -> Markdown: every exported metric, every field read of a GPU, and what to do about each failed poll."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vllm_sidecar.catalog import DERIVED, HTTP_REQUESTS, OPEN_FDS, OWN, SERVER, UPSTREAM
+from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, GPU_STATE, HTTP_REQUESTS, OPEN_FDS, OWN, SERVER, UPSTREAM
+from vllm_sidecar.catalog.gpu import PREFIX as GPU_PREFIX
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import PREFIXES
 from vllm_sidecar.config import Config
-from vllm_sidecar.model import Reason
-from vllm_sidecar.remedy import REMEDY
+from vllm_sidecar.model import GPU_REASONS, VLLM_REASONS
+from vllm_sidecar.remedy import GPU_REMEDY, REMEDY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,7 +54,9 @@ class Row:
 
 def sections() -> dict[str, dict[str, str]]:
     """Return the generated sections: file -> name of the section -> its text."""
-    return {README: {"metrics": metrics(), "reasons": reasons()}}
+    reasons = _reasons((reason.value, REMEDY[reason]) for reason in VLLM_REASONS)
+    gpu_reasons = _reasons((reason.value, GPU_REMEDY[reason]) for reason in GPU_REASONS)
+    return {README: {"metrics": metrics(), "reasons": reasons, "gpu fields": gpu_fields(), "gpu reasons": gpu_reasons}}
 
 
 def metrics() -> str:
@@ -71,14 +74,30 @@ def metrics() -> str:
             for entry in DERIVED
         ],
         server=[_row(signal) for signal in SERVER],
+        gpus=[_row(signal) for signal in (*(entry.signal for entry in GPU_FIELDS), *GPU_STATE)],
         own=[_row(signal) for signal in OWN],
     )  # fmt: skip
 
 
-def reasons() -> str:
-    """Write the table of the reasons of failed polls, in the order of the enumeration."""
-    rows = [(reason.value, _cell(REMEDY[reason])) for reason in Reason]
-    return _JINJA.get_template("reasons.md.j2").render(rows=rows)
+def gpu_fields() -> str:
+    """Write the table of what is read of a GPU and how, in the order of the catalog."""
+    rows = [
+        (
+            entry.signal.name.removeprefix(GPU_PREFIX),
+            _cell(entry.call),
+            f"{entry.raw} → {entry.signal.unit.suffix}" if entry.signal.unit.suffix else entry.raw or "count",
+            _cell(entry.unsupported),
+            entry.tier.value,
+            entry.group,
+        )
+        for entry in GPU_FIELDS
+    ]
+    return _JINJA.get_template("gpu_fields.md.j2").render(rows=rows)
+
+
+def _reasons(rows: Iterable[tuple[str, str]]) -> str:
+    """Write a table of reasons of failed polls."""
+    return _JINJA.get_template("reasons.md.j2").render(rows=[(reason, _cell(remedy)) for reason, remedy in rows])
 
 
 def _row(signal: Signal, more: str = "") -> Row:

@@ -109,6 +109,11 @@ class Introspector:
         """What is known now; fingerprint and changes wait until every endpoint was asked once in this life."""
         return self._keeper.identity
 
+    @property
+    def server_pid(self) -> int | None:
+        """The server's process on this machine; None where /proc does not show it."""
+        return self._finder.pid if self._finder else None
+
     def restart(self) -> None:
         """Note that the server has a new life: ask everything again now.
 

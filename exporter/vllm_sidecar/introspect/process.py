@@ -56,6 +56,11 @@ class ProcessFinder:
         self._root = root
         self._pid: str | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """The process that was found last, None where none was."""
+        return int(self._pid) if self._pid is not None else None
+
     def find(self) -> Arguments | None:
         """Return the arguments of the server; None when no process, or more than one guess, fits."""
         if self._pid is not None:
@@ -74,7 +79,10 @@ class ProcessFinder:
             if found.port is None and found.uds is None:
                 guesses.append((pid, found))
         # Without --port, a --config file may hold the port; we do not read it, but a single such server is ours.
-        return guesses[0][1] if len(guesses) == 1 else None
+        if len(guesses) != 1:
+            return None
+        self._pid, found = guesses[0]
+        return found
 
     def _pids(self) -> Iterator[str]:
         try:

@@ -1,0 +1,69 @@
+"""What stands beside a server: its GPUs, and how much memory they had in use when the server had warmed up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.derive.views import Gpus
+from vllm_sidecar.model import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from vllm_sidecar.gpu import GpuMonitor
+    from vllm_sidecar.model import FlagValue
+    from vllm_sidecar.window import Windows
+
+USED = "gpu_memory_used_bytes"
+SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+
+
+def world_size(flags: Mapping[str, FlagValue]) -> int | None:
+    """Return the product of the parallel sizes; None where the tensor parallel one is not known."""
+    if not isinstance(flags.get(SIZES[0]), int):
+        return None
+    size = 1
+    for name in SIZES:
+        value = flags.get(name)
+        size *= value if isinstance(value, int) and value > 0 else 1
+    return size
+
+
+class Beside:
+    """Joins one server with the GPUs of its node, if they are its own.
+
+    A server counts as warm once it has generated for the length of a window in one life: graphs are captured,
+    workspaces are taken, and memory should not grow any more.
+    """
+
+    def __init__(self, gpus: Callable[[], GpuMonitor | None], warm_up: float) -> None:
+        self._gpus = gpus
+        self._warm_up = warm_up
+        self._working_since: float | None = None
+        self._warm: dict[str, float] = {}
+
+    def follow(self, windows: Windows, now: float, *, restarted: bool) -> None:
+        """Take note of a poll of the server at the (monotonic) time `now`."""
+        if restarted:
+            self._working_since = None
+            self._warm.clear()
+        works = any(
+            window.latest.counters.get("generation_tokens_total", 0.0) > 0.0
+            for window in windows.of(Scope.ENGINE).values()
+        )
+        if works and self._working_since is None:
+            self._working_since = now
+        monitor = self._gpus()
+        if monitor is None or self._working_since is None or now - self._working_since < self._warm_up:
+            return
+        for gpu in monitor.windows:
+            used = gpu.latest.get(USED)
+            if used is not None:
+                self._warm.setdefault(gpu.device.uuid, used)
+
+    def view(self, windows: Windows) -> Gpus | None:
+        """Return what derivations see; None without GPUs, or where they may be those of another server."""
+        monitor = self._gpus()
+        if monitor is None or monitor.poll is None or not windows.of(Scope.ENGINE):
+            return None
+        return Gpus(monitor.windows, monitor.poll.chosen_by, dict(self._warm))

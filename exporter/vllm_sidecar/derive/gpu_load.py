@@ -1,0 +1,61 @@
+"""How many GPUs are busy, and how many of them the engines explain that get things done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_sidecar.derive.views import Server
+    from vllm_sidecar.gpu.window import GpuWindow
+    from vllm_sidecar.window import Window
+
+BUSY_FROM = 0.9
+"""Utilisation from which on a GPU counts as busy: a dead collective spins at 1."""
+UTILIZATION = "gpu_utilization_ratio"
+
+
+def whole(windows: Sequence[GpuWindow]) -> list[GpuWindow]:
+    """Return the windows of GPUs that are not split, by MIG, between several users."""
+    split = {window.device.parent for window in windows}
+    return [window for window in windows if window.device.parent is None and window.device.uuid not in split]
+
+
+def gpus_per_engine(server: Server) -> int | None:
+    """Return tensor parallel size times pipeline parallel size; None where no source tells the first."""
+    tensor = server.flag("tensor_parallel_size")
+    return int(tensor * (server.flag("pipeline_parallel_size") or 1.0)) if tensor else None
+
+
+def ours(server: Server) -> list[GpuWindow]:
+    """Return the GPUs of the server; none where others' may be among them.
+
+    Where nothing says which GPUs vLLM uses all are taken, unless there are more than its parallel sizes ask for.
+    """
+    gpus = server.gpus
+    if gpus is None:
+        return []
+    found, each = whole(gpus.windows), gpus_per_engine(server)
+    if gpus.chosen_by == "all" and each is not None:
+        size = each * (server.flag("data_parallel_size") or 1.0)
+        return found if len(found) <= size else []
+    return found
+
+
+def busy(server: Server, since: float) -> list[GpuWindow]:
+    """Return the server's GPUs that have been busy from a (monotonic) time on; those without utilisation never are."""
+    return [w for w in ours(server) if (mean := w.mean(UTILIZATION, since)) is not None and mean >= BUSY_FROM]
+
+
+def unexplained(server: Server, engine: Window, since: float) -> list[GpuWindow]:
+    """Return the busy GPUs where there are more than the other engines can keep busy; else none.
+
+    An engine that made progress since then explains as many as it uses; where that is not known, all.
+    """
+    found = busy(server, since)
+    others = sum(other.pulse.progress_at > since for other in server.engines.values() if other is not engine)
+    if not others:
+        return found
+    each = gpus_per_engine(server)
+    return found if each is not None and len(found) > others * each else []

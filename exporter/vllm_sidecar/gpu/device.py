@@ -1,0 +1,315 @@
+"""One GPU or MIG instance: which of its fields there are, and their raw values, tier by tier."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vllm_sidecar.catalog.gpu import (
+    FABRIC_CHECKS,
+    FABRIC_STATES,
+    FIELDS_BY_NAME,
+    GROUPS,
+    RECOVERY_ACTIONS,
+    THROTTLE_BITS,
+    Tier,
+)
+from vllm_sidecar.gpu.activity import Activity
+from vllm_sidecar.gpu.links import Links
+from vllm_sidecar.gpu.nvml import CallError, GoneError, LackingError, error_of
+from vllm_sidecar.gpu.processes import names_of
+from vllm_sidecar.model import GpuDevice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_sidecar.gpu.normalise import Raw
+    from vllm_sidecar.gpu.nvml import Nvml
+
+HOPPER = 9
+"""Major compute capability from which on the legacy NVLink counters say SUCCESS and 0."""
+NO_PCIE = ("GB10",)
+"""Products whose PCIe values are made up: the GPU sits in the chip."""
+
+POWER_INSTANT, POWER_AVERAGE, POWER_DEFAULT_LIMIT = 186, 185, 189
+MEMORY_TEMPERATURE = 82
+RECOVERY_ACTION = 230
+THROTTLE_TIME = {74: "sw_power_cap", 269: "sw_thermal", 270: "hw_thermal", 271: "hw_power_brake"}
+VIOLATIONS = {"sw_power_cap": 0, "thermal": 1}
+"""What older drivers count, by NVML's number of the policy."""
+SIMPLE_SLOW = {
+    189: ("power_default_limit_watts",),
+    29: ("retired_pages_total", "single_bit"),
+    30: ("retired_pages_total", "double_bit"),
+    31: ("retired_pages_pending",),
+    94: ("pcie_replays_total",),
+    197: ("pcie_transmitted_bytes_total",),
+    198: ("pcie_received_bytes_total",),
+}
+"""Field -> signal and labels, of those that need nothing else."""
+FieldId = int | tuple[int, int]
+"""A field, or a field of one link."""
+
+
+class Gpu:
+    """Asks one device; what it lacks is asked once and then left alone until NVML is initialised again."""
+
+    def __init__(self, nvml: Nvml, handle: Any, index: str, *, processes: bool = False) -> None:
+        self.handle = handle
+        self._nvml = nvml
+        self._processes = processes
+        self._lacks: set[object] = set()
+        self._gives: set[str] = set()
+        self._power_source = ""
+        self.major = 0
+        self.last_error: CallError | None = None
+        """Of a call that failed for now: why there are no values, where there are none."""
+        self.split = False
+        """Its MIG instances are read beside it."""
+        self.events = False
+        """Events come from it."""
+        self.device = GpuDevice(index, str(self._must("nvmlDeviceGetUUID")))
+        self._identify()
+        self._activity = Activity(nvml, handle)
+        self._links = Links(self, legacy=0 < self.major < HOPPER)
+
+    def _must(self, function: str, *arguments: object) -> Any:
+        return self._nvml.call(function, self.handle, *arguments)
+
+    def _constant(self, name: str) -> Any:
+        """Return something of nvidia-ml-py that is no function; None where this release of it is too old."""
+        try:
+            return self._nvml.constant(name)
+        except LackingError:
+            return None
+
+    def ask(self, function: str, *arguments: object) -> Any:
+        """Call a function for this device; None where it lacks it or it failed for now."""
+        key = (function, *(each for each in arguments if isinstance(each, int)))
+        if key in self._lacks:
+            return None
+        try:
+            return self._nvml.call(function, self.handle, *arguments)
+        except GoneError:
+            raise
+        except LackingError:
+            self._lacks.add(key)
+        except CallError as error:
+            self.last_error = error
+        return None
+
+    def fields(self, ids: Sequence[FieldId]) -> dict[FieldId, float]:
+        """Read fields in one call; those that are not supported, or failed, are left out.
+
+        The call succeeds whatever its elements say, and an element that failed reads 0, so each has to be looked at.
+        """
+        wanted = [each for each in ids if each not in self._lacks]
+        if not wanted:
+            return {}
+        answers = self.ask("nvmlDeviceGetFieldValues", tuple(wanted))
+        if answers is None:
+            return {}
+        found = {}
+        for each, answer in zip(wanted, answers, strict=True):
+            if answer.nvmlReturn == 0:
+                found[each] = _number(answer)
+                continue
+            error = error_of(answer.nvmlReturn, f"field {each} of GPU {self.device.index}")
+            if isinstance(error, LackingError):
+                self._lacks.add(each)
+            elif not isinstance(error, CallError) or isinstance(error, GoneError):
+                raise error
+        return found
+
+    def _identify(self) -> None:
+        name = str(self._must("nvmlDeviceGetName"))
+        pci = self.ask("nvmlDeviceGetPciInfo_v3")
+        capability = self.ask("nvmlDeviceGetCudaComputeCapability")
+        self.major = capability[0] if capability else 0
+        version = f"{capability[0]}.{capability[1]}" if capability else ""
+        bus = str(pci.busId) if pci else ""
+        self.device = replace(self.device, name=name, pci_bus_id=bus, compute_capability=version)
+
+    @property
+    def identity(self) -> GpuDevice:
+        """Who it is, with how its power is measured."""
+        return replace(self.device, power_source=self._power_source)
+
+    @property
+    def capabilities(self) -> dict[str, bool]:
+        """Group -> whether this device gave any of it; processes only where they are asked for."""
+        gives = self._gives | ({"events"} if self.events else set())
+        return {group: group in gives for group in GROUPS if group != "processes" or self._processes}
+
+    def read(self, tier: Tier) -> Raw:
+        """Return the raw values of a tier.
+
+        Raises:
+            GoneError: the device is lost.
+            NvmlFailedError: NVML does not work any more.
+        """
+        raw: Raw = {}
+        if tier is Tier.FAST:
+            self._fast(raw)
+        else:
+            self._slow(raw)
+        self._gives.update(FIELDS_BY_NAME[key[0]].group for key in raw)
+        return raw
+
+    def _fast(self, raw: Raw) -> None:
+        rates = self.ask("nvmlDeviceGetUtilizationRates")
+        if rates is not None:
+            raw["utilization_ratio",] = rates.gpu
+            raw["memory_busy_ratio",] = rates.memory
+        self._memory(raw)
+        fields = self.fields((*self._power_fields(), *THROTTLE_TIME, MEMORY_TEMPERATURE))
+        self._power(raw, fields)
+        self._put(raw, ("energy_joules_total",), self.ask("nvmlDeviceGetTotalEnergyConsumption"))
+        self._put(raw, ("sm_clock_hertz",), self.ask("nvmlDeviceGetClockInfo", 1))
+        self._put(raw, ("memory_clock_hertz",), self.ask("nvmlDeviceGetClockInfo", 2))
+        self._throttling(raw, fields)
+        temperature = self.ask("nvmlDeviceGetTemperatureV", 0)
+        if temperature is None:
+            temperature = self.ask("nvmlDeviceGetTemperature", 0)
+        self._put(raw, ("temperature_celsius",), temperature)
+        self._put(raw, ("temperature_margin_celsius",), self.ask("nvmlDeviceGetMarginTemperature"))
+        if fields.get(MEMORY_TEMPERATURE):
+            raw["memory_temperature_celsius",] = fields[MEMORY_TEMPERATURE]
+        raw.update(self._activity.read())
+
+    @staticmethod
+    def _put(raw: Raw, key: tuple[str, ...], value: float | None) -> None:
+        if value is not None:
+            raw[key] = value
+
+    def _memory(self, raw: Raw) -> None:
+        if self.split:  # its instances have it
+            return
+        version = self._constant("nvmlMemory_v2")
+        memory = self.ask("nvmlDeviceGetMemoryInfo", version) if version else None
+        if memory is not None:
+            raw["memory_reserved_bytes",] = memory.reserved
+        else:
+            memory = self.ask("nvmlDeviceGetMemoryInfo")
+        if memory is not None:
+            raw["memory_used_bytes",] = memory.used
+            raw["memory_total_bytes",] = memory.total
+
+    def _power_fields(self) -> tuple[int, ...]:
+        known = {"instant": (POWER_INSTANT,), "average": (POWER_AVERAGE,), "usage": ()}
+        return known.get(self._power_source, (POWER_INSTANT, POWER_AVERAGE))
+
+    def _power(self, raw: Raw, fields: dict[FieldId, float]) -> None:
+        """A running GPU draws something, so 0 is how some drivers say that a field is not there."""
+        for field, source in ((POWER_INSTANT, "instant"), (POWER_AVERAGE, "average")):
+            if fields.get(field):
+                raw["power_watts",], self._power_source = fields[field], source
+                return
+        if self._power_source in ("", "usage"):
+            usage = self.ask("nvmlDeviceGetPowerUsage")
+            if usage is not None:
+                raw["power_watts",], self._power_source = usage, "usage"
+
+    def _throttling(self, raw: Raw, fields: dict[FieldId, float]) -> None:
+        bits = self.ask("nvmlDeviceGetCurrentClocksEventReasons")
+        if bits is None:
+            bits = self.ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        if bits is not None:
+            for reason, bit in THROTTLE_BITS.items():
+                raw["throttled", reason] = float(bool(bits & bit))
+        times = {reason: fields[field] for field, reason in THROTTLE_TIME.items() if field in fields}
+        thermal = "sw_thermal" in times or "hw_thermal" in times
+        for reason, policy in VIOLATIONS.items():
+            known = thermal if reason == "thermal" else reason in times
+            violation = None if known else self.ask("nvmlDeviceGetViolationStatus", policy)
+            if violation is not None:
+                times[reason] = violation.violationTime
+        for reason, nanoseconds in times.items():
+            raw["throttle_seconds_total", reason] = nanoseconds
+
+    def _slow(self, raw: Raw) -> None:
+        self._put(raw, ("power_limit_watts",), self.ask("nvmlDeviceGetEnforcedPowerLimit"))
+        self._put(raw, ("sm_clock_max_hertz",), self.ask("nvmlDeviceGetMaxClockInfo", 1))
+        self._put(raw, ("memory_clock_max_hertz",), self.ask("nvmlDeviceGetMaxClockInfo", 2))
+        fields = self.fields((*SIMPLE_SLOW, RECOVERY_ACTION))
+        for field, key in SIMPLE_SLOW.items():
+            self._put(raw, key, fields.get(field))
+        if RECOVERY_ACTION in fields:
+            for number, action in enumerate(RECOVERY_ACTIONS):
+                raw["recovery_action", action] = float(number == fields[RECOVERY_ACTION])
+        self._errors(raw)
+        raw.update(self._links.read())
+        self._pcie(raw)
+        mode = self.ask("nvmlDeviceGetMigMode")
+        self._put(raw, ("mig_enabled",), float(mode[0]) if mode else None)
+        self._put(raw, ("persistence_mode",), self.ask("nvmlDeviceGetPersistenceMode"))
+        self._fabric(raw)
+        if self._processes:
+            self._list_processes(raw)
+
+    def _errors(self, raw: Raw) -> None:
+        for kind, error in enumerate(("corrected", "uncorrected")):
+            for counter, name in enumerate(("ecc_volatile_errors_total", "ecc_aggregate_errors_total")):
+                self._put(raw, (name, error), self.ask("nvmlDeviceGetTotalEccErrors", kind, counter))
+        rows = self.ask("nvmlDeviceGetRemappedRows")
+        if rows is not None:
+            raw["remapped_rows_total", "corrected"], raw["remapped_rows_total", "uncorrected"] = rows[0], rows[1]
+            raw["row_remap_pending",], raw["row_remap_failure",] = rows[2], rows[3]
+
+    def _pcie(self, raw: Raw) -> None:
+        if any(product in self.device.name for product in NO_PCIE):
+            return
+        for function, name in (
+            ("nvmlDeviceGetCurrPcieLinkGeneration", "pcie_link_generation"),
+            ("nvmlDeviceGetMaxPcieLinkGeneration", "pcie_link_max_generation"),
+            ("nvmlDeviceGetCurrPcieLinkWidth", "pcie_link_width"),
+            ("nvmlDeviceGetMaxPcieLinkWidth", "pcie_link_max_width"),
+        ):
+            self._put(raw, (name,), self.ask(function))
+
+    def _fabric(self, raw: Raw) -> None:
+        structure = self._constant("c_nvmlGpuFabricInfoV_t")
+        info = structure() if structure else None
+        # A version of NVML ends in the size of its structure; nvidia-ml-py 12.560 has it wrong and would read nonsense.
+        if info is None or info.version & 0xFFFFFF != ctypes.sizeof(info):
+            return
+        if self.ask("nvmlDeviceGetGpuFabricInfoV", ctypes.byref(info)) is None or not info.state:
+            return
+        for number, state in enumerate(FABRIC_STATES[1:], 1):
+            raw["fabric_state", state] = float(info.state == number)
+        for check, shift in FABRIC_CHECKS.items():
+            told = info.healthMask >> shift & 3
+            if told:
+                raw["fabric_unhealthy", check] = float(told == 1)
+
+    def _list_processes(self, raw: Raw) -> None:
+        processes = self._running()
+        if processes is None:
+            return
+        raw["processes",] = float(len(processes))
+        names = names_of(process.pid for process in processes)
+        for process in processes:
+            if process.usedGpuMemory is not None:
+                key = ("process_memory_bytes", names[process.pid])
+                raw[key] = raw.get(key, 0.0) + process.usedGpuMemory
+
+    def processes(self) -> frozenset[int]:
+        """Return the process ids that compute here, as far as NVML shows them."""
+        return frozenset(process.pid for process in self._running() or ())
+
+    def _running(self) -> Any:
+        """List the processes; a second time where one started in between and the list was too short."""
+        found = self.ask("nvmlDeviceGetComputeRunningProcesses_v3")
+        return self.ask("nvmlDeviceGetComputeRunningProcesses_v3") if found is None else found
+
+    def close(self) -> None:
+        """Free what NVML keeps for this device."""
+        self._activity.close()
+
+
+def _number(answer: Any) -> float:
+    """Take a field's value out of its union."""
+    members = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+    kind = answer.valueType
+    return float(getattr(answer.value, members[kind] if kind < len(members) else "ullVal"))

@@ -1,0 +1,71 @@
+"""The stand-in for the driver's library: built with cc, scripted by a file (see nvml_stub/stub.c)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent / "nvml_stub" / "stub.c"
+NAME = "libnvidia-ml.so.1"
+
+LOST, NOT_SUPPORTED, NO_PERMISSION, NOT_LOADED, OLD, MISMATCH, RESET, UNKNOWN = 15, 3, 4, 9, 13, 18, 16, 999
+"""Codes of NVML that the tests script."""
+
+
+def build(folder: Path, *definitions: str) -> Path:
+    """Compile the library into a folder; skip the test where there is no C compiler (fail, in CI)."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        tell = pytest.fail if os.environ.get("CI") else pytest.skip
+        tell("cc is missing: apt-get install gcc libc6-dev")
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / NAME
+    flags = ["-std=gnu11", "-shared", "-fPIC", "-O1", "-pthread", *(f"-D{each}" for each in definitions)]
+    subprocess.run([str(compiler), *flags, "-o", str(library), str(SOURCE)], check=True, timeout=60)
+    return library
+
+
+@dataclass
+class Stub:
+    """A library and its script."""
+
+    library: Path
+    file: Path
+    lines: tuple[str, ...] = ()
+
+    def script(self, *lines: str) -> None:
+        """Replace the script; the library reads it again at its next call."""
+        self.lines = lines
+        new = self.file.with_suffix(".new")
+        new.write_text("".join(f"{line}\n" for line in lines))
+        new.replace(self.file)
+
+    def add(self, *lines: str) -> None:
+        """Add lines to the script."""
+        self.script(*self.lines, *lines)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a process needs to load it in place of a driver's."""
+        return {"LD_LIBRARY_PATH": str(self.library.parent), "NVML_STUB_SCRIPT": str(self.file)}
+
+
+@pytest.fixture(scope="session")
+def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library, built once for all tests."""
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def stub(stub_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """The library with a script of its own, loaded in this process too where NVML is looked for."""
+    made = Stub(stub_library, tmp_path / "script")
+    made.script()
+    monkeypatch.setattr("vllm_sidecar.gpu.nvml.LIBRARY", str(stub_library))
+    monkeypatch.setenv("NVML_STUB_SCRIPT", str(made.file))
+    return made

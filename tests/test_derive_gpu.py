@@ -1,0 +1,167 @@
+"""Stage 5: engine and GPUs joined; values only."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpus import device, frozen, gpu, server, steady, values, working
+from readings import START, reading, window
+from vllm_sidecar.derive import gpu as derive
+from vllm_sidecar.derive.progress import stall_witnesses, stalled
+from vllm_sidecar.derive.views import Engine
+from vllm_sidecar.window import Window
+
+BUSY = {"utilization_ratio": 1.0, "power_watts": 210.0, "power_limit_watts": 700.0}
+
+
+def test_tokens_per_joule_are_those_of_the_same_seconds() -> None:
+    found = derive.tokens_per_joule(server([working(60)], [steady(0, power_watts=300.0), steady(1, power_watts=200.0)]))
+    assert found == pytest.approx({"generation": 100.0 / 500.0, "prompt": 1000.0 / 500.0})
+
+
+def test_gpu_polls_that_end_before_the_engines_do_not_count_the_tokens_after_them() -> None:
+    found = derive.tokens_per_joule(server([working(64)], [steady(power_watts=100.0)]))
+    assert found["generation"] == pytest.approx(1.0)
+
+
+def test_without_an_energy_counter_mean_power_stands_in() -> None:
+    gpus = [gpu(*[values(power_watts=250.0)] * 13)]
+    assert derive.tokens_per_joule(server([working(60)], gpus))["generation"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    "gpus",
+    [None, [], [gpu(values(power_watts=1.0))], [steady(power_watts=0.0)], [gpu(*[values(utilization_ratio=1.0)] * 5)]],
+    ids=["no source", "no GPU", "one poll", "nothing drawn", "no power"],
+)
+def test_without_energy_there_are_no_tokens_per_joule(gpus: list | None) -> None:
+    assert derive.tokens_per_joule(server([working()], gpus)) == {}
+
+
+def test_an_engine_that_began_anew_in_the_gpus_window_has_no_tokens_per_joule_yet() -> None:
+    engine = Window(60.0, 300.0)
+    for i in range(40, 61):
+        engine.append(START + i, reading({"generation_tokens_total": 100.0 * i}))
+    assert derive.tokens_per_joule(server([engine], [steady(power_watts=100.0)])) == {}
+
+
+def test_a_counter_that_fell_begins_the_window_anew() -> None:
+    """A driver was loaded again: the energy before it is no energy saved."""
+    seen = gpu(values(energy_joules_total=9e9), values(energy_joules_total=100.0), values(energy_joules_total=600.0))
+    assert seen.increase("gpu_energy_joules_total") == 500.0
+    assert seen.seconds == 5.0
+
+
+def test_watts_per_request_and_tokens_per_gpu() -> None:
+    gpus = [steady(i, power_watts=300.0) for i in range(2)]
+    assert derive.request_watts(server([working()], gpus)) == pytest.approx(150.0)
+    assert derive.generation_tokens_per_second(server([working()], gpus)) == pytest.approx(50.0)
+    assert derive.request_watts(server([working(requests_running=0)], gpus)) is None
+    assert derive.request_watts(server([working()], None)) is None
+    assert derive.generation_tokens_per_second(server([working()], None)) is None
+
+
+def test_gpus_that_may_be_others_are_not_joined() -> None:
+    """Eight GPUs on the node, a server that uses two, and nothing says which."""
+    gpus = [steady(i, **BUSY) for i in range(8)]
+    flags = {"tensor_parallel_size": 2}
+    assert derive.request_watts(server([working()], gpus, flags=flags, chosen_by="all")) is None
+    assert derive.request_watts(server([working()], gpus[:2], flags=flags, chosen_by="all")) is not None
+    assert derive.request_watts(server([working()], gpus[:2], flags=flags, chosen_by="processes")) is not None
+    assert derive.request_watts(server([working()], gpus, chosen_by="all")) is not None
+
+
+def test_a_straggler_shows_in_its_own_tensor_parallel_group() -> None:
+    watts = [600.0, 600.0, 600.0, 150.0, 300.0, 300.0, 300.0, 300.0]
+    gpus = [steady(i, power_watts=each, utilization_ratio=1.0) for i, each in enumerate(watts)]
+    assert derive.imbalance(server([], gpus, flags={"tensor_parallel_size": 4})) == pytest.approx(
+        {"power": 0.75, "utilization": 0.0}
+    )
+    assert derive.imbalance(server([], gpus[4:], flags={"tensor_parallel_size": 2}))["power"] == 0.0
+    assert derive.imbalance(server([], gpus[:2])) == pytest.approx({"power": 0.0, "utilization": 0.0})
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, None), (4, 1), (3, 2)])
+def test_no_group_no_imbalance(count: int, size: int | None) -> None:
+    gpus = [steady(i, **BUSY) for i in range(count)]
+    assert derive.imbalance(server([], gpus, flags={"tensor_parallel_size": size} if size else {})) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (BUSY, {"low": 1.0, "high": 0.0}),
+        ({**BUSY, "power_watts": 690.0}, {"low": 0.0, "high": 1.0}),
+        ({**BUSY, "utilization_ratio": 0.3}, {"low": 0.0, "high": 0.0}),
+        ({"utilization_ratio": 1.0}, {"low": 0.0, "high": 0.0, "unknown": 1.0}),
+        ({"power_watts": 210.0}, {}),
+    ],
+    ids=["a dead collective", "a kernel that never ends", "idle", "power unknown", "utilisation unknown"],
+)
+def test_gpus_that_spin_while_the_engine_stands_still(fields: dict[str, float], expected: dict[str, float]) -> None:
+    gpus = [steady(i, seconds=150.0, **fields) for i in range(2)]
+    assert derive.busy_without_progress(server([frozen(150)], gpus)) == expected
+
+
+def test_busy_gpus_are_no_sign_while_the_engine_moves_or_has_nothing_to_do_or_sleeps() -> None:
+    gpus = [steady(seconds=150.0, **BUSY)]
+    quiet = {"low": 0.0, "high": 0.0}
+    assert derive.busy_without_progress(server([working(150)], gpus)) == quiet
+    assert derive.busy_without_progress(server([frozen(150, requests_running=0)], gpus)) == quiet
+    asleep = window(*[{"requests_running": 4, "generation_tokens_total": 7,
+                       ("engine_sleep_state", "weights_offloaded"): 1}] * 150)  # fmt: skip
+    assert derive.busy_without_progress(server([asleep], gpus)) == quiet
+    assert derive.busy_without_progress(server([frozen(50)], gpus)) == quiet
+
+
+def test_busy_gpus_are_a_witness_of_a_stall() -> None:
+    """The gauges alone would say that they froze: NCCL waits for a rank that is gone, and nobody new comes."""
+    gpus = [steady(i, seconds=150.0, **BUSY) for i in range(2)]
+    view = server([frozen(150)], gpus)
+    engine = Engine("m", view.engines["m", "0"], view)
+    assert stall_witnesses(engine) == {"waiting_grew": 0.0, "gpu_busy": 1.0}
+    assert stalled(engine) == 1.0
+
+
+def test_idle_gpus_are_none_and_without_gpus_there_is_no_such_witness() -> None:
+    for gpus, found in [
+        ([steady(seconds=150.0, **{**BUSY, "utilization_ratio": 0.0})], {"waiting_grew": 0.0, "gpu_busy": 0.0}),
+        (None, {"waiting_grew": 0.0}),
+    ]:
+        view = server([frozen(150)], gpus)
+        engine = Engine("m", view.engines["m", "0"], view)
+        assert stall_witnesses(engine) == found
+        assert stalled(engine) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "busy", "expected"),
+    [({}, 2, 0.0), ({"tensor_parallel_size": 1}, 1, 0.0), ({"tensor_parallel_size": 1}, 2, 1.0)],
+    ids=["sizes unknown", "explained", "one too many"],
+)
+def test_gpus_that_another_engine_keeps_busy_are_no_witness(flags: dict, busy: int, expected: float) -> None:
+    gpus = [steady(i, seconds=150.0, **{**BUSY, "utilization_ratio": float(i < busy)}) for i in range(2)]
+    view = server([frozen(150), working(149)], gpus, flags=flags)
+    assert stalled(Engine("m", view.engines["m", "0"], view)) == expected
+
+
+def test_requests_that_wait_for_idle_gpus_starve() -> None:
+    waits = frozen(30, requests_waiting=3)
+    assert derive.starved(server([waits], [steady(utilization_ratio=0.05)])) == 1.0
+    assert derive.starved(server([waits], [steady(utilization_ratio=0.05), steady(1, utilization_ratio=0.9)])) == 0.0
+    assert derive.starved(server([frozen(30)], [steady(utilization_ratio=0.0)])) == 0.0
+    assert derive.starved(server([frozen(5, requests_waiting=3)], [steady(utilization_ratio=0.0)])) == 0.0
+    assert derive.starved(server([waits], [steady(power_watts=1.0)])) is None
+    assert derive.starved(server([waits], None)) is None
+
+
+def test_memory_growth_is_since_the_warm_up_and_may_be_negative() -> None:
+    gpus = [steady(i, memory_used_bytes=8e10) for i in range(3)]
+    found = derive.memory_growth(server([], gpus, warm={"GPU-0": 7e10, "GPU-1": 9e10}))
+    assert found == {device(0).labels: 1e10, device(1).labels: -1e10}
+    assert derive.memory_growth(server([], None)) == {}
+
+
+def test_gpus_that_are_split_between_users_are_not_joined_as_a_whole() -> None:
+    gpus = [steady(0, **BUSY), gpu(values(memory_used_bytes=1.0), index="0:0", parent="GPU-0")]
+    assert derive.request_watts(server([working()], gpus)) is None

@@ -1,0 +1,209 @@
+"""The event loop's side: staleness, what is shown, the log; no thread, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpus import device, poll, values
+from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.catalog.gpu import EVENTS, XID_SEVERITY
+from vllm_sidecar.config import Config
+from vllm_sidecar.gpu.events import GpuEvent
+from vllm_sidecar.gpu.monitor import GpuMonitor
+from vllm_sidecar.gpu.poller import Opened
+from vllm_sidecar.gpu.samples import MOST_XIDS
+from vllm_sidecar.model import GPU_REASONS, GpuPoll, GpuReading, PollError, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FINE = values(utilization_ratio=0.5, power_watts=300.0)
+UP = 'up source="nvml"'
+
+
+class Hung:
+    """Stands for the thread: busy since a time, in a call."""
+
+    doing = "nvmlDeviceGetName of GPU 3"
+
+    def __init__(self, busy_since: float | None) -> None:
+        self.busy_since = busy_since
+
+
+class Run:
+    """A monitor, its clock, and how often it said that something changed."""
+
+    def __init__(self, servers_use: Callable[[], int | None] = lambda: None, **gpu: Any) -> None:
+        self.now, self.changes = 1000.0, 0
+        self.monitor = GpuMonitor(
+            Config.model_validate({"gpu": gpu}), self._changed, tuple, servers_use,
+            clock=lambda: self.now, wall=lambda: 1e9 + self.now,
+        )  # fmt: skip
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def took(self, *readings: Any, after: float = 5.0, **more: Any) -> dict[str, float]:
+        self.now += after
+        self.monitor.take(poll(self.now, *readings, **more))
+        return self.samples()
+
+    def failed(self, reason: Reason = Reason.DRIVER_MISMATCH, after: float = 5.0) -> dict[str, float]:
+        self.now += after
+        self.monitor.take(PollError(reason, "why"))
+        return self.samples()
+
+    def samples(self) -> dict[str, float]:
+        found = self.monitor.samples()
+        return {f"{name} {text}".strip(): value for name, rows in found.items() for text, value in rows}
+
+
+def test_all_series_are_of_the_catalog_and_have_its_labels() -> None:
+    run = Run()
+    run.monitor.take(Opened("580", 2, 0))
+    run.monitor.take(GpuEvent("0", "GPU-0", "xid", 79, 5.0))
+    run.took(FINE, None)
+    for name, rows in run.monitor.samples().items():
+        for text, _ in rows:
+            labels = [pair.split("=")[0] for pair in text.split(",") if pair]  # those without a value are left out
+            assert labels == [label for label in SIGNALS[name].label_names if label in labels]
+            assert len(labels) == len(SIGNALS[name].label_names) or name == "gpu_info"
+
+
+def test_before_the_first_poll_the_source_is_down_and_every_reason_counts_from_zero() -> None:
+    found = Run().samples()
+    assert found[UP] == 0.0
+    assert {f'poll_failures_total source="nvml",reason="{reason}"' for reason in GPU_REASONS} <= found.keys()
+    assert not [name for name in found if name.startswith(("gpu_devices", "gpu_failing"))]
+
+
+def test_values_stay_for_two_misses_and_go_with_the_third() -> None:
+    run = Run()
+    name = 'gpu_power_watts gpu="0",uuid="GPU-0"'
+    assert run.took(FINE)[name] == 300.0
+    for misses in range(1, 4):
+        found = run.failed()
+        assert (name in found, found[UP]) == ((True, 1.0) if misses < 3 else (False, 0.0))
+        assert found['gpu_failing reason="driver_mismatch"'] == 1.0
+    assert run.monitor.windows == ()
+    assert run.took(FINE)[name] == 300.0
+    assert 'gpu_failing reason="driver_mismatch"' not in run.samples()
+
+
+def test_a_thread_that_hangs_counts_as_missed_polls_and_what_it_said_ends() -> None:
+    run = Run()
+    run.took(FINE)
+    hung = Hung(run.now)
+    for seconds, up, failures in [(5, 1.0, 0), (10, 1.0, 0), (15, 1.0, 1), (20, 0.0, 2)]:
+        run.now = hung.busy_since + seconds
+        run.monitor._look_after(hung)
+        found = run.samples()
+        assert (found[UP], found['poll_failures_total source="nvml",reason="timeout"']) == (up, failures)
+    assert run.monitor.health.detail == "nvmlDeviceGetName of GPU 3 has not returned for 20 s"
+
+
+def test_a_thread_that_only_pauses_long_lets_its_values_end_too() -> None:
+    run = Run()
+    run.took(FINE)
+    run.now += 16.0
+    run.monitor._look_after(Hung(None))
+    assert run.samples()[UP] == 0.0
+    assert run.monitor.poll is None
+
+
+def test_events_are_counted_from_zero_and_shown_while_nothing_can_be_polled() -> None:
+    run = Run()
+    found = run.took(FINE)
+    assert sum(name.startswith("gpu_events_total") for name in found) == len(EVENTS)
+    assert sum(name.startswith("gpu_xid_errors_total") for name in found) == len(XID_SEVERITY)
+    for _ in range(4):
+        run.failed()
+    run.monitor.take(GpuEvent("0", "GPU-0", "xid", 79, 77.0))
+    run.monitor.take(GpuEvent("0", "GPU-0", "xid", 999, 78.0))
+    run.monitor.take(GpuEvent("0", "GPU-0", "recovery_action", 1, 79.0))
+    found = run.samples()
+    assert found[UP] == 0.0
+    assert found['gpu_xid_errors_total gpu="0",uuid="GPU-0",xid="79",severity="critical"'] == 1.0
+    assert found['gpu_xid_errors_total gpu="0",uuid="GPU-0",xid="999",severity="warning"'] == 1.0
+    assert found['gpu_events_total gpu="0",uuid="GPU-0",event="xid"'] == 2.0
+    assert found['gpu_events_total gpu="0",uuid="GPU-0",event="recovery_action"'] == 1.0
+    assert found['gpu_xid_last_timestamp_seconds gpu="0",uuid="GPU-0"'] == 78.0
+
+
+def test_a_driver_that_makes_up_codes_does_not_make_up_series_without_end() -> None:
+    run = Run()
+    for code in range(1000, 2000):
+        run.monitor.take(GpuEvent("0", "GPU-0", "xid", code, 1.0))
+    found = run.samples()
+    assert sum(name.startswith("gpu_xid_errors_total") for name in found) == MOST_XIDS
+    assert found['gpu_events_total gpu="0",uuid="GPU-0",event="xid"'] == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "servers", "seen", "expected"),
+    [({"expected": 8}, 4, 2, 8), ({}, 4, 2, 4), ({}, None, 2, 2)],
+    ids=["configured", "as vLLM's sizes say", "the most seen"],
+)
+def test_how_many_gpus_are_expected(settings: dict, servers: int | None, seen: int, expected: int) -> None:
+    run = Run(lambda: servers, **settings)
+    run.took(*[FINE] * seen)
+    found = run.took(FINE, *[None] * (seen - 1))
+    assert found["gpu_expected_devices"] == expected
+    assert found["gpu_missing_devices"] == expected - 1
+    assert found['gpu_lost gpu="1",uuid="GPU-1"'] == 1.0
+
+
+def test_instances_of_a_split_gpu_count_and_it_does_not() -> None:
+    run = Run()
+    parts = tuple(GpuReading(device(f"0:{i}", "GPU-0"), values(memory_used_bytes=1.0)) for i in range(2))
+    run.monitor.take(GpuPoll((GpuReading(device(0), FINE), *parts), run.now, 0.01))
+    assert run.samples()["gpu_devices"] == 2.0
+
+
+def test_the_log_has_a_line_for_each_change_and_none_for_each_poll(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    run = Run()
+    for _ in range(3):
+        run.failed(Reason.LIBRARY_NOT_FOUND)
+    for _ in range(3):
+        run.took(FINE, FINE)
+    for _ in range(3):
+        run.took(FINE, None)
+    for _ in range(3):
+        run.took(FINE, FINE, chosen_by="processes")
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert lines == [
+        ("INFO", "gpus_down"),
+        ("INFO", "gpus_up"),
+        ("INFO", "gpus_chosen"),
+        ("ERROR", "gpu_lost"),
+        ("INFO", "gpus_chosen"),
+        ("INFO", "gpu_back"),
+    ]
+
+
+def test_the_same_samples_are_given_until_something_changes() -> None:
+    run = Run()
+    run.took(FINE)
+    first = run.monitor.samples()
+    assert run.monitor.samples() is first
+    changes = run.changes
+    run.took(replace_power(FINE))
+    assert run.monitor.samples() is not first
+    assert run.changes == changes + 1
+
+
+def replace_power(found: Any) -> Any:
+    return {**found, "gpu_power_watts": 301.0}
+
+
+def test_values_left_out_add_up() -> None:
+    run = Run()
+    for _ in range(2):
+        run.now += 5.0
+        run.monitor.take(replace(poll(run.now, FINE), anomalies={"sentinel": 3}))
+    assert run.samples()['dropped_values_total source="nvml",anomaly="sentinel"'] == 6.0
