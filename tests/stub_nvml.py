@@ -50,6 +50,11 @@ class Stub:
         self.script(*self.lines, *lines)
 
     @property
+    def log(self) -> list[str]:
+        """Initialisations and shutdowns so far: init, shutdown."""
+        return Path(f"{self.file}.log").read_text().split()
+
+    @property
     def variables(self) -> dict[str, str]:
         """What a process needs to load it in place of a driver's."""
         return {"LD_LIBRARY_PATH": str(self.library.parent), "NVML_STUB_SCRIPT": str(self.file)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +165,16 @@ async def test_several_servers_have_gpus_and_no_joined_signals() -> None:
             assert not [name for name in found if name.startswith(("recent_gpu", "gpu_starved"))]
         finally:
             await sidecar.stop()
+
+
+@pytest.mark.usefixtures("stub")
+async def test_a_server_elsewhere_is_not_joined_with_gpus_that_nobody_said_are_its_own() -> None:
+    async with FakeVllm(Server().body, host="0.0.0.0") as fake:
+        elsewhere = fake.url.replace("0.0.0.0", socket.gethostname())
+        for devices, joined in ("auto", False), ("all", True):
+            async with running(elsewhere, devices=devices) as run:
+                found = await run.until({UP: 1.0, 'up{source="vllm"}': 1.0, "gpu_devices": 1.0})
+                assert ("gpu_starved" in found) is joined
 
 
 async def test_a_reload_that_changes_the_gpus_watches_the_new_ones(stub: Stub) -> None:

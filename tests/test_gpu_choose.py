@@ -129,7 +129,7 @@ def test_what_vllm_uses_is_looked_for_again_as_soon_as_it_is_found(stub: Stub, s
 def test_a_list_takes_what_it_names_and_mig_instances_with_the_gpu_they_are_on(stub: Stub) -> None:
     assert read(stub, Plan(wanted=("1", "GPU-00000003-"))) == (["1", "3"], "configured")
     assert read(stub, Plan(wanted=("2:1",)), (), "mig 2")[0] == ["2", "2:1"]
-    assert read(stub, Plan(wanted=())) == (["0", "1", "2", "3"], "all")
+    assert read(stub, Plan(wanted=())) == (["0", "1", "2", "3"], "configured")
 
 
 def test_names_of_which_none_is_there_are_a_failure(stub: Stub) -> None:

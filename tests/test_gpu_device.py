@@ -12,9 +12,13 @@ import pytest
 from stub_nvml import LOST, NO_PERMISSION, NOT_SUPPORTED, OLD, Stub
 from vllm_sidecar.catalog.gpu import GPU_FIELDS, GROUPS
 from vllm_sidecar.gpu.nvml import Nvml
+from vllm_sidecar.gpu.samples import EventLog, make
 from vllm_sidecar.gpu.session import Plan, Session
+from vllm_sidecar.health import Health
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vllm_sidecar.model import GpuPoll
 
 pytestmark = pytest.mark.usefixtures("stub")
@@ -84,7 +88,7 @@ def test_a_gb10_without_memory_and_with_made_up_pcie_gives_the_rest(stub: Stub) 
     reader = read(stub, "model gb10")
     names = reader.names()
     assert {"gpu_utilization_ratio", "gpu_power_watts", "gpu_temperature_celsius"} <= names
-    assert not {name for name in names if "memory_used" in name or "memory_total" in name or "pcie_link" in name}
+    assert not {name for name in names if "memory_used" in name or "memory_total" in name or "pcie" in name}
     capabilities = reader.poll().readings[0].capabilities
     assert (capabilities["memory"], capabilities["nvlink"], capabilities["pcie"]) == (False, False, False)
 
@@ -304,3 +308,12 @@ def test_calls_are_counted_by_tier_and_few(stub: Stub) -> None:
     found = read(stub, "gpus 8").poll(3)
     assert found.calls["fast"] / 8 <= 12
     assert found.calls["slow"] / 8 <= 40
+
+
+@pytest.mark.parametrize("model", ["h100", "a100", "gb10", "h100-mig"])
+def test_a_gpu_of_each_kind_gives_its_golden_output(model: str, stub: Stub, golden: Callable[[str, str], None]) -> None:
+    name, _, mig = model.partition("-")
+    poll = read(stub, f"model {name}", "mig 2" if mig else "mig 0").poll()
+    found = make(poll, Health("nvml"), EventLog(), 1, 1)
+    lines = [f"{signal}{{{text}}} {value!r}\n" for signal, rows in found.items() for text, value in rows]
+    golden(f"gpu-{model}.prom", "".join(sorted(line for line in lines if line.startswith("gpu_"))))

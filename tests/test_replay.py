@@ -75,4 +75,4 @@ async def test_both_formats_are_valid_and_say_the_same(variant: str) -> None:
 
 
 def test_every_golden_file_belongs_to_a_capture() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.prom")} == set(VARIANTS)
+    assert {path.stem for path in GOLDEN.glob("*.prom") if not path.stem.startswith("gpu-")} == set(VARIANTS)

@@ -36,8 +36,10 @@ class Beside:
     workspaces are taken, and memory should not grow any more.
     """
 
-    def __init__(self, gpus: Callable[[], GpuMonitor | None], warm_up: float) -> None:
+    def __init__(self, gpus: Callable[[], GpuMonitor | None], warm_up: float, *, local: bool) -> None:
         self._gpus = gpus
+        self._local = local
+        """The server is reached through the loopback or a socket, so it is on this machine or in this pod."""
         self._warm_up = warm_up
         self._working_since: float | None = None
         self._warm: dict[str, float] = {}
@@ -65,5 +67,7 @@ class Beside:
         """Return what derivations see; None without GPUs, or where they may be those of another server."""
         monitor = self._gpus()
         if monitor is None or monitor.poll is None or not windows.of(Scope.ENGINE):
+            return None
+        if monitor.poll.chosen_by == "all" and not self._local:
             return None
         return Gpus(monitor.windows, monitor.poll.chosen_by, dict(self._warm))

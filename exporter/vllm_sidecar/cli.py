@@ -186,8 +186,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _check_config(arguments: argparse.Namespace) -> int:
     config = load(arguments.file)
     targets = config.all_targets
-    count = "1 target" if len(targets) == 1 else f"{len(targets)} targets"
-    every = format_duration(config.scrape.interval)
+    count = "1 target" if len(targets) == 1 else f"{len(targets)} targets" if targets else "GPUs and no target"
+    every = format_duration(config.scrape.interval if targets else config.gpu.interval)
     print(f"{arguments.file}: OK, {count} every {every}, served on {config.web.listen_address}")
     for target in targets:
         way = f" through {target.unix_socket}" if target.unix_socket else ""

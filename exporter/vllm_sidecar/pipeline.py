@@ -19,6 +19,7 @@ from vllm_sidecar.charts import charts
 from vllm_sidecar.derive.views import Settings
 from vllm_sidecar.health import MISSES, Health
 from vllm_sidecar.introspect import Introspector
+from vllm_sidecar.introspect.process import local_listener
 from vllm_sidecar.log import event
 from vllm_sidecar.model import Identity, PollError, Reason, Scope
 from vllm_sidecar.normalise import Normaliser
@@ -76,7 +77,8 @@ class Pipeline:
         settings = Settings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
         self._snapshotter = Snapshotter(self.name, labels, settings)
         self._health = Health(SOURCE, interval=scrape.interval)
-        self._beside = Beside(gpus, config.windows.length)
+        local = local_listener(str(target.url), target.unix_socket) is not None
+        self._beside = Beside(gpus, config.windows.length, local=local)
         self._readings: Readings | None = None
         self._polled: Polled | None = None
         self._logged_down: Reason | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import promtool
 from sidecar_process import Started, started
 from stub_nvml import LOST, MISMATCH, NO_PERMISSION, NOT_LOADED, UNKNOWN, Stub, build
 
@@ -189,5 +190,8 @@ def test_only_gpus_are_watched_and_ready_means_that_they_were_read(stub: Stub) -
         found = run.until({UP: 1.0, "gpu_devices": 8.0, "gpu_missing_devices": 0.0})
         assert run.get("/-/ready") == "vllm-sidecar is ready.\n"
         assert 'up{source="vllm"}' not in found
+        result = promtool.check_metrics(run.get("/metrics"))
+        assert (result.ok, result.output) == (True, "")
         assert run.process.stop() < 2.0
         assert "left_behind" not in run.process.log
+        assert stub.log == ["init", "shutdown"]

@@ -16,7 +16,7 @@
  *   hang.nvmlDeviceGetName 1       the function does not return as long as this line is there; also `3.hang.NAME`
  *   event 3 8 79                   an event for GPU 3: type, data, and optionally GPU and compute instance
  *
- * nvmlStubCalls() counts the calls of all functions.
+ * Initialisations and shutdowns are written to the script's name with .log at its end.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -42,10 +42,7 @@ static unsigned long long registered[MOST_GPUS];
 static device_t devices[MOST_GPUS][9];
 static struct timespec script_time;
 static off_t script_size = -1;
-static long calls;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-long nvmlStubCalls(void) { return calls; }
 
 static void load(void) {
     const char *path = getenv("NVML_STUB_SCRIPT");
@@ -103,11 +100,10 @@ static int gpu_count(void) {
     return count < MOST_GPUS ? count : MOST_GPUS;
 }
 
-/* What every function does first: count, hang, and return what the script says; -1 to go on. */
+/* What every function does first: hang, or return what the script says; -1 to go on. */
 static int enter(const char *name, int gpu) {
     const char *text;
     struct timespec nap = {0, 20000000};
-    __sync_fetch_and_add(&calls, 1);
     while (find(gpu, "hang.", name)) nanosleep(&nap, NULL);
     if ((text = find(gpu, "ret.", name))) return atoi(text);
     if (gpu >= 0 && (text = find(gpu, "", "ret"))) return atoi(text);
@@ -122,6 +118,17 @@ static int enter(const char *name, int gpu) {
     } while (0)
 #define WHOLE(device) if ((device)->mig >= 0) return NOT_SUPPORTED
 
+/* One line for each initialisation and shutdown, beside the script. */
+static void tell(const char *what) {
+    char path[512];
+    FILE *file;
+    snprintf(path, sizeof path, "%s.log", getenv("NVML_STUB_SCRIPT") ? getenv("NVML_STUB_SCRIPT") : "/dev/null");
+    if ((file = fopen(path, "a"))) {
+        fprintf(file, "%s\n", what);
+        fclose(file);
+    }
+}
+
 int nvmlInitWithFlags(unsigned flags) {
     int ret = enter(__func__, -1);
     (void)flags;
@@ -132,9 +139,10 @@ int nvmlInitWithFlags(unsigned flags) {
     for (int i = 0; i < MOST_GPUS; i++)
         for (int j = 0; j < 9; j++) devices[i][j] = (device_t){i, j - 1};
     initialised = 1;
+    tell("init");
     return OK;
 }
-int nvmlShutdown(void) { ENTER(-1); initialised = 0; return OK; }
+int nvmlShutdown(void) { ENTER(-1); initialised = 0; tell("shutdown"); return OK; }
 const char *nvmlErrorString(int code) { static char text[32]; snprintf(text, sizeof text, "error %d", code); return text; }
 
 static int text_of(char *out, unsigned size, const char *text) {

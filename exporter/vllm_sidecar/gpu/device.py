@@ -234,7 +234,8 @@ class Gpu:
         self._put(raw, ("memory_clock_max_hertz",), self.ask("nvmlDeviceGetMaxClockInfo", 2))
         fields = self.fields((*SIMPLE_SLOW, RECOVERY_ACTION))
         for field, key in SIMPLE_SLOW.items():
-            self._put(raw, key, fields.get(field))
+            if not (key[0].startswith("pcie") and self._made_up_pcie):
+                self._put(raw, key, fields.get(field))
         if RECOVERY_ACTION in fields:
             for number, action in enumerate(RECOVERY_ACTIONS):
                 raw["recovery_action", action] = float(number == fields[RECOVERY_ACTION])
@@ -257,8 +258,12 @@ class Gpu:
             raw["remapped_rows_total", "corrected"], raw["remapped_rows_total", "uncorrected"] = rows[0], rows[1]
             raw["row_remap_pending",], raw["row_remap_failure",] = rows[2], rows[3]
 
+    @property
+    def _made_up_pcie(self) -> bool:
+        return any(product in self.device.name for product in NO_PCIE)
+
     def _pcie(self, raw: Raw) -> None:
-        if any(product in self.device.name for product in NO_PCIE):
+        if self._made_up_pcie:
             return
         for function, name in (
             ("nvmlDeviceGetCurrPcieLinkGeneration", "pcie_link_generation"),
@@ -271,7 +276,7 @@ class Gpu:
     def _fabric(self, raw: Raw) -> None:
         structure = self._constant("c_nvmlGpuFabricInfoV_t")
         info = structure() if structure else None
-        # A version of NVML ends in the size of its structure; nvidia-ml-py 12.560 has it wrong and would read nonsense.
+        # A version of NVML ends in the size of its structure; nvidia-ml-py 12.560 has another and would read nonsense.
         if info is None or info.version & 0xFFFFFF != ctypes.sizeof(info):
             return
         if self.ask("nvmlDeviceGetGpuFabricInfoV", ctypes.byref(info)) is None or not info.state:

@@ -193,7 +193,7 @@ class Session:
         elif self._plan.wanted:
             self._chosen = choose.configured(self._plan.wanted, devices)
         else:
-            self._chosen = choose.everything(devices)
+            self._chosen = choose.Choice(choose.everything(devices).uuids, "configured")
 
     def _automatic(self, devices: Sequence[GpuDevice]) -> choose.Choice:
         pids = tuple(self._server_pids())
