@@ -16,17 +16,34 @@ QUEUE = "request_queue_seconds"
 PREFILL = "request_prefill_seconds"
 
 
+EVENLY = ((0.5, 1.5), (0.9, 1.9), (0.95, 1.95), (0.99, 1.99))
+SECOND = ((1.0, 2.0),) * 4
+"""Edges of the second bucket, for each quantile."""
+
+
 def test_quantiles_are_those_of_the_window_and_sum_and_count_those_of_the_life() -> None:
-    seen = grown({TTFT: histogram(90, 0, 0, 0, total=9.0)}, {TTFT: histogram(90, 10, 0, 0, total=24.0)})
-    expected = Summary(((0.5, 1.5), (0.9, 1.9), (0.95, 1.95), (0.99, 1.99)), 24.0, 100.0)
-    assert quantiles_of(TTFT)(engine(seen)) == expected
+    seen = window(
+        {TTFT: histogram(90, 0, 0, 0, total=9.0)},
+        {TTFT: histogram(90, 1, 0, 0, total=10.25)},
+        {TTFT: histogram(90, 1, 1, 0, total=12.75)},
+    )
+    expected = Summary(
+        ((0.5, 1.25), (0.9, 2.5), (0.95, 2.5), (0.99, 2.5)), 12.75, 92.0, ((1.0, 2.0), *((2.0, 4.0),) * 3), 2.0
+    )
+    assert quantiles_of(TTFT)(engine(seen, settings=Settings(min_observations=1))) == expected
+
+
+def test_a_quantile_beyond_the_last_bound_has_no_upper_one() -> None:
+    seen = grown({TTFT: histogram(0, 0, 0, 0)}, {TTFT: histogram(0, 0, 0, 1, total=7.5)})
+    found = quantiles_of(TTFT)(engine(seen, settings=Settings(min_observations=1)))
+    assert found == Summary(tuple((q, 7.5) for q, _ in EVENLY), 7.5, 1.0, ((4.0, None),) * 4, 1.0)
 
 
 def test_quantiles_need_as_many_observations_as_the_settings_say() -> None:
     seen = grown({TTFT: histogram(0, 0, 0, 0)}, {TTFT: histogram(0, 9, 0, 0, total=13.0)})
     found = [quantiles_of(TTFT)(engine(seen, settings=Settings(min_observations=least))) for least in (9, 10)]
     assert [summary and len(summary.quantiles) for summary in found] == [4, 0]
-    assert found[1] == Summary((), 13.0, 9.0)
+    assert found[1] == Summary((), 13.0, 9.0, (), 9.0)
 
 
 def test_after_the_first_poll_there_are_sum_and_count_but_no_quantiles() -> None:
@@ -47,7 +64,7 @@ def test_a_histogram_that_the_server_does_not_give_has_no_summary() -> None:
 
 def test_a_sum_that_fell_costs_no_quantile() -> None:
     seen = grown({TTFT: histogram(0, 0, 0, 0, total=5.0)}, {TTFT: histogram(0, 10, 0, 0, total=4.0)})
-    expected = Summary(((0.5, 1.5), (0.9, 1.9), (0.95, 1.95), (0.99, 1.99)), 4.0, 10.0)
+    expected = Summary(EVENLY, 4.0, 10.0, SECOND, 10.0)
     assert quantiles_of(TTFT)(engine(seen)) == expected
 
 

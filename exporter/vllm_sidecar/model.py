@@ -209,12 +209,25 @@ class Histogram(NamedTuple):
     """Sum of all observations; None where the server gives none."""
 
 
+class Observed(NamedTuple):
+    """What was observed in a histogram between two polls."""
+
+    bins: tuple[tuple[int, float], ...]
+    """Buckets that grew, ascending, with the observations that they grew by."""
+    total: float | None
+    """The sum of the observations; None where the server gives none, or it fell (a negative observation)."""
+
+
 class Summary(NamedTuple):
     """Quantiles over the window beside the cumulative sum and count of all observations."""
 
     quantiles: tuple[tuple[float, float], ...]
     total: float | None
     observations: float
+    bounds: tuple[tuple[float, float | None], ...] = ()
+    """Edges of the bucket that certainly holds each quantile; None for +Inf."""
+    recent: float = 0.0
+    """Observations in the window, which the quantiles are those of."""
 
 
 Value = float | Histogram | Summary

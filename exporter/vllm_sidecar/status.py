@@ -93,5 +93,11 @@ def _value(value: Value) -> dict[str, object]:
     if isinstance(value, Histogram):
         return {"count": value.cumulative[-1], "sum": value.total}
     if isinstance(value, Summary):
-        return {"quantiles": dict(value.quantiles), "count": value.observations, "sum": value.total}
+        return {
+            "quantiles": dict(value.quantiles),
+            "bounds": {q: list(edges) for (q, _), edges in zip(value.quantiles, value.bounds, strict=False)},
+            "observations": value.recent,
+            "count": value.observations,
+            "sum": value.total,
+        }
     return {"value": value if isfinite(value) else None}

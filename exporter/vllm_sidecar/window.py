@@ -15,7 +15,7 @@ from operator import sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.lives import is_new_life, left_out
-from vllm_sidecar.model import Group, Histogram, Reading, Scope
+from vllm_sidecar.model import Group, Histogram, Observed, Reading, Scope
 from vllm_sidecar.pulse import Pulse
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ COARSE = 5.0
 """Seconds between the polls that are kept beyond the window, for charts."""
 
 EMPTY = Reading({}, {}, {})
+NOTHING = Observed((), None)
 TARGET = Group(Scope.TARGET, ())
 
 
@@ -62,6 +63,7 @@ class Window:
         self._values: dict[Key, deque[float | None]] = {}
         self._extents: dict[Key, Extent | None] = {}
         self._increases: dict[str, Increase | None] = {}
+        self._observed_by_poll: dict[str, deque[Observed | None]] = {}
         self._labelled: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
         self._indexed = 0
         self._torn_at: float | None = None
@@ -91,10 +93,14 @@ class Window:
         polls.append((at, reading))
         for gauge, values in self._values.items():
             values.append(reading.gauges.get(gauge))
+        for name, between in self._observed_by_poll.items():
+            between.append(_between(self.latest.histograms.get(name), reading.histograms.get(name)))
         while len(polls) > 2 and polls[1][0] <= at - self._length:
             gone = polls.popleft()
             for values in self._values.values():
                 values.popleft()
+            for between in self._observed_by_poll.values():
+                between.popleft()
             if not older or gone[0] - older[-1][0] >= COARSE:
                 older.append(gone)
         while older and older[0][0] < at - self._keep:
@@ -176,6 +182,24 @@ class Window:
         # Negative observations make a sum fall (queue times of streaming input): its mean would be nonsense.
         return Increase(new.bounds, counts, grown[-1], total if total is not None and total >= 0.0 else None)
 
+    def observed_by_poll(self, name: str) -> list[Observed]:
+        """Return what a histogram observed between successive polls, oldest first; polls that saw nothing are left out.
+
+        It adds up to `observed`, and is empty where that is None.
+        """
+        whole = self.observed(name)
+        if whole is None:
+            return []
+        between = self._observed_by_poll.get(name)
+        if between is None:  # kept up to date from now on, as with `values`
+            found = [reading.histograms.get(name) for _, reading in self._polls]
+            between = self._observed_by_poll[name] = deque(map(_between, found, found[1:]))
+        polls = [poll for poll in between if poll is None or poll.bins]
+        if None in polls:  # left out of a body, or a bucket that fell and rose again: only the whole is known
+            bins = tuple([(bucket, count) for bucket, count in enumerate(whole.counts) if count > 0.0])
+            return [Observed(bins, whole.total)]
+        return polls  # type: ignore[return-value]
+
     def values(self, gauge: Key) -> Sequence[float | None]:
         """Return a gauge at each poll of the window, oldest first; None at those that do not give it."""
         values = self._values.get(gauge)
@@ -194,6 +218,27 @@ class Window:
             return None
         values = [value for value in self.values(gauge) if value is not None]
         return Extent(max(values), sum(values) / len(values), values[0], values[-1])
+
+
+def _between(old: Histogram | None, new: Histogram | None) -> Observed | None:
+    """Return what was observed between two polls; None where they do not tell."""
+    if new is old:
+        return NOTHING
+    if new is None:
+        return None
+    if old is None:
+        old = Histogram(new.bounds, (0.0,) * len(new.cumulative), 0.0)
+    if old.bounds != new.bounds:
+        return None
+    bins, below = [], 0.0
+    for bucket, grown in enumerate(map(sub, new.cumulative, old.cumulative)):
+        if grown != below:
+            if grown < below:
+                return None
+            bins.append((bucket, grown - below))
+            below = grown
+    total = new.total - old.total if new.total is not None and old.total is not None else None
+    return Observed(tuple(bins), total if total is not None and total >= 0.0 else None)
 
 
 class Windows:

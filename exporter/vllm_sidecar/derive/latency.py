@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.distribution import window_quantiles
+from vllm_sidecar.distribution import estimate
 from vllm_sidecar.model import Summary
 
 if TYPE_CHECKING:
@@ -28,13 +28,23 @@ def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
         if whole is None:
             return None
         recent = window.observed(histogram)
-        quantiles: tuple[tuple[float, float], ...] = ()
-        if recent and recent.observations >= engine.server.settings.min_observations:
-            values = window_quantiles(recent.bounds, [(recent.counts, recent.total)], QUANTILES)
-            quantiles = tuple([(q, value) for q, value in zip(QUANTILES, values, strict=True) if value is not None])
-        return Summary(quantiles, whole.total, whole.cumulative[-1])
+        if recent is None or recent.observations < max(1, engine.server.settings.min_observations):
+            return Summary((), whole.total, whole.cumulative[-1], (), recent.observations if recent else 0.0)
+        found = estimate(recent.bounds, window.observed_by_poll(histogram), QUANTILES)
+        return Summary(
+            tuple([(quantile.q, _rounded(quantile.value)) for quantile in found]),
+            whole.total,
+            whole.cumulative[-1],
+            tuple([(quantile.lower, quantile.upper) for quantile in found]),
+            recent.observations,
+        )
 
     return summary
+
+
+def _rounded(value: float) -> float:
+    """Leave out digits that no estimate has, and that would differ between machines; edges of buckets stay."""
+    return float(f"{value:.6g}")
 
 
 def observations(engine: Engine) -> dict[str, float]:

@@ -1,0 +1,19 @@
+"""Stage 4: what a histogram observed over the polls of a window -> quantiles finer than its buckets.
+
+Each poll tells the counts per bucket and the sum of what was observed since the one before. Together the polls of a
+window tell much more than their counts: a poll with one observation tells its value, polls that fall into one bucket
+tell its mean, and how the sums scatter tells how wide the values lie within the buckets.
+
+    evidence   the polls of a window, in the buckets that hold anything
+    shape      where values lie in a bucket, as the counts of its neighbours suggest
+    moments    mean and variance per bucket, within polls and between them, that explain the sums
+    sample     a sample that agrees with all of it, of which a quantile is an order statistic
+
+The order is that of the computation; `estimate` runs it.
+"""
+
+from __future__ import annotations
+
+from vllm_sidecar.distribution.estimate import Quantile, estimate, window_quantiles
+
+__all__ = ["Quantile", "estimate", "window_quantiles"]
