@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import yaml
 
 from vllm_sidecar import cli
 from vllm_sidecar.config import DEFAULT_PORT
+from vllm_sidecar.simulate.script import read_script
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -35,12 +36,15 @@ def test_every_mounted_path_exists_and_is_read_only() -> None:
             assert path.exists(), path
 
 
-def test_what_the_look_alike_is_started_with_is_mounted() -> None:
-    service = SERVICES["vllm"]
-    for argument in (*service["entrypoint"], *service["command"]):
-        if argument.startswith("/"):
-            inside, here = next((a, b) for a, b in mounts(service).items() if argument.startswith(a))
-            assert Path(f"{here}{argument.removeprefix(inside)}").exists(), argument
+def test_the_simulator_plays_a_script_that_can_be_played() -> None:
+    arguments = cli._parser().parse_args(SERVICES["vllm"]["command"])
+    assert [phase.scenario.name for phase in read_script(arguments.scenario, None, {}).phases][1] == "kv-exhaustion"
+    assert arguments.host == "0.0.0.0"  # the other containers reach it
+
+
+def test_prometheus_finds_the_rules_where_they_are_mounted() -> None:
+    folders = {inside for inside, here in mounts(SERVICES["prometheus"]).items() if here == ROOT / "rules"}
+    assert {str(PurePosixPath(pattern).parent) for pattern in PROMETHEUS["rule_files"]} == folders
 
 
 def test_images_are_pinned_to_a_version() -> None:

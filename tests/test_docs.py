@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import yaml
@@ -14,12 +14,14 @@ from vllm_sidecar import __version__, cli
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.config import Config, NamedTarget
 from vllm_sidecar.model import Reason
-from vllm_sidecar.server import LINKS
+from vllm_sidecar.server import make_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydantic import BaseModel
+
+    from vllm_sidecar.server import Running
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -62,7 +64,12 @@ def test_every_command_and_flag_is_in_the_readme(flag: str) -> None:
     assert re.search(rf"`{re.escape(flag)}[ `]", BY_HAND)
 
 
-@pytest.mark.parametrize("path", [*LINKS, "/-/reload"])
+def endpoints() -> list[str]:
+    resources = make_app(cast("Running", None)).router.resources()
+    return [resource.canonical for resource in resources if resource.canonical != "/page/{name}"]
+
+
+@pytest.mark.parametrize("path", endpoints())
 def test_every_endpoint_is_in_the_readme(path: str) -> None:
     assert f"| `{path}` |" in BY_HAND
 
