@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SOURCE = Path(__file__).parent / "nvml_stub" / "stub.c"
 NAME = "libnvidia-ml.so.1"
@@ -37,6 +42,7 @@ class Stub:
     library: Path
     file: Path
     lines: tuple[str, ...] = ()
+    at_end: ExitStack = field(default_factory=ExitStack)
 
     def script(self, *lines: str) -> None:
         """Replace the script; the library reads it again at its next call."""
@@ -67,10 +73,12 @@ def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stub(stub_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
+def stub(stub_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     """The library with a script of its own, loaded in this process too where NVML is looked for."""
     made = Stub(stub_library, tmp_path / "script")
     made.script()
     monkeypatch.setattr("vllm_sidecar.gpu.nvml.LIBRARY", str(stub_library))
     monkeypatch.setenv("NVML_STUB_SCRIPT", str(made.file))
-    return made
+    yield made
+    made.script()
+    made.at_end.close()

@@ -123,6 +123,20 @@ def test_check_config_counts_the_one_target_of_the_example(capsys: pytest.Captur
     ]
 
 
+def test_check_config_of_a_node_without_vllm_counts_no_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("gpu: {only: true, interval: 15s}\n", encoding="utf-8")
+    assert main(["check-config", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: OK, GPUs and no target every 15s, served on :10190\n"
+
+
+def test_only_gpus_and_a_vllm_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--gpu.only", "--vllm.url", "http://127.0.0.1:8000"]) == 1
+    assert "gpu.only (or --gpu.only) without vllm, --vllm.url and targets" in capsys.readouterr().err
+
+
 def test_check_config_lists_every_mistake_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("log:\n  level: loud\n  colour: red\n", encoding="utf-8")

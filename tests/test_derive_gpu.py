@@ -68,7 +68,9 @@ def test_gpus_that_may_be_others_are_not_joined() -> None:
     assert derive.request_watts(server([working()], gpus, flags=flags, chosen_by="all")) is None
     assert derive.request_watts(server([working()], gpus[:2], flags=flags, chosen_by="all")) is not None
     assert derive.request_watts(server([working()], gpus[:2], flags=flags, chosen_by="processes")) is not None
-    assert derive.request_watts(server([working()], gpus, chosen_by="all")) is not None
+    assert derive.request_watts(server([working()], gpus, chosen_by="all")) is None
+    assert derive.request_watts(server([working()], gpus[:1], chosen_by="all")) is not None
+    assert derive.request_watts(server([working()], gpus, chosen_by="configured")) is not None
 
 
 def test_a_straggler_shows_in_its_own_tensor_parallel_group() -> None:

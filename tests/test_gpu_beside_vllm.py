@@ -85,8 +85,13 @@ class Run:
 
 @asynccontextmanager
 async def running(url: str, **gpu: Any) -> AsyncIterator[Run]:
-    settings = config(url, gpu={**QUICK, **gpu}, scrape={"interval": "100ms", "server_time_ratio": 1.0},
-                      windows={"length": "1s"}, progress={"stall_after": "2s"})  # fmt: skip
+    settings = config(
+        url,
+        gpu={**QUICK, "devices": "all", **gpu},
+        scrape={"interval": "100ms", "server_time_ratio": 1.0},
+        windows={"length": "1s"},
+        progress={"stall_after": "2s"},
+    )
     sidecar = Sidecar(settings, lambda: settings)
     await sidecar.start()
     try:

@@ -48,8 +48,12 @@ class Reader:
 
 
 def read(stub: Stub, *lines: str, plan: Plan | None = None) -> Reader:
+    """Script the library and open it; the end of the test closes it."""
     stub.script(*lines)
-    return Reader(plan or Plan(slow_interval=0.0))
+    made = Reader(plan or Plan(slow_interval=0.0))
+    stub.at_end.callback(made.nvml.close)
+    stub.at_end.callback(made.session.close)
+    return made
 
 
 def test_an_h100_gives_every_field_but_those_of_older_gpus(stub: Stub) -> None:

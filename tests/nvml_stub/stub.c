@@ -138,11 +138,11 @@ int nvmlInitWithFlags(unsigned flags) {
     if (ret >= 0) return ret;
     for (int i = 0; i < MOST_GPUS; i++)
         for (int j = 0; j < 9; j++) devices[i][j] = (device_t){i, j - 1};
-    initialised = 1;
+    initialised++;
     tell("init");
     return OK;
 }
-int nvmlShutdown(void) { ENTER(-1); initialised = 0; tell("shutdown"); return OK; }
+int nvmlShutdown(void) { ENTER(-1); initialised--; tell("shutdown"); return OK; }
 const char *nvmlErrorString(int code) { static char text[32]; snprintf(text, sizeof text, "error %d", code); return text; }
 
 static int text_of(char *out, unsigned size, const char *text) {

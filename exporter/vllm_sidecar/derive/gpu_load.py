@@ -31,14 +31,15 @@ def gpus_per_engine(server: Server) -> int | None:
 def ours(server: Server) -> list[GpuWindow]:
     """Return the GPUs of the server; none where others' may be among them.
 
-    Where nothing says which GPUs vLLM uses all are taken, unless there are more than its parallel sizes ask for.
+    Where nothing says which GPUs vLLM uses (`all`), they are its own if there is but one, or no more than its parallel
+    sizes ask for: a pod may see all GPUs of its node and own one.
     """
     gpus = server.gpus
     if gpus is None:
         return []
     found, each = whole(gpus.windows), gpus_per_engine(server)
-    if gpus.chosen_by == "all" and each is not None:
-        size = each * (server.flag("data_parallel_size") or 1.0)
+    if gpus.chosen_by == "all":
+        size = each * (server.flag("data_parallel_size") or 1.0) if each is not None else 1.0
         return found if len(found) <= size else []
     return found
 

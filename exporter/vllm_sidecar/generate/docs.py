@@ -85,7 +85,9 @@ def gpu_fields() -> str:
         (
             entry.signal.name.removeprefix(GPU_PREFIX),
             _cell(entry.call),
-            f"{entry.raw} → {entry.signal.unit.suffix}" if entry.signal.unit.suffix else entry.raw or "count",
+            f"{entry.raw} → {entry.signal.unit.suffix}"
+            if entry.signal.unit.suffix
+            else entry.raw or _number(entry.signal),
             _cell(entry.unsupported),
             entry.tier.value,
             entry.group,
@@ -93,6 +95,10 @@ def gpu_fields() -> str:
         for entry in GPU_FIELDS
     ]
     return _JINJA.get_template("gpu_fields.md.j2").render(rows=rows)
+
+
+def _number(signal: Signal) -> str:
+    return "count" if signal.kind is Kind.COUNTER else "number"
 
 
 def _reasons(rows: Iterable[tuple[str, str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import threading
 import time
 from _ctypes import dlclose
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from vllm_sidecar.model import Reason
 
 LIBRARY = "libnvidia-ml.so.1"
+_users = 0
+"""Instances of Nvml that are in the library."""
+_lock = threading.Lock()
 
 NO_PERMISSION, UNKNOWN = 4, 999
 INVALID_ARGUMENT = 2
@@ -81,12 +85,12 @@ class Nvml:
         try:
             self.call("nvmlInitWithFlags", 0)
         except CallError as error:
-            _unload(self.module)
+            _leave(self.module)
             reason = Reason.NO_PERMISSION if error.code == NO_PERMISSION else Reason.NVML_ERROR
             raise NvmlFailedError(reason, str(error)) from None
         except NvmlFailedError:
             # The library stays mapped for ever otherwise, and after an upgrade of the driver the new one is on disk.
-            _unload(self.module)
+            _leave(self.module)
             raise
 
     def call(self, function: str, *arguments: object) -> Any:
@@ -118,30 +122,38 @@ class Nvml:
             raise LackingError(13, f"{name} is not in this nvidia-ml-py") from None
 
     def close(self) -> None:
-        """Release the driver and unload its library; no other thread may be in it."""
+        """Release the driver, and unload its library once nobody uses it; the thread of the events must have ended."""
         try:
             self.call("nvmlShutdown")
         except (CallError, NvmlFailedError):
-            return
-        _unload(self.module)
+            return  # who knows what still runs in it
+        _leave(self.module)
 
 
 def _load() -> Any:
     """Load the driver's library, and nvidia-ml-py only where there is one: importing it costs a few MiB."""
+    global _users  # noqa: PLW0603 - the library is one for the process, as is nvidia-ml-py's reference to it
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError as error:
         raise NvmlFailedError(Reason.LIBRARY_NOT_FOUND, str(error)) from None
     module: Any = importlib.import_module("pynvml")
-    if module.nvmlLib is None:
-        module.nvmlLib = library
-    else:
-        dlclose(library._handle)  # noqa: SLF001 - ctypes has no public way to close a library
+    with _lock:
+        _users += 1
+        if module.nvmlLib is None:
+            module.nvmlLib = library
+        else:
+            dlclose(library._handle)  # noqa: SLF001 - ctypes has no public way to close a library
     return module
 
 
-def _unload(module: Any) -> None:
-    library, module.nvmlLib = module.nvmlLib, None
-    module._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 - its functions point into the library
-    if library is not None:
+def _leave(module: Any) -> None:
+    """Unload the library when its last user leaves: one that hangs in it never does, and needs its code."""
+    global _users  # noqa: PLW0603
+    with _lock:
+        _users -= 1
+        if _users:
+            return
+        library, module.nvmlLib = module.nvmlLib, None
+        module._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 - its functions point into the library
         dlclose(library._handle)  # noqa: SLF001
