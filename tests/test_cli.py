@@ -134,7 +134,9 @@ def test_check_config_of_a_node_without_vllm_counts_no_target(
 
 def test_only_gpus_and_a_vllm_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--gpu.only", "--vllm.url", "http://127.0.0.1:8000"]) == 1
-    assert "gpu.only (or --gpu.only) without vllm, --vllm.url and targets" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "vllm-sidecar: command line: gpu.only: got true; allowed: true only without vllm, --vllm.url and targets\n"
+    )
 
 
 def test_check_config_lists_every_mistake_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,7 +176,8 @@ class Config(Section):
     def _only_without_vllm(cls, value: Gpu, info: ValidationInfo) -> Gpu:
         named = "vllm" in info.data and info.data["vllm"].model_fields_set
         if value.only and (named or info.data.get("targets")):
-            raise not_allowed("gpu.only (or --gpu.only) without vllm, --vllm.url and targets")
+            allowed = "true only without vllm, --vllm.url and targets"
+            raise ValidationError.from_exception_data("gpu", [mistake(("only",), allowed, True)])
         return value
 
     @field_validator("targets", mode="wrap")
