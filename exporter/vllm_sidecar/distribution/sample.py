@@ -56,11 +56,16 @@ def sample(evidence: Evidence, moments: Moments, slot: int) -> list[float]:
 
 def _known(evidence: Evidence, moments: Moments, slot: int, row: Row, shifts: tuple[float, ...]) -> tuple[float, float]:
     """Return mean and variance of a poll's observations in a slot, given its sum."""
+    lower, width = evidence.lower[slot], evidence.width[slot]
+    if len(row.bins) == 1 and row.total is not None:
+        count = row.bins[0][1]
+        mean = max(lower, min(lower + width, row.total / count))
+        return mean, moments.within[slot] * (1.0 - 1.0 / count) if count > 1.0 else 0.0
     mean = count = 0.0
     variance, left = TINY, row.total or 0.0
     for (other, k), shift in zip(row.bins, shifts, strict=True):
-        lower = evidence.lower[other]
-        expected = max(lower, min(lower + evidence.width[other], moments.means[other] + shift))
+        low = evidence.lower[other]
+        expected = max(low, min(low + evidence.width[other], moments.means[other] + shift))
         left -= k * expected
         variance += k * (moments.within[other] + moments.between[other] * k)
         if other == slot:
@@ -68,15 +73,10 @@ def _known(evidence: Evidence, moments: Moments, slot: int, row: Row, shifts: tu
     spread = moments.within[slot] + moments.between[slot]
     if row.total is None:
         return mean, spread
-    lower, width = evidence.lower[slot], evidence.width[slot]
-    if len(row.bins) == 1:
-        mean = row.total / count
-        spread = moments.within[slot] * (1.0 - 1.0 / count) if count > 1.0 else 0.0
-    else:
-        common = moments.within[slot] + moments.between[slot] * count
-        mean += common * left / variance
-        spread = max(0.0, spread - common * common / variance)
-        mean = min(max(mean, (row.total - row.most) / count + lower + width), (row.total - row.least) / count + lower)
+    common = moments.within[slot] + moments.between[slot] * count
+    mean += common * left / variance
+    spread = max(0.0, spread - common * common / variance)
+    mean = min(max(mean, (row.total - row.most) / count + lower + width), (row.total - row.least) / count + lower)
     return max(lower, min(lower + width, mean)), spread
 
 
