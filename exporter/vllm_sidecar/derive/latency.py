@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.distribution import estimate
+from vllm_sidecar.distribution import bucket_edges, estimate
 from vllm_sidecar.model import Summary
 
 if TYPE_CHECKING:
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vllm_sidecar.derive.views import Engine
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
+PAGED = 0.95
+"""The quantile that is exported with the edges of its bucket: the one that people page on."""
 
 
 def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
@@ -51,6 +53,22 @@ def observations(engine: Engine) -> dict[str, float]:
     """Return the number of observations in the window behind each recent latency, by its name."""
     found = ((name, engine.window.observed(histogram)) for name, histogram in LATENCIES.items())
     return {name: recent.observations for name, recent in found if recent is not None}
+
+
+def p95_bounds(engine: Engine) -> dict[tuple[str, str], float]:
+    """Return the edges of the bucket that certainly holds the recent p95 of each latency, by its name and the edge.
+
+    There is no upper edge in the +Inf bucket, and neither where there are no recent quantiles.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for name, histogram in LATENCIES.items():
+        recent = engine.window.observed(histogram)
+        if recent is not None and recent.observations >= max(1, engine.server.settings.min_observations):
+            lower, upper = bucket_edges(recent.bounds, recent.counts, PAGED)
+            found[name, "lower"] = lower
+            if upper is not None:
+                found[name, "upper"] = upper
+    return found
 
 
 LATENCIES = {

@@ -47,6 +47,7 @@ _STEEPEST = 6.0
 _STILL = 0.3
 _AROUND = 0.5
 _NARROW = 1e-300
+_SLACK = 1e-6
 
 
 class Moments(NamedTuple):
@@ -146,7 +147,7 @@ class _Fit:
                 lower, width = self.lower[slot], self.width[slot]
                 least = max(lower, (row.total - row.most) / count + lower + width)
                 most = min(lower + width, (row.total - row.least) / count + lower)
-                weight = count / (max(0.0, most - least) / (width + TINY) + 1e-3)
+                weight = count / (max(0.0, most - least) / (width + TINY) + _SLACK)
                 weighted[slot] += weight * max(least, min(most, self.expected[slot]))
                 weights[slot] += weight
         start = [a / w if w else b for a, w, b in zip(weighted, weights, self.expected, strict=True)]
