@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_sidecar.derive.views import Engine
+    from vllm_sidecar.distribution import Quantile
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 PAGED = 0.95
@@ -34,7 +35,7 @@ def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
             return Summary((), whole.total, whole.cumulative[-1], (), recent.observations if recent else 0.0)
         found = estimate(recent.bounds, window.observed_by_poll(histogram), QUANTILES)
         return Summary(
-            tuple([(quantile.q, _rounded(quantile.value)) for quantile in found]),
+            tuple([(quantile.q, _rounded(quantile)) for quantile in found]),
             whole.total,
             whole.cumulative[-1],
             tuple([(quantile.lower, quantile.upper) for quantile in found]),
@@ -44,9 +45,10 @@ def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
     return summary
 
 
-def _rounded(value: float) -> float:
-    """Leave out digits that no estimate has, and that would differ between machines; edges of buckets stay."""
-    return float(f"{value:.6g}")
+def _rounded(quantile: Quantile) -> float:
+    """Leave out digits that no estimate has, and that would differ between machines; it stays in its bucket."""
+    value = max(quantile.lower, float(f"{quantile.value:.6g}"))
+    return value if quantile.upper is None else min(value, quantile.upper)
 
 
 def observations(engine: Engine) -> dict[str, float]:
