@@ -33,7 +33,7 @@ check: $(READY) ## format, lint, types, generated files
 	@$(BIN)/mypy
 	@$(BIN)/vllm-sidecar generate --check
 
-bench: $(READY) ## cost beside prometheus_client and beside Prometheus
+bench: $(READY) ## cost beside prometheus_client and Prometheus, accuracy beside histogram_quantile
 	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 fmt: $(READY) ## format and fix what can be fixed

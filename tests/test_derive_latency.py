@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from readings import engine, grown, histogram, observed, window
-from vllm_sidecar.derive.latency import LATENCIES, first_token_shares, observations, quantiles_of
+from vllm_sidecar.derive.latency import LATENCIES, first_token_shares, observations, p95_bounds, quantiles_of
 from vllm_sidecar.derive.views import Settings
 from vllm_sidecar.model import Summary
 
@@ -73,6 +73,16 @@ def test_observations_are_told_for_each_latency_that_the_server_gives() -> None:
     last = {TTFT: histogram(1, 2, 0, 1), QUEUE: histogram(5, 0, 0, 0), PREFILL: histogram(0, 0, 7, 0)}
     assert observations(engine(grown(first, last))) == {"time_to_first_token": 3.0, "queue": 0.0, "prefill": 7.0}
     assert observations(engine(window(last))) == {}
+
+
+def test_the_p95_has_the_edges_of_its_bucket_where_there_are_quantiles() -> None:
+    first = {TTFT: histogram(1, 0, 0, 0), QUEUE: histogram(0, 0, 0, 0), PREFILL: histogram(0, 0, 0, 0)}
+    last = {TTFT: histogram(1, 9, 1, 0), QUEUE: histogram(0, 0, 0, 5), PREFILL: histogram(4, 0, 0, 0)}
+    assert p95_bounds(engine(grown(first, last))) == {
+        ("time_to_first_token", "lower"): 2.0,
+        ("time_to_first_token", "upper"): 4.0,
+        ("queue", "lower"): 4.0,
+    }
 
 
 def test_each_latency_has_a_value_of_its_own() -> None:

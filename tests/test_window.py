@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from readings import BOUNDS, START, histogram, observed, reading, window
+from vllm_sidecar.model import Observed
 from vllm_sidecar.window import COARSE, Extent, Increase, Window
 
 TOKENS = "generation_tokens_total"
@@ -100,6 +101,25 @@ def test_a_day_of_polls_keeps_as_many_readings_as_an_hour() -> None:
 def test_a_histogram_has_counts_per_bucket_and_their_sum() -> None:
     seen = window({TTFT: histogram(1, 0, 2, 0, total=7.0)}, {TTFT: histogram(3, 4, 2, 1, total=20.5)})
     assert seen.observed(TTFT) == Increase(BOUNDS, [2.0, 4.0, 0.0, 1.0], 7.0, 13.5)
+
+
+def test_each_poll_has_what_was_observed_since_the_one_before() -> None:
+    counts = [(1, 0, 0, 0), (1, 0, 0, 0), (1, 2, 0, 1), (2, 2, 0, 1)]
+    totals = [0.5, 0.5, 9.0, 8.0]
+    polls = [{TTFT: histogram(*one, total=total)} for one, total in zip(counts, totals, strict=True)]
+    expected = [Observed(((1, 2.0), (3, 1.0)), 8.5), Observed(((0, 1.0),), None)]
+    assert window(*polls).observed_by_poll(TTFT) == expected
+    assert window({}, *polls).observed_by_poll(TTFT) == [Observed(((0, 1.0),), 0.5), *expected]
+    assert window(*polls[:1]).observed_by_poll(TTFT) == window(*polls[:2]).observed_by_poll(TTFT) == []
+
+
+def test_polls_that_cannot_be_told_apart_are_one() -> None:
+    counts = [(1, 0, 0, 0), (2, 3, 0, 0), (2, 2, 0, 0), (3, 3, 0, 0)]
+    polls = [{TTFT: histogram(*one, total=float(i))} for i, one in enumerate(counts)]
+    assert window(*polls).observed_by_poll(TTFT) == [Observed(((0, 2.0), (1, 3.0)), 3.0)]
+    polls[2] = {}
+    seen = window(*polls)
+    assert seen.observed_by_poll(TTFT) == [Observed(((0, 2.0), (1, 3.0)), 3.0)]
 
 
 def test_a_histogram_that_did_not_change_observed_nothing() -> None:
@@ -352,6 +372,7 @@ def test_what_a_histogram_observed_is_never_negative_and_adds_up(counts: list[li
         sums = [a + b for a, b in zip(sums, grew, strict=True)]
         total += change
         seen.append(START + i, reading({TTFT: histogram(*sums, total=total)}))
+        seen.observed_by_poll(TTFT)  # from now on it is kept up to date
     increase = seen.observed(TTFT)
     assert increase is not None
     assert min(increase.counts) >= 0.0
@@ -359,3 +380,12 @@ def test_what_a_histogram_observed_is_never_negative_and_adds_up(counts: list[li
         sum(increase.counts) == increase.observations == sum(map(sum, counts[-5:] if len(counts) > 5 else counts[1:]))
     )
     assert increase.total is None or (increase.total >= 0.0 and isfinite(increase.total))
+    by_poll = [0.0] * 4
+    for poll in seen.observed_by_poll(TTFT):
+        for bucket, count in poll.bins:
+            by_poll[bucket] += count
+    assert by_poll == increase.counts
+    fresh = Window(5.0, 5.0)
+    for at, one in seen.current():
+        fresh.append(at, one)
+    assert fresh.observed_by_poll(TTFT) == seen.observed_by_poll(TTFT)

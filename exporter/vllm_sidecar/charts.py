@@ -36,13 +36,14 @@ QUANTILES = (0.5, 0.95)
 Column = list[float | None]
 
 
-def charts(windows: Windows, offset: float, since: float) -> list[dict[str, object]]:
-    """Return the columns of every engine.
+def charts(windows: Windows, offset: float, since: float, engine: str | None = None) -> list[dict[str, object]]:
+    """Return the columns of every engine, or of those with one number.
 
     Args:
         windows: Those of the target.
         offset: What to add to the windows' monotonic times to get Unix times.
         since: Unix time; only later points are returned.
+        engine: The label of the engines that are wanted; None for all.
 
     Returns:
         Per engine its model, its number, the Unix times of its points (`at`) and columns of the same length under
@@ -56,6 +57,7 @@ def charts(windows: Windows, offset: float, since: float) -> list[dict[str, obje
             "series": _columns(polls, first),
         }
         for group, window in windows.of(Scope.ENGINE).items()
+        if engine in (None, group.labels[1])
         for polls in (list(window.history()),)
         for first in (bisect_right(polls, since - offset, key=lambda poll: poll[0]),)
     ]

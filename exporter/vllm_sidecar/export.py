@@ -39,8 +39,8 @@ class Source(Protocol):
     def snapshot(self) -> Snapshot:
         """Return what is known after the last poll; the same object until the next one."""
 
-    def charts(self, since: float) -> list[dict[str, object]]:
-        """Return what the status page draws of the polls after a Unix time."""
+    def charts(self, since: float, engine: str | None) -> list[dict[str, object]]:
+        """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
 
 
 class Node(Protocol):
@@ -71,9 +71,10 @@ class Exporter:
         """The newest snapshot of each target by name, in the order of the configuration."""
         return {source.name: source.snapshot() for source in self._sources}
 
-    def charts(self, since: float) -> dict[str, list[dict[str, object]]]:
-        """Return what the status page draws of each target, from the polls after a Unix time."""
-        return {source.name: source.charts(since) for source in self._sources}
+    def charts(self, since: float, target: str | None, engine: str | None) -> dict[str, list[dict[str, object]]]:
+        """Return what the status page draws of the polls after a Unix time, by target; None stands for all of them."""
+        wanted = (source for source in self._sources if target in (None, source.name))
+        return {source.name: source.charts(since, engine) for source in wanted}
 
     def changed(self) -> None:
         """Forget the bytes: a target was polled."""

@@ -210,9 +210,9 @@ class Pipeline:
                 self._current = self._take()
         return self._current
 
-    def charts(self, since: float) -> list[dict[str, object]]:
-        """Return what the status page draws of the polls after a Unix time."""
-        return charts(self._windows, self._wall() - self._clock(), since) if self._health.up else []
+    def charts(self, since: float, engine: str | None) -> list[dict[str, object]]:
+        """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
+        return charts(self._windows, self._wall() - self._clock(), since, engine) if self._health.up else []
 
     def _take(self) -> Snapshot:
         identity = self._introspector.identity if self._introspector else Identity()

@@ -122,7 +122,8 @@ async def _history(request: web.Request) -> web.Response:
         since = float(request.query.get("since", "0"))
     except ValueError:
         return web.Response(status=400, text="since must be a Unix time in seconds.\n")
-    targets = request.app[SIDECAR].exporter.charts(since)
+    exporter, query = request.app[SIDECAR].exporter, request.query
+    targets = exporter.charts(since, query.get("target"), query.get("engine"))
     report = [{"target": name or None, "engines": engines} for name, engines in targets.items()]
     return web.json_response({"targets": report}, dumps=_json)
 

@@ -151,7 +151,7 @@ def main() -> None:
     table("quantile", found, lambda e: f"p{100 * e.q:g}")
     table("all", found, lambda _: "all")
     verdict(found)
-    recorded = [error for case in real() for error in errors(case)]
+    recorded = [error for case, _ in real() for error in errors(case)]
     table("a real vLLM 0.32", recorded, lambda e: e.shape)
     print(f"\n{time.process_time() - began:.0f} s of CPU")
 

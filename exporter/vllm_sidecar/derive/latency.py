@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.distribution import estimate
+from vllm_sidecar.distribution import bucket_edges, estimate
 from vllm_sidecar.model import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_sidecar.derive.views import Engine
+    from vllm_sidecar.distribution import Quantile
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
+PAGED = 0.95
+"""The quantile that is exported with the edges of its bucket: the one that people page on."""
 
 
 def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
@@ -32,7 +35,7 @@ def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
             return Summary((), whole.total, whole.cumulative[-1], (), recent.observations if recent else 0.0)
         found = estimate(recent.bounds, window.observed_by_poll(histogram), QUANTILES)
         return Summary(
-            tuple([(quantile.q, _rounded(quantile.value)) for quantile in found]),
+            tuple([(quantile.q, _rounded(quantile)) for quantile in found]),
             whole.total,
             whole.cumulative[-1],
             tuple([(quantile.lower, quantile.upper) for quantile in found]),
@@ -42,15 +45,32 @@ def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
     return summary
 
 
-def _rounded(value: float) -> float:
-    """Leave out digits that no estimate has, and that would differ between machines; edges of buckets stay."""
-    return float(f"{value:.6g}")
+def _rounded(quantile: Quantile) -> float:
+    """Leave out digits that no estimate has, and that would differ between machines; it stays in its bucket."""
+    value = max(quantile.lower, float(f"{quantile.value:.6g}"))
+    return value if quantile.upper is None else min(value, quantile.upper)
 
 
 def observations(engine: Engine) -> dict[str, float]:
     """Return the number of observations in the window behind each recent latency, by its name."""
     found = ((name, engine.window.observed(histogram)) for name, histogram in LATENCIES.items())
     return {name: recent.observations for name, recent in found if recent is not None}
+
+
+def p95_bounds(engine: Engine) -> dict[tuple[str, str], float]:
+    """Return the edges of the bucket that certainly holds the recent p95 of each latency, by its name and the edge.
+
+    There is no upper edge in the +Inf bucket, and neither where there are no recent quantiles.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for name, histogram in LATENCIES.items():
+        recent = engine.window.observed(histogram)
+        if recent is not None and recent.observations >= max(1, engine.server.settings.min_observations):
+            lower, upper = bucket_edges(recent.bounds, recent.counts, PAGED)
+            found[name, "lower"] = lower
+            if upper is not None:
+                found[name, "upper"] = upper
+    return found
 
 
 LATENCIES = {

@@ -14,6 +14,6 @@ The order is that of the computation; `estimate` runs it.
 
 from __future__ import annotations
 
-from vllm_sidecar.distribution.estimate import Quantile, estimate, window_quantiles
+from vllm_sidecar.distribution.estimate import Quantile, bucket_edges, estimate, window_quantiles
 
-__all__ = ["Quantile", "estimate", "window_quantiles"]
+__all__ = ["Quantile", "bucket_edges", "estimate", "window_quantiles"]

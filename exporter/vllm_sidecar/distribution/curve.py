@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from math import exp, expm1, log, log1p, sqrt
 from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NORMAL = tuple([NormalDist().inv_cdf((i + 0.5) / 1024) for i in range(1024)])
 """Quantiles of the standard normal at 1024 even steps."""
@@ -39,10 +43,12 @@ def deviation_of(tilt: float) -> float:
     return sqrt(max(1.0 / (tilt * tilt) - e / (1.0 - e) ** 2, 1e-30))
 
 
-def quantile_of(tilt: float, share: float) -> float:
-    """Return the quantile of that density; `share` is within 0..1."""
+def quantiles_of(tilt: float, shares: Sequence[float]) -> list[float]:
+    """Return the quantiles of that density; the shares are within 0..1."""
     if abs(tilt) < _FLAT:
-        return share + 0.5 * tilt * share * (1.0 - share)
+        return [share + 0.5 * tilt * share * (1.0 - share) for share in shares]
     if tilt > 0.0:
-        return 1.0 + log(share + (1.0 - share) * exp(-min(tilt, _STEEP))) / tilt
-    return log1p(share * expm1(max(tilt, -_STEEP))) / tilt
+        end = exp(-min(tilt, _STEEP))
+        return [1.0 + log(end + share * (1.0 - end)) / tilt for share in shares]
+    whole = expm1(max(tilt, -_STEEP))
+    return [log1p(share * whole) / tilt for share in shares]

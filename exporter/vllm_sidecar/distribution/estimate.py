@@ -74,6 +74,15 @@ def estimate(bounds: Sequence[float], polls: Sequence[Observed], qs: Sequence[fl
     ]
 
 
+def bucket_edges(bounds: Sequence[float], counts: Sequence[float], q: float) -> tuple[float, float | None]:
+    """Return the edges of the bucket that certainly holds a quantile; the upper is None for +Inf.
+
+    `counts` are those of the n + 1 buckets and not all 0.
+    """
+    bucket, _ = next(ranks(counts, (q,)))
+    return lower_edge(bounds, bucket), bounds[bucket] if bucket < len(bounds) else None
+
+
 def _read(
     bounds: Sequence[float],
     polls: Sequence[Observed],

@@ -18,11 +18,11 @@ drift.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import log, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.distribution.curve import deviation_of, mean_of, tilt_of
+from vllm_sidecar.distribution.linear import lower_edge
 from vllm_sidecar.distribution.shape import Shape, shapes
 from vllm_sidecar.distribution.solve import solve
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.distribution.evidence import Evidence
 
-ROUNDS = 4
+ROUNDS = 3
 """Turns of means and variances; the suite gains nothing from more."""
 TINY = 1e-30
 """Added where a variance could be 0."""
@@ -44,6 +44,10 @@ _NEAR = 0.4
 _FADE = 0.5
 _DRIFT_PRIOR = 4.0
 _STEEPEST = 6.0
+_STILL = 0.3
+_AROUND = 0.5
+_NARROW = 1e-300
+_SLACK = 1e-6
 
 
 class Moments(NamedTuple):
@@ -143,13 +147,13 @@ class _Fit:
                 lower, width = self.lower[slot], self.width[slot]
                 least = max(lower, (row.total - row.most) / count + lower + width)
                 most = min(lower + width, (row.total - row.least) / count + lower)
-                weight = count / ((most - least) / (width + TINY) + 1e-3)
+                weight = count / (max(0.0, most - least) / (width + TINY) + _SLACK)
                 weighted[slot] += weight * max(least, min(most, self.expected[slot]))
                 weights[slot] += weight
         start = [a / w if w else b for a, w, b in zip(weighted, weights, self.expected, strict=True)]
         reach = list(self.width)
         below = self.expected[0] - self.lower[0]
-        if self.evidence.buckets[0] == 0 and start[0] < self.expected[0]:
+        if self.evidence.buckets[0] == 0 and start[0] < self.expected[0] and below > 0.0:
             share = max(0.0, (start[0] - self.lower[0]) / below)
             reach[0] *= share
             self.expected[0] = start[0]
@@ -173,7 +177,6 @@ class _Fit:
     def run(self) -> Moments:
         """Fit means and variances in turns."""
         self._variances()
-        self._between(last=False)
         for turn in range(1, ROUNDS + 1):
             self._means()
             self._variances()
@@ -297,8 +300,8 @@ class _Fit:
         ratio = max(0.0, shared_by_neighbours, unexplained)
         self.dominance = ratio * ratios / polls
         self.between = [ratio * variance for variance in self.spread]
-        # The more drift explains, the less is known of the spread within: then it is taken for as large as the drift.
-        factor = min(1.0, max(ratio, 1.0 / (1.0 + self.dominance)))
+        # What drift explains of the spread is not within; but values of one moment are never all the same.
+        factor = max(1.0 - ratio, _STILL)
         self.target = [variance * factor for variance in self.spread]
 
 
@@ -308,30 +311,20 @@ def _drifts(evidence: Evidence, reach: Sequence[float]) -> list[tuple[float, ...
     These are smoothed over some polls in both directions; the density in a bucket then leans to the neighbour that
     has more. Over the window the shifts of a bucket add up to 0.
     """
-    rows, n = evidence.rows, len(evidence.bounds)
+    rows = evidence.rows
     if len(rows) < 2:
         return [(0.0,) * len(row.bins) for row in rows]
-    whole = sum(evidence.counts)
-    local = _smoothed(evidence, [(count + 0.5) / whole for count in evidence.counts[:n]])
-    widths = [max(high - low, 1e-300) for low, high in _edges(evidence.bounds)]
-    logs = [log(width) for width in widths]
-    weights = [(b / (a + b), a / (a + b)) for a, b in pairwise(widths)]
+    sides = _sides(evidence)
     leans, sums = [], [0.0] * len(reach)
-    for row, counts in zip(rows, local, strict=True):
+    for row, heights in zip(rows, _heights(evidence), strict=True):
         found = []
         for slot, count in row.bins:
-            bucket = evidence.buckets[slot]
             lean = 0.0
-            if bucket < n:
-                here = log(counts[bucket]) - logs[bucket]
-                left = right = here
-                if bucket:
-                    other, mine = weights[bucket - 1][1], weights[bucket - 1][0]
-                    left = here * mine + (log(counts[bucket - 1]) - logs[bucket - 1]) * other
-                if bucket + 1 < n:
-                    mine, other = weights[bucket]
-                    right = here * mine + (log(counts[bucket + 1]) - logs[bucket + 1]) * other
-                lean = reach[slot] * mean_of(max(-_STEEPEST, min(_STEEPEST, right - left)))
+            if sides[slot]:
+                slope, here = 0.0, heights[slot]
+                for neighbour, height, share in sides[slot]:
+                    slope += ((height if neighbour is None else heights[neighbour]) - here) * share
+                lean = reach[slot] * mean_of(max(-_STEEPEST, min(_STEEPEST, slope)))
             found.append(lean)
             sums[slot] += count * lean
         leans.append(found)
@@ -342,27 +335,55 @@ def _drifts(evidence: Evidence, reach: Sequence[float]) -> list[tuple[float, ...
     ]
 
 
-def _edges(bounds: Sequence[float]) -> list[tuple[float, float]]:
-    return list(zip([min(0.0, bounds[0]), *bounds], bounds, strict=False))
+_Side = tuple[int | None, float, float]
+"""A neighbour: its slot, or None and the logarithm of its density; and its share in the density at the common edge."""
 
 
-def _smoothed(evidence: Evidence, floor: Sequence[float]) -> list[list[float]]:
-    """Return per row the counts per finite bucket of the polls around it, each at half the weight of its neighbour."""
-    n = len(floor)
-    dense = []
-    for row in evidence.rows:
-        counts = [0.0] * (n + 1)
-        for slot, count in row.bins:
-            counts[evidence.buckets[slot]] = count
-        dense.append(counts[:n])
+def _sides(evidence: Evidence) -> list[list[_Side]]:
+    """Return per slot the neighbours of a finite bucket; the share of the lower one is negative."""
+    bounds, n = evidence.bounds, len(evidence.bounds)
+    whole = sum(evidence.counts)
+
+    def width(bucket: int) -> float:
+        return max(bounds[bucket] - lower_edge(bounds, bucket), _NARROW)
+
+    def side(bucket: int, other: int, sign: float) -> _Side:
+        height = log(_AROUND / whole / width(other))
+        return evidence.slots.get(other), height, sign * width(bucket) / (width(bucket) + width(other))
+
+    return [
+        [side(bucket, other, sign) for other, sign in ((bucket - 1, -1.0), (bucket + 1, 1.0)) if 0 <= other < n]
+        if bucket < n
+        else []
+        for bucket in evidence.buckets
+    ]
+
+
+def _heights(evidence: Evidence) -> list[list[float]]:
+    """Return per row the logarithm of the density in each slot, of the polls around it, each half its neighbour's."""
+    d = len(evidence.buckets)
+    whole = sum(evidence.counts)
+    floor = [(evidence.counts[bucket] + _AROUND) / whole for bucket in evidence.buckets]
+    finite = [bucket < len(evidence.bounds) for bucket in evidence.buckets]
+    logs = [
+        log(max(evidence.bounds[bucket] - lower_edge(evidence.bounds, bucket), _NARROW)) if is_finite else 0.0
+        for bucket, is_finite in zip(evidence.buckets, finite, strict=True)
+    ]
     earlier: list[list[float]] = []
-    state = [0.0] * n
-    for counts in dense:
+    state = [0.0] * d
+    for row in evidence.rows:
         earlier.append(state)
-        state = [_FADE * (a + b) for a, b in zip(state, counts, strict=True)]
-    state = [0.0] * n
-    for i in range(len(dense) - 1, -1, -1):
-        counts = dense[i]
-        dense[i] = [a + b + c + d for a, b, c, d in zip(counts, earlier[i], state, floor, strict=True)]
-        state = [_FADE * (a + b) for a, b in zip(state, counts, strict=True)]
-    return dense
+        state = state.copy()
+        for slot, count in row.bins:
+            state[slot] += count
+        state = [_FADE * value for value in state]
+    state = floor
+    found = earlier
+    drop = [(1.0 - _FADE) * value for value in floor]
+    for i in range(len(earlier) - 1, -1, -1):
+        state = state.copy()
+        for slot, count in evidence.rows[i].bins:
+            state[slot] += count
+        found[i] = [log(a + b) - c for a, b, c in zip(earlier[i], state, logs, strict=True)]
+        state = [_FADE * a + b for a, b in zip(state, drop, strict=True)]
+    return found

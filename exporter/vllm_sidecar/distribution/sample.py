@@ -10,13 +10,11 @@ from __future__ import annotations
 from math import ceil, exp, log, sqrt
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.distribution.curve import NORMAL, deviation_of, mean_of, quantile_of, tilt_of
+from vllm_sidecar.distribution.curve import NORMAL, deviation_of, mean_of, quantiles_of, tilt_of
 from vllm_sidecar.distribution.moments import TINY
 from vllm_sidecar.distribution.shape import GRID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vllm_sidecar.distribution.evidence import Evidence, Row
     from vllm_sidecar.distribution.moments import Moments
     from vllm_sidecar.distribution.shape import Shape
@@ -56,11 +54,16 @@ def sample(evidence: Evidence, moments: Moments, slot: int) -> list[float]:
 
 def _known(evidence: Evidence, moments: Moments, slot: int, row: Row, shifts: tuple[float, ...]) -> tuple[float, float]:
     """Return mean and variance of a poll's observations in a slot, given its sum."""
+    lower, width = evidence.lower[slot], evidence.width[slot]
+    if len(row.bins) == 1 and row.total is not None:
+        count = row.bins[0][1]
+        mean = max(lower, min(lower + width, row.total / count))
+        return mean, moments.within[slot] * (1.0 - 1.0 / count) if count > 1.0 else 0.0
     mean = count = 0.0
     variance, left = TINY, row.total or 0.0
     for (other, k), shift in zip(row.bins, shifts, strict=True):
-        lower = evidence.lower[other]
-        expected = max(lower, min(lower + evidence.width[other], moments.means[other] + shift))
+        low = evidence.lower[other]
+        expected = max(low, min(low + evidence.width[other], moments.means[other] + shift))
         left -= k * expected
         variance += k * (moments.within[other] + moments.between[other] * k)
         if other == slot:
@@ -68,15 +71,10 @@ def _known(evidence: Evidence, moments: Moments, slot: int, row: Row, shifts: tu
     spread = moments.within[slot] + moments.between[slot]
     if row.total is None:
         return mean, spread
-    lower, width = evidence.lower[slot], evidence.width[slot]
-    if len(row.bins) == 1:
-        mean = row.total / count
-        spread = moments.within[slot] * (1.0 - 1.0 / count) if count > 1.0 else 0.0
-    else:
-        common = moments.within[slot] + moments.between[slot] * count
-        mean += common * left / variance
-        spread = max(0.0, spread - common * common / variance)
-        mean = min(max(mean, (row.total - row.most) / count + lower + width), (row.total - row.least) / count + lower)
+    common = moments.within[slot] + moments.between[slot] * count
+    mean += common * left / variance
+    spread = max(0.0, spread - common * common / variance)
+    mean = min(max(mean, (row.total - row.most) / count + lower + width), (row.total - row.least) / count + lower)
     return max(lower, min(lower + width, mean)), spread
 
 
@@ -100,55 +98,49 @@ class _Bend:
         place = (mean - lower) / width if width > 0.0 else 0.0
         if variance <= 1e-20 * width * width or not 1e-12 < place < 1.0 - 1e-9:
             return [mean] * len(places)
-        deviation = sqrt(variance) / width
-        curve = self._curve(place, deviation)
-        found = []
-        for one in places:
-            x = curve(one % 1.0)
-            found.append(lower + width * min(1.0, max(0.0, x)))
-        return found
+        shares = [one % 1.0 for one in places]
+        normal = [NORMAL[int(share * 1024.0)] for share in shares]
+        inside = self._inside(place, sqrt(variance) / width, shares, normal)
+        return [lower + width * (0.0 if x < 0.0 else min(1.0, x)) for x in inside]
 
-    def _curve(self, place: float, deviation: float) -> Callable[[float], float]:
-        """Return the quantile function for a mean and a deviation, both in widths of the bucket."""
+    def _inside(self, place: float, deviation: float, shares: list[float], normal: list[float]) -> list[float]:
+        """Return the quantiles of these shares for a mean and a deviation, in widths of the bucket."""
         small = max(0.0, min(1.0, (0.5 - place) / 0.3)) if self._first else 0.0
         if small >= 1.0:
-            return _lognormal(place, deviation)
-        bent = self._bent(place, deviation)
+            return _lognormal(place, deviation, normal)
+        bent = self._bent(place, deviation, shares, normal)
         if not small:
             return bent
-        lognormal = _lognormal(place, deviation)
-        return lambda share: bent(share) + small * (lognormal(share) - bent(share))
+        other = _lognormal(place, deviation, normal)
+        return [x + small * (y - x) for x, y in zip(bent, other, strict=True)]
 
-    def _bent(self, place: float, deviation: float) -> Callable[[float], float]:
+    def _bent(self, place: float, deviation: float, shares: list[float], normal: list[float]) -> list[float]:
         tilt = tilt_of(place)
-        own, centre, shape = deviation_of(tilt), mean_of(tilt), self._shape
+        own, shape = deviation_of(tilt), self._shape
         away, widest = 1.0, own
         if shape:
             away = min(1.0, _AWAY * abs(place - shape.mean) / self._deviation)
             widest = self._deviation + (own - self._deviation) * away
         ratio = min(1.0, deviation / widest)
-        normal, bend = ratio * widest * (1.0 - ratio), ratio * widest * ratio
-        tilted, shaped = bend * away / own, 0.0
+        straight, bend = ratio * widest * (1.0 - ratio), ratio * widest * ratio
+        tilted = bend * away / own
+        base = place - tilted * mean_of(tilt)
+        tilts = quantiles_of(tilt, shares)
+        found = [base + straight * z + tilted * x for z, x in zip(normal, tilts, strict=True)]
         if not shape or away >= 1.0:
-            return lambda share: (
-                place + normal * NORMAL[int(share * 1024.0)] + tilted * (quantile_of(tilt, share) - centre)
-            )
+            return found
         quantiles, middle = shape.quantiles, shape.mean
         shaped = bend * (1.0 - away) / self._deviation
-
-        def both(share: float) -> float:
+        for i, share in enumerate(shares):
             step = share * GRID
-            i = int(step)
-            low = quantiles[i]
-            value = place + normal * NORMAL[int(share * 1024.0)]
-            value += shaped * (low + (quantiles[i + 1] - low) * (step - i) - middle)
-            return value + tilted * (quantile_of(tilt, share) - centre)
-
-        return both
+            j = int(step)
+            low = quantiles[j]
+            found[i] += shaped * (low + (quantiles[j + 1] - low) * (step - j) - middle)
+        return found
 
 
-def _lognormal(mean: float, deviation: float) -> Callable[[float], float]:
+def _lognormal(mean: float, deviation: float, normal: list[float]) -> list[float]:
     ratio = min(3.0, deviation / mean)
     spread = log(1.0 + ratio * ratio)
     start, sigma = mean * exp(-spread / 2.0), sqrt(spread)
-    return lambda share: start * exp(sigma * NORMAL[int(share * 1024.0)])
+    return [start * exp(sigma * z) for z in normal]

@@ -63,8 +63,8 @@ def synthetic(shape: str, family: Family, rate: float, seed: int) -> Case:
     return Case(shape, family.name, rate, family.bounds, seen, exact(values))
 
 
-def real(every: int = 6) -> Iterator[Case]:
-    """Yield windows of the recorded server, one each few seconds; the load is 3 requests a second in the first two."""
+def real(every: int = 6) -> Iterator[tuple[Case, list[float]]]:
+    """Yield windows of the recorded server, one each few seconds, each with all that was observed, sorted."""
     with gzip.open(REAL, "rt") as file:
         recorded = json.load(file)
     for name, family in recorded.items():
@@ -75,4 +75,4 @@ def real(every: int = 6) -> Iterator[Case]:
             values = sorted([value for poll in window for value in poll])
             if len(values) >= 5:
                 seen = [observe(bounds, poll) for poll in window]
-                yield Case(f"real {name}", name, len(values) / WINDOW, bounds, seen, exact(values))
+                yield Case(f"real {name}", name, len(values) / WINDOW, bounds, seen, exact(values)), values

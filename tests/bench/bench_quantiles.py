@@ -1,0 +1,63 @@
+"""What the recent quantiles cost: CPU of one estimate against polls, buckets and rate, and of all latencies of one.
+
+They are made when a snapshot is asked for, so once per scrape and not per poll; a poll only keeps what it observed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from random import Random
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).parent / "accuracy"))
+
+from shapes import TTFT
+from suite import QS, Case, observe, real
+
+from vllm_sidecar.distribution import estimate
+from vllm_sidecar.model import Observed
+
+ROUNDS = 15
+
+
+def cost(bounds: tuple[float, ...], polls: list[tuple[list[float], float | None]]) -> float:
+    """Return milliseconds of CPU of one estimate, the median of some."""
+    sparse = [Observed(tuple((i, count) for i, count in enumerate(counts) if count), total) for counts, total in polls]
+    found = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        estimate(bounds, sparse, QS)
+        found.append(time.process_time() - began)
+    return 1e3 * median(found)
+
+
+def spread(rng: Random, polls: int, rate: int, width: float) -> float:
+    """Return the cost of a window of lognormal values."""
+    seen = [observe(TTFT.bounds, [rng.lognormvariate(-1.0, width) for _ in range(rate)]) for _ in range(polls)]
+    return cost(TTFT.bounds, seen)
+
+
+def main() -> None:
+    rng = Random(0)
+    print("milliseconds of CPU per estimate of four quantiles")
+    for polls in (15, 60, 300):
+        print(f"  {polls:3} polls of 5 observations     {spread(rng, polls, 5, 0.5):6.2f}")
+    for rate in (1, 5, 50, 500):
+        print(f"  60 polls of {rate:3} observations    {spread(rng, 60, rate, 0.5):6.2f}")
+    for width, buckets in ((0.05, "1 to 2"), (0.5, "about 8"), (1.2, "about 15")):
+        print(f"  60 polls of 50 in {buckets:9} buckets{spread(rng, 60, 50, width):6.2f}")
+    last: dict[str, Case] = {}
+    for case, _ in real():
+        last.setdefault(case.family, case)
+    costs = {name: cost(case.bounds, case.polls) for name, case in last.items()}
+    whole = sum(costs.values())
+    for name, one in costs.items():
+        print(f"  a real vLLM 0.32 at 3 requests a second, {name:8}{one:6.2f}")
+    print(f"  all {len(costs)} of it: {whole:.2f}")
+    print(f"  per poll of 1 s: {whole / 15:.2f} where it is scraped each 15 s, {whole / 5:.2f} where each 5 s")
+
+
+if __name__ == "__main__":
+    main()
