@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -44,7 +44,7 @@ def test_the_status_has_each_percentile_with_the_edges_of_its_bucket_and_the_obs
 def test_the_window_gives_what_the_function_gives_of_all_its_polls() -> None:
     increments = [
         ([float(b - a) for a, b in zip(old, new, strict=True)], total - before)
-        for (old, before), (new, total) in itertools.pairwise(POLLS)
+        for (old, before), (new, total) in pairwise(POLLS)
     ]
     expected = window_quantiles((1.0, 2.0, 4.0), increments, (0.5, 0.9, 0.95, 0.99))
     [(_, summary)] = snapshot().samples["recent_time_to_first_token_seconds"]

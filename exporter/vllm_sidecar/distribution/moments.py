@@ -36,18 +36,30 @@ ROUNDS = 3
 TINY = 1e-30
 """Added where a variance could be 0."""
 _FREE = 0.3
+"""Deviation of the prior of a mean in the first round, in widths of the bucket: nearly none."""
 _SURE = 0.05
+"""The same from the second round on, where both neighbours shape a bucket; its tails are heavy, so it may be wrong."""
 _UNSURE = 0.15
+"""The same of the outermost buckets, which have one neighbour."""
 _DEGREES = 3.0
+"""Degrees of freedom of that prior (Student)."""
 _TRUST = 20.0
+"""Polls that the suggested variance counts for, as long as the likely one is near."""
 _NEAR = 0.4
+"""How near: the logarithm of their ratio, beside what chance explains."""
 _FADE = 0.5
-_DRIFT_PRIOR = 4.0
-_STEEPEST = 6.0
-_STILL = 0.3
+"""Weight of a poll's counts in the local counts of its neighbour."""
 _AROUND = 0.5
-_NARROW = 1e-300
+"""Observations added to the local counts of a bucket, shared out over the window."""
+_DRIFT_PRIOR = 4.0
+"""Precision of the prior of beta, which is 1."""
+_STEEPEST = 6.0
+"""Largest logarithm of the ratio of the densities at a bucket's edges."""
+_STILL = 0.3
+"""Least share of the suggested variance that is taken for spread within a poll."""
 _SLACK = 1e-6
+"""Share of a bucket's width that a poll leaves its mean at least, so that its weight is finite."""
+_NARROW = 1e-300
 
 
 class Moments(NamedTuple):

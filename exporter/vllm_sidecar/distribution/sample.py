@@ -24,6 +24,9 @@ MOST = 256
 _GOLDEN = 0.6180339887498949
 """Its multiples, less their whole parts, spread most evenly (Weyl): no two polls of a window use the same places."""
 _AWAY = 4.0
+"""The suggested shape fades out while the mean moves away by a deviation divided by this."""
+_SKEWED = 1.0
+"""Largest ratio of deviation to mean of small values at one poll; some slow ones among them show as other polls."""
 
 
 def sample(evidence: Evidence, moments: Moments, slot: int) -> list[float]:
@@ -140,7 +143,7 @@ class _Bend:
 
 
 def _lognormal(mean: float, deviation: float, normal: list[float]) -> list[float]:
-    ratio = min(3.0, deviation / mean)
+    ratio = min(_SKEWED, deviation / mean)
     spread = log(1.0 + ratio * ratio)
     start, sigma = mean * exp(-spread / 2.0), sqrt(spread)
     return [start * exp(sigma * z) for z in normal]
