@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pynvml
 import pytest
 
-from stub_nvml import LOST, NO_PERMISSION, NOT_SUPPORTED, OLD, Stub
+from stub_nvml import LOST, NO_PERMISSION, NOT_SUPPORTED, OLD, RESET, Stub
 from vllm_sidecar.catalog.gpu import GPU_FIELDS, GROUPS
 from vllm_sidecar.gpu.nvml import Nvml
 from vllm_sidecar.gpu.samples import EventLog, make
@@ -297,6 +297,18 @@ def test_a_lost_gpu_is_not_called_between_slow_polls(stub: Stub) -> None:
     found = reader.poll(1)
     assert [reading.lost for reading in found.readings] == [True, False]
     assert found.readings[1].values["gpu_power_watts"] == 612.0
+
+
+def test_a_gpu_that_waits_for_a_reset_still_says_so(stub: Stub) -> None:
+    """Its other calls fail; what the driver wants done is what to alert on."""
+    reader = read(stub, "gpus 2", plan=Plan(slow_interval=3600.0))
+    reader.poll()
+    stub.script("gpus 2", f"0.ret.nvmlDeviceGetUtilizationRates {RESET}", "0.field.230 1")
+    for _ in range(2):
+        lost, fine = reader.poll(1).readings
+        assert (lost.lost, fine.lost) == (True, False)
+        assert lost.values["gpu_recovery_action", "gpu_reset"] == 1.0
+        assert len(lost.values) == 8
 
 
 def test_a_gpu_without_a_handle_is_lost_and_the_others_are_read(stub: Stub) -> None:

@@ -171,3 +171,45 @@ def test_a_gpu_that_refuses_events_says_so_and_is_not_unhealthy(stub: Stub, list
     listener.until(lambda: any(p.readings[1].capabilities["events"] for p in listener.all(GpuPoll)))
     last = listener.all(GpuPoll)[-1]
     assert [(r.lost, r.capabilities["events"]) for r in last.readings] == [(False, False), (False, True)]
+
+
+def test_a_lost_gpu_that_comes_back_has_its_events_again(stub: Stub, listener: Listener) -> None:
+    def events_of(index: int) -> bool:
+        last = listener.all(GpuPoll)[-1].readings[index]
+        return not last.lost and last.capabilities["events"]
+
+    stub.script("gpus 2")
+    listener.thread.start()
+    listener.until(lambda: listener.all(GpuPoll) and events_of(1))
+    stub.script("gpus 2", f"1.ret {LOST}", f"ret.nvmlEventSetWait_v2 {LOST}")
+    listener.until(lambda: listener.all(GpuPoll)[-1].readings[1].lost)
+    stub.script("gpus 2", f"1.ret {LOST}")
+    listener.until(lambda: events_of(0))
+    stub.script("gpus 2")
+    listener.until(lambda: events_of(1))
+    stub.add("event 1 8 13")
+    listener.until(lambda: listener.events() == [("1", "xid", 13)])
+    assert len(listener.all(Opened)) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "indices"),
+    [
+        (("gpus 1",), ("gpus 2",), ["0", "1"]),
+        (("gpus 2",), ("gpus 1",), ["0"]),
+        (("mig 0",), ("mig 2",), ["0", "0:0", "0:1"]),
+        (("mig 2",), ("mig 1",), ["0", "0:0"]),
+        (("gpus 2", f"1.ret.nvmlDeviceGetHandleByIndex_v2 {LOST}"), ("gpus 2",), ["0", "1"]),
+    ],
+    ids=["a GPU more", "a GPU less", "split", "split otherwise", "a handle at last"],
+)
+def test_other_devices_than_at_the_start_are_found_without_a_failure(
+    before: tuple[str, ...], after: tuple[str, ...], indices: list[str], stub: Stub, listener: Listener
+) -> None:
+    stub.script(*before)
+    listener.thread.start()
+    listener.until(lambda: listener.all(GpuPoll))
+    stub.script(*after)
+    listener.until(lambda: [r.device.index for r in listener.all(GpuPoll)[-1].readings if not r.lost] == indices)
+    assert listener.reasons() == []
+    assert len(listener.all(Opened)) == 2

@@ -327,7 +327,7 @@ class GpuReading:
     capabilities: Mapping[str, bool] = field(default_factory=dict)
     """Group of fields -> whether this device gives any of them."""
     lost: bool = False
-    """NVML says that the device is gone; its values are empty, and it is not asked again before a new try is due."""
+    """NVML says that the device is gone; it has no values but, where NVML still tells it, the recovery action."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,7 +251,7 @@ def _gpu(name: str, kind: Kind, text: str, *labels: str, unit: Unit = Unit.NONE,
 GPU_STATE: tuple[Signal, ...] = (
     _gpu("info", Kind.INFO, "Identity of a GPU or MIG instance; the UUID is the key to join by, the index may change.",
          "name", "pci_bus_id", "compute_capability", "driver_version", "nvml_version", "power_source", "parent"),
-    _gpu("lost", Kind.GAUGE, "1 while NVML says that the GPU is gone or waits for a reset; its other series end."),
+    _gpu("lost", Kind.GAUGE, "1 while NVML says that the GPU is gone or waits for a reset; all but its recovery action ends."),
     _gpu("capability", Kind.GAUGE, "1 for each group of fields that the GPU gives, 0 for those that it does not.",
          "group"),
     _gpu("xid_errors_total", Kind.COUNTER,

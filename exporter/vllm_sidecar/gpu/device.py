@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -236,9 +237,7 @@ class Gpu:
         for field, key in SIMPLE_SLOW.items():
             if not (key[0].startswith("pcie") and self._made_up_pcie):
                 self._put(raw, key, fields.get(field))
-        if RECOVERY_ACTION in fields:
-            for number, action in enumerate(RECOVERY_ACTIONS):
-                raw["recovery_action", action] = float(number == fields[RECOVERY_ACTION])
+        self._recovery(raw, fields)
         self._errors(raw)
         raw.update(self._links.read())
         self._pcie(raw)
@@ -248,6 +247,19 @@ class Gpu:
         self._fabric(raw)
         if self._processes:
             self._list_processes(raw)
+
+    @staticmethod
+    def _recovery(raw: Raw, fields: dict[FieldId, float]) -> None:
+        if RECOVERY_ACTION in fields:
+            for number, action in enumerate(RECOVERY_ACTIONS):
+                raw["recovery_action", action] = float(number == fields[RECOVERY_ACTION])
+
+    def last_words(self) -> Raw:
+        """Return what a GPU that is lost may still tell: what the driver wants done about it."""
+        raw: Raw = {}
+        with suppress(CallError):
+            self._recovery(raw, self.fields((RECOVERY_ACTION,)))
+        return raw
 
     def _errors(self, raw: Raw) -> None:
         for kind, error in enumerate(("corrected", "uncorrected")):

@@ -47,6 +47,16 @@ class MigInstance(Gpu):
 
 def instances(nvml: Nvml, gpu: Gpu) -> Iterator[MigInstance]:
     """Yield the MIG instances of a GPU; none where MIG is off or not supported."""
+    for number, handle in _handles(nvml, gpu):
+        yield MigInstance(nvml, handle, gpu, number)
+
+
+def mig_uuids(nvml: Nvml, gpu: Gpu) -> list[str]:
+    """Return the UUIDs of the MIG instances that a GPU has now."""
+    return [str(nvml.call("nvmlDeviceGetUUID", handle)) for _, handle in _handles(nvml, gpu)]
+
+
+def _handles(nvml: Nvml, gpu: Gpu) -> Iterator[tuple[int, Any]]:
     mode = gpu.ask("nvmlDeviceGetMigMode")
     if not mode or not mode[0]:
         return
@@ -57,4 +67,4 @@ def instances(nvml: Nvml, gpu: Gpu) -> Iterator[MigInstance]:
             raise
         except CallError:  # instances are numbered with gaps
             continue
-        yield MigInstance(nvml, handle, gpu, number)
+        yield number, handle

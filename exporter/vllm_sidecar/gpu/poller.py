@@ -97,7 +97,7 @@ class PollThread(threading.Thread):
         return Reason.DEVICE_ACCESS_LOST if self._unknown >= ACCESS_LOST_AFTER else reason
 
     def _session(self) -> None:
-        """Poll until stopped, or until NVML fails."""
+        """Poll until stopped, until NVML fails, or until there are other devices than at the start."""
         self._nvml, self._began = None, time.monotonic()
         nvml = self._nvml = Nvml()
         events: EventThread | None = None
@@ -106,17 +106,22 @@ class PollThread(threading.Thread):
             self._publish(Opened(session.driver_version, len(session.devices), len(session.gone)))
             events = EventThread(nvml, session.devices, self._publish)
             events.start()
-            self._poll(session)
+            self._poll(session, events)
             session.close()
         except CallError as error:
             raise NvmlFailedError(reason_of(error), str(error)) from None
         finally:
             self._release(nvml, events)
 
-    def _poll(self, session: Session) -> None:
-        while not self._stopping.is_set():
+    def _poll(self, session: Session, events: EventThread) -> None:
+        lost: set[str] = set()
+        while not (self._stopping.is_set() or session.outdated):
             now = self._began = time.monotonic()
-            self._publish(session.poll(now))
+            found = session.poll(now)
+            self._publish(found)
+            before, lost = lost, {reading.device.uuid for reading in found.readings if reading.lost}
+            if before - lost:
+                events.renew()
             self._unknown, self._worked = 0, True
             self._began = None
             self._stopping.wait(max(0.0, now + self._interval - time.monotonic()))

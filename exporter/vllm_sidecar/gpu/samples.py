@@ -74,7 +74,8 @@ class EventLog:
 def answering(poll: GpuPoll) -> int:
     """Count the devices that answer; of a GPU that is split its instances."""
     split = {reading.device.parent for reading in poll.readings}
-    return sum(bool(reading.values) and reading.device.uuid not in split for reading in poll.readings)
+    alive = (reading for reading in poll.readings if reading.values and not reading.lost)
+    return sum(reading.device.uuid not in split for reading in alive)
 
 
 def make(poll: GpuPoll | None, health: Health, events: EventLog, sessions: int, expected: int) -> Samples:

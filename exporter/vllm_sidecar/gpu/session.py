@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.catalog.gpu import Tier
 from vllm_sidecar.gpu import choose
 from vllm_sidecar.gpu.device import Gpu
-from vllm_sidecar.gpu.mig import MigInstance, instances
+from vllm_sidecar.gpu.mig import MigInstance, instances, mig_uuids
 from vllm_sidecar.gpu.normalise import normalise
 from vllm_sidecar.gpu.nvml import NO_PERMISSION, CallError, GoneError, Nvml, NvmlFailedError
 from vllm_sidecar.gpu.processes import environment, family
@@ -58,7 +58,10 @@ class Session:
         self.nvml_version = self._text("nvmlSystemGetNVMLVersion")
         self.gone: list[GpuDevice] = []
         """GPUs that did not even give a handle."""
+        self._count = 0
         self._places = [_Place(gpu, {}) for gpu in self._devices()]
+        self.outdated = False
+        """There are other devices now: a GPU was added or removed, or came back, or was split in another way."""
         self._chosen = choose.Choice(frozenset(), "")
         self._looked: tuple[tuple[int, ...], int] = ((), 0)
         self._slow_due = 0.0
@@ -82,6 +85,7 @@ class Session:
             raise NvmlFailedError(reason_of(error), str(error)) from None
         found: list[Gpu] = []
         failures: list[CallError] = []
+        self._count = count
         for index in range(count):
             self._nvml.about = f" of GPU {index}"
             try:
@@ -110,23 +114,23 @@ class Session:
         Raises:
             NvmlFailedError: NVML does not work any more, or no device can be read.
         """
-        began = time.monotonic()
+        began, calls = time.monotonic(), self._nvml.calls
         slow = now >= self._slow_due or (self._plan.wanted is None and tuple(self._server_pids()) != self._looked[0])
         if slow:
             self._slow_due = now + self._plan.slow_interval
             self._choose()
         anomalies: Counter[str] = Counter()
         failures: list[CallError] = []
-        calls: Counter[str] = Counter()
+        self._calls["fast"] = 0
         readings = [
-            self._read(place, anomalies, failures, calls, slow=slow)
-            for place in self._places
-            if self._is_read(place.gpu)
+            self._read(place, anomalies, failures, slow=slow) for place in self._places if self._is_read(place.gpu)
         ]
         self._nvml.about = ""
+        if slow:
+            self.outdated = self._is_outdated()
+            self._calls["slow"] = self._nvml.calls - calls - self._calls["fast"]
         readings += [GpuReading(device, {}, lost=True) for device in self.gone]
-        self._calls.update(calls)
-        if not any(reading.values for reading in readings):
+        if not any(reading.values and not reading.lost for reading in readings):
             raise self._nothing(failures)
         return GpuPoll(
             tuple(readings),
@@ -138,6 +142,32 @@ class Session:
             self.nvml_version,
             anomalies,
         )
+
+    def _is_outdated(self) -> bool:
+        try:
+            if self._nvml.call("nvmlDeviceGetCount") != self._count:
+                return True
+            whole = [place.gpu for place in self._places if not (place.lost or isinstance(place.gpu, MigInstance))]
+            return any(mig_uuids(self._nvml, gpu) != self._parts(gpu) for gpu in whole) or self._came_back()
+        except CallError:
+            return False
+
+    def _parts(self, gpu: Gpu) -> list[str]:
+        return [
+            place.gpu.device.uuid
+            for place in self._places
+            if isinstance(place.gpu, MigInstance) and place.gpu.parent is gpu
+        ]
+
+    def _came_back(self) -> bool:
+        """Tell whether a GPU gives a handle that gave none at the start."""
+        for device in self.gone:
+            try:
+                self._nvml.call("nvmlDeviceGetHandleByIndex", int(device.index))
+            except CallError:
+                continue
+            return True
+        return False
 
     def _nothing(self, failures: Sequence[CallError]) -> NvmlFailedError:
         if failures:
@@ -157,33 +187,28 @@ class Session:
             for place in self._places
         )
 
-    def _read(
-        self, place: _Place, anomalies: Counter[str], failures: list[CallError], calls: Counter[str], *, slow: bool
-    ) -> GpuReading:
+    def _read(self, place: _Place, anomalies: Counter[str], failures: list[CallError], *, slow: bool) -> GpuReading:
         gpu = place.gpu
         self._nvml.about = f" of GPU {gpu.device.index}"
         if place.lost and not slow:  # a call to a lost GPU may block
-            return GpuReading(gpu.identity, {}, {}, lost=True)
+            return GpuReading(gpu.identity, place.slow, {}, lost=True)
         try:
             if place.lost:
                 gpu.handle = self._nvml.call("nvmlDeviceGetHandleByUUID", gpu.device.uuid)
-            values = self._tier(gpu, Tier.FAST, anomalies, calls)
+            calls = self._nvml.calls
+            values = normalise(gpu.read(Tier.FAST), anomalies)
+            self._calls["fast"] += self._nvml.calls - calls
             if slow:
-                place.slow = self._tier(gpu, Tier.SLOW, anomalies, calls)
+                place.slow = normalise(gpu.read(Tier.SLOW), anomalies)
         except CallError as error:
             failures.append(error)
-            place.lost, place.slow = isinstance(error, GoneError) or place.lost, {}
-            return GpuReading(gpu.identity, {}, {}, lost=place.lost)
+            place.lost = isinstance(error, GoneError) or place.lost
+            place.slow = normalise(gpu.last_words(), anomalies) if place.lost else {}
+            return GpuReading(gpu.identity, place.slow, {}, lost=place.lost)
         if not values and gpu.last_error is not None:
             failures.append(gpu.last_error)
         place.lost = False
         return GpuReading(gpu.identity, {**values, **place.slow}, gpu.capabilities)
-
-    def _tier(self, gpu: Gpu, tier: Tier, anomalies: Counter[str], calls: Counter[str]) -> dict[Key, float]:
-        before = self._nvml.calls
-        values = normalise(gpu.read(tier), anomalies)
-        calls[tier.value] += self._nvml.calls - before
-        return values
 
     def _choose(self) -> None:
         """Choose again: vLLM may have started, or have moved, since."""

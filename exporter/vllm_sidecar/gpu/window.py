@@ -82,13 +82,12 @@ class GpuWindows:
 
     def append(self, poll: GpuPoll) -> None:
         """Take a poll; a device that is lost, or not read any more, loses its window."""
-        alive = {reading.device.uuid for reading in poll.readings if reading.values}
-        for uuid in self._by_uuid.keys() - alive:
+        alive = {reading.device.uuid: reading for reading in poll.readings if reading.values and not reading.lost}
+        for uuid in self._by_uuid.keys() - alive.keys():
             del self._by_uuid[uuid]
-        for reading in poll.readings:
-            if reading.values:
-                window = self._by_uuid.setdefault(reading.device.uuid, GpuWindow(reading.device, self._length))
-                window.append(poll.at, reading.values)
+        for uuid, reading in alive.items():
+            window = self._by_uuid.setdefault(uuid, GpuWindow(reading.device, self._length))
+            window.append(poll.at, reading.values)
 
     def clear(self) -> None:
         """Forget all: nothing could be read for too long."""
