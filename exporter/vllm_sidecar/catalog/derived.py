@@ -77,7 +77,7 @@ DERIVED: tuple[Derived, ...] = (
     _latency("request_decode_seconds", "Decode time of finished requests"),
     _row("recent_latency_observations", Unit.NONE, latency.observations, " ".join(latency.LATENCIES.values()), INSIDE_BUCKETS,
          "Observations in the last {window} behind the recent quantiles.", "latency"),
-    _row("recent_latency_p95_bound_seconds", Unit.SECONDS, latency.p95_bounds, " ".join(latency.LATENCIES.values()), INSIDE_BUCKETS,
+    _row("recent_latency_bound_seconds", Unit.SECONDS, latency.p95_bounds, " ".join(latency.LATENCIES.values()), INSIDE_BUCKETS,
          "Edges of the bucket that certainly holds the recent p95; no upper one beyond the last bound.", "latency", "edge"),
     _row("recent_time_to_first_token_share_ratio", Unit.RATIO, latency.first_token_shares,
          "time_to_first_token_seconds request_queue_seconds request_prefill_seconds", ONE_LIFE,

@@ -25,6 +25,14 @@ _GOLDEN = 0.6180339887498949
 """Its multiples, less their whole parts, spread most evenly (Weyl): no two polls of a window use the same places."""
 _AWAY = 4.0
 """The suggested shape fades out while the mean moves away by a deviation divided by this."""
+_ENOUGH = 8
+"""Polls from which on it is known what is usual."""
+_QUARTILE = 0.6745
+"""Median distance from the middle of a normal distribution, in deviations."""
+_FAR = 4.0
+"""Deviations of a poll's mean beyond which it had a slow request."""
+_WIDE = 2.0
+"""Deviations of most that bound those of any poll."""
 _SKEWED = 1.0
 """Largest ratio of deviation to mean of small values at one poll; some slow ones among them show as other polls."""
 
@@ -34,25 +42,67 @@ def sample(evidence: Evidence, moments: Moments, slot: int) -> list[float]:
     count = evidence.counts[evidence.buckets[slot]]
     size = min(ceil(count), MOST)
     step = count / size
-    values: list[float] = []
-    seen, number = 0.0, 0
     lower, width = evidence.lower[slot], evidence.width[slot]
-    bend = _Bend(moments, slot, lower, width, first=evidence.buckets[slot] == 0)
+    first = evidence.buckets[slot] == 0
+    bend = _Bend(moments, slot, lower, width, first=first)
+    known = []
     for row, shifts in zip(evidence.rows, moments.shifts, strict=True):
         mine = next((k for s, k in row.bins if s == slot), 0.0)
-        if not mine:
-            continue
-        number += 1
+        if mine:
+            known.append((mine, *_known(evidence, moments, slot, row, shifts)))
+    body = _body(known, count) if first and len(known) >= _ENOUGH else None
+    values: list[float] = []
+    seen = 0.0
+    for number, (mine, whole_mean, most_variance) in enumerate(known, 1):
         end = min(size, ceil((seen + mine) / step - 0.5))
         if end > len(values):
-            mean, variance = _known(evidence, moments, slot, row, shifts)
             turn = number * _GOLDEN
-            places = [((i + 0.5) * step - seen) / mine + turn for i in range(len(values), end)]
-            values += bend.values(mean, variance, places)
+            places = [((i + 0.5) * step - seen) / mine for i in range(len(values), end)]
+            high, variance = 0.0, most_variance
+            if body and mine > 1.0:
+                high = _slow(body, mine, whole_mean, lower + width)
+                variance = min(variance, (_WIDE * body[1]) ** 2)
+            mean = whole_mean - high / mine
+            found = bend.values(mean, variance, [place + turn for place in places])
+            if high > 0.0:
+                top = lower + width
+                alone = 1.0 - 1.0 / mine
+                found = [min(top, x + high) if at > alone else x for x, at in zip(found, places, strict=True)]
+            values += found
         seen += mine
     values += [values[-1]] * (size - len(values))
     values.sort()
     return values
+
+
+def _body(known: list[tuple[float, float, float]], count: float) -> tuple[float, float]:
+    """Return level and deviation of most observations: medians, over which a few slow ones have no power."""
+    level = _median([(mean, k) for k, mean, _ in known], count)
+    return level, _median([(abs(mean - level) * sqrt(k), k) for k, mean, _ in known], count) / _QUARTILE
+
+
+def _median(weighted: list[tuple[float, float]], whole: float) -> float:
+    """Return the least value up to which half of the weight lies."""
+    ordered, below, i = sorted(weighted), 0.0, 0
+    while i < len(ordered) - 1 and below + ordered[i][1] < whole / 2.0:
+        below += ordered[i][1]
+        i += 1
+    return ordered[i][0]
+
+
+def _slow(body: tuple[float, float], count: float, mean: float, top: float) -> float:
+    """Return by how much one observation of a poll exceeds the others, whose mean is too high for most of its bucket.
+
+    In the first bucket, hundreds of times wider than most of its values, that is rather one slow request than all of
+    them a little slower.
+    """
+    level, deviation = body
+    excess = mean - level
+    if excess <= 0.0:
+        return 0.0
+    far = excess * sqrt(count) / (_FAR * deviation + TINY)
+    share = 1.0 - 1.0 / (1.0 + far * far)
+    return min(share * excess * count, max(0.0, (top - mean) * count / (count - 1.0)))
 
 
 def _known(evidence: Evidence, moments: Moments, slot: int, row: Row, shifts: tuple[float, ...]) -> tuple[float, float]:
