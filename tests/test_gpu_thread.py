@@ -50,6 +50,7 @@ class Listener:
 @pytest.fixture
 def listener(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     monkeypatch.setattr(gpu_events, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(gpu_events, "WAIT_MS", 30)
     made = Listener()
     yield made
     stub.script()
