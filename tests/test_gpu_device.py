@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pynvml
@@ -260,6 +261,16 @@ def test_processes_are_listed_by_name_only_where_asked_for(stub: Stub) -> None:
     assert "unknown" not in next(iter(memory))
     hidden = read(stub, "process 4194304000", plan=Plan(slow_interval=0.0, processes=True)).one()
     assert "gpu_process_memory_bytes unknown" in hidden
+
+
+def test_processes_of_many_names_share_a_series(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = read(stub, plan=Plan(slow_interval=0.0, processes=True))
+    found = [SimpleNamespace(pid=i, usedGpuMemory=10) for i in range(50)]
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses_v3", lambda _: found)
+    monkeypatch.setattr("vllm_sidecar.gpu.device.names_of", lambda pids: {pid: f"job-{pid}" for pid in pids})
+    memory = {name: used for name, used in reader.one().items() if name.startswith("gpu_process_memory")}
+    assert len(memory) == 21
+    assert memory["gpu_process_memory_bytes others"] == 300.0
 
 
 def test_a_list_of_processes_that_was_too_short_is_asked_for_again(stub: Stub) -> None:

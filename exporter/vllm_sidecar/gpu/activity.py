@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.gpu.nvml import CallError, GoneError, LackingError
+from vllm_sidecar.gpu.nvml import CallError, GoneError, LackingError, NvmlFailedError
 
 if TYPE_CHECKING:
     from vllm_sidecar.gpu.normalise import Raw
@@ -81,6 +81,6 @@ class Activity:
         for sample in self._samples:
             try:
                 self._nvml.call("nvmlGpmSampleFree", sample)
-            except CallError:
+            except (CallError, NvmlFailedError):
                 return
         self._samples.clear()

@@ -49,6 +49,8 @@ SIMPLE_SLOW = {
     198: ("pcie_received_bytes_total",),
 }
 """Field -> signal and labels, of those that need nothing else."""
+MOST_NAMES, OTHERS = 20, "others"
+"""Processes by name that get a series of their own, on each GPU, and what the rest is called."""
 FieldId = int | tuple[int, int]
 """A field, or a field of one link."""
 
@@ -306,10 +308,13 @@ class Gpu:
             return
         raw["processes",] = float(len(processes))
         names = names_of(process.pid for process in processes)
+        memory: dict[str, float] = {}
         for process in processes:
             if process.usedGpuMemory is not None:
-                key = ("process_memory_bytes", names[process.pid])
-                raw[key] = raw.get(key, 0.0) + process.usedGpuMemory
+                name = names[process.pid]
+                name = name if name in memory or len(memory) < MOST_NAMES else OTHERS
+                memory[name] = memory.get(name, 0.0) + process.usedGpuMemory
+        raw.update({("process_memory_bytes", name): used for name, used in memory.items()})
 
     def processes(self) -> frozenset[int]:
         """Return the process ids that compute here, as far as NVML shows them."""

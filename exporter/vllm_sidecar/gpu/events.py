@@ -55,18 +55,13 @@ class EventThread(threading.Thread):
         self._instances = {
             (gpu.parent.device.uuid, gpu.instance): gpu for gpu in gpus if isinstance(gpu, MigInstance)
         }  # fmt: skip
-        self._by_handle: dict[int, Gpu] = {}
+        self._by_handle = {_address(gpu.handle): gpu for gpu in self._gpus}
         self._publish = publish
         self._stopping = threading.Event()
-        self._renewing = threading.Event()
 
     def stop(self) -> None:
         """Ask it to end; it does within one wait, unless NVML hangs."""
         self._stopping.set()
-
-    def renew(self) -> None:
-        """Ask it to register again: a GPU came back that was lost, and its registration with it."""
-        self._renewing.set()
 
     def run(self) -> None:
         """Register and wait, again after each failure, until stopped."""
@@ -77,9 +72,6 @@ class EventThread(threading.Thread):
                 self._follow()
             except (CallError, NvmlFailedError) as error:
                 log_event(_log, logging.WARNING, "gpu_events_interrupted", detail=str(error), again_in_seconds=pause)
-            if self._renewing.is_set():
-                self._renewing.clear()
-                continue
             if time.monotonic() - began > LONGEST_PAUSE:
                 pause = FIRST_PAUSE
             self._stopping.wait(pause)
@@ -92,11 +84,11 @@ class EventThread(threading.Thread):
             raise error_of(error.value, f"{function}: {error} (code {error.value})") from None
 
     def _follow(self) -> None:
-        """Register all GPUs and hand on their events until stopped or renewed."""
+        """Register all GPUs and hand on their events until stopped."""
         events = self._call("nvmlEventSetCreate")
         try:
             self._register(events)
-            while not (self._stopping.is_set() or self._renewing.is_set()):
+            while not self._stopping.is_set():
                 try:
                     data = self._call("nvmlEventSetWait_v2", events, WAIT_MS)
                 except CallError as error:
@@ -113,7 +105,6 @@ class EventThread(threading.Thread):
     def _register(self, events: Any) -> None:
         """Register for what each GPU supports; one that refuses is without events, which is no sign of health."""
         known = sum(EVENTS.values())
-        self._by_handle = {_address(gpu.handle): gpu for gpu in self._gpus}
         for gpu in self._gpus:
             try:
                 types = self._call("nvmlDeviceGetSupportedEventTypes", gpu.handle) & known

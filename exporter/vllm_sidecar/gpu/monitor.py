@@ -64,7 +64,6 @@ class GpuMonitor:
         self._events = samples.EventLog()
         self._sessions = 0
         self._most_seen = 0
-        self._thread: PollThread | None = None
         self._succeeded_at: float | None = None
         self._logged: Reason | None = None
         self._logged_lost: frozenset[str] = frozenset()
@@ -92,14 +91,13 @@ class GpuMonitor:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-
         settings, ended = self.settings, asyncio.Event()
 
         def publish(found: Opened | GpuPoll | GpuEvent | PollError | None) -> None:
             with suppress(RuntimeError):  # the program ended while NVML was asked
                 loop.call_soon_threadsafe(*((ended.set,) if found is None else (self.take, found)))
 
-        thread = self._thread = PollThread(
+        thread = PollThread(
             Plan(settings.wanted, settings.slow_interval, settings.processes),
             settings.interval,
             publish,

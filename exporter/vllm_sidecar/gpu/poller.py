@@ -106,22 +106,19 @@ class PollThread(threading.Thread):
             self._publish(Opened(session.driver_version, len(session.devices), len(session.gone)))
             events = EventThread(nvml, session.devices, self._publish)
             events.start()
-            self._poll(session, events)
-            session.close()
+            try:
+                self._poll(session)
+            finally:
+                session.close()
         except CallError as error:
             raise NvmlFailedError(reason_of(error), str(error)) from None
         finally:
             self._release(nvml, events)
 
-    def _poll(self, session: Session, events: EventThread) -> None:
-        lost: set[str] = set()
+    def _poll(self, session: Session) -> None:
         while not (self._stopping.is_set() or session.outdated):
             now = self._began = time.monotonic()
-            found = session.poll(now)
-            self._publish(found)
-            before, lost = lost, {reading.device.uuid for reading in found.readings if reading.lost}
-            if before - lost:
-                events.renew()
+            self._publish(session.poll(now))
             self._unknown, self._worked = 0, True
             self._began = None
             self._stopping.wait(max(0.0, now + self._interval - time.monotonic()))

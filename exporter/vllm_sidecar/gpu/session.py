@@ -61,7 +61,7 @@ class Session:
         self._count = 0
         self._places = [_Place(gpu, {}) for gpu in self._devices()]
         self.outdated = False
-        """There are other devices now: a GPU was added or removed, or came back, or was split in another way."""
+        """There are other devices now: a GPU was added or removed, came back, or was split in another way."""
         self._chosen = choose.Choice(frozenset(), "")
         self._looked: tuple[tuple[int, ...], int] = ((), 0)
         self._slow_due = 0.0
@@ -127,7 +127,7 @@ class Session:
         ]
         self._nvml.about = ""
         if slow:
-            self.outdated = self._is_outdated()
+            self.outdated = self.outdated or self._is_outdated()
             self._calls["slow"] = self._nvml.calls - calls - self._calls["fast"]
         readings += [GpuReading(device, {}, lost=True) for device in self.gone]
         if not any(reading.values and not reading.lost for reading in readings):
@@ -207,6 +207,7 @@ class Session:
             return GpuReading(gpu.identity, place.slow, {}, lost=place.lost)
         if not values and gpu.last_error is not None:
             failures.append(gpu.last_error)
+        self.outdated = self.outdated or place.lost  # its events have to be registered again
         place.lost = False
         return GpuReading(gpu.identity, {**values, **place.slow}, gpu.capabilities)
 
