@@ -12,9 +12,9 @@ import pytest
 
 from gpus import device
 from vllm_sidecar.gpu import choose
+from vllm_sidecar.gpu.driver import Driver, Plan
 from vllm_sidecar.gpu.nvml import Nvml, NvmlFailedError
 from vllm_sidecar.gpu.processes import environment, family
-from vllm_sidecar.gpu.session import Plan, Session
 from vllm_sidecar.model import Reason
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def test_mig_instances_are_named_by_uuid() -> None:
 def read(stub: Stub, plan: Plan, pids: tuple[int, ...] = (), *lines: str) -> tuple[list[str], str]:
     stub.script("gpus 4", *lines)
     nvml = Nvml()
-    session = Session(nvml, plan, lambda: pids)
+    driver = Driver(nvml, plan, lambda: pids)
     try:
-        found = session.poll(time.monotonic())
+        found = driver.poll(time.monotonic())
     finally:
-        session.close()
+        driver.close()
         nvml.close()
     return [reading.device.index for reading in found.readings], found.chosen_by
 
@@ -111,18 +111,18 @@ def test_auto_takes_processes_before_the_environment_and_that_before_all(stub: S
 def test_what_vllm_uses_is_looked_for_again_as_soon_as_it_is_found(stub: Stub, server_pid: int) -> None:
     stub.script("gpus 4")
     nvml, pids = Nvml(), []
-    session = Session(nvml, Plan(slow_interval=3600.0), lambda: pids)
+    driver = Driver(nvml, Plan(slow_interval=3600.0), lambda: pids)
     now = time.monotonic()
-    assert len(session.poll(now).readings) == 4
+    assert len(driver.poll(now).readings) == 4
     pids.append(server_pid)
-    found = session.poll(now + 5.0)
+    found = driver.poll(now + 5.0)
     assert found.chosen_by == "environment"
     assert "gpu_power_limit_watts" in found.readings[0].values
     calls = nvml.calls
-    session.poll(now + 10.0)
+    driver.poll(now + 10.0)
     assert nvml.calls - calls <= 2 * 12
     pids.clear()
-    assert session.poll(now + 15.0).chosen_by == "all"
+    assert driver.poll(now + 15.0).chosen_by == "all"
     nvml.close()
 
 
@@ -155,10 +155,10 @@ def test_on_a_split_gpu_only_the_instance_that_vllm_uses_is_chosen(stub: Stub, s
     """NVML lists the processes of all instances on the GPU itself too."""
     stub.script("gpus 1", "mig 2", f"process {server_pid}")
     nvml = Nvml()
-    session = Session(nvml, Plan(), lambda: (server_pid,))
-    by_index = {gpu.device.index: gpu for gpu in session.devices}
+    driver = Driver(nvml, Plan(), lambda: (server_pid,))
+    by_index = {gpu.device.index: gpu for gpu in driver.devices}
     by_index["0:1"].processes = frozenset  # type: ignore[method-assign]
-    found = session.poll(time.monotonic())
+    found = driver.poll(time.monotonic())
     nvml.close()
     assert [reading.device.index for reading in found.readings] == ["0", "0:0"]
     assert found.chosen_by == "processes"

@@ -12,9 +12,9 @@ import pytest
 
 from stub_nvml import LOST, NO_PERMISSION, NOT_SUPPORTED, OLD, RESET, Stub
 from vllm_sidecar.catalog.gpu import GPU_FIELDS, GROUPS
+from vllm_sidecar.gpu.driver import Driver, Plan
 from vllm_sidecar.gpu.nvml import Nvml
 from vllm_sidecar.gpu.samples import EventLog, make
-from vllm_sidecar.gpu.session import Plan, Session
 from vllm_sidecar.health import Health
 
 if TYPE_CHECKING:
@@ -28,15 +28,15 @@ PROCESSES = {"gpu_processes", "gpu_process_memory_bytes"}
 
 
 class Reader:
-    """A session that the test polls."""
+    """A driver that the test polls."""
 
     def __init__(self, plan: Plan) -> None:
         self.nvml = Nvml()
-        self.session = Session(self.nvml, plan)
+        self.driver = Driver(self.nvml, plan)
 
     def poll(self, times: int = 2) -> GpuPoll:
         for _ in range(times):
-            found = self.session.poll(time.monotonic())
+            found = self.driver.poll(time.monotonic())
         return found
 
     def one(self, times: int = 2) -> dict[str, float]:
@@ -53,7 +53,7 @@ def read(stub: Stub, *lines: str, plan: Plan | None = None) -> Reader:
     stub.script(*lines)
     made = Reader(plan or Plan(slow_interval=0.0))
     stub.at_end.callback(made.nvml.close)
-    stub.at_end.callback(made.session.close)
+    stub.at_end.callback(made.driver.close)
     return made
 
 

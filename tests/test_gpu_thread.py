@@ -10,9 +10,9 @@ import pytest
 
 from stub_nvml import LOST, MISMATCH, NO_PERMISSION, NOT_LOADED, UNKNOWN, Stub
 from vllm_sidecar.gpu import events as gpu_events
+from vllm_sidecar.gpu.driver import Plan
 from vllm_sidecar.gpu.events import GpuEvent
 from vllm_sidecar.gpu.poller import Opened, PollThread
-from vllm_sidecar.gpu.session import Plan
 from vllm_sidecar.model import GpuPoll, PollError, Reason
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from vllm_sidecar.gpu import nvml as binding
 from vllm_sidecar.gpu import samples
+from vllm_sidecar.gpu.driver import Driver, Plan
 from vllm_sidecar.gpu.nvml import Nvml
-from vllm_sidecar.gpu.session import Plan, Session
 from vllm_sidecar.health import Health
 
 STUB = Path(__file__).parents[1] / "nvml_stub" / "stub.c"
@@ -45,10 +45,10 @@ def main() -> None:
         began = time.process_time()
         nvml = Nvml()
         loaded = time.process_time() - began
-        session = Session(nvml, Plan(slow_interval=1e9))
-        poll = session.poll(1.0)
-        fast = cpu(lambda: session.poll(2.0))
-        both = Session(nvml, Plan(slow_interval=0.0))
+        driver = Driver(nvml, Plan(slow_interval=1e9))
+        poll = driver.poll(1.0)
+        fast = cpu(lambda: driver.poll(2.0))
+        both = Driver(nvml, Plan(slow_interval=0.0))
         both.poll(1.0)
         slow = cpu(lambda: both.poll(2.0), 50) - fast
         everything = both.poll(3.0)

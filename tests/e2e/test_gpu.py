@@ -92,7 +92,7 @@ def test_a_call_that_returns_late_brings_everything_back(stub: Stub) -> None:
         run.until({UP: 0.0})
         stub.script()
         found = run.until({UP: 1.0, 'gpu_failing{reason="timeout"}': None})
-        assert found["gpu_driver_sessions_total"] == 1.0
+        assert found["gpu_driver_opens_total"] == 1.0
         assert run.process.stop() < 2.0
 
 
@@ -147,7 +147,7 @@ def test_a_driver_that_goes_away_and_comes_back_is_opened_again_and_events_with_
         found = run.until({UP: 0.0, 'gpu_failing{reason="driver_not_loaded"}': 1.0})
         assert found[xid] == 1.0
         stub.script("energy 1000")
-        run.until({UP: 1.0, "gpu_energy_joules_total" + of(0): 1.0, "gpu_driver_sessions_total": 2.0})
+        run.until({UP: 1.0, "gpu_energy_joules_total" + of(0): 1.0, "gpu_driver_opens_total": 2.0})
         run.until({"gpu_capability" + of(0, ',group="events"'): 1.0})
         stub.add("event 0 8 79")
         assert run.until({xid: 2.0})["gpu_xid_last_timestamp_seconds" + of(0)] == pytest.approx(time.time(), abs=30)

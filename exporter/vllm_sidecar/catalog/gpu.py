@@ -270,7 +270,7 @@ GPU_STATE: tuple[Signal, ...] = (
          "chosen_by", scope=Scope.SIDECAR),
     _gpu("failing", Kind.GAUGE, "1 with the reason while the GPUs as a whole cannot be read; absent while they can.",
          "reason", scope=Scope.SIDECAR),
-    _gpu("driver_sessions_total", Kind.COUNTER, "Times at which NVML was initialised; each but the first is a recovery.",
+    _gpu("driver_opens_total", Kind.COUNTER, "Times at which NVML was initialised; each but the first is a recovery.",
          scope=Scope.SIDECAR),
     _gpu("poll_calls", Kind.GAUGE, "NVML calls that the last poll of each tier took.", "tier", scope=Scope.SIDECAR),
 )  # fmt: skip

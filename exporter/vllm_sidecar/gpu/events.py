@@ -46,7 +46,7 @@ class GpuEvent:
 
 
 class EventThread(threading.Thread):
-    """Waits for events of all GPUs of one session and hands each to `publish`."""
+    """Waits for events of all GPUs and hands each to `publish`."""
 
     def __init__(self, nvml: Nvml, gpus: Sequence[Gpu], publish: Callable[[GpuEvent], None]) -> None:
         super().__init__(name="gpu-events", daemon=True)

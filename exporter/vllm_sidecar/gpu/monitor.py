@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.gpu import samples, simulated
+from vllm_sidecar.gpu.driver import Plan
 from vllm_sidecar.gpu.events import GpuEvent
 from vllm_sidecar.gpu.poller import Opened, PollThread
-from vllm_sidecar.gpu.session import Plan
 from vllm_sidecar.gpu.window import GpuWindows
 from vllm_sidecar.health import GPU_ANOMALIES, MISSES, Health
 from vllm_sidecar.log import event
@@ -62,7 +62,7 @@ class GpuMonitor:
         """The last successful poll; None before the first and while the source is down."""
         self._windows = GpuWindows(config.windows.length)
         self._events = samples.EventLog()
-        self._sessions = 0
+        self._opens = 0
         self._most_seen = 0
         self._succeeded_at: float | None = None
         self._logged: Reason | None = None
@@ -79,7 +79,7 @@ class GpuMonitor:
         """Return all series; the same object until something changes."""
         if self._samples is None:
             expected = self.settings.expected or self._servers_use() or self._most_seen
-            self._samples = samples.make(self.poll, self.health, self._events, self._sessions, expected)
+            self._samples = samples.make(self.poll, self.health, self._events, self._opens, expected)
         return self._samples
 
     async def run(self) -> None:
@@ -151,7 +151,7 @@ class GpuMonitor:
     def take(self, found: Opened | GpuPoll | GpuEvent | PollError | simulated.Simulated) -> None:
         """Take what was found; the only way in, and always in the event loop."""
         if isinstance(found, Opened):
-            self._sessions += 1
+            self._opens += 1
             event(_log, logging.INFO, "gpu_driver_opened", driver=found.driver_version, devices=found.devices,
                   without_handle=found.gone)  # fmt: skip
         elif isinstance(found, GpuEvent):

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.gpu.driver import Driver, Plan, reason_of
 from vllm_sidecar.gpu.events import EventThread
 from vllm_sidecar.gpu.nvml import CallError, Nvml, NvmlFailedError
-from vllm_sidecar.gpu.session import Plan, Session, reason_of
 from vllm_sidecar.model import PollError, Reason
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LONGEST_PAUSE = 60.0
 """Seconds between two tries to initialise NVML, however long it has not been there."""
 ACCESS_LOST_AFTER = 3
-"""Sessions in a row that end with an error that NVML cannot name, before the access to the devices counts as lost."""
+"""Times in a row that NVML ends with an error that it cannot name, before the access to the devices counts as lost."""
 EVENTS_END_SECONDS = 2.0
 
 
@@ -79,7 +79,7 @@ class PollThread(threading.Thread):
         while not self._stopping.is_set():
             self._worked = False
             try:
-                self._session()
+                self._use_driver()
             except NvmlFailedError as error:
                 self._publish(PollError(self._reason(error.reason), error.detail))
             except Exception as error:  # noqa: BLE001 - the thread must go on; the event loop logs it
@@ -96,29 +96,29 @@ class PollThread(threading.Thread):
         self._unknown = self._unknown + 1 if reason is Reason.NVML_ERROR else 0
         return Reason.DEVICE_ACCESS_LOST if self._unknown >= ACCESS_LOST_AFTER else reason
 
-    def _session(self) -> None:
+    def _use_driver(self) -> None:
         """Poll until stopped, until NVML fails, or until there are other devices than at the start."""
         self._nvml, self._began = None, time.monotonic()
         nvml = self._nvml = Nvml()
         events: EventThread | None = None
         try:
-            session = Session(nvml, self._plan, self._server_pids)
-            self._publish(Opened(session.driver_version, len(session.devices), len(session.gone)))
-            events = EventThread(nvml, session.devices, self._publish)
+            driver = Driver(nvml, self._plan, self._server_pids)
+            self._publish(Opened(driver.driver_version, len(driver.devices), len(driver.gone)))
+            events = EventThread(nvml, driver.devices, self._publish)
             events.start()
             try:
-                self._poll(session)
+                self._poll(driver)
             finally:
-                session.close()
+                driver.close()
         except CallError as error:
             raise NvmlFailedError(reason_of(error), str(error)) from None
         finally:
             self._release(nvml, events)
 
-    def _poll(self, session: Session) -> None:
-        while not (self._stopping.is_set() or session.outdated):
+    def _poll(self, driver: Driver) -> None:
+        while not (self._stopping.is_set() or driver.outdated):
             now = self._began = time.monotonic()
-            self._publish(session.poll(now))
+            self._publish(driver.poll(now))
             self._unknown, self._worked = 0, True
             self._began = None
             self._stopping.wait(max(0.0, now + self._interval - time.monotonic()))

@@ -78,10 +78,10 @@ def answering(poll: GpuPoll) -> int:
     return sum(reading.device.uuid not in split for reading in alive)
 
 
-def make(poll: GpuPoll | None, health: Health, events: EventLog, sessions: int, expected: int) -> Samples:
+def make(poll: GpuPoll | None, health: Health, events: EventLog, opens: int, expected: int) -> Samples:
     """Make all series; `poll` is None while the source is down, `expected` is how many devices should answer."""
     samples: Samples = defaultdict(list)
-    for name, labels, value in _rows(poll, health, events, sessions, expected):
+    for name, labels, value in _rows(poll, health, events, opens, expected):
         names = SIGNALS[name].label_names
         samples[name].append((labels_text(tuple(zip(names, labels, strict=True))), value))
     if poll is not None:
@@ -89,12 +89,12 @@ def make(poll: GpuPoll | None, health: Health, events: EventLog, sessions: int, 
     return samples
 
 
-def _rows(poll: GpuPoll | None, health: Health, events: EventLog, sessions: int, expected: int) -> Iterable[Row]:
+def _rows(poll: GpuPoll | None, health: Health, events: EventLog, opens: int, expected: int) -> Iterable[Row]:
     yield from health.samples()
     yield from health.failure_samples()
     if health.reason is not None:
         yield PREFIX + "failing", (health.reason.value,), 1.0
-    yield PREFIX + "driver_sessions_total", (), float(sessions)
+    yield PREFIX + "driver_opens_total", (), float(opens)
     for name, labels, value in events.rows():
         yield PREFIX + name, labels, value
     if poll is None:

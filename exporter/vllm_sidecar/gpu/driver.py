@@ -43,7 +43,7 @@ class _Place:
     lost: bool = False
 
 
-class Session:
+class Driver:
     """Devices and handles of one initialisation of NVML.
 
     `server_pids` is asked for the vLLM processes of this machine, for choosing devices.
