@@ -5,39 +5,17 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from simulator_process import simulator
 from vllm_sidecar.cli import main
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ROOT = Path(__file__).parents[1]
-
-
-@contextmanager
-def simulator(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `vllm-sidecar simulate` on a free port; yield the process and its address."""
-    command = [sys.executable, "-m", "vllm_sidecar", "simulate", "--port", "0", *flags]
-    with subprocess.Popen(command, cwd=ROOT / "exporter", stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                if found := re.search(r"event=listening address=(\S+)", line):
-                    yield process, f"http://{found[1]}"
-                    break
-            else:
-                pytest.fail("it did not listen")
-        finally:
-            process.kill()
 
 
 def get(url: str) -> Any:

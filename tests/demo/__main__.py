@@ -80,7 +80,7 @@ class Demo:
         config = self._folder / "sidecar.yaml"
         config.write_text(f"progress:\n  stall_after: {STALL_AFTER}\n")
         serve = own("serve", "--config.file", str(config), "--vllm.url", f"http://{self.vllm}")
-        serve += ["--web.listen-address", "127.0.0.1:0"]
+        serve += ["--web.listen-address", "127.0.0.1:0", "--gpu.simulate"]
         self.sidecar = (await self._start("the sidecar", serve, r"event=listening address=(\S+)")).found
         say(f"simulated vLLM  http://{self.vllm}/metrics")
         say(f"status page     http://{self.sidecar}/")
