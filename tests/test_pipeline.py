@@ -17,6 +17,7 @@ from running import WALL, config, run
 from vllm_sidecar.model import VLLM_REASONS, Reason, Scope
 
 BODY = (Path(__file__).parent / "captures" / "0.32.0__baseline__load.prom").read_bytes()
+CALM = (Path(__file__).parent / "captures" / "0.32.0__baseline__idle.prom").read_bytes()
 NO_LOG_STATS = (Path(__file__).parent / "captures" / "0.32.0__nologstats__idle.prom").read_bytes()
 RUNNING = 'requests_running{model_name="tiny",engine="0"}'
 UP = 'up{source="vllm"}'
@@ -336,3 +337,35 @@ async def test_a_model_that_is_served_twice_is_one_series() -> None:
             await running.poll()
         lines = running.exporter.render(openmetrics=False).decode().splitlines()
     assert sum(line.startswith("vllm_sidecar_model_info{") for line in lines) == 1
+
+
+GOOD = 'slo_good_requests_total{model_name="tiny",engine="0",slo="time_to_first_token"}'
+
+
+async def test_service_levels_are_counted_from_the_second_poll_and_stay_while_the_server_is_down() -> None:
+    async with FakeVllm(CALM) as fake, run(config(fake.url)) as running:
+        assert (await running.poll())[GOOD] == 0.0
+        fake.body = BODY
+        counted = (await running.poll())[GOOD]
+        assert counted > 50.0
+        fake.status = 500
+        for _ in range(3):
+            samples = await running.poll()
+        assert samples[UP] == 0.0
+        assert samples[GOOD] == counted
+        assert not any(name.startswith(("slo_exact", "slo_threshold")) for name in samples)
+
+
+async def test_service_levels_can_be_switched_off() -> None:
+    async with FakeVllm(BODY) as fake, run(config(fake.url, slos={"enabled": False})) as running:
+        assert not any(name.startswith("slo_") for name in await running.poll())
+
+
+async def test_service_levels_are_those_of_the_configuration() -> None:
+    slos = {"availability": False, "latencies": [{"name": "chat", "latency": "request", "threshold": "1m"}]}
+    async with FakeVllm(BODY) as fake, run(config(fake.url, slos=slos)) as running:
+        samples = await running.poll()
+        assert samples['slo_threshold_seconds{model_name="tiny",slo="chat"}'] == 60.0
+        assert [name for name in samples if name.startswith("slo_requests")] == [
+            'slo_requests_total{model_name="tiny",engine="0",slo="chat"}'
+        ]

@@ -23,7 +23,7 @@ def is_new_life(before: Readings, after: Readings) -> bool:
     all: negative observations make it fall.
     """
     told = _tells_the_same_age(before, after)
-    return _is_made_anew(before, after) or any(
+    return is_made_anew(before, after) or any(
         _fell(old, new) or (not told and _went_away(old, new)) for old, new in _pairs(before, after)
     )
 
@@ -37,7 +37,7 @@ def left_out(before: Readings, after: Readings) -> dict[tuple[Group, Key], float
     pairs = _pairs(before, after)
     if not any(_went_away(old, new) for old, new in pairs):
         return {}
-    if _is_made_anew(before, after) or any(_fell(old, new) for old, new in pairs):
+    if is_made_anew(before, after) or any(_fell(old, new) for old, new in pairs):
         return {}
     return {
         (group, key): value
@@ -52,7 +52,8 @@ def _pairs(before: Readings, after: Readings) -> list[tuple[Reading, Reading]]:
     return [(old, new) for group, old in before.groups.items() if (new := after.groups.get(group)) is not None]
 
 
-def _is_made_anew(before: Readings, after: Readings) -> bool:
+def is_made_anew(before: Readings, after: Readings) -> bool:
+    """Tell whether the server itself says that it, or its counters, were made anew; a counter that fell may not."""
     if before.started is not None and after.started is not None and before.started != after.started:
         return True
     if any(after.created.get(group, made) != made for group, made in before.created.items()):

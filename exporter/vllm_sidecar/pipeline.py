@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Self
 
 from vllm_sidecar.beside import Beside, world_size
 from vllm_sidecar.charts import charts
+from vllm_sidecar.derive.latency import LATENCIES
+from vllm_sidecar.derive.slo import Objective
 from vllm_sidecar.derive.views import Settings
 from vllm_sidecar.health import MISSES, Health
 from vllm_sidecar.introspect import Introspector
@@ -28,12 +30,13 @@ from vllm_sidecar.poller import Polled, Poller
 from vllm_sidecar.remedy import REMEDY
 from vllm_sidecar.scrape import Client
 from vllm_sidecar.snapshot import Snapshot, Snapshotter
+from vllm_sidecar.tally import Tally
 from vllm_sidecar.window import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm_sidecar.config import Config, Target
+    from vllm_sidecar.config import Config, Slos, Target
     from vllm_sidecar.gpu import GpuMonitor
     from vllm_sidecar.model import Readings
 
@@ -79,6 +82,7 @@ class Pipeline:
         self._health = Health(SOURCE, interval=scrape.interval)
         local = local_listener(str(target.url), target.unix_socket) is not None
         self._beside = Beside(gpus, config.windows.length, local=local)
+        self._tally = _tally(config.slos)
         self._readings: Readings | None = None
         self._polled: Polled | None = None
         self._logged_down: Reason | None = None
@@ -130,6 +134,8 @@ class Pipeline:
         self._windows.expect(self._pace.interval)
         restarted = self._windows.append(now, readings)
         self._beside.follow(self._windows, now, restarted=restarted)
+        if self._tally:
+            self._tally.follow(readings, self._windows)
         if restarted:
             event(_log, logging.WARNING, "server_restarted", target=self._label, restarts=self._windows.restarts)
             self._poller.rediscover()
@@ -217,7 +223,8 @@ class Pipeline:
     def _take(self) -> Snapshot:
         identity = self._introspector.identity if self._introspector else Identity()
         gpus = self._beside.view(self._windows)
-        return self._snapshotter.take(self._readings, self._windows, identity, self._health, self._polled, gpus)
+        slos = self._tally.rows(up=self._readings is not None) if self._tally else ()
+        return self._snapshotter.take(self._readings, self._windows, identity, self._health, self._polled, gpus, slos)
 
     @property
     def server_pid(self) -> int | None:
@@ -254,3 +261,10 @@ def _introspector(target: Target, config: Config, client: Client, wall: Callable
         unix_socket=target.unix_socket,
         wall=wall,
     )
+
+
+def _tally(slos: Slos) -> Tally | None:
+    if not slos.enabled:
+        return None
+    found = [Objective(each.name, LATENCIES[each.latency], each.threshold, each.model) for each in slos.latencies]
+    return Tally(found, availability=slos.availability)

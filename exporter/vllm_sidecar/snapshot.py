@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.health import Health
     from vllm_sidecar.model import Identity, Key, Readings, Value
     from vllm_sidecar.poller import Polled
+    from vllm_sidecar.tally import Row
     from vllm_sidecar.window import Windows
 
 Samples = dict[str, list[tuple[str, "Value"]]]
@@ -78,6 +79,7 @@ class Snapshotter:
         health: Health,
         polled: Polled | None = None,
         gpus: Gpus | None = None,
+        slos: Iterable[Row] = (),
     ) -> Snapshot:
         """Make a snapshot; `readings` is None while the source is down, `gpus` where none belong to the target."""
         samples: Samples = defaultdict(list)
@@ -89,6 +91,8 @@ class Snapshotter:
         self._server(readings, windows, identity, samples)
         for name, labels, value in health.samples():
             self._add(samples, name, labels, value)
+        for name, (model, *labels), value in slos:
+            samples[name].append((self._text(Group(Scope.MODEL, (model,)), (name, *labels)), value))
         self._add_lasting(samples, health.failures, health.failure_samples)
         return Snapshot(self.target, samples, health, identity, readings, windows.restarts, polled)
 

@@ -6,6 +6,7 @@ from vllm_sidecar.catalog.derived import DERIVED
 from vllm_sidecar.catalog.gpu import GPU_FIELDS, GPU_STATE
 from vllm_sidecar.catalog.own import OWN
 from vllm_sidecar.catalog.server import SERVER
+from vllm_sidecar.catalog.slo import SLO
 from vllm_sidecar.catalog.types import Signal
 from vllm_sidecar.catalog.upstream import HTTP_REQUESTS, OPEN_FDS, UPSTREAM
 
@@ -16,6 +17,7 @@ for _signal in (
     *SERVER,
     *(entry.signal for entry in GPU_FIELDS),
     *GPU_STATE,
+    *SLO,
     *OWN,
 ):
     if _signal.name in SIGNALS:
@@ -31,6 +33,7 @@ __all__ = [
     "OWN",
     "SERVER",
     "SIGNALS",
+    "SLO",
     "UPSTREAM",
     "Signal",
 ]

@@ -6,6 +6,7 @@ The only part of the program that reads YAML. All mistakes of a file are reporte
 from vllm_sidecar.config.gpu import Gpu
 from vllm_sidecar.config.loader import load
 from vllm_sidecar.config.mistakes import ConfigError
+from vllm_sidecar.config.objectives import LatencyObjective, Slos
 from vllm_sidecar.config.schema import (
     DEFAULT_PORT,
     Config,
@@ -27,11 +28,13 @@ __all__ = [
     "ConfigError",
     "Gpu",
     "Introspection",
+    "LatencyObjective",
     "Limits",
     "Log",
     "NamedTarget",
     "Progress",
     "Scrape",
+    "Slos",
     "SoleTarget",
     "Target",
     "Web",

@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from vllm_sidecar.config.gpu import Gpu
+from vllm_sidecar.config.objectives import Slos
 from vllm_sidecar.config.section import Section, written
 from vllm_sidecar.config.target import HIDDEN, NamedTarget, SoleTarget, Target, hide_secrets, mistake, repeated_names
 from vllm_sidecar.config.values import (
@@ -163,6 +164,7 @@ class Config(Section):
     introspection: Introspection = Field(
         default=Introspection(), description="What the server tells about itself: version, models, flags."
     )
+    slos: Slos = Field(default=Slos(), description="Service levels that the sidecar counts itself, poll by poll.")
     limits: Limits = Field(default=Limits(), description="Bounds on what is exported.")
     vllm: SoleTarget = Field(default=SoleTarget(), description="The one server next to the sidecar.")
     targets: Annotated[tuple[NamedTarget, ...], BeforeValidator(as_tuple)] = Field(

@@ -15,5 +15,6 @@ The order is that of the computation; `estimate` runs it.
 from __future__ import annotations
 
 from vllm_sidecar.distribution.estimate import Quantile, bucket_edges, estimate, window_quantiles
+from vllm_sidecar.distribution.share import count_up_to, edge_of
 
-__all__ = ["Quantile", "bucket_edges", "estimate", "window_quantiles"]
+__all__ = ["Quantile", "bucket_edges", "count_up_to", "edge_of", "estimate", "window_quantiles"]

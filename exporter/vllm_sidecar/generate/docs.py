@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, GPU_STATE, HTTP_REQUESTS, OPEN_FDS, OWN, SERVER, UPSTREAM
+from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, GPU_STATE, HTTP_REQUESTS, OPEN_FDS, OWN, SERVER, SLO, UPSTREAM
 from vllm_sidecar.catalog.gpu import PREFIX as GPU_PREFIX
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import PREFIXES
@@ -75,6 +75,7 @@ def metrics() -> str:
         ],
         server=[_row(signal) for signal in SERVER],
         gpus=[_row(signal) for signal in (*(entry.signal for entry in GPU_FIELDS), *GPU_STATE)],
+        slos=[_row(signal) for signal in SLO],
         own=[_row(signal) for signal in OWN],
     )  # fmt: skip
 

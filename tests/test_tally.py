@@ -1,0 +1,279 @@
+"""Stage 5: the counters of service levels, from poll to poll, over restarts, gaps and bodies that lack something."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from readings import ENGINE, MODEL, OTHER_ENGINE, START, TARGET, histogram, observed, readings
+from vllm_sidecar.derive.slo import Objective
+from vllm_sidecar.model import Group, Scope
+from vllm_sidecar.tally import MOST_COUNTS, Tally
+from vllm_sidecar.window import Windows
+
+if TYPE_CHECKING:
+    from vllm_sidecar.model import Histogram, Readings
+
+TTFT = "time_to_first_token_seconds"
+AT_EDGE = Objective("ttft", TTFT, 2.0)
+BETWEEN = Objective("ttft", TTFT, 1.5)
+COMPLETIONS = "/v1/completions"
+
+
+class Followed:
+    """A tally that has followed some polls, with its windows."""
+
+    def __init__(self, *polls: Readings, objective: Objective = AT_EDGE, gap: float = 1.0) -> None:
+        self.tally = Tally((objective,), availability=True)
+        self.windows = Windows(60.0, 300.0)
+        self.at = START
+        for poll in polls:
+            self.poll(poll, gap)
+
+    def poll(self, poll: Readings, after: float = 1.0) -> None:
+        self.at += after
+        self.windows.append(self.at, poll)
+        self.tally.follow(poll, self.windows)
+
+    def rows(self, *, up: bool = True) -> dict[str, dict[tuple[str, ...], float]]:
+        found: dict[str, dict[tuple[str, ...], float]] = {}
+        for name, labels, value in self.tally.rows(up=up):
+            assert labels not in found.setdefault(name, {})
+            found[name][labels] = value
+        return found
+
+    def count(self, *labels: str) -> tuple[float, float]:
+        """Return all and good, of the engine's latency by default."""
+        rows = self.rows()
+        key = labels or ("m", "0", "ttft")
+        return rows["slo_requests_total"][key], rows["slo_good_requests_total"][key]
+
+
+def ttft(seen: Histogram, **more: object) -> Readings:
+    return readings({TTFT: seen}, **more)  # type: ignore[arg-type]
+
+
+def ended(rejected: float = 0, http: dict[str, float] | None = None, model: str = "m", **reasons: float) -> Readings:
+    groups = {
+        Group(Scope.ENGINE, (model, "0")): {("requests_finished_total", name): n for name, n in reasons.items()},
+        Group(Scope.MODEL, (model,)): {("requests_rejected_total", "max_num_queued_reqs"): rejected},
+        TARGET: {("http_requests_total", COMPLETIONS, "POST", status): n for status, n in (http or {}).items()},
+    }
+    return readings(groups, started=1.0)  # type: ignore[arg-type]
+
+
+def available(*polls: Readings) -> tuple[float, float]:
+    return Followed(*polls).count("m", "", "availability")
+
+
+def test_counters_begin_at_zero_though_the_server_has_counted_before() -> None:
+    assert Followed(ttft(histogram(5, 6, 7, 8))).count() == (0.0, 0.0)
+    assert available(ended(stop=9, error=3, http={"5xx": 7})) == (0.0, 0.0)
+
+
+def test_what_comes_between_two_polls_is_counted() -> None:
+    followed = Followed(ttft(histogram(5, 6, 7, 8)), ttft(histogram(6, 8, 10, 12)))
+    assert followed.count() == (10.0, 3.0)
+
+
+def test_polls_that_see_nothing_new_count_nothing() -> None:
+    seen = histogram(1, 1, 1, 1)
+    assert Followed(ttft(histogram(0, 0, 0, 0)), ttft(seen), ttft(seen), ttft(histogram(1, 1, 1, 1))).count() == (4, 2)
+
+
+def test_what_came_while_polls_failed_is_counted_afterwards() -> None:
+    followed = Followed(ttft(histogram(1, 0, 0, 0)))
+    followed.poll(ttft(histogram(11, 0, 5, 0)), after=600.0)
+    assert followed.windows.gaps == 1
+    assert followed.count() == (15.0, 10.0)
+
+
+@pytest.mark.parametrize("more", [{}, {"started": 2.0}], ids=["a counter fell", "the process began later"])
+def test_a_new_life_goes_on_counting_from_what_the_old_one_had(more: dict) -> None:
+    before = {"started": 1.0} if more else {}
+    followed = Followed(
+        ttft(histogram(10, 0, 0, 0), **before),
+        ttft(histogram(20, 0, 0, 0), **before),
+        ttft(histogram(3, 0, 2, 0), **more),
+        ttft(histogram(4, 0, 2, 0), **more),
+    )
+    assert followed.windows.restarts == 1
+    assert followed.count() == (16.0, 14.0)
+
+
+def test_a_new_process_that_has_already_counted_more_is_counted_whole() -> None:
+    followed = Followed(ttft(histogram(1, 0, 0, 0), started=1.0), ttft(histogram(5, 0, 0, 0), started=2.0))
+    assert followed.count() == (5.0, 5.0)
+
+
+def test_counters_fall_for_no_body() -> None:
+    """A counter that is missing in one body may look like a new life; what did not fall goes on."""
+    whole = {TTFT: histogram(1000, 0, 0, 0), "preemptions_total": 3.0}
+    torn = {TTFT: histogram(1001, 0, 0, 0)}
+    followed = Followed(readings(whole), readings(torn), readings({**whole, TTFT: histogram(1002, 0, 0, 0)}))
+    assert followed.count() == (2.0, 2.0)
+
+
+def test_an_engine_whose_counters_were_not_made_anew_goes_on() -> None:
+    def poll(first: float, second: float, made: float) -> Readings:
+        groups = {ENGINE: {TTFT: histogram(first, 0, 0, 0)}, OTHER_ENGINE: {TTFT: histogram(second, 0, 0, 0)}}
+        return readings(groups, started=1.0, created={ENGINE: 5.0, OTHER_ENGINE: made})  # type: ignore[arg-type]
+
+    followed = Followed(poll(1000, 1000, 5.0), poll(1002, 4, 6.0))
+    assert followed.windows.restarts == 1
+    assert followed.count("m", "0", "ttft") == (2.0, 2.0)
+    assert followed.count("m", "1", "ttft") == (4.0, 4.0)
+
+
+def test_a_histogram_that_a_body_left_out_is_counted_from_where_it_was() -> None:
+    followed = Followed(ttft(histogram(9, 0, 0, 0)), readings({"requests_running": 1}), ttft(histogram(12, 0, 0, 0)))
+    assert followed.count() == (3.0, 3.0)
+
+
+def test_an_engine_that_comes_up_later_began_at_zero() -> None:
+    followed = Followed(readings({MODEL: {}}), ttft(histogram(2, 0, 0, 1)))
+    assert followed.count() == (3.0, 2.0)
+
+
+def test_a_histogram_that_the_first_bodies_left_out_is_counted_from_when_it_is_seen() -> None:
+    first = readings({("requests_finished_total", "stop"): 900})
+    both = {("requests_finished_total", "stop"): 900, TTFT: histogram(900, 0, 0, 0)}
+    assert Followed(first, readings(both)).count() == (0.0, 0.0)
+
+
+def test_a_bucket_that_fell_or_edges_that_changed_count_nothing() -> None:
+    fell = Followed(ttft(histogram(5, 5, 0, 0)), ttft(histogram(4, 7, 0, 0)), ttft(histogram(5, 7, 0, 0)))
+    assert fell.count() == (1.0, 1.0)
+    other = histogram(9, 0, 0, 0, 0, bounds=(1.0, 2.0, 3.0, 4.0))
+    changed = Followed(ttft(histogram(1, 0, 0, 0)), ttft(other))
+    assert changed.count() == (0.0, 0.0)
+
+
+def test_a_threshold_between_edges_is_estimated_and_said_to_be() -> None:
+    followed = Followed(ttft(histogram(0, 0, 0, 0)), ttft(observed(1.2)), ttft(observed(1.2, 1.9)), objective=BETWEEN)
+    assert followed.count() == (2.0, 1.0)
+    assert followed.rows()["slo_exact"] == {("m", "0", "ttft"): 0.0}
+    assert Followed(ttft(observed(1.2))).rows()["slo_exact"] == {("m", "0", "ttft"): 1.0}
+
+
+def test_of_many_estimated_polls_good_is_never_more_than_all() -> None:
+    polls = [ttft(observed(*[1.2, 1.4, 1.6, 1.8][: 1 + i % 4], times=i)) for i in range(1, 40)]
+    found: list[tuple[float, float]] = []
+    followed = Followed(objective=BETWEEN)
+    at_most: list[float] = [0.0, 0.0]
+    total = histogram(0, 0, 0, 0)
+    for poll in polls:
+        grown = poll.groups[ENGINE].histograms[TTFT]
+        total = type(total)(
+            total.bounds,
+            tuple(a + b for a, b in zip(total.cumulative, grown.cumulative, strict=True)),
+            (total.total or 0.0) + (grown.total or 0.0),
+        )
+        followed.poll(ttft(total))
+        found.append(followed.count())
+        assert found[-1][0] >= at_most[0]
+        assert at_most[1] <= found[-1][1] <= found[-1][0]
+        at_most = list(found[-1])
+    assert 0.3 < at_most[1] / at_most[0] < 0.9
+
+
+def test_the_threshold_is_told_by_model() -> None:
+    tally = Tally((AT_EDGE, Objective("ttft", TTFT, 1.0, "n")), availability=False)
+    groups = {group: {TTFT: histogram(1, 0, 0, 0)} for group in (ENGINE, Group(Scope.ENGINE, ("n", "0")))}
+    tally.follow(readings(groups), Windows(60.0, 300.0))  # type: ignore[arg-type]
+    found = {labels: value for name, labels, value in tally.rows(up=True) if name == "slo_threshold_seconds"}
+    assert found == {("m", "ttft"): 2.0, ("n", "ttft"): 1.0}
+
+
+def test_while_the_server_is_down_its_counts_stay_and_nothing_is_said_of_now() -> None:
+    followed = Followed(ttft(histogram(1, 0, 0, 0)), ttft(histogram(2, 0, 0, 0)))
+    assert set(followed.rows()) == {
+        "slo_requests_total",
+        "slo_good_requests_total",
+        "slo_exact",
+        "slo_threshold_seconds",
+    }
+    assert followed.rows(up=False) == {
+        "slo_requests_total": {("m", "0", "ttft"): 1.0},
+        "slo_good_requests_total": {("m", "0", "ttft"): 1.0},
+    }
+
+
+def test_counts_of_a_server_that_changes_its_name_each_time_are_dropped_in_the_end() -> None:
+    followed = Followed()
+    for i in range(2 * MOST_COUNTS):
+        group = Group(Scope.ENGINE, (f"m{i}", "0"))
+        poll = readings({group: {TTFT: histogram(1, 0, 0, 0)}}, started=float(i))
+        followed.tally.follow(poll, followed.windows)
+    assert len(followed.rows()["slo_requests_total"]) <= MOST_COUNTS + 1
+
+
+def test_a_request_that_finishes_is_good_and_an_error_or_a_rejection_is_not() -> None:
+    first, last = ended(), ended(stop=5, length=2, repetition=1, error=3, rejected=4)
+    assert available(first, last) == (15.0, 8.0)
+
+
+def test_an_aborted_request_is_neither() -> None:
+    assert available(ended(stop=1, abort=1), ended(stop=2, abort=9)) == (1.0, 1.0)
+
+
+def test_an_engines_failure_that_is_answered_with_5xx_counts_once() -> None:
+    zero = ended(stop=0, error=0, http={"5xx": 0})
+    same = ended(stop=0, error=2, http={"5xx": 2})
+    assert available(zero, same) == (2.0, 0.0)
+    late = ended(stop=0, error=2, http={"5xx": 0})
+    assert available(zero, late, same) == (2.0, 0.0)
+    rejected = ended(rejected=3, stop=0, error=0, http={"5xx": 3})
+    assert available(zero, rejected) == (3.0, 0.0)
+
+
+def test_answers_of_5xx_that_no_engine_told_of_are_failures_too() -> None:
+    zero = ended(stop=0, error=0, http={"5xx": 0})
+    dead = ended(stop=0, error=0, http={"5xx": 7})
+    assert available(zero, dead) == (7.0, 0.0)
+
+
+def test_failures_that_were_streamed_hide_no_later_5xx() -> None:
+    """Of a stream that breaks the status is 200; ten polls later the engine dies."""
+    zero = ended(stop=0, error=0, http={"5xx": 0})
+    streamed = ended(stop=0, error=4, http={"5xx": 0})
+    dead = ended(stop=0, error=4, http={"5xx": 4})
+    assert available(zero, streamed, streamed, dead) == (8.0, 0.0)
+
+
+@pytest.mark.parametrize("http", [{"4xx": 5}, {"2xx": 5}])
+def test_answers_of_other_classes_are_no_failures(http: dict[str, float]) -> None:
+    assert available(ended(stop=0), ended(stop=0, http=http)) == (0.0, 0.0)
+
+
+def test_other_methods_and_unknown_routes_are_no_requests() -> None:
+    zero = ended(stop=0)
+    odd = ended(stop=0)
+    odd.groups[TARGET].counters.update(  # type: ignore[attr-defined]
+        {("http_requests_total", "/health", "GET", "5xx"): 5.0, ("http_requests_total", "none", "POST", "5xx"): 5.0}
+    )
+    assert available(zero, odd) == (0.0, 0.0)
+
+
+def test_of_several_models_nobody_knows_whose_an_answer_was() -> None:
+    def poll(errors: float, failed: float) -> Readings:
+        groups = dict(ended(stop=0, error=errors, http={"5xx": failed}).groups)
+        groups |= dict(ended(stop=0, error=0, model="n").groups) | {TARGET: groups[TARGET]}
+        return replace(ended(), groups=groups)
+
+    followed = Followed(poll(0, 0), poll(1, 5))
+    assert followed.count("m", "", "availability") == (1.0, 0.0)
+    assert followed.count("n", "", "availability") == (0.0, 0.0)
+
+
+def test_availability_is_not_told_where_the_server_does_not_say_how_requests_end() -> None:
+    followed = Followed(ttft(histogram(0, 0, 0, 0)), ttft(histogram(1, 0, 0, 0)))
+    assert set(followed.rows()["slo_requests_total"]) == {("m", "0", "ttft")}
+
+
+def test_availability_can_be_left_out() -> None:
+    tally = Tally((), availability=False)
+    tally.follow(ended(stop=1), Windows(60.0, 300.0))
+    assert list(tally.rows(up=True)) == []
