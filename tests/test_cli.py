@@ -19,6 +19,7 @@ import pytest
 from vllm_sidecar import __version__
 from vllm_sidecar.cli import main
 from vllm_sidecar.config import Config, ConfigError
+from vllm_sidecar.generate import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,9 +68,9 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Path,
     def install(*paths: str) -> list[tuple[Path, bool]]:
         calls: list[tuple[Path, bool]] = []
 
-        def generate(root: Path, check: bool) -> list[str]:
+        def generate(root: Path, check: bool) -> Changes:
             calls.append((root, check))
-            return list(paths)
+            return Changes(list(paths), [])
 
         module = ModuleType("vllm_sidecar.generate")
         module.main = generate

@@ -39,13 +39,13 @@ def keys(model: type[BaseModel]) -> Iterator[str]:
             yield from keys(inner)
 
 
-def flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+def flags(parser: argparse.ArgumentParser, program: str = "vllm-sidecar") -> Iterator[str]:
     for action in parser._actions:
         yield from (option for option in action.option_strings if option not in ("-h", "--help"))
         if isinstance(action, argparse._SubParsersAction):
             for name, command in action.choices.items():
-                yield f"vllm-sidecar {name}"
-                yield from flags(command)
+                yield f"{program} {name}"
+                yield from flags(command, f"{program} {name}")
 
 
 def anchors(text: str) -> set[str]:

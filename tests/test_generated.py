@@ -11,7 +11,7 @@ import pytest
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
-from vllm_sidecar.generate import FilesError, main
+from vllm_sidecar.generate import Changes, FilesError, main
 from vllm_sidecar.generate.docs import sections
 
 ROOT = Path(__file__).parents[1]
@@ -22,20 +22,20 @@ README = (ROOT / "README.md").read_bytes()
 def checkout(tmp_path: Path) -> Path:
     """A folder with all that `generate` reads."""
     (tmp_path / "rules").mkdir()
-    for name in ("pyproject.toml", "README.md", "rules/vllm-sidecar.rules.yml"):
+    for name in ("pyproject.toml", "README.md", "rules/thresholds.yaml", "rules/vllm-sidecar.rules.yml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     return tmp_path
 
 
 def test_what_is_committed_is_what_is_generated() -> None:
-    assert main(ROOT, check=True) == [], "run: make generate"
+    assert not main(ROOT, check=True), "run: make generate"
 
 
 def test_check_names_a_file_that_differs_and_leaves_it_alone(checkout: Path) -> None:
     stale = README.replace(b"vllm_sidecar_up", b"vllm_sidecar_down")
     (checkout / "README.md").write_bytes(stale)
 
-    assert main(checkout, check=True) == ["README.md"]
+    assert main(checkout, check=True) == Changes(["README.md"], [])
     assert (checkout / "README.md").read_bytes() == stale
 
 
@@ -45,9 +45,20 @@ def test_generate_replaces_its_sections_and_nothing_that_was_written_by_hand(che
     _, end, after = rest.partition(b"<!-- end generated -->\n")
     (checkout / "README.md").write_bytes(b"By hand.\r\n" + before + begin + b"old\n" + end + after)
 
-    assert main(checkout, check=False) == ["README.md"]
+    assert main(checkout, check=False) == Changes(["README.md"], [])
     assert (checkout / "README.md").read_bytes() == b"By hand.\r\n" + README
-    assert main(checkout, check=False) == []
+    assert not main(checkout, check=False)
+
+
+def test_a_rule_file_that_is_generated_no_more_is_told_and_deleted_but_none_written_by_hand(checkout: Path) -> None:
+    old, own = checkout / "rules" / "old.rules.yml", checkout / "rules" / "own.rules.yml"
+    old.write_bytes((checkout / "rules" / "vllm-sidecar.rules.yml").read_bytes())
+    own.write_text("groups: []\n")
+
+    assert main(checkout, check=True) == Changes([], ["rules/old.rules.yml"])
+    assert old.exists()
+    assert main(checkout, check=False) == Changes([], ["rules/old.rules.yml"])
+    assert (old.exists(), own.exists()) == (False, True)
 
 
 def test_two_runs_with_other_hash_seeds_give_the_same_text() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,27 +10,31 @@ import yaml
 
 import promtool
 from rehearsal import CALM, INCIDENT, RECOVERY, SCRAPE, around, rehearse
-from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.types import PREFIX
+from vllm_sidecar.config.thresholds import Thresholds
+from vllm_sidecar.generate import Format, rule_files
 from vllm_sidecar.simulate.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rehearsal import Rehearsal
 
-RULES = Path(__file__).parents[1] / "rules" / "vllm-sidecar.rules.yml"
-READ = frozenset[str]().union(*(alert.signals for alert in ALERTS))
+PACE = 0.2
+"""The rules with every time a fifth: the incidents last minutes in place of half an hour."""
+READ = frozenset[str]().union(*(alert.metrics for alert in ALERTS))
 FIRING = 'count by (alertname) (ALERTS{alertstate="firing"})'
 
 
 def series(played: Rehearsal) -> list[dict[str, str]]:
     """Write what the alerts read as promtool's series; a series that ends is marked stale, as a scrape does it."""
-    found = []
+    found = [{"series": 'up{job="vllm-sidecar",instance="sidecar:10190"}', "values": f"1x{played.scrapes - 1}"}]
     for text, values in played.series.items():
         name, _, labels = text.partition("{")
         if name not in READ:
             continue
-        instance = 'instance="sidecar:10190"'
+        instance = 'job="vllm-sidecar",instance="sidecar:10190"'
         full = f"{PREFIX}{name}{{{instance}{',' + labels if labels else '}'}"
         words = ["stale" if value is None else repr(value) for value in values]
         found.append({"series": full, "values": " ".join(words)})
@@ -45,12 +48,19 @@ def expectation(seconds: float, alerts: set[str]) -> dict[str, object]:
     return {"expr": FIRING, "eval_time": f"{seconds:g}s", "exp_samples": samples}
 
 
+def quick_rules(folder: Path) -> Path:
+    """Write the rules as a drill wants them."""
+    for name, content in rule_files(Thresholds(time_scale=PACE), Format.PROMETHEUS).items():
+        (folder / name).write_bytes(content)
+    return folder / "*.rules.yml"
+
+
 def rehearsed(scenario: str, folder: Path) -> promtool.Result:
     """Play a scenario and let promtool judge; return what it says against it."""
     played = asyncio.run(rehearse(around(scenario), CALM + INCIDENT + RECOVERY))
     promised = set(SCENARIOS[scenario].alerts)
     test = {
-        "rule_files": [str(RULES)],
+        "rule_files": [str(quick_rules(folder))],
         "evaluation_interval": f"{SCRAPE:g}s",
         "tests": [
             {
@@ -75,14 +85,8 @@ def test_a_scenario_raises_exactly_the_alerts_it_promises_and_they_resolve(scena
     assert verdict.ok, verdict.output
 
 
-def test_every_alert_but_those_of_the_target_and_the_watchdog_is_rehearsed() -> None:
-    rehearsed_alerts = {alert for scenario in SCENARIOS.values() for alert in scenario.alerts}
-    assert {alert.name for alert in ALERTS} - rehearsed_alerts == {"VllmTargetDown", "VllmWatchdog"}
+REHEARSED = frozenset(alert for scenario in SCENARIOS.values() for alert in scenario.alerts)
 
 
-def test_every_signal_that_an_alert_reads_is_in_the_catalog() -> None:
-    assert set(SIGNALS) >= READ
-
-
-def test_the_rules_are_valid() -> None:
-    assert promtool.check_rules(RULES).ok
+def test_what_the_scenarios_promise_exists() -> None:
+    assert {alert.name for alert in ALERTS} >= REHEARSED

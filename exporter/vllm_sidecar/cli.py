@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import importlib
 import logging
 import os
 import platform
@@ -17,13 +18,16 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vllm_sidecar import __version__, log
 from vllm_sidecar.config import Config, ConfigError, format_duration, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import ModuleType
+
+    from vllm_sidecar.generate import Changes
 
 PROGRAM = "vllm-sidecar"
 
@@ -99,12 +103,25 @@ def _parser() -> argparse.ArgumentParser:
         "--root", type=Path, default=Path(), metavar="FOLDER", help="the project's folder (default: the current one)"
     )
     generate.set_defaults(command=_generate)
+    _add_rules(generate)
 
     _add_simulate(commands)
 
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(command=_version)
     return parser
+
+
+def _add_rules(generate: argparse.ArgumentParser) -> None:
+    parts = generate.add_subparsers(title="parts", metavar="PART", description="without one: all of the project's own")
+    rules = parts.add_parser("rules", help="alert rules with your thresholds", allow_abbrev=False)
+    rules.add_argument("--thresholds", type=Path, metavar="FILE", help="YAML file; without it, the defaults")
+    rules.add_argument(
+        "--format", default="prometheus", metavar="FORMAT", help="prometheus, prometheus-operator, helm or mimir"
+    )
+    rules.add_argument("--out", type=Path, default=Path("rules"), metavar="FOLDER", help="default %(default)s")
+    rules.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
+    rules.set_defaults(command=_generate_rules)
 
 
 def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -196,8 +213,24 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
+    return _generated(arguments.check, lambda generate: generate.main(arguments.root, arguments.check))
+
+
+def _generate_rules(arguments: argparse.Namespace) -> int:
+    def write(generate: ModuleType) -> Changes:
+        kinds = [kind.value for kind in generate.Format]
+        if arguments.format not in kinds:
+            raise ConfigError(None, [f"--format: got {arguments.format!r}; allowed: {', '.join(kinds)}"])
+        kind = generate.Format(arguments.format)
+        return cast("Changes", generate.rules(arguments.thresholds, kind, arguments.out, arguments.check))
+
+    return _generated(arguments.check, write)
+
+
+def _generated(check: bool, write: Callable[[ModuleType], Changes]) -> int:
+    """Run a part of the generator and say what it changed, or with `check` would change."""
     try:
-        from vllm_sidecar.generate import main as generate
+        generate = importlib.import_module("vllm_sidecar.generate")
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         if missing == "vllm_sidecar" or not missing:
@@ -205,17 +238,19 @@ def _generate(arguments: argparse.Namespace) -> int:
         _complain(f"generate needs {missing}: pip install 'vllm-sidecar[generate]'")
         return 1
     try:
-        paths = generate(arguments.root, arguments.check)
+        changes = write(generate)
     except OSError as error:  # not a checkout, or nothing that can be written
         _complain(str(error))
         return 1
-    for path in paths:
-        print(f"{path}: not as generated" if arguments.check else f"{path}: written")
-    if not paths:
+    for path in changes.differing:
+        print(f"{path}: not as generated" if check else f"{path}: written")
+    for path in changes.orphans:
+        print(f"{path}: generated no more" if check else f"{path}: deleted")
+    if not changes:
         print("generated files are up to date")
-    elif arguments.check:
+    elif check:
         _complain("run 'vllm-sidecar generate' and commit what it writes")
-    return 1 if paths and arguments.check else 0
+    return 1 if changes and check else 0
 
 
 def _version(_: argparse.Namespace) -> int:

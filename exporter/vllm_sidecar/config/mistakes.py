@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -14,7 +15,7 @@ from vllm_sidecar.config.target import HIDDEN
 from vllm_sidecar.config.values import NOT_ALLOWED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
@@ -149,5 +150,7 @@ def _model_at(root: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
             field = place.model_fields.get(step)
             place = field.annotation if field else None
         else:
-            place = next(iter(get_args(place)), None) if step.isdecimal() else None
+            inside = get_args(place)  # of a list's members the type stands first, of a mapping's values last
+            wanted = -1 if get_origin(place) is Mapping else 0 if step.isdecimal() else None
+            place = inside[wanted] if inside and wanted is not None else None
     return place if isinstance(place, type) and issubclass(place, BaseModel) else None

@@ -201,6 +201,11 @@ class _HashableDict(dict[_K, _V]):
         return hash(frozenset(self.items()))
 
 
+def as_frozen(value: Mapping[_K, _V]) -> Mapping[_K, _V]:
+    """Keep a mapping as one that can be hashed, as all of the config can."""
+    return _HashableDict(value)
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
 Bytes = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
@@ -210,8 +215,8 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 SocketPath = Annotated[Path, BeforeValidator(_path)]
 FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file)]
 Arguments = Annotated[tuple[str, ...], BeforeValidator(_arguments)]
-StaticLabels = Annotated[Mapping[Annotated[str, AfterValidator(_label_name)], Text], AfterValidator(_HashableDict)]
+StaticLabels = Annotated[Mapping[Annotated[str, AfterValidator(_label_name)], Text], AfterValidator(as_frozen)]
 Headers = Annotated[
     Mapping[Annotated[str, AfterValidator(_header_name)], Annotated[SecretStr, AfterValidator(_header_value)]],
-    AfterValidator(_HashableDict),
+    AfterValidator(as_frozen),
 ]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, GPU_STATE, HTTP_REQUESTS, OPEN_FDS, OWN, SERVER, SLO, UPSTREAM
 from vllm_sidecar.catalog.gpu import PREFIX as GPU_PREFIX
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import PREFIXES
 from vllm_sidecar.config import Config
+from vllm_sidecar.generate.templating import JINJA
 from vllm_sidecar.model import GPU_REASONS, VLLM_REASONS
 from vllm_sidecar.remedy import GPU_REMEDY, REMEDY
 
@@ -22,22 +20,6 @@ if TYPE_CHECKING:
     from vllm_sidecar.catalog import Signal
 
 README = "README.md"
-TEMPLATES = Path(__file__).parent / "templates"
-
-# Delimiters that collide with neither Prometheus' {{ }} nor PromQL's [ ]. There is no HTML here to escape for.
-_JINJA = Environment(
-    loader=FileSystemLoader(TEMPLATES),
-    undefined=StrictUndefined,
-    variable_start_string="<<",
-    variable_end_string=">>",
-    block_start_string="<%",
-    block_end_string="%>",
-    comment_start_string="<#",
-    comment_end_string="#>",
-    trim_blocks=True,
-    lstrip_blocks=True,
-    autoescape=False,  # noqa: S701
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +44,7 @@ def sections() -> dict[str, dict[str, str]]:
 def metrics() -> str:
     """Write the tables of all metrics, in the order of the catalog."""
     whys = list(dict.fromkeys(entry.signal.why_not_promql or "" for entry in DERIVED))
-    return _JINJA.get_template("metrics.md.j2").render(
+    return JINJA.get_template("metrics.md.j2").render(
         window=_window(),
         cumulative=[
             *(_row(entry.signal, _names(PREFIXES[0] + alias for alias in entry.aliases)) for entry in UPSTREAM),
@@ -95,7 +77,7 @@ def gpu_fields() -> str:
         )
         for entry in GPU_FIELDS
     ]
-    return _JINJA.get_template("gpu_fields.md.j2").render(rows=rows)
+    return JINJA.get_template("gpu_fields.md.j2").render(rows=rows)
 
 
 def _number(signal: Signal) -> str:
@@ -104,7 +86,7 @@ def _number(signal: Signal) -> str:
 
 def _reasons(rows: Iterable[tuple[str, str]]) -> str:
     """Write a table of reasons of failed polls."""
-    return _JINJA.get_template("reasons.md.j2").render(rows=[(reason, _cell(remedy)) for reason, remedy in rows])
+    return JINJA.get_template("reasons.md.j2").render(rows=[(reason, _cell(remedy)) for reason, remedy in rows])
 
 
 def _row(signal: Signal, more: str = "") -> Row:

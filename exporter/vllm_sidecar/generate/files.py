@@ -9,7 +9,7 @@ import tomllib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 PROJECT = "vllm-sidecar"
@@ -60,6 +60,26 @@ def save(root: Path, contents: Mapping[str, bytes], *, check: bool) -> list[str]
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(contents[path])
     return differing
+
+
+def clear(root: Path, pattern: str, keep: Collection[str], head: bytes, *, check: bool) -> list[str]:
+    """Delete what was generated once and is no more, or with `check` nothing.
+
+    Args:
+        root: What all paths are relative to.
+        pattern: Where to look, such as `rules/*.rules.yml`.
+        keep: The paths that are generated now.
+        head: How a generated file begins; all others were written by hand.
+        check: Delete nothing.
+
+    Returns:
+        Their paths, in order.
+    """
+    found = [path for path in sorted(root.glob(pattern)) if path.is_file()]
+    orphans = [path for path in found if str(path.relative_to(root)) not in keep and path.read_bytes().startswith(head)]
+    for path in orphans if not check else ():
+        path.unlink()
+    return [str(path.relative_to(root)) for path in orphans]
 
 
 def _current(path: Path) -> bytes | None:

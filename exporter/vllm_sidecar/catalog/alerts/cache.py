@@ -1,0 +1,69 @@
+"""The KV cache: pressure that does damage, and what prefix caching is worth."""
+
+from __future__ import annotations
+
+from vllm_sidecar.catalog.alerts.types import ENGINE, Alert, Severity, latency, number, ratio
+
+CACHE: tuple[Alert, ...] = (
+    Alert(
+        name="VllmKvCachePressure",
+        severity=Severity.PAGE,
+        hold="1m",
+        expr=(
+            "~kv_cache_pressure_ratio > <<pressure>> and on (<<E>>) "
+            "(~recent_preemptions_per_request > <<preemptions>> or ~live_queue_wait_seconds > <<wait>>)"
+        ),
+        thresholds=(
+            ratio("pressure", 0.5, "Score of KV pressure; above 0.5 only with waiting or preempted requests."),
+            number("preemptions", 0.05, "Preemptions per finished request."),
+            latency("wait", 10, "Wait of a request that arrives now.", interactive=2, batch=120),
+        ),
+        summary=f"the KV cache of {ENGINE} is full and requests suffer",
+        description="Requests are preempted and computed again, or wait longer than <<wait>> for blocks.",
+        cause="long prompts or long answers: compare the token histograms with yesterday's",
+        first="PromQL: vllm_sidecar_recent_preemptions_per_request and vllm_sidecar_kv_cache_free_tokens",
+        board="vllm-kv-cache",
+    ),
+    Alert(
+        name="VllmPreemptionStorm",
+        severity=Severity.PAGE,
+        hold="1m",
+        expr=(
+            "~recent_preemptions_per_request > <<per_request>> "
+            "and on (<<E>>) (increase(~preemptions_total[5m]) >= <<least_preemptions>>)"
+        ),
+        thresholds=(
+            number("per_request", 0.5, "Preemptions per finished request."),
+            number("least_preemptions", 30, "Preemptions in five minutes below which nothing is judged."),
+        ),
+        summary=f"{ENGINE} preempts {{{{ $value | humanize }}}} times per request",
+        description="More than <<per_request>> preemptions per finished request: the GPU computes the same twice.",
+        cause="too many sequences for the KV cache: --max-num-seqs is too high for these lengths",
+        first="PromQL: rate(vllm_sidecar_preemptions_total[5m]) beside vllm_sidecar_requests_running",
+        board="vllm-kv-cache",
+    ),
+    Alert(
+        name="VllmPrefixHitRatioDropped",
+        severity=Severity.TICKET,
+        hold="5m",
+        expr=(
+            'avg_over_time(~recent_cache_hit_ratio{cache="local"}[10m]) '
+            '< <<share>> * avg_over_time(~recent_cache_hit_ratio{cache="local"}[1d]) '
+            'and avg_over_time(~recent_cache_hit_ratio{cache="local"}[1d]) > <<worth>> '
+            "and on (<<E>>) (increase(~time_to_first_token_seconds_count[10m]) >= <<least_requests>>)"
+        ),
+        thresholds=(
+            ratio("share", 0.5, "Share of the mean of the day that must be left."),
+            ratio("worth", 0.1, "Mean hit ratio of the day below which there is nothing to lose."),
+            number("least_requests", 30, "Requests in ten minutes below which nothing is judged."),
+        ),
+        summary=f"prefix-cache hits of {ENGINE} fell to {{{{ $value | humanizePercentage }}}}",
+        description="Less than <<share>> of its own mean of the day: prompts are computed that used to be found.",
+        cause=(
+            "something changed at the beginning of the prompts, such as a time in the system prompt or a new template, "
+            "or the router no longer keeps conversations together"
+        ),
+        first="compare the first 200 characters of two prompts of the same client; look at the router's changes",
+        board="vllm-kv-cache",
+    ),
+)

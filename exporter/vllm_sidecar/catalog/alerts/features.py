@@ -1,0 +1,92 @@
+"""Features that are on for some servers: speculation, adapters, data parallelism, transfer of KV blocks."""
+
+from __future__ import annotations
+
+from vllm_sidecar.catalog.alerts.types import ENGINE, MODEL, REPLICA, Alert, Severity, number, ratio
+
+FEATURES: tuple[Alert, ...] = (
+    Alert(
+        name="VllmSpecDecodeAcceptanceLow",
+        severity=Severity.TICKET,
+        hold="10m",
+        expr=(
+            "~recent_spec_decode_acceptance_ratio < <<acceptance>> "
+            "and on (<<E>>) (increase(~spec_decode_drafts_total[10m]) >= <<least_drafts>>)"
+        ),
+        thresholds=(
+            ratio("acceptance", 0.3, "Share of draft tokens that the model accepts."),
+            number("least_drafts", 300, "Drafts in ten minutes below which nothing is judged."),
+        ),
+        summary=f"{ENGINE} throws away most of its draft tokens",
+        description="{{ $value | humanizePercentage }} are accepted, less than <<acceptance>>: speculation costs more "
+        "than it gives.",
+        cause="the draft model does not fit the traffic or the new model, or too many tokens are drafted",
+        first="PromQL: vllm_sidecar_recent_spec_decode_position_acceptance_ratio: draft no more than that",
+        board="vllm-features",
+    ),
+    Alert(
+        name="VllmLoraSlotsExhausted",
+        severity=Severity.TICKET,
+        hold="5m",
+        expr=(
+            "~lora_slots_used >= ~lora_slots and on (<<T>>) "
+            '(sum by (<<T>>) (~requests_waiting{reason="deferred"}) > <<waiting>>)'
+        ),
+        thresholds=(number("waiting", 0, "Requests that may be deferred."),),
+        summary=f"requests to {REPLICA} wait for a LoRA slot",
+        description="All {{ $value }} slots hold an adapter in use, and requests for others are deferred.",
+        cause="more adapters are wanted at once than --max-loras",
+        first="PromQL: vllm_sidecar_lora_adapter_active: raise --max-loras, or give adapters replicas of their own",
+        board="vllm-features",
+    ),
+    Alert(
+        name="VllmDataParallelImbalance",
+        severity=Severity.TICKET,
+        hold="5m",
+        expr=(
+            '~recent_data_parallel_imbalance_ratio{load="generation_tokens"} > <<imbalance>> '
+            "and on (<<M>>) (sum by (<<M>>) (~requests_running) > <<running>>)"
+        ),
+        thresholds=(
+            ratio("imbalance", 0.5, "1 - mean / max of the generated tokens of the engines."),
+            number("running", 4, "Running requests below which nothing is judged."),
+        ),
+        summary=f"the data-parallel engines of {MODEL} are unevenly loaded",
+        description="The busiest does far more than the mean ({{ $value | humanizePercentage }} off balance).",
+        cause="sticky sessions, or a router that looks at one engine only",
+        first="PromQL: sum by (engine) (vllm_sidecar_requests_running)",
+        board="vllm-features",
+    ),
+    Alert(
+        name="VllmDataParallelRankIdle",
+        severity=Severity.TICKET,
+        hold="2m",
+        expr=(
+            "increase(~generation_tokens_total[5m]) == 0 "
+            "and on (<<M>>) (sum by (<<M>>) (~requests_waiting) > <<waiting>>) "
+            "and on (<<M>>) (sum by (<<M>>) (increase(~generation_tokens_total[5m])) > 0) "
+            "and on (<<M>>) (~data_parallel_engines > 1) unless on (<<E>>) (~engine_sleeping == 1)"
+        ),
+        thresholds=(number("waiting", 4, "Requests that wait for the engines of the model."),),
+        summary=f"{ENGINE} does nothing while requests wait for its siblings",
+        description="It generated no token in five minutes, and more than <<waiting>> requests wait for the model.",
+        cause="the router does not see the rank, or the rank hangs",
+        first="PromQL: sum by (engine) (rate(vllm_sidecar_generation_tokens_total[5m]))",
+        board="vllm-features",
+    ),
+    Alert(
+        name="VllmKvTransferFailures",
+        severity=Severity.TICKET,
+        hold="5m",
+        expr=(
+            "increase(~nixl_failed_transfers_total[10m]) > <<failures>> "
+            "or increase(~nixl_expired_requests_total[10m]) > <<failures>>"
+        ),
+        thresholds=(number("failures", 0, "Failed transfers, or expired requests, in ten minutes that are accepted."),),
+        summary=f"KV transfers of {ENGINE} fail",
+        description="{{ $value | humanize }} in ten minutes failed or expired: these prompts are computed again.",
+        cause="the network between prefill and decode, or a decode side that fetches too late",
+        first="kubectl logs POD | grep -i nixl: the peer that it names",
+        board="vllm-features",
+    ),
+)

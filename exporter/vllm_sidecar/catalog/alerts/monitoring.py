@@ -1,0 +1,131 @@
+"""Can what we see be trusted, and does anybody see it?"""
+
+from __future__ import annotations
+
+from vllm_sidecar.catalog.alerts.types import ENGINE, REPLICA, STATUS, Alert, Severity, number, ratio
+
+_LOGS = "kubectl logs POD -c vllm-sidecar"
+
+MONITORING: tuple[Alert, ...] = (
+    Alert(
+        name="VllmSidecarDown",
+        severity=Severity.PAGE,
+        hold="5m",
+        expr="up{<<sidecar>>} == 0",
+        summary="the sidecar {{ $labels.instance }} does not answer",
+        description="Prometheus cannot scrape it: nothing is known of its vLLM server.",
+        cause="its container died, or a network policy keeps Prometheus out",
+        first=f"{_LOGS} --previous, and curl -s http://{{{{ $labels.instance }}}}/-/healthy",
+        board="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmTelemetryAbsent",
+        severity=Severity.PAGE,
+        hold="10m",
+        expr="absent(~build_info)",
+        summary="there is no sidecar at all",
+        description="No series of any vLLM sidecar exists: no alert about vLLM can fire.",
+        cause="the scrape job was lost, or its relabelling drops everything",
+        first="look at /targets of Prometheus for the job of the sidecars",
+        board="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmGaugesStale",
+        severity=Severity.TICKET,
+        hold="1m",
+        expr="~gauges_stale == 1",
+        summary=f"the gauges of {ENGINE} froze",
+        description="They say that requests run, nothing moves and nothing else says that there is work.",
+        cause="a mass abort on an idle server, after which vLLM does not update its gauges",
+        first="send one short request: the gauges come right; until then do not scale by them",
+        board="vllm-engine",
+    ),
+    Alert(
+        name="VllmSignalMissing",
+        severity=Severity.TICKET,
+        hold="30m",
+        expr="~signal_missing == 1",
+        summary=f"vLLM behind {REPLICA} does not give {{{{ $labels.signal }}}}",
+        description="Panels and alerts that need it are silent for this server.",
+        cause="a very old vLLM, a front end that hides metrics, or a rename that this release does not know",
+        first=f"{STATUS}: missing and unknown families",
+        board="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmVersionUnknown",
+        severity=Severity.INFO,
+        hold="1h",
+        expr="~unknown_families > <<families>>",
+        thresholds=(number("families", 0, "Unknown metric families that are accepted."),),
+        summary=f"vLLM behind {REPLICA} has {{{{ $value }}}} metrics that this release does not know",
+        description="What is known is exported as always; a newer sidecar may know more.",
+        cause="a newer vLLM than this sidecar",
+        first=f"{STATUS}: unknown families; look for a newer release",
+        board="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmSidecarPollsFailing",
+        severity=Severity.TICKET,
+        hold="10m",
+        expr=(
+            'sum without (reason) (increase(~poll_failures_total{source="vllm"}[10m])) / '
+            'increase(~polls_total{source="vllm"}[10m]) > <<failing>> and on (<<T>>) (~up{source="vllm"} == 1)'
+        ),
+        thresholds=(ratio("failing", 0.1, "Share of polls that fail."),),
+        summary=f"{{{{ $value | humanizePercentage }}}} of the polls of {REPLICA} fail",
+        description="vLLM answers now and then: more than <<failing>> of the polls get nothing, so peaks are missed.",
+        cause="an API server that is short of CPU, or a proxy in between",
+        first="PromQL: sum by (reason) (rate(vllm_sidecar_poll_failures_total[10m]))",
+        board="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmSidecarIntervalStretched",
+        severity=Severity.TICKET,
+        hold="15m",
+        expr='~poll_interval_seconds{source="vllm"} > <<interval>>',
+        thresholds=(number("interval", 5, "Seconds between two polls."),),
+        summary=f"the sidecar of {REPLICA} polls only every {{{{ $value | humanizeDuration }}}}",
+        description="It keeps its share of the server's time small, and /metrics takes long: peaks are missed.",
+        cause="very many series, or an API server that is short of CPU",
+        first="curl -s -o /dev/null -w '%{time_total}' http://VLLM/metrics; or set scrape.filtered",
+        board="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmSidecarBehind",
+        severity=Severity.TICKET,
+        hold="5m",
+        expr=(
+            'timestamp(~last_success_timestamp_seconds{source="vllm"}) '
+            '- ~last_success_timestamp_seconds{source="vllm"} > <<intervals>> '
+            '* ~poll_interval_seconds{source="vllm"} and on (<<T>>) (~up{source="vllm"} == 1)'
+        ),
+        thresholds=(number("intervals", 5, "Poll intervals that the last success may be back."),),
+        summary=f"the sidecar of {REPLICA} falls behind",
+        description="What it exports is {{ $value | humanizeDuration }} old though no poll failed.",
+        cause="too little CPU for the sidecar, or too many servers for one",
+        first="PromQL: rate(process_cpu_seconds_total[5m]) of the sidecar beside its CPU limit",
+        board="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmSidecarReloadFailed",
+        severity=Severity.TICKET,
+        hold="5m",
+        expr="~config_last_reload_successful == 0",
+        summary="the sidecar {{ $labels.instance }} refused its new configuration",
+        description="It goes on with the old one; at its next restart it will not start.",
+        cause="a mistake in the file",
+        first="vllm-sidecar check-config FILE lists every mistake",
+        board="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmWatchdog",
+        severity=Severity.WATCHDOG,
+        hold="",
+        expr="vector(1)",
+        summary="alerts arrive",
+        description="It always fires; when it stops, Prometheus or Alertmanager does not work.",
+        cause="nothing",
+        first="nothing",
+        board="vllm-sidecar",
+    ),
+)

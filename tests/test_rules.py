@@ -1,0 +1,153 @@
+"""The rules as files: valid for each reader, with the user's selector, times, labels and links in every one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+import promtool
+from vllm_sidecar import cli
+from vllm_sidecar.catalog.alerts import ALERTS, Alert
+from vllm_sidecar.config.thresholds import Thresholds
+from vllm_sidecar.generate import Format, rule_files
+from vllm_sidecar.generate.rules import alert_groups
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def rules(**settings: Any) -> list[dict[str, Any]]:
+    return [rule for group in alert_groups(Thresholds.model_validate(settings)) for rule in group["rules"]]
+
+
+def named(name: str, **settings: Any) -> list[dict[str, Any]]:
+    return [rule for rule in rules(**settings) if rule["alert"] == name]
+
+
+MODEL = {"m.1": {"profile": "interactive"}, "same": {"profile": "standard"}}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"profile": "interactive"},
+        {"profile": "batch", "selector": 'cluster=~"a|b"', "labels": {"team": "x"}},
+        {"models": MODEL, "time_scale": 0.01, "scrape_interval": "1s", "evaluation_interval": "1s"},
+        {"time_scale": 10.0},
+    ],
+    ids=["defaults", "interactive", "selector", "models and drill", "slow"],
+)
+def test_promtool_accepts_the_rules(settings: dict[str, Any], tmp_path: Path) -> None:
+    for name, content in rule_files(Thresholds.model_validate(settings), Format.PROMETHEUS).items():
+        (tmp_path / name).write_bytes(content)
+        verdict = promtool.check_rules(tmp_path / name)
+        assert verdict.ok, verdict.output
+
+
+def test_every_metric_of_the_sidecar_gets_the_selector() -> None:
+    for rule in rules(selector='cluster="x"'):
+        for selected in re.findall(r"vllm_sidecar_[a-z_]+(?:\{[^}]*\})?", rule["expr"]):
+            assert 'cluster="x"' in selected, rule["alert"]
+    assert named("VllmSidecarDown", selector='cluster="x"')[0]["expr"] == ('up{job=~"vllm-sidecar",cluster="x"} == 0')
+
+
+def test_a_model_with_settings_of_its_own_has_its_rule_and_is_left_out_of_the_general_one() -> None:
+    own, general = named("VllmQueueWaitHigh", models=MODEL)
+    assert 'seconds{model_name="m.1"} > 2 ' in own["expr"]
+    assert r'seconds{model_name!~"m\\.1"} > 10 ' in general["expr"]
+    assert own["expr"].count('model_name="m.1"') == 2
+    assert (own["labels"].get("settings"), general["labels"].get("settings")) == ("m.1", None)
+
+
+def test_a_name_with_quotes_cannot_leave_its_matcher() -> None:
+    own, general = named("VllmQueueWaitHigh", models={'a"} or vector(1) #': {"profile": "interactive"}})
+    assert r'{model_name="a\"} or vector(1) #"}' in own["expr"]
+    assert "vector" in general["expr"]
+
+
+def test_times_shrink_with_the_scale_but_not_below_what_scrapes_and_evaluations_need() -> None:
+    (loop,) = named("VllmCrashLoop", time_scale=0.1)
+    assert "[6m]" in loop["expr"]
+    assert "[1m30s]" in loop["expr"]
+    assert (loop["for"], loop["keep_firing_for"]) == ("30s", "30s")
+    (quick,) = named("VllmCrashLoop", time_scale=0.001, scrape_interval="1s", evaluation_interval="1s")
+    assert "[4s]" in quick["expr"]
+    assert quick["for"] == "2s"
+    assert "offset 1m)" in named("VllmTargetDown", time_scale=0.1)[0]["expr"]
+
+
+def test_an_alert_that_is_switched_off_is_left_out() -> None:
+    assert named("VllmCrashLoop", alerts={"VllmCrashLoop": {"enabled": False}}) == []
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_tells_what_why_what_to_do_and_where_to_look(alert: Alert) -> None:
+    (rule,) = named(alert.name, runbook_url="https://x/books/", dashboard_url="https://g")
+    notes = rule["annotations"]
+    assert notes["runbook_url"] == f"https://x/books/{alert.name}.md"
+    assert notes["dashboard_url"].startswith(f"https://g/d/{alert.board}?")
+    assert "Likely: " in notes["description"]
+    assert "First: " in notes["description"]
+    assert "<<" not in "".join(notes.values()) + rule["expr"]
+    assert rule.get("for", "1m") != "0s"
+
+
+def test_texts_name_the_threshold_that_is_in_force() -> None:
+    own, general = named("VllmQueueWaitHigh", models=MODEL)
+    assert "More than 2s " in own["annotations"]["description"]
+    assert "More than 10s " in general["annotations"]["description"]
+    assert "More than 5% " in named("VllmErrorRatioHigh")[0]["annotations"]["description"]
+
+
+def document(kind: Format, **settings: Any) -> tuple[str, str]:
+    ((name, content),) = rule_files(Thresholds.model_validate(settings), kind).items()
+    return name, content.decode()
+
+
+def test_a_prometheus_rule_carries_the_labels_that_the_operator_selects() -> None:
+    name, text = document(Format.PROMETHEUS_OPERATOR, rule_labels={"release": "kube"})
+    parsed = yaml.safe_load(text)
+    assert name == "vllm-sidecar.prometheusrule.yml"
+    assert (parsed["apiVersion"], parsed["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert parsed["metadata"]["labels"] == {"app.kubernetes.io/name": "vllm-sidecar", "release": "kube"}
+    assert parsed["spec"]["groups"] == alert_groups(Thresholds())
+
+
+def test_mimir_gets_a_namespace() -> None:
+    _, text = document(Format.MIMIR)
+    assert yaml.safe_load(text) == {"namespace": "vllm-sidecar", "groups": alert_groups(Thresholds())}
+
+
+def test_the_chart_s_template_puts_out_what_the_operator_reads() -> None:
+    """Go's own template engine, the one in Helm, is asked by way of amtool."""
+    _, plain = document(Format.PROMETHEUS_OPERATOR)
+    _, hidden = document(Format.HELM)
+    done = subprocess.run(
+        ["amtool", "template", "render", "--template.glob=/dev/null", f"--template.text={hidden}"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.rstrip("\n") == plain.rstrip("\n")
+
+
+def test_the_command_writes_checks_and_tidies_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "rules", "--out", str(tmp_path / "r")]
+    assert cli.main([*arguments, "--check"]) == 1
+    assert capsys.readouterr().out == "vllm-sidecar.rules.yml: not as generated\n"
+    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, "--format", "mimir"]) == 0
+    assert cli.main([*arguments, "--check"]) == 0
+    (tmp_path / "r" / "vllm-sidecar.rules.yml").rename(tmp_path / "r" / "old.rules.yml")
+    assert cli.main([*arguments, "--check"]) == 1
+    assert "old.rules.yml: generated no more\n" in capsys.readouterr().out
+
+
+def test_an_unknown_format_is_told_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "rules", "--format", "xml"]) == 1
+    assert capsys.readouterr().err == (
+        "vllm-sidecar: --format: got 'xml'; allowed: prometheus, prometheus-operator, helm, mimir\n"
+    )
