@@ -22,7 +22,13 @@ README = (ROOT / "README.md").read_bytes()
 def checkout(tmp_path: Path) -> Path:
     """A folder with all that `generate` reads."""
     (tmp_path / "rules").mkdir()
-    for name in ("pyproject.toml", "README.md", "rules/thresholds.yaml", "rules/vllm-sidecar.rules.yml"):
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "rules/thresholds.yaml",
+        "rules/vllm-sidecar.rules.yml",
+        "rules/vllm-sidecar-slo.rules.yml",
+    ):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     return tmp_path
 

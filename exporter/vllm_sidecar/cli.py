@@ -119,6 +119,13 @@ def _add_rules(generate: argparse.ArgumentParser) -> None:
     rules.add_argument(
         "--format", default="prometheus", metavar="FORMAT", help="prometheus, prometheus-operator, helm or mimir"
     )
+    rules.add_argument(
+        "--live",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="/metrics of a vLLM or a sidecar: objectives are checked against its bucket edges; may be given again",
+    )
     rules.add_argument("--out", type=Path, default=Path("rules"), metavar="FOLDER", help="default %(default)s")
     rules.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
     rules.set_defaults(command=_generate_rules)
@@ -222,7 +229,8 @@ def _generate_rules(arguments: argparse.Namespace) -> int:
         if arguments.format not in kinds:
             raise ConfigError(None, [f"--format: got {arguments.format!r}; allowed: {', '.join(kinds)}"])
         kind = generate.Format(arguments.format)
-        return cast("Changes", generate.rules(arguments.thresholds, kind, arguments.out, arguments.check))
+        changes = generate.rules(arguments.thresholds, kind, arguments.out, arguments.check, arguments.live)
+        return cast("Changes", changes)
 
     return _generated(arguments.check, write)
 
@@ -242,6 +250,8 @@ def _generated(check: bool, write: Callable[[ModuleType], Changes]) -> int:
     except OSError as error:  # not a checkout, or nothing that can be written
         _complain(str(error))
         return 1
+    for note in changes.notes:
+        _complain(note)
     for path in changes.differing:
         print(f"{path}: not as generated" if check else f"{path}: written")
     for path in changes.orphans:

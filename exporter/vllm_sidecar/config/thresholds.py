@@ -17,6 +17,7 @@ from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.alerts import ALERTS, Alert, Measure, Profile, Threshold
 from vllm_sidecar.config.loader import load_as
 from vllm_sidecar.config.section import Section, written
+from vllm_sidecar.config.slo import ModelSlos, SloSettings
 from vllm_sidecar.config.values import Seconds, Text, as_frozen, not_allowed, parse_duration
 
 _MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*"(?:[^"\\\n]|\\.)*"'
@@ -140,6 +141,7 @@ class ModelSettings(Section):
 
     profile: ProfileName | None = Field(default=None, description="Profile of this model.")
     alerts: ModelAlerts = Field(default=ModelAlerts(), description="Settings of alerts for this model.")
+    slos: ModelSlos = Field(default=ModelSlos(), description="Objectives of this model.")
 
 
 class Thresholds(Section):
@@ -169,6 +171,7 @@ class Thresholds(Section):
     labels: Names = Field(default=as_frozen({}), description="Labels of every alert.")
     annotations: Annotations = Field(default=as_frozen({}), description="Annotations of every alert.")
     alerts: Alerts = Field(default=Alerts(), description="Settings of single alerts.")
+    slos: SloSettings = Field(default=SloSettings(), description="Service level objectives.")
     models: Annotated[Mapping[str, ModelSettings], AfterValidator(as_frozen)] = Field(
         default=as_frozen({}), description="Settings of single models, by model_name."
     )

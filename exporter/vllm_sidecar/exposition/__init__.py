@@ -7,6 +7,7 @@ from vllm_sidecar.exposition.render import (
     Family,
     Renderer,
     labels_text,
+    number,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "Family",
     "Renderer",
     "labels_text",
+    "number",
 ]

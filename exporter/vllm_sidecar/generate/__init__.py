@@ -5,22 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.config import ConfigError
 from vllm_sidecar.config.thresholds import load_thresholds
 from vllm_sidecar.generate.docs import sections
+from vllm_sidecar.generate.edges import live
 from vllm_sidecar.generate.files import FilesError, clear, filled, must_be_checkout, save
 from vllm_sidecar.generate.formats import ENDING, HEAD, Format, rule_file
 from vllm_sidecar.generate.rules import alert_groups
+from vllm_sidecar.generate.slos import slo_rules
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from vllm_sidecar.config.thresholds import Thresholds
+    from vllm_sidecar.generate.edges import Edges
 
 __all__ = ["Changes", "FilesError", "Format", "main", "rules"]
 
 RULES = "rules"
 THRESHOLDS = "rules/thresholds.yaml"
 PACK = "vllm-sidecar"
+SLO_PACK = "vllm-sidecar-slo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,8 @@ class Changes:
 
     differing: list[str]
     orphans: list[str]
+    notes: tuple[str, ...] = ()
+    """What was taken in place of what was asked for."""
 
     def __bool__(self) -> bool:
         return bool(self.differing or self.orphans)
@@ -43,19 +51,36 @@ def main(root: Path, check: bool) -> Changes:
     """
     must_be_checkout(root)
     documents = {path: filled(root, path, texts) for path, texts in sections().items()}
-    found = rule_files(load_thresholds(root / THRESHOLDS), Format.PROMETHEUS)
+    found, notes = _all_rules(root / THRESHOLDS, Format.PROMETHEUS, None)
     in_folder = {f"{RULES}/{name}": content for name, content in found.items()}
-    return _save(root, documents | in_folder, f"{RULES}/*{ENDING[Format.PROMETHEUS]}", check)
+    return _save(root, documents | in_folder, f"{RULES}/*{ENDING[Format.PROMETHEUS]}", check, notes)
 
 
-def rules(thresholds: Path | None, kind: Format, out: Path, check: bool) -> Changes:
+def rules(thresholds: Path | None, kind: Format, out: Path, check: bool, servers: Sequence[str] = ()) -> Changes:
     """Write the rules into the folder `out`, or with `check` write nothing.
+
+    Args:
+        thresholds: The user's file; None for the defaults.
+        kind: Who reads the rules.
+        out: Where they are written.
+        check: Write nothing.
+        servers: Addresses of /metrics of servers, whose bucket edges are asked for.
 
     Raises:
         ConfigError: The thresholds have mistakes.
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be written, or a server does not tell its edges.
     """
-    return _save(out, rule_files(load_thresholds(thresholds), kind), f"*{ENDING[kind]}", check)
+    found, notes = _all_rules(thresholds, kind, live(servers) if servers else None)
+    return _save(out, found, f"*{ENDING[kind]}", check, notes)
+
+
+def _all_rules(path: Path | None, kind: Format, edges: Edges | None) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    thresholds = load_thresholds(path)
+    try:
+        slos, notes = slo_files(thresholds, kind, edges)
+    except ConfigError as error:
+        raise ConfigError(path, error.mistakes) from None
+    return rule_files(thresholds, kind) | slos, notes
 
 
 def rule_files(thresholds: Thresholds, kind: Format) -> dict[str, bytes]:
@@ -63,6 +88,19 @@ def rule_files(thresholds: Thresholds, kind: Format) -> dict[str, bytes]:
     return dict([rule_file(PACK, alert_groups(thresholds), kind, thresholds.rule_labels)])
 
 
-def _save(root: Path, files: dict[str, bytes], pattern: str, check: bool) -> Changes:
+def slo_files(
+    thresholds: Thresholds, kind: Format, edges: Edges | None = None
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Return the rules of the objectives as files by name, and what the user should know about them.
+
+    Raises:
+        ConfigError: A threshold is no bucket edge, or a factor can never be reached.
+    """
+    found = slo_rules(thresholds, edges)
+    files = [rule_file(SLO_PACK, found.groups, kind, thresholds.rule_labels)] if found.groups else []
+    return dict(files), found.notes
+
+
+def _save(root: Path, files: dict[str, bytes], pattern: str, check: bool, notes: tuple[str, ...]) -> Changes:
     differing = save(root, files, check=check)
-    return Changes(differing, clear(root, pattern, files, HEAD.encode(), check=check))
+    return Changes(differing, clear(root, pattern, files, HEAD.encode(), check=check), notes)

@@ -1,0 +1,188 @@
+"""A user's settings of the objectives -> what holds for each, and each model of its own, with every mistake in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from vllm_sidecar.catalog.slos import CAP, SLOS, Slo, Source
+from vllm_sidecar.config import ConfigError
+from vllm_sidecar.generate.edges import Edges, placed
+from vllm_sidecar.generate.expressions import model_matcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from vllm_sidecar.config.thresholds import Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What holds for one objective, and one model of its own or (None) all others."""
+
+    slo: Slo
+    enabled: bool
+    objective: float
+    source: Source
+    threshold: float | None
+    """Seconds; None for availability."""
+    least: int
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+    @property
+    def budget(self) -> float:
+        """Share of observations that may be bad."""
+        return 1.0 - self.objective
+
+
+@dataclass(frozen=True, slots=True)
+class Burning:
+    """One pair of windows for one objective."""
+
+    long: float
+    short: float
+    factor: float
+    severity: str
+    hold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A resolved objective with the matcher of the models that it is for, and the labels of its own rules."""
+
+    settings: Resolved
+    matcher: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Every objective that has any rules, with its variants, and what the user should know about them."""
+
+    objectives: list[tuple[Slo, list[Variant]]]
+    notes: tuple[str, ...]
+
+
+def settle(thresholds: Thresholds, edges: Edges | None = None) -> Settled:
+    """Find out what holds for each objective.
+
+    Args:
+        thresholds: The user's settings.
+        edges: Those of live servers; None where no server was asked.
+
+    Raises:
+        ConfigError: A threshold is no bucket edge, or a factor can never be reached; with all such mistakes.
+    """
+    found: list[tuple[Slo, list[Variant]]] = []
+    mistakes: list[str] = []
+    notes: list[str] = []
+    known = replace(edges or Edges(), options=thresholds.slos.buckets)
+    for slo in SLOS if thresholds.slos.enabled else ():
+        every = _variants(slo, thresholds, known, mistakes, notes)
+        variants = [variant for variant in every if variant.settings.enabled]
+        if variants:
+            found.append((slo, variants))
+        for variant in variants:
+            mistakes.extend(_unreachable(variant, thresholds))
+    if mistakes:
+        raise ConfigError(None, dict.fromkeys(mistakes))
+    return Settled(found, tuple(dict.fromkeys(notes)))
+
+
+def _variants(slo: Slo, thresholds: Thresholds, edges: Edges, mistakes: list[str], notes: list[str]) -> list[Variant]:
+    """Return the objective for each model whose settings differ, and for all others."""
+
+    def settled(model: str | None) -> Resolved:
+        return _at_an_edge(_resolve(slo, thresholds, model), thresholds, edges, model, mistakes, notes)
+
+    general = settled(None)
+    own = {model: settled(model) for model in thresholds.models}
+    different = {model: settings for model, settings in own.items() if settings != general}
+    found = [Variant(settings, model_matcher(model, ()), {"settings": model}) for model, settings in different.items()]
+    return [*found, Variant(general, model_matcher(None, tuple(different)), {})]
+
+
+def _resolve(slo: Slo, thresholds: Thresholds, model: str | None) -> Resolved:
+    """Take a model's own settings, else the general ones, else those of the section, else the catalog's."""
+    section = thresholds.slos
+    own = thresholds.models[model] if model is not None else None
+    given = [getattr(own.slos, slo.name)] if own else []
+    given.append(getattr(section, slo.name))
+    profile = (own.profile if own else None) or thresholds.profile
+
+    def first(key: str, *otherwise: Any) -> Any:
+        found = (getattr(each, key) for each in given)
+        return next(value for value in (*found, *otherwise) if value is not None)
+
+    written = [each.threshold[profile] for each in given if slo.histogram and profile in (each.threshold or ())]
+    defaults = {kind.value: seconds for kind, seconds in slo.thresholds.items()}
+    return Resolved(
+        slo=slo,
+        enabled=first("enabled", slo.enabled),
+        objective=first("objective", slo.objective),
+        source=Source(first("source", section.source, slo.source.value)),
+        threshold=next(iter(written), defaults.get(profile)),
+        least=first("observations", section.observations),
+        labels={**thresholds.labels, **{k: v for each in reversed(given) for k, v in each.labels.items()}},
+        annotations={
+            **thresholds.annotations,
+            **{k: v for each in reversed(given) for k, v in each.annotations.items()},
+        },
+    )
+
+
+def _at_an_edge(
+    settings: Resolved,
+    thresholds: Thresholds,
+    edges: Edges,
+    model: str | None,
+    mistakes: list[str],
+    notes: list[str],
+) -> Resolved:
+    """Put the threshold of a histogram at a bucket edge, or note why it is not at one."""
+    slo = settings.slo
+    histogram = slo.histogram
+    if histogram is None or settings.threshold is None or settings.source is Source.SIDECAR or not settings.enabled:
+        return settings
+    own = getattr(thresholds.models[model].slos, slo.name).snap if model is not None else None
+    general = getattr(thresholds.slos, slo.name).snap
+    snap = next(value for value in (own, general, thresholds.slos.snap) if value is not None)
+    place = placed(histogram, settings.threshold, edges, model, snap=snap)
+    path = f"slos.{slo.name}.threshold" if model is None else f"models.{model}.slos.{slo.name}.threshold"
+    for text, told in ((place.mistake, mistakes), (place.note, notes)):
+        # What a model has from the general settings is told of those alone.
+        if text and f"slos.{slo.name}.threshold: {text}" not in told:
+            told.append(f"{path}: {text}")
+    return replace(settings, threshold=place.threshold)
+
+
+def burns_of(settings: Resolved, thresholds: Thresholds) -> list[Burning]:
+    """Return the windows of an objective. Default factors are lowered to what its budget can reach, given ones are not.
+
+    All observations bad is a burn of 1 / (1 - objective): 10 for an objective of 90 %, which is never above 14.4.
+    """
+    given = "burn" in thresholds.slos.model_fields_set
+    most = 1.0 / settings.budget
+    return [
+        Burning(
+            burn.long,
+            burn.short,
+            burn.factor if given else min(burn.factor, float(f"{CAP * most:.3g}")),
+            burn.severity,
+            getattr(burn, "for"),
+        )
+        for burn in thresholds.slos.burn
+    ]
+
+
+def _unreachable(variant: Variant, thresholds: Thresholds) -> Iterator[str]:
+    settings = variant.settings
+    most = 1.0 / settings.budget
+    for number, burn in enumerate(burns_of(settings, thresholds)):
+        if burn.factor >= most * (1.0 - 1e-9):
+            yield (
+                f"slos.burn.{number}.factor: {burn.factor:g} can never be exceeded by {settings.slo.name}, whose "
+                f"objective of {settings.objective:g} allows a burn of {most:g} at most (all observations bad); "
+                f"allowed: a factor below {most:g}, or a higher objective"
+            )
