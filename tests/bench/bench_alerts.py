@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "exporter")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import drill
 from vllm_sidecar.simulate.scenarios import SCENARIOS
