@@ -25,7 +25,7 @@ from simulator_process import simulator
 from vllm_sidecar import cli
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 CALM, INCIDENT = 45.0, 120.0
 """Seconds; the calm holds what alerts on a server's own past compare with."""
@@ -34,7 +34,11 @@ THRESHOLDS = {
     "time_scale": 0.05,
     "scrape_interval": f"{SCRAPE}s",
     "evaluation_interval": f"{SCRAPE}s",
-    "slos": {"observations": 10},
+    "slos": {
+        "observations": 10,
+        # The pair that pages first; the others go on for hours after an incident, and minutes here.
+        "burn": [{"long": "1h", "short": "5m", "factor": 14.4, "severity": "page", "for": "2m"}],
+    },
 }
 SIDECAR = {
     "windows": {"length": "10s", "keep": "1m"},
@@ -170,13 +174,22 @@ def programs() -> tuple[str, str] | None:
 @contextmanager
 def playing(scenarios: Sequence[str], folder: Path) -> Iterator[Drill]:
     """Play scenarios side by side until the caller leaves; yield what arrives meanwhile."""
+    with ExitStack() as stack:
+        urls = {name: stack.enter_context(_played(name, folder)) for name in scenarios}
+        began = time.monotonic() + CALM
+        drill = stack.enter_context(watching(urls, folder))
+        drill.began = began
+        yield drill
+
+
+@contextmanager
+def watching(urls: Mapping[str, str], folder: Path) -> Iterator[Drill]:
+    """Watch servers, by name, with sidecar, Prometheus and Alertmanager; yield what arrives meanwhile."""
     found = programs()
     assert found is not None, "apt-get install prometheus prometheus-alertmanager"
-    drill = Drill()
+    drill = Drill(time.monotonic())
     with ExitStack() as stack:
         hook = stack.enter_context(webhook(drill))
-        urls = {name: stack.enter_context(_played(name, folder)) for name in scenarios}
-        drill.began = time.monotonic() + CALM
         config = folder / "sidecar.yaml"
         targets = [{"name": name, "url": url} for name, url in urls.items()]
         config.write_text(yaml.safe_dump({**SIDECAR, "targets": targets}))
