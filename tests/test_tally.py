@@ -179,6 +179,16 @@ def test_of_many_estimated_polls_good_is_never_more_than_all() -> None:
     assert 0.3 < at_most[1] / at_most[0] < 0.9
 
 
+def test_a_bucket_is_split_anew_each_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+    monkeypatch.setattr("vllm_sidecar.tally.split", lambda *_: calls.append(1.0) or 0.25)
+    followed = Followed(ttft(histogram(0, 0, 0, 0)), objective=BETWEEN)
+    for i in range(1, 11):
+        followed.poll(ttft(histogram(0, 2 * i, 0, 0, total=3.0 * i)))
+    assert followed.count() == (20.0, 5.0)
+    assert len(calls) == 2
+
+
 def test_the_threshold_is_told_by_model() -> None:
     tally = Tally((AT_EDGE, Objective("ttft", TTFT, 1.0, "n")), availability=False)
     groups = {group: {TTFT: histogram(1, 0, 0, 0)} for group in (ENGINE, Group(Scope.ENGINE, ("n", "0")))}
