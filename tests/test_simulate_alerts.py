@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,20 +13,21 @@ import yaml
 import promtool
 from rehearsal import CALM, INCIDENT, RECOVERY, SCRAPE, around, rehearse
 from vllm_sidecar.catalog.alerts import ALERTS
+from vllm_sidecar.catalog.slos import SLO_ALERTS
 from vllm_sidecar.catalog.types import PREFIX
 from vllm_sidecar.config.thresholds import Thresholds
-from vllm_sidecar.generate import Format, rule_files
+from vllm_sidecar.generate import Format, rule_files, slo_files
 from vllm_sidecar.simulate.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rehearsal import Rehearsal
 
 PACE = 0.2
 """The rules with every time a fifth: the incidents last minutes in place of half an hour."""
-READ = frozenset[str]().union(*(alert.metrics for alert in ALERTS))
-FIRING = 'count by (alertname) (ALERTS{alertstate="firing"})'
+RULES = sorted((Path(__file__).parents[1] / "rules").glob("*.rules.yml"))
+READ = frozenset(re.findall(rf"\b{PREFIX}([a-z0-9_]+)", "".join(path.read_text() for path in RULES)))
+FIRING = 'count by (alertname) (ALERTS{alertstate="firing",long_window=~"|1h"})'
+"""Slow burns of an error budget go on for hours after an incident, and should: they are not asked for."""
 
 
 def series(played: Rehearsal) -> list[dict[str, str]]:
@@ -50,7 +53,9 @@ def expectation(seconds: float, alerts: set[str]) -> dict[str, object]:
 
 def quick_rules(folder: Path) -> Path:
     """Write the rules as a drill wants them."""
-    for name, content in rule_files(Thresholds(time_scale=PACE), Format.PROMETHEUS).items():
+    thresholds = Thresholds(time_scale=PACE)
+    slos, _ = slo_files(thresholds, Format.PROMETHEUS)
+    for name, content in (rule_files(thresholds, Format.PROMETHEUS) | slos).items():
         (folder / name).write_bytes(content)
     return folder / "*.rules.yml"
 
@@ -89,4 +94,4 @@ REHEARSED = frozenset(alert for scenario in SCENARIOS.values() for alert in scen
 
 
 def test_what_the_scenarios_promise_exists() -> None:
-    assert {alert.name for alert in ALERTS} >= REHEARSED
+    assert {*(alert.name for alert in ALERTS), *SLO_ALERTS} >= REHEARSED

@@ -35,7 +35,12 @@ SCENARIOS: Mapping[str, Scenario] = {
             "queue-buildup",
             "More requests than --max-num-seqs lets through: the queue grows, the KV cache has room.",
             {"rate": 10.3},
-            alerts=("VllmQueueWaitHigh", "VllmQueueBacklog", "VllmCapacityWaiting"),
+            alerts=(
+                "VllmQueueWaitHigh",
+                "VllmTimeToFirstTokenSloBurn",
+                "VllmQueueBacklog",
+                "VllmCapacityWaiting",
+            ),
         ),
         Scenario(
             "kv-exhaustion",
@@ -45,6 +50,7 @@ SCENARIOS: Mapping[str, Scenario] = {
                 "VllmKvCachePressure",
                 "VllmPreemptionStorm",
                 "VllmQueueWaitHigh",
+                "VllmTimeToFirstTokenSloBurn",
                 "VllmQueueBacklog",
                 "VllmCapacityWaiting",
             ),
@@ -53,7 +59,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "slow-decode",
             "The GPU throttles for heat: every step takes more than twice as long, the traffic is as always.",
             {"slowdown": 2.2},
-            alerts=("VllmInterTokenLatencyRegressed", "VllmCapacityWaiting"),
+            alerts=("VllmTimeToFirstTokenSloBurn", "VllmInterTokenLatencyRegressed", "VllmCapacityWaiting"),
         ),
         Scenario(
             "stall",
@@ -84,7 +90,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "error-burst",
             "Three of ten requests end as an internal error.",
             {"failing_ratio": 0.3},
-            alerts=("VllmErrorRatioHigh",),
+            alerts=("VllmErrorRatioHigh", "VllmAvailabilitySloBurn"),
         ),
         Scenario(
             "stale-gauges",
@@ -105,7 +111,12 @@ SCENARIOS: Mapping[str, Scenario] = {
             "Eight adapters want the two slots: requests wait though the batch has room.",
             {"rate": 6.0, "adapters_wanted": 8},
             {"max_loras": 2, "adapters": 8},
-            alerts=("VllmLoraSlotsExhausted", "VllmQueueWaitHigh", "VllmQueueBacklog"),
+            alerts=(
+                "VllmQueueWaitHigh",
+                "VllmTimeToFirstTokenSloBurn",
+                "VllmLoraSlotsExhausted",
+                "VllmQueueBacklog",
+            ),
         ),
         Scenario(
             "sleep",
