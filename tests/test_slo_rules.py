@@ -317,6 +317,18 @@ def test_without_a_sidecar_that_counts_availability_is_told_by_how_requests_end(
     assert played(silent, Expected(2400.0, {(EDGE_MISSING, "m", "")})).ok
 
 
+def test_the_duration_of_requests_is_an_objective_where_it_is_asked_for(played: Play) -> None:
+    slow = latency("request_seconds", "60.0", Traffic.steady(1000.0, 850.0, 200))
+    assert played(slow, Expected(2400.0)).ok
+    asked = {"request_duration": {"enabled": True}}
+    verdict = played(slow, Expected(2400.0, firing("request_duration", *WINDOWS)), slos=asked)
+    assert verdict.ok, verdict.output
+    verdict = played(latency("request_seconds", "20.0", Traffic.steady(1000.0, 850.0, 200)),
+                     Expected(2400.0, firing("request_duration", *WINDOWS)),
+                     slos={"request_duration": {"enabled": True, "threshold": "20s"}})  # fmt: skip
+    assert verdict.ok, verdict.output
+
+
 def test_a_drill_has_the_same_names_and_shorter_windows(played: Play) -> None:
     bad = latency(TTFT, "2.5", Traffic.steady(1000.0, 700.0, 40))
     verdict = played(bad, Expected(120.0, firing("time_to_first_token", "1h", "6h", "1d", "3d")), time_scale=0.01)
