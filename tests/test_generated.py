@@ -28,6 +28,7 @@ def checkout(tmp_path: Path) -> Path:
         "rules/thresholds.yaml",
         "rules/vllm-sidecar.rules.yml",
         "rules/vllm-sidecar-slo.rules.yml",
+        "rules/alertmanager.yml",
     ):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     return tmp_path

@@ -126,9 +126,16 @@ def _add_rules(generate: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="/metrics of a vLLM or a sidecar: objectives are checked against its bucket edges; may be given again",
     )
-    rules.add_argument("--out", type=Path, default=Path("rules"), metavar="FOLDER", help="default %(default)s")
-    rules.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
+    _add_folder(rules)
     rules.set_defaults(command=_generate_rules)
+    alertmanager = parts.add_parser("alertmanager", help="routes and inhibitions for them", allow_abbrev=False)
+    _add_folder(alertmanager)
+    alertmanager.set_defaults(command=_generate_alertmanager)
+
+
+def _add_folder(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--out", type=Path, default=Path("rules"), metavar="FOLDER", help="default %(default)s")
+    part.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
 
 
 def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -233,6 +240,10 @@ def _generate_rules(arguments: argparse.Namespace) -> int:
         return cast("Changes", changes)
 
     return _generated(arguments.check, write)
+
+
+def _generate_alertmanager(arguments: argparse.Namespace) -> int:
+    return _generated(arguments.check, lambda generate: generate.alertmanager(arguments.out, arguments.check))
 
 
 def _generated(check: bool, write: Callable[[ModuleType], Changes]) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.config.thresholds import load_thresholds
+from vllm_sidecar.generate.alertmanager import alertmanager_file
 from vllm_sidecar.generate.docs import sections
 from vllm_sidecar.generate.edges import live
 from vllm_sidecar.generate.files import FilesError, clear, filled, must_be_checkout, save
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.config.thresholds import Thresholds
     from vllm_sidecar.generate.edges import Edges
 
-__all__ = ["Changes", "FilesError", "Format", "main", "rules"]
+__all__ = ["Changes", "FilesError", "Format", "alertmanager", "main", "rules"]
 
 RULES = "rules"
 THRESHOLDS = "rules/thresholds.yaml"
@@ -52,7 +53,7 @@ def main(root: Path, check: bool) -> Changes:
     must_be_checkout(root)
     documents = {path: filled(root, path, texts) for path, texts in sections().items()}
     found, notes = _all_rules(root / THRESHOLDS, Format.PROMETHEUS, None)
-    in_folder = {f"{RULES}/{name}": content for name, content in found.items()}
+    in_folder = {f"{RULES}/{name}": content for name, content in (found | alertmanager_file()).items()}
     return _save(root, documents | in_folder, f"{RULES}/*{ENDING[Format.PROMETHEUS]}", check, notes)
 
 
@@ -72,6 +73,15 @@ def rules(thresholds: Path | None, kind: Format, out: Path, check: bool, servers
     """
     found, notes = _all_rules(thresholds, kind, live(servers) if servers else None)
     return _save(out, found, f"*{ENDING[kind]}", check, notes)
+
+
+def alertmanager(out: Path, check: bool) -> Changes:
+    """Write the configuration of Alertmanager into the folder `out`, or with `check` write nothing.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    return Changes(save(out, alertmanager_file(), check=check), [])
 
 
 def _all_rules(path: Path | None, kind: Format, edges: Edges | None) -> tuple[dict[str, bytes], tuple[str, ...]]:

@@ -1,0 +1,207 @@
+"""Plays all scenarios at once through the real programs, and notes which pages and tickets arrive and go.
+
+One simulator per scenario, one sidecar that watches them all, Prometheus with the generated rules, whose times a
+thresholds file shrinks, and Alertmanager with the generated routes and inhibitions, whose receivers are a webhook.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from loopback import free_port
+from sidecar_process import started
+from simulator_process import simulator
+from vllm_sidecar import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CALM, INCIDENT = 45.0, 120.0
+"""Seconds; the calm holds what alerts on a server's own past compare with."""
+SCRAPE = 2
+THRESHOLDS = {
+    "time_scale": 0.05,
+    "scrape_interval": f"{SCRAPE}s",
+    "evaluation_interval": f"{SCRAPE}s",
+    "slos": {"observations": 10},
+}
+SIDECAR = {
+    "windows": {"length": "10s", "keep": "1m"},
+    "progress": {"stall_after": "6s"},
+    "gpu": {"devices": "none"},
+    "introspection": {"interval": "5s"},
+}
+START_SECONDS = {"crash-loop": 2.0}
+"""Seconds from a crash to listening, where a loop must turn faster than in life."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One alert that arrived at, or was resolved by, a receiver."""
+
+    seconds: float
+    """Since the incidents began."""
+    receiver: str
+    alert: str
+    model: str
+    """Name of the scenario."""
+    firing: bool
+
+
+@dataclass
+class Drill:
+    """What arrived so far."""
+
+    began: float = 0.0
+    notices: list[Notice] = field(default_factory=list)
+
+    def seconds(self) -> float:
+        """Return the time since the incidents began; negative before."""
+        return time.monotonic() - self.began
+
+    def first(self, receiver: str) -> dict[str, dict[str, float]]:
+        """Return when each alert first arrived, by the name of the scenario."""
+        found: dict[str, dict[str, float]] = {}
+        for notice in self.notices:
+            if notice.firing and notice.receiver == receiver:
+                found.setdefault(notice.model, {}).setdefault(notice.alert, notice.seconds)
+        return found
+
+    def unresolved(self, receiver: str) -> set[tuple[str, str]]:
+        """Return scenario and alert of what arrived and was not resolved."""
+        last = {(n.model, n.alert): n.firing for n in self.notices if n.receiver == receiver}
+        return {key for key, firing in last.items() if firing}
+
+
+def _handler(drill: Drill) -> type[BaseHTTPRequestHandler]:
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            for alert in body["alerts"]:
+                labels = alert["labels"]
+                model = labels.get("model_name") or labels.get("target", "")
+                notice = Notice(
+                    drill.seconds(), body["receiver"], labels["alertname"], model, alert["status"] == "firing"
+                )
+                drill.notices.append(notice)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Receiver
+
+
+@contextmanager
+def webhook(drill: Drill) -> Iterator[str]:
+    """Receive what Alertmanager sends; yield the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(drill))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5.0)
+
+
+def configurations(folder: Path, sidecar: str, alertmanager: str, hook: str) -> None:
+    """Write the rules and both configurations as the commands generate them, for this drill."""
+    (folder / "thresholds.yaml").write_text(json.dumps(THRESHOLDS))
+    arguments = ["generate", "rules", "--thresholds", str(folder / "thresholds.yaml"), "--out", str(folder)]
+    assert cli.main(arguments) == 0
+    assert cli.main(["generate", "alertmanager", "--out", str(folder)]) == 0
+    source = Path(__file__).parents[1] / "rules" / "vllm-sidecar.tmpl"
+    (folder / source.name).write_bytes(source.read_bytes())
+    file = folder / "alertmanager.yml"
+    routing = yaml.safe_load(file.read_text())
+    for receiver in routing["receivers"]:
+        name = receiver["name"]
+        receiver.clear()
+        receiver.update(name=name, webhook_configs=[{"url": hook}])
+    _hurry(routing["route"])
+    file.write_text(yaml.safe_dump(routing))
+    (folder / "prometheus.yml").write_text(
+        yaml.safe_dump(
+            {
+                "global": {"scrape_interval": f"{SCRAPE}s", "evaluation_interval": f"{SCRAPE}s"},
+                "rule_files": [str(folder / "*.rules.yml")],
+                "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
+                "scrape_configs": [
+                    {
+                        "job_name": "vllm-sidecar",
+                        "static_configs": [{"targets": [sidecar.removeprefix("http://")]}],
+                    }
+                ],
+            }
+        )
+    )
+
+
+def _hurry(route: dict[str, object]) -> None:
+    """Wait seconds where the generated routes wait minutes; an inhibition needs its source to come first."""
+    route.update(group_wait="3s", group_interval="2s")
+    inner = route.get("routes", [])
+    assert isinstance(inner, list)
+    for each in inner:
+        _hurry(each)
+
+
+def programs() -> tuple[str, str] | None:
+    """Find Prometheus and Alertmanager; None where one is missing."""
+    prometheus = shutil.which("prometheus")
+    alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+    return (prometheus, alertmanager) if prometheus and alertmanager else None
+
+
+@contextmanager
+def playing(scenarios: Sequence[str], folder: Path) -> Iterator[Drill]:
+    """Play scenarios side by side until the caller leaves; yield what arrives meanwhile."""
+    found = programs()
+    assert found is not None, "apt-get install prometheus prometheus-alertmanager"
+    drill = Drill()
+    with ExitStack() as stack:
+        hook = stack.enter_context(webhook(drill))
+        urls = {name: stack.enter_context(_played(name, folder)) for name in scenarios}
+        drill.began = time.monotonic() + CALM
+        config = folder / "sidecar.yaml"
+        targets = [{"name": name, "url": url} for name, url in urls.items()]
+        config.write_text(yaml.safe_dump({**SIDECAR, "targets": targets}))
+        _, sidecar = stack.enter_context(started("--config.file", str(config)))
+        own, other = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        configurations(folder, sidecar, other, hook)
+        for command in (
+            [found[1], f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/alerts",
+             f"--web.listen-address={other}", "--cluster.listen-address="],
+            [found[0], f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+             f"--web.listen-address={own}"],
+        ):  # fmt: skip
+            log = stack.enter_context((folder / f"{Path(command[0]).name}.log").open("wb"))
+            process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
+            stack.callback(process.kill)
+        yield drill
+
+
+@contextmanager
+def _played(name: str, folder: Path) -> Iterator[str]:
+    file = folder / f"{name}.yaml"
+    server: dict[str, object] = {"model_name": name}
+    if name in START_SECONDS:
+        server["start_seconds"] = START_SECONDS[name]
+    file.write_text(json.dumps({"server": server}))
+    phases = f"healthy {CALM:g}s -> {name} {INCIDENT:g}s -> healthy"
+    with simulator("--file", str(file), "--scenario", phases) as (_, url):
+        yield url
