@@ -19,6 +19,7 @@ FORBIDDEN = {
     "distribution": ("catalog", "derive", "window", "snapshot"),
     "gpu": ("derive", "window", "normalise", "snapshot", "export", "pipeline", "server", "app"),
     "beside": ("snapshot", "export", "pipeline", "server", "app"),
+    "tally": ("config", "catalog", "snapshot", "export", "pipeline", "server", "app"),
     "derive": ("gpu", "catalog", "normalise", "plan", "snapshot", "export", "pipeline", "config", "scrape"),
     "catalog": ("normalise", "plan", "snapshot", "export", "pipeline", "server"),
     "normalise": ("window", "derive", "snapshot", "export", "pipeline"),

@@ -301,6 +301,34 @@ def test_availability_can_be_told_by_how_requests_end(played: Play) -> None:
     assert verdict.ok, verdict.output
 
 
+def test_without_a_sidecar_that_counts_availability_is_told_by_how_requests_end(played: Play) -> None:
+    """As in a plain Prometheus beside vLLM; but where one replica's sidecar counts, all must."""
+    ended = {labelled("requests_running", instance=instance): "1x200" for instance in ("a:10190", "b:10190")} | {
+        labelled("requests_finished_total", instance=instance, finished_reason=reason): f"0+{pace}x200"
+        for instance in ("a:10190", "b:10190")
+        for reason, pace in (("stop", 1000), ("error", 50))
+    }
+    assert played(ended, Expected(2400.0, firing("availability", *WINDOWS)), slo="availability").ok
+    assert played(ended, Expected(2400.0, firing("availability", *WINDOWS))).ok
+    counts = counted("availability", Traffic.steady(1000.0, 1000.0, 200))
+    verdict = played(ended | counts, Expected(2400.0, {(EDGE_MISSING, "m", "")}))
+    assert verdict.ok, verdict.output
+    silent = {labelled("requests_running"): "1x200"}
+    assert played(silent, Expected(2400.0, {(EDGE_MISSING, "m", "")})).ok
+
+
+def test_the_duration_of_requests_is_an_objective_where_it_is_asked_for(played: Play) -> None:
+    slow = latency("request_seconds", "60.0", Traffic.steady(1000.0, 850.0, 200))
+    assert played(slow, Expected(2400.0)).ok
+    asked = {"request_duration": {"enabled": True}}
+    verdict = played(slow, Expected(2400.0, firing("request_duration", *WINDOWS)), slos=asked)
+    assert verdict.ok, verdict.output
+    verdict = played(latency("request_seconds", "20.0", Traffic.steady(1000.0, 850.0, 200)),
+                     Expected(2400.0, firing("request_duration", *WINDOWS)),
+                     slos={"request_duration": {"enabled": True, "threshold": "20s"}})  # fmt: skip
+    assert verdict.ok, verdict.output
+
+
 def test_a_drill_has_the_same_names_and_shorter_windows(played: Play) -> None:
     bad = latency(TTFT, "2.5", Traffic.steady(1000.0, 700.0, 40))
     verdict = played(bad, Expected(120.0, firing("time_to_first_token", "1h", "6h", "1d", "3d")), time_scale=0.01)

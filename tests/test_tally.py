@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from readings import ENGINE, MODEL, OTHER_ENGINE, START, TARGET, histogram, observed, readings
 from vllm_sidecar.derive.slo import Objective
@@ -177,6 +179,49 @@ def test_of_many_estimated_polls_good_is_never_more_than_all() -> None:
         assert at_most[1] <= found[-1][1] <= found[-1][0]
         at_most = list(found[-1])
     assert 0.3 < at_most[1] / at_most[0] < 0.9
+
+
+def test_a_bucket_is_split_anew_each_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+    monkeypatch.setattr("vllm_sidecar.tally.split", lambda *_: calls.append(1.0) or 0.25)
+    followed = Followed(ttft(histogram(0, 0, 0, 0)), objective=BETWEEN)
+    for i in range(1, 11):
+        followed.poll(ttft(histogram(0, 2 * i, 0, 0, total=3.0 * i)))
+    assert followed.count() == (20.0, 5.0)
+    assert len(calls) == 2
+
+
+BODIES = st.one_of(
+    st.none(),
+    st.tuples(st.lists(st.integers(0, 30), min_size=4, max_size=4), st.floats(-5.0, 99.0), st.integers(0, 2)),
+)
+"""A poll: nothing of the engine, or growth per bucket, of the sum, and which life of the server it is."""
+
+
+@given(st.lists(BODIES, max_size=12), st.sampled_from([AT_EDGE, BETWEEN]), st.booleans())
+def test_whatever_a_server_says_counters_never_fall_and_good_is_part_of_all(
+    bodies: list[tuple[list[int], float, int] | None], objective: Objective, tells_its_age: bool
+) -> None:
+    followed, before = Followed(objective=objective), {}
+    counts, total, life = [0.0] * 4, 0.0, 0
+    for body in bodies:
+        if body is None:
+            followed.poll(readings({ENGINE: {}}, started=float(life) if tells_its_age else None))
+        else:
+            grown, summed, at = body
+            if at != life:
+                counts, total, life = [0.0] * 4, 0.0, at
+            counts = [old + new for old, new in zip(counts, grown, strict=True)]
+            total += summed
+            seen = histogram(*counts, total=total)
+            followed.poll(ttft(seen, started=float(life) if tells_its_age else None))
+        rows = followed.rows()
+        after = {name: rows.get(name, {}) for name in ("slo_requests_total", "slo_good_requests_total")}
+        for name, series in before.items():
+            assert all(after[name][labels] >= value for labels, value in series.items())
+        for labels, every in after["slo_requests_total"].items():
+            assert 0.0 <= after["slo_good_requests_total"][labels] <= every + 1e-9
+        before = after
 
 
 def test_the_threshold_is_told_by_model() -> None:

@@ -12,7 +12,7 @@ from operator import sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.derive.requests import ABORTED, FAILED
-from vllm_sidecar.derive.slo import AVAILABILITY, good_of, is_exact, objectives_of
+from vllm_sidecar.derive.slo import AVAILABILITY, good_of, is_certain, is_exact, objectives_of, split
 from vllm_sidecar.lives import is_made_anew
 from vllm_sidecar.model import Group, Histogram, Observed, Scope
 
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.derive.slo import Objective
     from vllm_sidecar.model import Key, Reading, Readings
-    from vllm_sidecar.window import Windows
+    from vllm_sidecar.window import Window, Windows
 
 FINISHED = "requests_finished_total"
 REJECTED = "requests_rejected_total"
 HTTP = "http_requests_total"
 SERVER_ERROR = "5xx"
 TARGET = Group(Scope.TARGET, ())
+SPLIT_SECONDS = 5.0
+"""For how long the split of a bucket is used: worked out at each poll it costs four times as much and gains nothing."""
 MOST_COUNTS = 1000
 """With more, those of engines that a new life of the server does not have are dropped."""
 
@@ -55,6 +57,8 @@ class Tally:
         self._counts: dict[tuple[str, str, str], Count] = {}
         """By model, engine (none where an objective is told by model) and name of the objective."""
         self._exact: dict[tuple[str, str, str], bool] = {}
+        self._shares: dict[tuple[str, str, str], tuple[float, float | None]] = {}
+        """When it was worked out, and which share of the bucket that holds the threshold is good."""
         self._unanswered: dict[str, float] = {}
         """Failures that an engine told at the last poll and the front end has not answered yet, by model."""
 
@@ -116,11 +120,23 @@ class Tally:
             count = self._counts.setdefault(labels, Count())
             poll = self._observed(group, objective.histogram, histogram)
             if poll.bins:
-                window = None if self._exact[labels] else windows.get(group)
-                recent = window.observed_by_poll(objective.histogram) if window else []
-                good = good_of(histogram.bounds, poll, recent, objective.threshold)
+                certain = is_certain(histogram.bounds, poll, objective.threshold)
+                share = None if certain else self._share(labels, windows.get(group), objective, histogram.bounds)
+                good = good_of(histogram.bounds, poll, objective.threshold, share)
                 whole = sum([number for _, number in poll.bins])
                 self._counts[labels] = Count(count.requests + whole, count.good + good)
+
+    def _share(
+        self, labels: tuple[str, str, str], window: Window | None, objective: Objective, bounds: tuple[float, ...]
+    ) -> float | None:
+        """Return how to split the bucket that holds a threshold; worked out anew each few seconds, for it is work."""
+        if window is None:
+            return None
+        known = self._shares.get(labels)
+        if known is None or known[1] is None or not 0.0 <= window.now - known[0] < SPLIT_SECONDS:
+            share = split(bounds, window.observed_by_poll(objective.histogram), objective.threshold)
+            known = self._shares[labels] = (window.now, share)
+        return known[1]
 
     def _observed(self, group: Group, name: str, new: Histogram) -> Observed:
         """Return what a histogram observed since it was seen last; nothing where that cannot be said."""

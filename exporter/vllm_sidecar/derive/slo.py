@@ -40,30 +40,43 @@ def is_exact(bounds: Sequence[float], threshold: float) -> bool:
     return edge_of(bounds, threshold) is not None
 
 
-def good_of(bounds: Sequence[float], poll: Observed, recent: Sequence[Observed], threshold: float) -> float:
-    """Return how many observations of a poll are at or below a threshold.
+def is_certain(bounds: Sequence[float], poll: Observed, threshold: float) -> bool:
+    """Tell whether a poll itself says how many of its observations are good.
 
-    Exact where the threshold is a bucket edge, and for a poll of one observation, whose sum is its value. Else the
-    bucket that holds the threshold is split as the polls of the window, of which this is the last, say together: they
-    know much better than one poll how values lie in it.
+    It does where the threshold is a bucket edge, where nothing fell into the bucket that holds the threshold, and where
+    it has one observation, whose value is the sum.
+    """
+    _, inside = _around(bounds, [poll], threshold)
+    return is_exact(bounds, threshold) or not inside or len(poll.bins) == 1 == inside
+
+
+def split(bounds: Sequence[float], recent: Sequence[Observed], threshold: float) -> float | None:
+    """Return which share of the observations in the bucket that holds a threshold is good; None where there are none.
+
+    It takes the polls of a window: they know much better than one how values lie in a bucket.
+    """
+    below, inside = _around(bounds, recent, threshold)
+    return min(1.0, max(0.0, (count_up_to(bounds, recent, threshold) - below) / inside)) if inside else None
+
+
+def good_of(bounds: Sequence[float], poll: Observed, threshold: float, share: float | None) -> float:
+    """Return how many observations of a poll are at or below a threshold.
 
     Args:
         bounds: upper edges of the finite buckets in seconds, ascending.
         poll: what was observed since the poll before.
-        recent: what was observed at the polls of the window, this one included; empty right after a restart.
         threshold: in seconds.
+        share: what `split` says of the bucket that holds the threshold, for a poll that is not certain; None leaves it
+            to the poll's own counts and sum.
     """
+    if share is None or is_certain(bounds, poll, threshold):
+        return count_up_to(bounds, [poll], threshold)
     below, inside = _around(bounds, [poll], threshold)
-    if is_exact(bounds, threshold) or not inside or len(poll.bins) == 1 == inside:
-        return count_up_to(bounds, [poll], threshold)
-    under, held = _around(bounds, recent, threshold)
-    if held < inside:
-        return count_up_to(bounds, [poll], threshold)
-    return below + inside * min(1.0, max(0.0, (count_up_to(bounds, recent, threshold) - under) / held))
+    return below + inside * share
 
 
 def _around(bounds: Sequence[float], polls: Sequence[Observed], threshold: float) -> tuple[float, float]:
     """Return how many observations lie in the buckets below the one that holds the threshold, and how many in it."""
-    split = bisect_left(bounds, threshold)
+    bucket = bisect_left(bounds, threshold)
     bins = [one for poll in polls for one in poll.bins]
-    return sum([count for bucket, count in bins if bucket < split]), sum([n for bucket, n in bins if bucket == split])
+    return sum([count for at, count in bins if at < bucket]), sum([count for at, count in bins if at == bucket])

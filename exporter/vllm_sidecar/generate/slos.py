@@ -129,33 +129,49 @@ def _observations(settings: Resolved) -> tuple[str, str]:
 
     NaN is left out (it is not >= 0): in a sum it would make a month's budget NaN.
     """
-    slo = settings.slo
-    drafts = f" {_drafting(slo)}" if slo.drafts else ""
+    slo, threshold = settings.slo, settings.threshold
     if settings.source is Source.SIDECAR:
-        every, good = (f'rate(~slo_{what}_total{{slo="{slo.name}"}}[5m])' for what in ("requests", "good_requests"))
-        if settings.threshold is not None:
-            counts_so = f"last_over_time(~slo_threshold_seconds{_of(slo)}[5m]) == {settings.threshold:g}"
-            drafts = f" and on (<<M>>) {counts_so}{drafts}"
-        return (
-            f"sum by ({BY}) (clamp_min({every} - {good}, 0) >= 0{drafts})",
-            f"sum by ({BY}) (({every} >= 0 and {good} >= 0){drafts})",
-        )
-    if slo.histogram is None or settings.threshold is None:
-        rejected = "rate(~requests_rejected_total[5m]) >= 0"
-        ended = f'sum by ({BY}) (rate(~requests_finished_total{{finished_reason!="abort"}}[5m]) >= 0 or {rejected})'
-        failed = f'sum by ({BY}) (rate(~requests_finished_total{{finished_reason="error"}}[5m]) >= 0 or {rejected})'
-        return f"{failed} or 0 * {ended}", ended
+        bad, every = _counted(settings)
+        if threshold is not None:
+            return bad, every
+        failed, ended = _ended()  # where no sidecar of a model counts, such as beside a plain Prometheus
+        return f"({bad}) or ({failed})", f"({every}) or ({ended})"
+    if slo.histogram is None or threshold is None:
+        return _ended()
     # Replicas without the edge are in neither: else all their observations would count as bad.
     count = f"rate(~{slo.histogram}_count[5m])"
-    good = f"sum without (le) (rate(~{slo.histogram}_bucket{{{le_matcher(settings.threshold)}}}[5m]))"
+    good = f"sum without (le) (rate(~{slo.histogram}_bucket{{{le_matcher(threshold)}}}[5m]))"
+    return _added(count, good, _drafting(slo))
+
+
+def _counted(settings: Resolved) -> tuple[str, str]:
+    """Return the rates of bad and all as sidecars count them, of those that count with this threshold."""
+    slo = settings.slo
+    every, good = (f"rate(~slo_{what}_total{_of(slo)}[5m])" for what in ("requests", "good_requests"))
+    if settings.threshold is None:
+        return _added(every, good, "")
+    # Over the range: the gauge ends with a server that crashed, the counters go on.
+    counts_so = f"last_over_time(~slo_threshold_seconds{_of(slo)}[5m]) == {settings.threshold:g}"
+    return _added(every, good, f" and on (<<M>>) {counts_so}{_drafting(slo)}")
+
+
+def _ended() -> tuple[str, str]:
+    """Return the rates of failed and all requests as they ended; both for models without any of the failures."""
+    rejected = "rate(~requests_rejected_total[5m]) >= 0"
+    ended = f'sum by ({BY}) (rate(~requests_finished_total{{finished_reason!="abort"}}[5m]) >= 0 or {rejected})'
+    failed = f'sum by ({BY}) (rate(~requests_finished_total{{finished_reason="error"}}[5m]) >= 0 or {rejected})'
+    return f"{failed} or 0 * {ended}", ended
+
+
+def _added(every: str, good: str, of: str) -> tuple[str, str]:
     return (
-        f"sum by ({BY}) (clamp_min({count} - {good}, 0) >= 0{drafts})",
-        f"sum by ({BY}) (({count} >= 0 and {good} >= 0){drafts})",
+        f"sum by ({BY}) (clamp_min({every} - {good}, 0) >= 0{of})",
+        f"sum by ({BY}) (({every} >= 0 and {good} >= 0){of})",
     )
 
 
 def _drafting(slo: Slo) -> str:
-    return f"{slo.drafts.value} on (<<E>>) present_over_time(~spec_decode_drafts_total[5m])" if slo.drafts else ""
+    return f" {slo.drafts.value} on (<<E>>) present_over_time(~spec_decode_drafts_total[5m])" if slo.drafts else ""
 
 
 def _window(seconds: float, thresholds: Thresholds) -> str:
@@ -284,14 +300,18 @@ def _untold(settings: Resolved) -> str:
     """Return the engines, or models, that do not tell what of an objective is good."""
     slo, threshold = settings.slo, settings.threshold
     if settings.source is Source.HISTOGRAM and slo.histogram and threshold is not None:
-        lacking = f"(~{slo.histogram}_count unless ignoring (le) ~{slo.histogram}_bucket{{{le_matcher(threshold)}}})"
-        return f"{lacking} {_drafting(slo)}".rstrip()
+        return f"(~{slo.histogram}_count unless ignoring (le) ~{slo.histogram}_bucket{{{le_matcher(threshold)}}})" + (
+            _drafting(slo)
+        )
     serving = "count without (engine) (~requests_running)"
+    if threshold is not None:
+        return f"{serving} unless on (<<M>>) (~slo_threshold_seconds{_of(slo)} == {threshold:g})"
+    silent = f"{serving} unless on (<<M>>) ~requests_finished_total"
     if settings.source is Source.HISTOGRAM:
-        return f"{serving} unless on (<<M>>) ~requests_finished_total"
-    if threshold is None:
-        return f"{serving} unless on (<<M>>) ~slo_requests_total{_of(slo)}"
-    return f"{serving} unless on (<<M>>) (~slo_threshold_seconds{_of(slo)} == {threshold:g})"
+        return silent
+    counts = f"~slo_requests_total{_of(slo)}"
+    # Where the sidecar of one replica counts, those of the others must too.
+    return f"({serving} unless on (<<M>>) {counts}) and on ({BY}) {counts} or ({silent} unless on (<<M>>) {counts})"
 
 
 def _why(settings: Resolved) -> str:
