@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import ENGINE, REPLICA, STATUS, Alert, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.types import (
+    ENGINE,
+    REPLICA,
+    STATUS,
+    Alert,
+    Measure,
+    Severity,
+    Threshold,
+    number,
+    ratio,
+)
 
 _LOGS = "kubectl logs POD -c vllm-sidecar"
 
@@ -83,7 +93,7 @@ MONITORING: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="15m",
         expr='~poll_interval_seconds{source="vllm"} > <<interval>>',
-        thresholds=(number("interval", 5, "Seconds between two polls."),),
+        thresholds=(Threshold("interval", Measure.SECONDS, 5, "Time between two polls."),),
         summary=f"the sidecar of {REPLICA} polls only every {{{{ $value | humanizeDuration }}}}",
         description="It keeps its share of the server's time small, and /metrics takes long: peaks are missed.",
         cause="very many series, or an API server that is short of CPU",

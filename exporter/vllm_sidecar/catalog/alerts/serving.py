@@ -64,7 +64,7 @@ SERVING: tuple[Alert, ...] = (
         keep="5m",
         expr=(
             "increase(~server_restarts_total[1h]) >= <<restarts>> and on (<<T>>) "
-            "(increase(~server_restarts_total[15m]) >= 1)"
+            "(increase(~server_restarts_total[15m]) > 0)"
         ),
         thresholds=(number("restarts", 3, "Restarts in an hour that make a loop."),),
         summary=f"vLLM behind {REPLICA} restarted {{{{ $value | humanize }}}} times in an hour",
