@@ -1,4 +1,4 @@
-"""Wrapper around promtool, the checker that comes with Prometheus.
+"""promtool through the project's own wrapper, for tests.
 
 promtool is taken from PATH; with CI=true it is installed with apt where that is allowed. A miss skips the test, with
 one line that says how to get it, and fails it with CI=true: a check that silently does not run is none.
@@ -10,54 +10,45 @@ import functools
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from vllm_sidecar.generate import promtool as wrapper
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vllm_sidecar.generate.promtool import Result
+
 HINT = "promtool is not on PATH: apt-get install prometheus (Debian, Ubuntu) or unpack a Prometheus release"
-TIMEOUT = 60.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """What promtool said; `output` is standard output and error together, without what only says that all is well."""
-
-    ok: bool
-    output: str
 
 
 def check_metrics(text: str) -> Result:
     """Lint a body of /metrics in the text format."""
-    return _run("check", "metrics", text=text)
+    program()
+    return wrapper.check_metrics(text)
 
 
 def check_config(path: Path) -> Result:
     """Check a configuration file of Prometheus and the rule files that it names."""
-    return _run("check", "config", str(path))
+    program()
+    return wrapper.check_config(path)
 
 
 def check_rules(path: Path) -> Result:
     """Check a rule file."""
-    return _run("check", "rules", str(path))
+    program()
+    return wrapper.check_rules(path)
 
 
 def test_rules(path: Path) -> Result:
     """Run a file of rule unit tests."""
-    return _run("test", "rules", str(path))
+    program()
+    return wrapper.test_rules(path)
 
 
 test_rules.__test__ = False  # type: ignore[attr-defined] # pytest must not take it for one of its own
-
-
-def _run(*arguments: str, text: str | None = None) -> Result:
-    done = subprocess.run(  # noqa: PLW1510 - the result says whether it failed
-        [program(), *arguments], input=text, capture_output=True, text=True, timeout=TIMEOUT
-    )
-    return Result(done.returncode == 0, (done.stdout + done.stderr).strip())
 
 
 @functools.cache

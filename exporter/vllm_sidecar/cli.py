@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.set_defaults(command=_generate)
     _add_rules(generate)
 
+    _add_promtool(commands)
     _add_simulate(commands)
 
     version = commands.add_parser("version", help="print the version")
@@ -136,6 +137,41 @@ def _add_rules(generate: argparse.ArgumentParser) -> None:
 def _add_folder(part: argparse.ArgumentParser) -> None:
     part.add_argument("--out", type=Path, default=Path("rules"), metavar="FOLDER", help="default %(default)s")
     part.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
+
+
+def _add_promtool(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    promtool = commands.add_parser("promtool", help="check rules, metrics and rule tests with promtool")
+    verbs = promtool.add_subparsers(title="what to do", metavar="VERB", required=True)
+    for verb, text in (
+        ("check", "check rule files"),
+        ("test", "run files of rule unit tests"),
+        ("metrics", "lint bodies of /metrics; - is standard input"),
+    ):
+        parser = verbs.add_parser(verb, help=text, allow_abbrev=False)
+        parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
+        parser.set_defaults(command=_promtool, verb=verb)
+
+
+def _promtool(arguments: argparse.Namespace) -> int:
+    try:
+        wrapper = importlib.import_module("vllm_sidecar.generate.promtool")
+    except ImportError as error:
+        return _extra_is_missing(error)
+    run = {"check": wrapper.check_rules, "test": wrapper.test_rules, "metrics": wrapper.check_metrics}[arguments.verb]
+    failed = False
+    for file in arguments.files:
+        try:
+            result = run(sys.stdin.read() if str(file) == "-" else file)
+        except OSError as error:
+            _complain(str(error))
+            return 1
+        failed = failed or not result.ok
+        print(f"{file}: {'OK' if result.ok else 'FAILED'}")
+        for problem in result.problems:
+            print(f"  {problem}")
+        if result.not_checked:
+            _complain(f"{file}: {result.not_checked}")
+    return int(failed)
 
 
 def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -251,11 +287,7 @@ def _generated(check: bool, write: Callable[[ModuleType], Changes]) -> int:
     try:
         generate = importlib.import_module("vllm_sidecar.generate")
     except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing == "vllm_sidecar" or not missing:
-            raise
-        _complain(f"generate needs {missing}: pip install 'vllm-sidecar[generate]'")
-        return 1
+        return _extra_is_missing(error)
     try:
         changes = write(generate)
     except OSError as error:  # not a checkout, or nothing that can be written
@@ -272,6 +304,15 @@ def _generated(check: bool, write: Callable[[ModuleType], Changes]) -> int:
     elif check:
         _complain("run 'vllm-sidecar generate' and commit what it writes")
     return 1 if changes and check else 0
+
+
+def _extra_is_missing(error: ImportError) -> int:
+    """Say which package of the extra is missing; an import that fails within the program itself is raised again."""
+    missing = (error.name or "").partition(".")[0]
+    if missing == "vllm_sidecar" or not missing:
+        raise error
+    _complain(f"generate needs {missing}: pip install 'vllm-sidecar[generate]'")
+    return 1
 
 
 def _version(_: argparse.Namespace) -> int:

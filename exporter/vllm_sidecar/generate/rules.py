@@ -23,17 +23,24 @@ Group = dict[str, Any]
 
 EVALUATIONS = 2
 """Evaluations that every `for` spans at least: one wrong sample must not fire."""
+DAY = "[1d]"
+HISTORY_SECONDS = 60.0
+"""Between two evaluations of what looks back a day: that reads thousands of samples of each series."""
 LINKED = ("model_name", "instance", "engine")
 """Labels that a link to a dashboard selects."""
 
 
 def alert_groups(thresholds: Thresholds) -> list[Group]:
     """Return the groups of alerts; one without an enabled alert is left out."""
+    quick = thresholds.evaluation_interval
+    paces = (("", quick, False), ("-history", max(quick, HISTORY_SECONDS * thresholds.time_scale), True))
     groups = []
     for name, alerts in GROUPS.items():
-        rules = [rule for alert in alerts for rule in alert_rules(alert, thresholds)]
-        if rules:
-            groups.append({"name": name, "interval": format_duration(thresholds.evaluation_interval), "rules": rules})
+        for suffix, pace, history in paces:
+            chosen = [alert for alert in alerts if (DAY in alert.expr) is history]
+            rules = [rule for alert in chosen for rule in alert_rules(alert, thresholds)]
+            if rules:
+                groups.append({"name": name + suffix, "interval": format_duration(pace), "rules": rules})
     return groups
 
 
