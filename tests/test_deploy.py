@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,31 +22,88 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "exporter" / "Dockerfile").read_text()
 PROMETHEUS = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
-OWN_IMAGE = SERVICES["sidecar"]["image"]
+OWN_IMAGE = "vllm-sidecar"
+PROFILES = ("demo", "gpu")
+SIDECARS = ("sidecar-demo", "sidecar-gpu")
+SERVERS = ("vllm-demo", "vllm-gpu")
 
 
 def mounts(service: dict[str, Any]) -> dict[str, Path]:
     """Path in the container -> path here."""
-    parts = (volume.split(":") for volume in service.get("volumes", ()))
+    parts = (volume.split(":") for volume in service.get("volumes", ()) if volume.startswith("./"))
     return {inside: ROOT / here for here, inside, _ in parts}
+
+
+def test_compose_keeps_to_its_schema() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, ROOT / "docker-compose.yml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
+    program = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([program, ROOT / "exporter" / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_profile_has_one_vllm_one_sidecar_and_all_that_watches(profile: str) -> None:
+    names = {name for name, service in SERVICES.items() if profile in service["profiles"]}
+    assert names == {f"vllm-{profile}", f"sidecar-{profile}", "prometheus", "alertmanager", "grafana"}
+    assert SERVICES[f"vllm-{profile}"]["networks"]["default"]["aliases"] == ["vllm"]
+    assert SERVICES[f"sidecar-{profile}"]["networks"]["default"]["aliases"] == ["sidecar"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_has_root_rights_a_secret_or_all_of_the_machine(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert int(service["user"].partition(":")[0]) > 0
+    assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"])
+    # vLLM compiles kernels and writes caches; all others write to volumes and to memory alone.
+    assert service.get("read_only", False) is (name != "vllm-gpu")
+    assert not re.search(r"password|secret|token", json.dumps(service.get("environment", {})), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_has_a_health_check(name: str) -> None:
+    service = SERVICES[name]
+    own = "HEALTHCHECK" in DOCKERFILE and name in SIDECARS
+    assert own or service["healthcheck"]["test"][0] == "CMD"
 
 
 def test_every_mounted_path_exists_and_is_read_only() -> None:
     for name, service in SERVICES.items():
-        assert all(volume.endswith(":ro") for volume in service.get("volumes", ())), name
+        for volume in service.get("volumes", ()):
+            assert volume.endswith(":ro") or volume.partition(":")[0] in COMPOSE["volumes"], name
         for path in mounts(service).values():
             assert path.exists(), path
 
 
 def test_the_simulator_plays_a_script_that_can_be_played() -> None:
-    arguments = cli._parser().parse_args(SERVICES["vllm"]["command"])
+    arguments = cli._parser().parse_args(SERVICES["vllm-demo"]["command"])
     assert [phase.scenario.name for phase in read_script(arguments.scenario, None, {}).phases][1] == "kv-exhaustion"
     assert arguments.host == "0.0.0.0"  # the other containers reach it
 
 
+def test_vllm_is_started_with_flags_that_it_has() -> None:
+    known = {line.split()[0] for line in (ROOT / "tests" / "vllm_flags.txt").read_text().splitlines() if line}
+    flags = {flag.partition("=")[0] for flag in SERVICES["vllm-gpu"]["command"]}
+    assert flags <= known
+
+
 def test_prometheus_finds_the_rules_where_they_are_mounted() -> None:
     folders = {inside for inside, here in mounts(SERVICES["prometheus"]).items() if here == ROOT / "rules"}
-    assert {str(PurePosixPath(pattern).parent) for pattern in PROMETHEUS["rule_files"]} == folders
+    (pattern,) = PROMETHEUS["rule_files"]
+    assert {str(PurePosixPath(pattern).parent)} == folders
+    found = sorted(path.name for path in (ROOT / "rules").glob(PurePosixPath(pattern).name))
+    assert found == ["vllm-sidecar-slo.rules.yml", "vllm-sidecar.rules.yml"]
+
+
+def test_prometheus_tells_the_alertmanager_of_its_service() -> None:
+    (manager,) = PROMETHEUS["alerting"]["alertmanagers"]
+    assert manager["static_configs"] == [{"targets": ["alertmanager:9093"]}]
 
 
 def test_images_are_pinned_to_a_version() -> None:
@@ -56,8 +115,9 @@ def test_images_are_pinned_to_a_version() -> None:
 
 
 def test_the_own_image_is_built_from_the_dockerfile_and_never_pulled() -> None:
-    build = SERVICES["sidecar"]["build"]
-    assert (ROOT / build["context"] / build["dockerfile"]).read_text() == DOCKERFILE
+    for name in SIDECARS:
+        build = SERVICES[name]["build"]
+        assert (ROOT / build["context"] / build["dockerfile"]).read_text() == DOCKERFILE
     for service in SERVICES.values():
         if service["image"] == OWN_IMAGE and "build" not in service:
             assert service["pull_policy"] == "never"
@@ -87,8 +147,9 @@ def test_ports_are_published_on_the_loopback_only() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
 
 
-def test_the_command_of_the_sidecar_names_the_look_alike() -> None:
-    arguments = vars(cli._parser().parse_args(SERVICES["sidecar"]["command"]))
+@pytest.mark.parametrize("name", SIDECARS)
+def test_the_command_of_a_sidecar_names_the_vllm_beside_it(name: str) -> None:
+    arguments = vars(cli._parser().parse_args(SERVICES[name]["command"]))
     assert arguments["vllm.url"] == "http://vllm:8000"
 
 

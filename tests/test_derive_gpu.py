@@ -83,6 +83,14 @@ def test_a_straggler_shows_in_its_own_tensor_parallel_group() -> None:
     assert derive.imbalance(server([], gpus[:2])) == pytest.approx({"power": 0.0, "utilization": 0.0})
 
 
+def test_where_the_size_of_a_group_is_not_told_engines_share_the_gpus_equally() -> None:
+    """One of four data-parallel engines has all the work: its GPU is no straggler's sibling."""
+    gpus = [steady(i, power_watts=watts) for i, watts in enumerate((500.0, 90.0, 90.0, 90.0))]
+    engines = [working(60) for _ in range(4)]
+    assert derive.imbalance(server(engines, gpus)) == {}
+    assert derive.imbalance(server(engines[:2], gpus))["power"] == pytest.approx(1.0 - 90.0 / 500.0)
+
+
 @pytest.mark.parametrize(("count", "size"), [(1, None), (4, 1), (3, 2)])
 def test_no_group_no_imbalance(count: int, size: int | None) -> None:
     gpus = [steady(i, **BUSY) for i in range(count)]

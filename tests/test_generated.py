@@ -21,8 +21,11 @@ README = (ROOT / "README.md").read_bytes()
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with all that `generate` reads."""
-    (tmp_path / "rules").mkdir()
+    for folder in ("rules", "dashboards", "dashboards/kubernetes"):
+        (tmp_path / folder).mkdir()
+    boards = (str(path.relative_to(ROOT)) for path in (ROOT / "dashboards").rglob("vllm-*.*") if path.suffix != ".yml")
     for name in (
+        *boards,
         "pyproject.toml",
         "README.md",
         "rules/thresholds.yaml",

@@ -129,13 +129,17 @@ def _add_rules(generate: argparse.ArgumentParser) -> None:
     )
     _add_folder(rules)
     rules.set_defaults(command=_generate_rules)
+    dashboards = parts.add_parser("dashboards", help="boards for Grafana with your thresholds", allow_abbrev=False)
+    dashboards.add_argument("--thresholds", type=Path, metavar="FILE", help="YAML file; without it, the defaults")
+    _add_folder(dashboards, "dashboards")
+    dashboards.set_defaults(command=_generate_dashboards)
     alertmanager = parts.add_parser("alertmanager", help="routes and inhibitions for them", allow_abbrev=False)
     _add_folder(alertmanager)
     alertmanager.set_defaults(command=_generate_alertmanager)
 
 
-def _add_folder(part: argparse.ArgumentParser) -> None:
-    part.add_argument("--out", type=Path, default=Path("rules"), metavar="FOLDER", help="default %(default)s")
+def _add_folder(part: argparse.ArgumentParser, folder: str = "rules") -> None:
+    part.add_argument("--out", type=Path, default=Path(folder), metavar="FOLDER", help="default %(default)s")
     part.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
 
 
@@ -276,6 +280,12 @@ def _generate_rules(arguments: argparse.Namespace) -> int:
         return cast("Changes", changes)
 
     return _generated(arguments.check, write)
+
+
+def _generate_dashboards(arguments: argparse.Namespace) -> int:
+    return _generated(
+        arguments.check, lambda generate: generate.dashboards(arguments.thresholds, arguments.out, arguments.check)
+    )
 
 
 def _generate_alertmanager(arguments: argparse.Namespace) -> int:

@@ -80,11 +80,12 @@ def generation_tokens_per_second(server: Server) -> float | None:
 def imbalance(server: Server) -> dict[str, float]:
     """Return 1 - min / max of the GPUs' means, of the worst engine: 0 is balanced, a straggler makes it rise.
 
-    The GPUs of an engine are taken to be neighbours in NVML's order, as vLLM assigns them. Empty for one GPU, and
-    where the number of GPUs is no multiple of what an engine uses.
+    The GPUs of an engine are taken to be neighbours in NVML's order, as vLLM assigns them; where no source tells how
+    many it uses, the engines are taken to share them equally. Empty where an engine has one GPU, and where the number
+    of GPUs is no multiple of what it uses.
     """
     gpus = ours(server)
-    size = gpus_per_engine(server) or len(gpus)
+    size = gpus_per_engine(server) or len(gpus) // max(1, len(server.engines))
     if size < 2 or len(gpus) % size:
         return {}
     groups = [gpus[start : start + size] for start in range(0, len(gpus), size)]

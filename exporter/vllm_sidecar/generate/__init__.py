@@ -1,13 +1,14 @@
-"""Catalog -> committed rules and documents; needs the extra `generate` and is never imported by `serve`."""
+"""Catalog -> committed rules, dashboards and documents; needs the extra `generate` and is never imported by `serve`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.config.thresholds import load_thresholds
 from vllm_sidecar.generate.alertmanager import alertmanager_file
+from vllm_sidecar.generate.dashboards import BOARD_HEAD, dashboard_files
 from vllm_sidecar.generate.docs import sections
 from vllm_sidecar.generate.edges import live
 from vllm_sidecar.generate.files import FilesError, clear, filled, must_be_checkout, save
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from vllm_sidecar.config.thresholds import Thresholds
     from vllm_sidecar.generate.edges import Edges
 
-__all__ = ["Changes", "FilesError", "Format", "alertmanager", "main", "rules"]
+__all__ = ["Changes", "FilesError", "Format", "alertmanager", "dashboards", "main", "rules"]
 
 RULES = "rules"
+DASHBOARDS = "dashboards"
 THRESHOLDS = "rules/thresholds.yaml"
 PACK = "vllm-sidecar"
 SLO_PACK = "vllm-sidecar-slo"
@@ -54,7 +56,15 @@ def main(root: Path, check: bool) -> Changes:
     documents = {path: filled(root, path, texts) for path, texts in sections().items()}
     found, notes = _all_rules(root / THRESHOLDS, Format.PROMETHEUS, None)
     in_folder = {f"{RULES}/{name}": content for name, content in (found | alertmanager_file()).items()}
-    return _save(root, documents | in_folder, f"{RULES}/*{ENDING[Format.PROMETHEUS]}", check, notes)
+    boards = {f"{DASHBOARDS}/{name}": content for name, content in dashboard_files(_thresholds(root)).items()}
+    files = documents | in_folder | boards
+    orphans = clear(root, f"{DASHBOARDS}/*.json", files, BOARD_HEAD, check=check)
+    saved = _save(root, files, f"{RULES}/*{ENDING[Format.PROMETHEUS]}", check, notes)
+    return replace(saved, orphans=[*saved.orphans, *orphans])
+
+
+def _thresholds(root: Path) -> Thresholds:
+    return load_thresholds(root / THRESHOLDS)
 
 
 def rules(thresholds: Path | None, kind: Format, out: Path, check: bool, servers: Sequence[str] = ()) -> Changes:
@@ -82,6 +92,26 @@ def alertmanager(out: Path, check: bool) -> Changes:
         OSError: The folder cannot be written.
     """
     return Changes(save(out, alertmanager_file(), check=check), [])
+
+
+def dashboards(thresholds: Path | None, out: Path, check: bool) -> Changes:
+    """Write the dashboards into the folder `out`, or with `check` write nothing.
+
+    Args:
+        thresholds: The user's file, whose numbers colour the panels; None for the defaults.
+        out: Where they are written.
+        check: Write nothing.
+
+    Raises:
+        ConfigError: The thresholds have mistakes.
+        OSError: The folder cannot be written.
+    """
+    try:
+        files = dashboard_files(load_thresholds(thresholds))
+    except ConfigError as error:
+        raise ConfigError(thresholds, error.mistakes) from None
+    differing = save(out, files, check=check)
+    return Changes(differing, clear(out, "*.json", files, BOARD_HEAD, check=check))
 
 
 def _all_rules(path: Path | None, kind: Format, edges: Edges | None) -> tuple[dict[str, bytes], tuple[str, ...]]:

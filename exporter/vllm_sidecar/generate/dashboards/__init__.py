@@ -1,0 +1,48 @@
+"""Dashboards of the catalog -> files for Grafana."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog.dashboards import BOARDS
+from vllm_sidecar.generate.dashboards.board import dashboard
+from vllm_sidecar.generate.dashboards.notation import Notation
+from vllm_sidecar.generate.formats import HEAD, dump
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vllm_sidecar.config.thresholds import Thresholds
+
+CONFIG_MAPS = "kubernetes/vllm-dashboards.yaml"
+FOLDER = "vLLM"
+BOARD_HEAD = b'{\n "uid": "vllm-'
+"""How the file of every board begins."""
+
+
+def dashboard_files(thresholds: Thresholds) -> dict[str, bytes]:
+    """Return the bytes of each file by its path: a JSON for each board, and all of them as ConfigMaps.
+
+    Raises:
+        ConfigError: The thresholds have mistakes.
+    """
+    notation = Notation(thresholds)
+    boards = {board.uid: dashboard(board, notation) for board in BOARDS}
+    files = {f"{uid}.json": json.dumps(board, indent=1, ensure_ascii=False) + "\n" for uid, board in boards.items()}
+    maps = "---\n".join(dump(_config_map(uid, board)) for uid, board in boards.items())
+    return {name: text.encode() for name, text in {**files, CONFIG_MAPS: HEAD + maps}.items()}
+
+
+def _config_map(uid: str, board: dict[str, Any]) -> dict[str, Any]:
+    """Return a ConfigMap as the sidecar of Grafana's Helm chart looks for."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"{uid}-dashboard",
+            "labels": {"app.kubernetes.io/name": "vllm-sidecar", "grafana_dashboard": "1"},
+            "annotations": {"grafana_folder": FOLDER},
+        },
+        "data": {f"{uid}.json": json.dumps(board, separators=(",", ":"), ensure_ascii=False)},
+    }

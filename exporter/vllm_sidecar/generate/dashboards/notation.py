@@ -1,0 +1,122 @@
+"""The catalog's notation of expressions and texts -> PromQL with Grafana's variables."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog.alerts import ALERTS
+from vllm_sidecar.catalog.alerts.types import LABEL_SETS
+from vllm_sidecar.catalog.slos import SLOS
+from vllm_sidecar.catalog.types import PREFIX
+from vllm_sidecar.config import format_duration
+from vllm_sidecar.config.thresholds import labels_of, resolve
+from vllm_sidecar.generate.dashboards.variables import ENGINE, MODEL, WHERE
+from vllm_sidecar.generate.objectives import settle
+from vllm_sidecar.generate.templating import JINJA
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from vllm_sidecar.catalog.dashboards import Query
+    from vllm_sidecar.config.thresholds import Thresholds
+
+_METRIC = re.compile(r"([~@])([a-z0-9_:]+)(?:\{([^}]*)\})?")
+_RECORD = PREFIX.rstrip("_") + ":"
+_PLACES = ", ".join(f'{name}=~"${name}"' for name in WHERE).replace(", ", ",")
+_INSTANCE, _MODEL, _ENGINE = (f'{name}=~"${name}"' for name in ("instance", MODEL, ENGINE))
+_FIRING = (
+    f'alertname=~"Vllm.+",alertname!="VllmWatchdog",alertstate="firing",{_PLACES},'
+    f'instance=~"($instance)?",{MODEL}=~"(${MODEL})?"'
+)
+_WATCHDOG = 'alertname="VllmWatchdog",alertstate="firing"'
+
+
+class Notation:
+    """The numbers of one user's thresholds, and how expressions that name them are written."""
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+        self._numbers = _numbers(thresholds)
+        self._words = {
+            **LABEL_SETS,
+            **self._numbers,
+            "firing": "ALERTS",
+            "alerts": _FIRING,
+            "watchdog": _WATCHDOG,
+            "sidecars": f'up{{job=~"{thresholds.sidecar_job}",{_PLACES},{_INSTANCE}}}',
+        }
+
+    def text(self, text: str) -> str:
+        """Put numbers into a text for people."""
+        return JINJA.from_string(text).render(**self._words)
+
+    def limit(self, name: str) -> float | None:
+        """Return the number that a panel names, such as `VllmQueueWaitHigh.wait`; None where the user has none."""
+        if not name:
+            return None
+        group, _, key = name.partition(".")
+        found = self._numbers[group]
+        return found[key] if key else found  # type: ignore[no-any-return]
+
+    def query(self, query: Query) -> str:
+        """Write a query, with what a plain Prometheus has beside it."""
+        expr, plain = self.promql(query.expr), self.promql(query.plain)
+        if query.top:
+            most = f"topk({query.top}, max" if query.top > 0 else f"bottomk({-query.top}, min"
+            # The same few over the whole range: ranked at each step they would be others every minute.
+            expr = f"{expr} and {most}_over_time({expr}[$__range] @ end()))"
+            return f"({expr}) or on () topk({abs(query.top)}, {plain})" if plain else expr
+        # Either side has some of these labels only; those that both lack are equal.
+        return f"({expr}) or on ({LABEL_SETS['E']}) ({plain})" if plain else expr
+
+    def promql(self, text: str) -> str:
+        """Write an expression of the catalog."""
+        return _METRIC.sub(lambda found: _selected(found[1], found[2], found[3] or ""), self.text(text))
+
+
+def _selected(mark: str, name: str, own: str) -> str:
+    """Give a metric the matchers of the variables that it has labels for."""
+    if mark == "@":
+        labels: tuple[str, ...] = (MODEL,)
+        matchers = [own, _PLACES]
+    else:
+        labels = labels_of(name)
+        matchers = [own, _PLACES, _INSTANCE]
+    matchers += [_MODEL] * (MODEL in labels) + [_ENGINE] * (ENGINE in labels)
+    prefix = _RECORD if mark == "@" else PREFIX
+    return f"{prefix}{name}{{{','.join(each for each in matchers if each)}}}"
+
+
+def _numbers(thresholds: Thresholds) -> dict[str, Any]:
+    found: dict[str, Any] = {alert.name: resolve(thresholds, alert).values for alert in ALERTS}
+    return {
+        **found,
+        "slo": _objectives(thresholds),
+        **_burns(thresholds),
+        "one": 1.0,
+        "above_zero": 0.001,
+        "spent": 0.0,
+    }
+
+
+def _objectives(thresholds: Thresholds) -> Mapping[str, float | None]:
+    """Return the threshold of each latency objective; those that are off have their defaults."""
+    general = {slo.name: variants[-1].settings.threshold for slo, variants in settle(thresholds).objectives}
+    defaults = {
+        slo.name: {kind.value: value for kind, value in slo.thresholds.items()}.get(thresholds.profile) for slo in SLOS
+    }
+    return defaults | general
+
+
+def _burns(thresholds: Thresholds) -> dict[str, Any]:
+    """Return factors and windows of the first and the last pair that page, and of the last of all."""
+    burns = list(thresholds.slos.burn)
+    pages = [burn for burn in burns if burn.severity == "page"] or burns
+    named = {"page": pages[0], "page_slow": pages[-1], "ticket_slow": burns[-1]}
+    windows = {name: format_duration(burn.long) for name, burn in named.items()}
+    return {
+        "burn": {name: burn.factor for name, burn in named.items()},
+        "windows": windows | {"short": format_duration(pages[0].short)},
+    }

@@ -1,0 +1,112 @@
+"""The services of docker-compose.yml, started natively with their own commands and files: no Docker is needed here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import promtool
+from loopback import free_port
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+PATIENCE = 40.0
+
+
+class Machine:
+    """Names of services and paths of containers, as they are on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        names = ("vllm:8000", "sidecar:10190", "prometheus:9090", "alertmanager:9093")
+        self.addresses = {name: f"127.0.0.1:{free_port()}" for name in names}
+
+    def here(self, text: str, service: str) -> str:
+        """Put this machine's paths and addresses into a text."""
+        places = dict(self.addresses)
+        for volume in SERVICES[service].get("volumes", ()):
+            source, inside, *_ = volume.split(":")
+            places[inside] = str(self._copied(ROOT / source) if source.startswith("./") else self._folder / source)
+        longest_first = sorted(places, key=len, reverse=True)
+        pattern = rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?![\w.])"
+        return re.sub(pattern, lambda found: places[found[0]], text)
+
+    def _copied(self, path: Path) -> Path:
+        """Copy a mounted file or folder, so that a test may put addresses into it."""
+        target = self._folder / "mounted" / path.name
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, target)
+        return target
+
+    def command(self, service: str) -> list[str]:
+        return [self.here(part, service) for part in SERVICES[service]["command"]]
+
+
+def answer(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=5) as found:  # noqa: S310 - loopback
+        return found.read().decode()
+
+
+def wait_for(url: str, wanted: str = "") -> None:
+    end = time.monotonic() + PATIENCE
+    text = ""
+    while time.monotonic() < end:
+        try:
+            text = answer(url)
+            if wanted in text:
+                return
+        except OSError as error:
+            text = str(error)
+        time.sleep(0.3)
+    raise AssertionError(f"{url} does not say {wanted!r}: {text[:500]}")
+
+
+def test_the_services_of_the_demo_find_each_other(tmp_path: Path) -> None:
+    """vLLM, sidecar, Prometheus and Alertmanager; each is ready by its own health check, and the data arrives."""
+    promtool.program()
+    manager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+    assert manager, "apt-get install prometheus-alertmanager"
+    machine = Machine(tmp_path)
+    own = [sys.executable, "-m", "vllm_sidecar"]
+    vllm, sidecar, prometheus, alertmanager = machine.addresses.values()
+    config = Path(machine.here("/etc/prometheus/prometheus.yml", "prometheus"))
+    config.write_text(machine.here(config.read_text(), "prometheus"))
+    listen = "--web.listen-address"
+    commands = (
+        [*own, *machine.command("vllm-demo"), "--port", vllm.partition(":")[2]],
+        [*own, *machine.command("sidecar-demo"), listen, sidecar],
+        ["prometheus", *machine.command("prometheus"), f"{listen}={prometheus}"],
+        [manager, *machine.command("alertmanager"), f"{listen}={alertmanager}"],
+    )
+    with ExitStack() as stack:
+        for command in commands:
+            log = stack.enter_context((tmp_path / f"{len(stack._exit_callbacks)}.log").open("wb"))
+            process = subprocess.Popen(command, cwd=ROOT / "exporter", stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        for url in (
+            f"http://{vllm}/health",
+            f"http://{sidecar}/-/healthy",
+            f"http://{prometheus}/-/ready",
+            f"http://{alertmanager}/-/ready",
+        ):
+            wait_for(url)
+        wait_for(f"http://{prometheus}/api/v1/query?query=vllm_sidecar_up", '"1"]')
+        rules = json.loads(answer(f"http://{prometheus}/api/v1/rules"))["data"]["groups"]
+        assert {"vllm-serving", "vllm-slo-availability"} <= {group["name"] for group in rules}
+        wait_for(f"http://{prometheus}/api/v1/alertmanagers", alertmanager)
+        wait_for(f"http://{alertmanager}/api/v2/alerts", "VllmWatchdog")
