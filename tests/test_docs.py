@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / "exporter" / "config.example.yaml").read_text()
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "dashboards" / "README.md"])
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 BY_HAND = re.sub(r"<!-- generated: .*?<!-- end generated -->", "", README, flags=re.DOTALL)
 
@@ -95,7 +95,7 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     assert "\nmake test " in opening
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_internal_links_lead_somewhere(document: Path) -> None:
     text = document.read_text()
     for link in LINK.findall(text):

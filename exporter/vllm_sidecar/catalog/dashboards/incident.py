@@ -49,12 +49,21 @@ def _rate_then_and_now(expr: str, colour: Colour) -> tuple[Query, ...]:
     )
 
 
+def _mean(window: str, offset: str = "") -> str:
+    latency = "~inter_token_latency_seconds"
+    return f"(rate({latency}_sum[{window}]{offset}) / (rate({latency}_count[{window}]{offset}) > 0))"
+
+
 _SYMPTOMS = (
     Query(
         "max(increase(~requests_corrupted_total[10m])) > bool <<VllmRequestsCorrupted.corrupted>>", "wrong output (NaN)"
     ),
     Query('max(~recent_time_to_first_token_seconds{quantile="0.95"}) > bool <<slo.time_to_first_token>>', "high TTFT"),
     Query('max(~recent_inter_token_latency_seconds{quantile="0.95"}) > bool <<slo.inter_token_latency>>', "slow ITL"),
+    Query(
+        f"max({_mean('5m')} / {_mean('1h', ' offset 15m')}) > bool <<VllmRollbackCandidate.factor>>",
+        "ITL slower than the hour before",
+    ),
     Query("max(~kv_cache_pressure_ratio) > bool <<VllmKvCachePressure.pressure>>", "OOM-like: KV cache"),
     Query("max(~recent_error_ratio) > bool <<VllmErrorRatioHigh.errors>>", "errors"),
     Query("max(~stalled)", "no progress"),
@@ -120,7 +129,8 @@ INCIDENT = Board(
                        bad="VllmErrorRatioHigh.errors", decimals=1),
                 number("Longest without progress", "Of the engines with work; minutes mean that one hangs though /health says 200.", Unit.SECONDS,
                        "max(~progress_age_seconds and on (<<E>>) (~requests_running > 0)) or vector(0)", decimals=0),
-                states("Since when does which symptom show?", "The worst engine of the model against the thresholds of the alerts.",
+                states("Since when does which symptom show?", "The worst engine of the model against the thresholds of the alerts, and against its own past: a release may make "
+                       "it slower and still keep the objective.",
                        *_SYMPTOMS, words=FINE_OR_BAD),
             ),
         ),
