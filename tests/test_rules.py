@@ -11,9 +11,7 @@ import yaml
 
 import promtool
 from vllm_sidecar import cli
-from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.alerts import ALERTS, Alert
-from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.config.thresholds import Thresholds
 from vllm_sidecar.generate import Format, rule_files
 from vllm_sidecar.generate.rules import alert_groups
@@ -154,25 +152,3 @@ def test_an_unknown_format_is_told_with_those_there_are(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == (
         "vllm-sidecar: --format: got 'xml'; allowed: prometheus, prometheus-operator, helm, mimir\n"
     )
-
-
-def kind(metric: str) -> Kind:
-    signal = SIGNALS.get(metric)
-    if signal is None and re.search(r"_(bucket|sum|count)$", metric):
-        return Kind.COUNTER  # of a histogram
-    return SIGNALS[metric].kind
-
-
-@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_rates_are_taken_of_counters_and_levels_of_gauges(alert: Alert) -> None:
-    for function, metric in re.findall(r"(\w+_over_time|rate|increase)\(~([a-z0-9_]+)", alert.expr):
-        assert (kind(metric) is Kind.COUNTER) == (function in ("rate", "increase")), (function, metric)
-
-
-@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_a_ratio_that_is_computed_in_a_rule_has_a_traffic_guard(alert: Alert) -> None:
-    if " / " in alert.expr:
-        guarded = any(each.name.startswith("least_") for each in alert.thresholds)
-        assert guarded or alert.name in ("VllmSidecarPollsFailing", "VllmRollbackCandidate"), (
-            "the first divides by the sidecar's own polls, the second compares means"
-        )

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.config.thresholds import load_thresholds
+from vllm_sidecar.generate import lint
 from vllm_sidecar.generate.alertmanager import alertmanager_file
 from vllm_sidecar.generate.dashboards import BOARD_HEAD, dashboard_files
 from vllm_sidecar.generate.docs import sections
 from vllm_sidecar.generate.edges import live
+from vllm_sidecar.generate.expressions import RANGE_SCRAPES
 from vllm_sidecar.generate.files import FilesError, clear, filled, must_be_checkout, save
 from vllm_sidecar.generate.formats import ENDING, HEAD, Format, rule_file
 from vllm_sidecar.generate.rules import alert_groups
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.config.thresholds import Thresholds
     from vllm_sidecar.generate.edges import Edges
+    from vllm_sidecar.generate.rules import Group
 
 __all__ = ["Changes", "FilesError", "Format", "alertmanager", "dashboards", "main", "rules"]
 
@@ -125,7 +128,16 @@ def _all_rules(path: Path | None, kind: Format, edges: Edges | None) -> tuple[di
 
 def rule_files(thresholds: Thresholds, kind: Format) -> dict[str, bytes]:
     """Return the bytes of each rule file by its name."""
-    return dict([rule_file(PACK, alert_groups(thresholds), kind, thresholds.rule_labels)])
+    return dict([_checked(PACK, alert_groups(thresholds), kind, thresholds)])
+
+
+def _checked(pack: str, groups: list[Group], kind: Format, thresholds: Thresholds) -> tuple[str, bytes]:
+    """Return a file of rules that lint has nothing to say about."""
+    least = RANGE_SCRAPES * thresholds.scrape_interval
+    for rule in (rule for group in groups for rule in group["rules"]):
+        texts = " ".join(rule.get("annotations", {}).values())
+        lint.check(rule.get("alert") or rule["record"], rule["expr"], least_range=least, texts=texts)
+    return rule_file(pack, groups, kind, thresholds.rule_labels)
 
 
 def slo_files(
@@ -137,7 +149,7 @@ def slo_files(
         ConfigError: A threshold is no bucket edge, or a factor can never be reached.
     """
     found = slo_rules(thresholds, edges)
-    files = [rule_file(SLO_PACK, found.groups, kind, thresholds.rule_labels)] if found.groups else []
+    files = [_checked(SLO_PACK, found.groups, kind, thresholds)] if found.groups else []
     return dict(files), found.notes
 
 

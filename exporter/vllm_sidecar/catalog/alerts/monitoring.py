@@ -79,7 +79,7 @@ MONITORING: tuple[Alert, ...] = (
         hold="10m",
         expr=(
             'sum without (reason) (increase(~poll_failures_total{source="vllm"}[10m])) / '
-            'increase(~polls_total{source="vllm"}[10m]) > <<failing>> and on (<<T>>) (~up{source="vllm"} == 1)'
+            '(increase(~polls_total{source="vllm"}[10m]) > 0) > <<failing>> and on (<<T>>) (~up{source="vllm"} == 1)'
         ),
         thresholds=(ratio("failing", 0.1, "Share of polls that fail."),),
         summary=f"{{{{ $value | humanizePercentage }}}} of the polls of {REPLICA} fail",

@@ -61,7 +61,7 @@ _SYMPTOMS = (
     Query('max(~recent_time_to_first_token_seconds{quantile="0.95"}) > bool <<slo.time_to_first_token>>', "high TTFT"),
     Query('max(~recent_inter_token_latency_seconds{quantile="0.95"}) > bool <<slo.inter_token_latency>>', "slow ITL"),
     Query(
-        f"max({_mean('5m')} / {_mean('1h', ' offset 15m')}) > bool <<VllmRollbackCandidate.factor>>",
+        f"max({_mean('5m')} / ({_mean('1h', ' offset 15m')} > 0)) > bool <<VllmRollbackCandidate.factor>>",
         "ITL slower than the hour before",
     ),
     Query("max(~kv_cache_pressure_ratio) > bool <<VllmKvCachePressure.pressure>>", "OOM-like: KV cache"),
@@ -125,7 +125,7 @@ INCIDENT = Board(
                 number("OOM-like: KV pressure", "Of the worst engine; above 0.5 only with preempted or waiting requests.", Unit.RATIO,
                        "max(~kv_cache_pressure_ratio)", "max(~kv_cache_usage_ratio)", bad="VllmKvCachePressure.pressure", decimals=0),
                 number("Errors", "Share of requests that end as an error of the server.", Unit.RATIO, "max(~recent_error_ratio)",
-                       'sum(rate(~requests_finished_total{finished_reason="error"}[5m])) / sum(rate(~requests_finished_total[5m]))',
+                       'sum(rate(~requests_finished_total{finished_reason="error"}[5m])) / (sum(rate(~requests_finished_total[5m])) > 0)',
                        bad="VllmErrorRatioHigh.errors", decimals=1),
                 number("Longest without progress", "Of the engines with work; minutes mean that one hangs though /health says 200.", Unit.SECONDS,
                        "max(~progress_age_seconds and on (<<E>>) (~requests_running > 0)) or vector(0)", decimals=0),

@@ -28,7 +28,7 @@ SIDECAR_BOARD = Board(
                 number("Oldest success", "Age of the oldest last good answer of any source.", Unit.SECONDS,
                        "max(time() - ~last_success_timestamp_seconds)", decimals=0, empty="no sidecar"),
                 number("Failed polls", "Share of polls in five minutes.", Unit.RATIO,
-                       "sum(rate(~poll_failures_total[5m])) / sum(rate(~polls_total[5m]))", bad="VllmSidecarPollsFailing.failing", decimals=1,
+                       "sum(rate(~poll_failures_total[5m])) / (sum(rate(~polls_total[5m])) > 0)", bad="VllmSidecarPollsFailing.failing", decimals=1,
                        empty="no sidecar"),
                 states("Which source answered when?", "vllm is the server, nvml its GPUs; three misses in a row are no answer.",
                        Query("max by (<<T>>, source) (~up)", f"{{{{source}}}} {SERVER}"), words=_ANSWERS, width=16),

@@ -11,6 +11,7 @@ from vllm_sidecar.catalog.slos import SLOS
 from vllm_sidecar.catalog.types import PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.config.thresholds import labels_of, resolve
+from vllm_sidecar.generate import lint
 from vllm_sidecar.generate.dashboards.variables import ENGINE, MODEL, WHERE
 from vllm_sidecar.generate.objectives import settle
 from vllm_sidecar.generate.templating import JINJA
@@ -61,7 +62,16 @@ class Notation:
         return found[key] if key else found  # type: ignore[no-any-return]
 
     def query(self, query: Query) -> str:
-        """Write a query, with what a plain Prometheus has beside it."""
+        """Write a query, with what a plain Prometheus has beside it.
+
+        Raises:
+            LintError: It is wrong.
+        """
+        expr = self._query(query)
+        lint.check("a panel", re.sub(r"\[\$__\w+\]", "[1h]", expr), least_range=0.0)
+        return expr
+
+    def _query(self, query: Query) -> str:
         expr, plain = self.promql(query.expr), self.promql(query.plain)
         if query.top:
             most = f"topk({query.top}, max" if query.top > 0 else f"bottomk({-query.top}, min"

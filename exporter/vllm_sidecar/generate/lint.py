@@ -1,0 +1,137 @@
+"""What is wrong with an expression, beyond its syntax: the mistakes that make rules which never fire, or always."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from promql_parser import BinaryExpr, Call, MatrixSelector, NumberLiteral, VectorSelector
+
+from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.catalog.types import PREFIX, Kind
+from vllm_sidecar.generate import promql
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from vllm_sidecar.generate.promql import Node
+
+RATES = ("rate", "increase", "irate")
+LEVELS = ("avg_over_time", "min_over_time", "max_over_time", "sum_over_time", "quantile_over_time", "stddev_over_time")
+"""Functions that say nothing of a counter."""
+_RECORD = PREFIX.rstrip("_") + ":"
+_PARTS = re.compile(r"_(bucket|sum|count)$")
+
+
+class LintError(ValueError):
+    """An expression of the catalog is wrong."""
+
+
+def check(name: str, expr: str, *, least_range: float, texts: str = "", known: Collection[str] = ()) -> None:
+    """Raise LintError with all that is wrong with the expression of a rule or panel; arguments as of `problems`."""
+    found = problems(expr, least_range=least_range, texts=texts, known=known)
+    if found:
+        raise LintError(f"{name}: {'; '.join(found)}, in {expr}")
+
+
+def problems(expr: str, *, least_range: float, texts: str = "", known: Collection[str] = ()) -> list[str]:
+    """Return what is wrong with an expression, in words; empty where nothing is.
+
+    Args:
+        expr: PromQL, without variables of Grafana.
+        least_range: Seconds that every range must span: four scrapes, for one may fail and the ends are cut off.
+        texts: Annotations, whose `$labels.x` must survive.
+        known: Names of metrics beside those of the catalog, the recorded ones and Prometheus' own.
+    """
+    try:
+        tree = promql.parse(expr)
+    except ValueError as error:
+        return [f"cannot be parsed: {error}"]
+    return [
+        *_unknown(tree, known),
+        *_rates(tree),
+        *_ranges(tree, least_range),
+        *_divisions(tree),
+        *_lost_labels(tree, texts),
+    ]
+
+
+def _unknown(tree: Node, known: Collection[str]) -> Iterator[str]:
+    for name in sorted(promql.metrics(tree)):
+        ours = name.startswith(PREFIX) and _kind(name) is not None
+        if not (ours or name.startswith(_RECORD) or name in promql.EVERYWHERE or name in known):
+            yield f"reads {name}, which nothing exports"
+
+
+def _kind(metric: str) -> Kind | None:
+    """Return what kind of series a metric of the sidecar is; None for one that the catalog does not have."""
+    name = metric.removeprefix(PREFIX)
+    if name in SIGNALS:
+        return SIGNALS[name].kind
+    signal = SIGNALS.get(_PARTS.sub("", name))
+    return Kind.COUNTER if signal is not None and signal.kind in (Kind.HISTOGRAM, Kind.SUMMARY) else None
+
+
+def _rates(tree: Node) -> Iterator[str]:
+    for call in promql.walk(tree):
+        if not isinstance(call, Call) or call.func.name not in (*RATES, *LEVELS):
+            continue
+        for selector in (each.vector_selector for each in call.args if isinstance(each, MatrixSelector)):
+            name = selector.name or ""
+            counts = _kind(name) is Kind.COUNTER
+            if counts and call.func.name in LEVELS:
+                yield f"takes {call.func.name} of {name}, a counter"
+            if not counts and call.func.name in RATES and name.startswith(PREFIX):
+                yield f"takes {call.func.name} of {name}, which is no counter"
+
+
+def _ranges(tree: Node, least: float) -> Iterator[str]:
+    for each in promql.walk(tree):
+        if isinstance(each, MatrixSelector) and each.range.total_seconds() < least:
+            seconds = each.range.total_seconds()
+            yield f"reads {seconds:g} s of {each.vector_selector.name}; four scrapes take {least:g} s"
+
+
+def _divisions(tree: Node) -> Iterator[str]:
+    if _has_traffic_guard(tree):
+        return
+    for each in promql.walk(tree):
+        if isinstance(each, BinaryExpr) and promql.operator(each) == "/" and not _never_zero(promql.bare(each.rhs)):
+            yield "divides by what may be 0: compare it with > 0, or ask for traffic"
+
+
+def _has_traffic_guard(tree: Node) -> bool:
+    """Say whether the whole holds only with a number of observations: `... and (count >= 30)`."""
+    for each in promql.walk(tree):
+        if (
+            isinstance(each, BinaryExpr)
+            and promql.operator(each) == "and"
+            and any(map(_asks_for_many, promql.walk(each.rhs)))
+        ):
+            return True
+    return False
+
+
+def _asks_for_many(node: Node) -> bool:
+    return isinstance(node, BinaryExpr) and promql.operator(node) in (">", ">=") and isinstance(node.rhs, NumberLiteral)
+
+
+def _never_zero(node: Node) -> bool:
+    if isinstance(node, NumberLiteral):
+        return bool(node.val)
+    if not isinstance(node, BinaryExpr):
+        return False
+    above_zero = promql.operator(node) == ">" and isinstance(node.rhs, NumberLiteral) and node.rhs.val >= 0
+    # An objective is below 1, as its settings are held to.
+    budget = (
+        promql.operator(node) == "-" and isinstance(node.lhs, NumberLiteral) and isinstance(node.rhs, VectorSelector)
+    )
+    return above_zero or budget
+
+
+def _lost_labels(tree: Node, texts: str) -> Iterator[str]:
+    used = set(re.findall(r"\$labels\.(\w+)", texts))
+    if used and not any(name.startswith(_RECORD) for name in promql.metrics(tree)):
+        lost = used - promql.labels(tree)
+        if lost:
+            yield f"loses {', '.join(sorted(lost))}, which its texts name"

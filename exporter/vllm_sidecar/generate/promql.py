@@ -1,0 +1,153 @@
+"""What an expression reads and gives, from its syntax tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import promql_parser
+from promql_parser import (
+    AggModifierType,
+    AggregateExpr,
+    BinaryExpr,
+    Call,
+    MatrixSelector,
+    ParenExpr,
+    SubqueryExpr,
+    UnaryExpr,
+    VectorMatchCardinality,
+    VectorSelector,
+)
+
+from vllm_sidecar.catalog.types import PREFIX
+from vllm_sidecar.config.thresholds import labels_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+Node = Any
+"""A node of promql_parser's tree."""
+
+DISCOVERED = frozenset(
+    ("cluster", "namespace", "job", "instance", "target", "pod", "container", "node", "service", "endpoint")
+)
+"""Labels that a series has from Prometheus, or from a sidecar that watches several servers."""
+SET_OPERATORS = ("and", "or", "unless")
+EVERYWHERE = {
+    "up": DISCOVERED,
+    "ALERTS": DISCOVERED | {"alertname", "alertstate", "severity", "model_name", "engine", "slo"},
+}
+"""Metrics of Prometheus itself, with their labels."""
+
+
+def parse(expr: str) -> Node:
+    """Return the tree of an expression.
+
+    Raises:
+        ValueError: It cannot be parsed.
+    """
+    return promql_parser.parse(expr)
+
+
+def children(node: Node) -> list[Node]:
+    """Return the nodes right below a node."""
+    if isinstance(node, BinaryExpr):
+        return [node.lhs, node.rhs]
+    if isinstance(node, AggregateExpr):
+        return [node.expr] if node.param is None else [node.param, node.expr]
+    if isinstance(node, Call):
+        return list(node.args)
+    if isinstance(node, MatrixSelector):
+        return [node.vector_selector]
+    return [node.expr] if isinstance(node, ParenExpr | SubqueryExpr | UnaryExpr) else []
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """Yield a node and all below it."""
+    yield node
+    for child in children(node):
+        yield from walk(child)
+
+
+def operator(node: Node) -> str:
+    """Return the operator of a binary expression or of an aggregation, as it is written."""
+    return str(node.op)
+
+
+def bare(node: Node) -> Node:
+    """Return a node without the parentheses around it."""
+    while isinstance(node, ParenExpr):
+        node = node.expr
+    return node
+
+
+def metrics(node: Node) -> frozenset[str]:
+    """Return the names of all metrics that are read."""
+    return frozenset(each.name for each in walk(node) if isinstance(each, VectorSelector) and each.name)
+
+
+def answerable(node: Node, known: Collection[str]) -> bool:
+    """Say whether an expression can give anything where only some metrics are there.
+
+    What `unless` takes away, and the other side of `or`, need not be there.
+    """
+    if isinstance(node, VectorSelector):
+        return node.name in known
+    if isinstance(node, BinaryExpr) and operator(node) == "unless":
+        return answerable(node.lhs, known)
+    if isinstance(node, BinaryExpr) and operator(node) == "or":
+        return answerable(node.lhs, known) or answerable(node.rhs, known)
+    if isinstance(node, Call) and node.func.name == "absent":
+        return True
+    return all(answerable(child, known) for child in children(node))
+
+
+def labels(node: Node) -> frozenset[str]:
+    """Return the labels that a series of the result may have. Of a record these are not known: then none are."""
+    if isinstance(node, VectorSelector):
+        return _labels_of(node.name or "")
+    if isinstance(node, AggregateExpr):
+        return _aggregated(node)
+    if isinstance(node, BinaryExpr):
+        return _combined(node)
+    if isinstance(node, Call) and node.func.name in ("absent", "vector", "time"):
+        return frozenset()
+    inner = [labels(child) for child in children(node)]
+    return frozenset().union(*inner)
+
+
+def _labels_of(metric: str) -> frozenset[str]:
+    if metric in EVERYWHERE:
+        return EVERYWHERE[metric]
+    try:
+        own = labels_of(metric.removeprefix(PREFIX))
+    except KeyError:
+        return DISCOVERED
+    return DISCOVERED | set(own) | ({"le"} if metric.endswith("_bucket") else {"quantile"})
+
+
+def _aggregated(node: Node) -> frozenset[str]:
+    inner = labels(node.expr)
+    if operator(node) in ("topk", "bottomk"):
+        return inner
+    if node.modifier is None:
+        return frozenset()
+    named = frozenset(node.modifier.labels)
+    return inner & named if node.modifier.type == AggModifierType.By else inner - named
+
+
+def _combined(node: Node) -> frozenset[str]:
+    left, right = labels(node.lhs), labels(node.rhs)
+    if operator(node) == "or":
+        return left & right if metrics(node.rhs) else left
+    if operator(node) in SET_OPERATORS:
+        return left
+    if not metrics(node.lhs):
+        return right
+    matching = str(node.modifier.matching) if node.modifier else ""
+    grouped = node.modifier is not None and node.modifier.group_labels is not None
+    if metrics(node.rhs) and matching.startswith("on") and not grouped:
+        return left & frozenset(name.strip() for name in matching[matching.index("(") + 1 : -1].split(","))
+    if not grouped:
+        return left
+    many = right if node.modifier.card == VectorMatchCardinality.OneToMany else left
+    return many | frozenset(node.modifier.group_labels)
