@@ -36,8 +36,8 @@ def grown(body: str, times: int) -> str:
 
 
 @contextmanager
-def serving(body: str, version: str) -> Iterator[str]:
-    """Serve a recorded body that grows each second, and the server's version; yield the address."""
+def serving(body: str, version: str, *, step: float = STEP_SECONDS) -> Iterator[str]:
+    """Serve a recorded body that grows every so many seconds, and the server's version; yield the address."""
     began = time.monotonic()
 
     class Handler(BaseHTTPRequestHandler):
@@ -46,7 +46,7 @@ def serving(body: str, version: str) -> Iterator[str]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/metrics":
-                self._answer(200, grown(body, 1 + int((time.monotonic() - began) / STEP_SECONDS)), "text/plain")
+                self._answer(200, grown(body, 1 + int((time.monotonic() - began) / step)), "text/plain")
             elif path == "/version":
                 self._answer(200, f'{{"version": "{version}"}}', "application/json")
             elif path == "/v1/models":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / "exporter" / "config.example.yaml").read_text()
-DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "dashboards" / "README.md"])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "dashboards" / "README.md", ROOT / "rules" / "README.md"])
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 BY_HAND = re.sub(r"<!-- generated: .*?<!-- end generated -->", "", README, flags=re.DOTALL)
 

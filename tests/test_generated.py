@@ -28,10 +28,7 @@ def checkout(tmp_path: Path) -> Path:
         *boards,
         "pyproject.toml",
         "README.md",
-        "rules/thresholds.yaml",
-        "rules/vllm-sidecar.rules.yml",
-        "rules/vllm-sidecar-slo.rules.yml",
-        "rules/alertmanager.yml",
+        *(f"rules/{path.name}" for path in (ROOT / "rules").iterdir() if path.is_file()),
     ):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     return tmp_path

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-    from vllm_sidecar.generate import Changes
+    from vllm_sidecar.generate import Changes, Format
 
 PROGRAM = "vllm-sidecar"
 
@@ -116,10 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_rules(generate: argparse.ArgumentParser) -> None:
     parts = generate.add_subparsers(title="parts", metavar="PART", description="without one: all of the project's own")
     rules = parts.add_parser("rules", help="alert rules with your thresholds", allow_abbrev=False)
-    rules.add_argument("--thresholds", type=Path, metavar="FILE", help="YAML file; without it, the defaults")
-    rules.add_argument(
-        "--format", default="prometheus", metavar="FORMAT", help="prometheus, prometheus-operator, helm or mimir"
-    )
+    _add_rule_options(rules)
     rules.add_argument(
         "--live",
         action="append",
@@ -127,8 +124,10 @@ def _add_rules(generate: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="/metrics of a vLLM or a sidecar: objectives are checked against its bucket edges; may be given again",
     )
-    _add_folder(rules)
     rules.set_defaults(command=_generate_rules)
+    shim = parts.add_parser("shim", help="the same names for a Prometheus without the sidecar", allow_abbrev=False)
+    _add_rule_options(shim)
+    shim.set_defaults(command=_generate_shim)
     dashboards = parts.add_parser("dashboards", help="boards for Grafana with your thresholds", allow_abbrev=False)
     dashboards.add_argument("--thresholds", type=Path, metavar="FILE", help="YAML file; without it, the defaults")
     _add_folder(dashboards, "dashboards")
@@ -136,6 +135,14 @@ def _add_rules(generate: argparse.ArgumentParser) -> None:
     alertmanager = parts.add_parser("alertmanager", help="routes and inhibitions for them", allow_abbrev=False)
     _add_folder(alertmanager)
     alertmanager.set_defaults(command=_generate_alertmanager)
+
+
+def _add_rule_options(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--thresholds", type=Path, metavar="FILE", help="YAML file; without it, the defaults")
+    part.add_argument(
+        "--format", default="prometheus", metavar="FORMAT", help="prometheus, prometheus-operator, helm or mimir"
+    )
+    _add_folder(part)
 
 
 def _add_folder(part: argparse.ArgumentParser, folder: str = "rules") -> None:
@@ -272,14 +279,26 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 def _generate_rules(arguments: argparse.Namespace) -> int:
     def write(generate: ModuleType) -> Changes:
-        kinds = [kind.value for kind in generate.Format]
-        if arguments.format not in kinds:
-            raise ConfigError(None, [f"--format: got {arguments.format!r}; allowed: {', '.join(kinds)}"])
-        kind = generate.Format(arguments.format)
+        kind = _format(generate, arguments.format)
         changes = generate.rules(arguments.thresholds, kind, arguments.out, arguments.check, arguments.live)
         return cast("Changes", changes)
 
     return _generated(arguments.check, write)
+
+
+def _generate_shim(arguments: argparse.Namespace) -> int:
+    def write(generate: ModuleType) -> Changes:
+        kind = _format(generate, arguments.format)
+        return cast("Changes", generate.shim(arguments.thresholds, kind, arguments.out, arguments.check))
+
+    return _generated(arguments.check, write)
+
+
+def _format(generate: ModuleType, name: str) -> Format:
+    kinds = [kind.value for kind in generate.Format]
+    if name not in kinds:
+        raise ConfigError(None, [f"--format: got {name!r}; allowed: {', '.join(kinds)}"])
+    return cast("Format", generate.Format(name))
 
 
 def _generate_dashboards(arguments: argparse.Namespace) -> int:

@@ -154,6 +154,9 @@ class Thresholds(Section):
     sidecar_job: Annotated[str, AfterValidator(_regular_expression)] = Field(
         default="vllm-sidecar", description="Regular expression of the sidecars' job in Prometheus."
     )
+    vllm_job: Annotated[str, AfterValidator(_regular_expression)] = Field(
+        default="vllm", description="Regular expression of vLLM's own job in Prometheus, where there is no sidecar."
+    )
     scrape_interval: Seconds = written("15s", "How often Prometheus scrapes the sidecars; ranges are at least four.")
     evaluation_interval: Seconds = written("15s", "How often the rules are evaluated; every `for` is at least two.")
     time_scale: float = Field(

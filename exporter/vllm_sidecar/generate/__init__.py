@@ -16,17 +16,19 @@ from vllm_sidecar.generate.expressions import RANGE_SCRAPES
 from vllm_sidecar.generate.files import FilesError, clear, filled, must_be_checkout, save
 from vllm_sidecar.generate.formats import ENDING, HEAD, Format, rule_file
 from vllm_sidecar.generate.rules import alert_groups
+from vllm_sidecar.generate.shim import PACK as PLAIN_PACK
+from vllm_sidecar.generate.shim import raw_names, relabel_file, shim_groups
 from vllm_sidecar.generate.slos import slo_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from vllm_sidecar.config.thresholds import Thresholds
     from vllm_sidecar.generate.edges import Edges
     from vllm_sidecar.generate.rules import Group
 
-__all__ = ["Changes", "FilesError", "Format", "alertmanager", "dashboards", "main", "rules"]
+__all__ = ["Changes", "FilesError", "Format", "alertmanager", "dashboards", "main", "rules", "shim"]
 
 RULES = "rules"
 DASHBOARDS = "dashboards"
@@ -58,7 +60,8 @@ def main(root: Path, check: bool) -> Changes:
     must_be_checkout(root)
     documents = {path: filled(root, path, texts) for path, texts in sections().items()}
     found, notes = _all_rules(root / THRESHOLDS, Format.PROMETHEUS, None)
-    in_folder = {f"{RULES}/{name}": content for name, content in (found | alertmanager_file()).items()}
+    found |= alertmanager_file() | shim_files(_thresholds(root), Format.PROMETHEUS)
+    in_folder = {f"{RULES}/{name}": content for name, content in found.items()}
     boards = {f"{DASHBOARDS}/{name}": content for name, content in dashboard_files(_thresholds(root)).items()}
     files = documents | in_folder | boards
     orphans = clear(root, f"{DASHBOARDS}/*.json", files, BOARD_HEAD, check=check)
@@ -85,7 +88,22 @@ def rules(thresholds: Path | None, kind: Format, out: Path, check: bool, servers
         OSError: The folder cannot be written, or a server does not tell its edges.
     """
     found, notes = _all_rules(thresholds, kind, live(servers) if servers else None)
-    return _save(out, found, f"*{ENDING[kind]}", check, notes)
+    differing = save(out, found, check=check)
+    keep = {*found, PLAIN_PACK + ENDING[kind]}  # another command writes that
+    return Changes(differing, clear(out, f"*{ENDING[kind]}", keep, HEAD.encode(), check=check), notes)
+
+
+def shim(thresholds: Path | None, kind: Format, out: Path, check: bool) -> Changes:
+    """Write what gives a Prometheus without the sidecar its names into the folder `out`, or with `check` nothing.
+
+    Arguments and errors as of `rules`.
+    """
+    return Changes(save(out, shim_files(load_thresholds(thresholds), kind), check=check), [])
+
+
+def shim_files(thresholds: Thresholds, kind: Format) -> dict[str, bytes]:
+    """Return the recording rules and the relabelling for use without the sidecar as files by name."""
+    return dict([_checked(PLAIN_PACK, shim_groups(thresholds), kind, thresholds, raw_names())]) | relabel_file()
 
 
 def alertmanager(out: Path, check: bool) -> Changes:
@@ -131,12 +149,14 @@ def rule_files(thresholds: Thresholds, kind: Format) -> dict[str, bytes]:
     return dict([_checked(PACK, alert_groups(thresholds), kind, thresholds)])
 
 
-def _checked(pack: str, groups: list[Group], kind: Format, thresholds: Thresholds) -> tuple[str, bytes]:
+def _checked(
+    pack: str, groups: list[Group], kind: Format, thresholds: Thresholds, known: Collection[str] = ()
+) -> tuple[str, bytes]:
     """Return a file of rules that lint has nothing to say about."""
     least = RANGE_SCRAPES * thresholds.scrape_interval
     for rule in (rule for group in groups for rule in group["rules"]):
         texts = " ".join(rule.get("annotations", {}).values())
-        lint.check(rule.get("alert") or rule["record"], rule["expr"], least_range=least, texts=texts)
+        lint.check(rule.get("alert") or rule["record"], rule["expr"], least_range=least, texts=texts, known=known)
     return rule_file(pack, groups, kind, thresholds.rule_labels)
 
 

@@ -10,6 +10,10 @@ from vllm_sidecar.catalog.gpu import PREFIX as GPU_PREFIX
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import PREFIXES
 from vllm_sidecar.config import Config
+from vllm_sidecar.config.thresholds import Thresholds
+from vllm_sidecar.generate import promql
+from vllm_sidecar.generate.rules import alert_groups
+from vllm_sidecar.generate.shim import ABOUT_SIDECARS, provided
 from vllm_sidecar.generate.templating import JINJA
 from vllm_sidecar.model import GPU_REASONS, VLLM_REASONS
 from vllm_sidecar.remedy import GPU_REMEDY, REMEDY
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.catalog import Signal
 
 README = "README.md"
+RULES_README = "rules/README.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,10 @@ def sections() -> dict[str, dict[str, str]]:
     """Return the generated sections: file -> name of the section -> its text."""
     reasons = _reasons((reason.value, REMEDY[reason]) for reason in VLLM_REASONS)
     gpu_reasons = _reasons((reason.value, GPU_REMEDY[reason]) for reason in GPU_REASONS)
-    return {README: {"metrics": metrics(), "reasons": reasons, "gpu fields": gpu_fields(), "gpu reasons": gpu_reasons}}
+    return {
+        README: {"metrics": metrics(), "reasons": reasons, "gpu fields": gpu_fields(), "gpu reasons": gpu_reasons},
+        RULES_README: {"without the sidecar": plain_alerts()},
+    }
 
 
 def metrics() -> str:
@@ -78,6 +86,20 @@ def gpu_fields() -> str:
         for entry in GPU_FIELDS
     ]
     return JINJA.get_template("gpu_fields.md.j2").render(rows=rows)
+
+
+def plain_alerts() -> str:
+    """Write which alerts have what they read where there is no sidecar."""
+    thresholds = Thresholds()
+    known = provided(thresholds)
+    rules = [
+        rule for group in alert_groups(thresholds) for rule in group["rules"] if rule["alert"] not in ABOUT_SIDECARS
+    ]
+    works = [rule["alert"] for rule in rules if promql.answerable(promql.parse(rule["expr"]), known)]
+    silent = [rule["alert"] for rule in rules if rule["alert"] not in works]
+    return JINJA.get_template("plain_alerts.md.j2").render(
+        total=len(rules), works=[f"`{name}`" for name in works], silent=[f"`{name}`" for name in silent]
+    )
 
 
 def _number(signal: Signal) -> str:
