@@ -14,7 +14,7 @@ from amtool import amtool
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS, Inhibition
-from vllm_sidecar.catalog.slos import SLO_ALERTS
+from vllm_sidecar.catalog.slos import EDGE_MISSING, SLO_ALERTS
 from vllm_sidecar.config.thresholds import labels_of
 
 RULES = Path(__file__).parents[1] / "rules"
@@ -79,6 +79,13 @@ def test_nothing_inhibits_what_inhibits_it() -> None:
 def test_no_inhibition_hides_a_page_behind_a_ticket() -> None:
     for each in INHIBITIONS:
         assert {BY_NAME[name].severity.value for name in each.sources} == {"page"}
+
+
+def test_a_page_about_an_objective_keeps_back_its_tickets_but_not_that_a_replica_is_left_out() -> None:
+    rule = yaml.safe_load(FILE.read_text())["inhibit_rules"][-1]
+    assert 'severity="ticket"' in rule["target_matchers"]
+    assert f'alertname!="{EDGE_MISSING}"' in rule["target_matchers"]
+    assert {"slo", "model_name"} <= set(rule["equal"])
 
 
 RUNBOOK, DASHBOARD = "https://x/books/VllmQueueWaitHigh.md", "https://g/d/vllm-engine"

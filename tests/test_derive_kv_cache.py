@@ -104,6 +104,17 @@ def test_preemptions_per_finished_request(first: dict, last: dict, expected: flo
     assert preemptions_per_request(engine(window(last))) is None
 
 
+def test_where_none_finished_preemptions_are_counted_per_request_that_ran() -> None:
+    """Two long requests that throw each other out for a whole window are thrashing, not silence."""
+    polls = [
+        {PREEMPTIONS: float(10 * i), FINISHED: histogram(0, 0, 0, 0), "requests_running": float(1 + i % 2)}
+        for i in range(3)
+    ]
+    assert preemptions_per_request(engine(window(*polls))) == 20.0 / 2.0
+    idle = [{PREEMPTIONS: 5.0, FINISHED: histogram(7, 0, 0, 0), "requests_running": 0.0}] * 3
+    assert preemptions_per_request(engine(window(*idle))) is None
+
+
 def test_pressure_is_none_where_the_server_does_not_tell_usage() -> None:
     assert pressure(engine(grown({PREEMPTIONS: 0}, {PREEMPTIONS: 9}))) is None
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import pairwise
 
 import pytest
 
+from fake_vllm import FakeVllm
 from readings import ENGINE, histogram, readings
+from running import WALL, config, run
 from vllm_sidecar.derive.views import Settings
 from vllm_sidecar.distribution import window_quantiles
 from vllm_sidecar.health import Health
-from vllm_sidecar.model import Identity, Readings
+from vllm_sidecar.model import Histogram, Identity, Readings, Scope
+from vllm_sidecar.simulate.dialects import exposition
+from vllm_sidecar.simulate.lookalike import Lookalike
+from vllm_sidecar.simulate.script import Script
 from vllm_sidecar.snapshot import Snapshot, Snapshotter
 from vllm_sidecar.status import status
 from vllm_sidecar.window import Windows
@@ -49,3 +55,40 @@ def test_the_window_gives_what_the_function_gives_of_all_its_polls() -> None:
     expected = window_quantiles((1.0, 2.0, 4.0), increments, (0.5, 0.9, 0.95, 0.99))
     [(_, summary)] = snapshot().samples["recent_time_to_first_token_seconds"]
     assert [value for _, value in summary.quantiles] == pytest.approx(expected, rel=1e-5)  # type: ignore[union-attr]
+
+
+def test_an_estimate_is_made_anew_only_when_the_window_saw_something_else() -> None:
+    windows, made = Windows(10.0, 300.0), []
+
+    def once(at: float, shown: Histogram) -> int:
+        windows.append(at, readings({ENGINE: {TTFT: shown}}))
+        return windows.of(Scope.ENGINE)[ENGINE].once(TTFT, lambda: made.append(at) or len(made))
+
+    first, second, third = (histogram(0, count, 0, 0, total=float(count)) for count in range(3))
+    assert [once(at, first) for at in (0.0, 1.0)] == [1, 1]
+    assert [once(at, second) for at in (2.0, 3.0, 9.0)] == [2, 2, 2]
+    assert once(13.5, second) == 3  # the first has left the window
+    assert once(14.0, third) == 4
+
+
+async def test_a_scrape_of_many_engines_lets_others_run_in_between_and_gets_one_moment() -> None:
+    """Each engine's latencies are estimated in pieces; a poll waits until they are done."""
+    script = Script.model_validate({"phases": ["healthy"], "server": {"data_parallel_size": 4}, "traffic": {"rate": 8}})
+    look = Lookalike(script, WALL)
+    async with FakeVllm() as fake, run(config(fake.url)) as watched:
+        fake.body = lambda: exposition(look)
+        for second in range(1, 31):
+            look.advance(float(second))
+            watched.clock[0] += 1.0
+            await watched.pipeline.poll_once()
+        windows = watched.pipeline._windows.of(Scope.ENGINE).values()
+        moments: list[set[float]] = []
+        preparing = asyncio.create_task(watched.exporter.prepare())
+        polling = asyncio.create_task(watched.pipeline.poll_once())
+        while not preparing.done():
+            await asyncio.sleep(0)
+            if watched.pipeline._windows_still.locked() and not preparing.done():
+                moments.append({window.now for window in windows})
+        await asyncio.gather(preparing, polling)
+        assert len(moments) >= 4 * 6  # engines, and latencies that have observations
+        assert all(moment == moments[0] for moment in moments)

@@ -106,7 +106,7 @@ def frozen() -> Snapshot:
         missing=last.missing,
     )
     fields = {"utilization_ratio": 1.0, "power_watts": 200.0, "power_limit_watts": 700.0, "memory_used_bytes": 8e10}
-    gpus = Gpus([steady(i, **fields) for i in range(2)], warm={"GPU-0": 7e10, "GPU-1": 7e10})
+    gpus = Gpus([steady(i, **fields) for i in range(4)], warm={f"GPU-{i}": 7e10 for i in range(4)})
     return take(first, last, quiet, quiet, gpus=gpus)
 
 

@@ -42,6 +42,9 @@ class Source(Protocol):
     def charts(self, since: float, engine: str | None) -> list[dict[str, object]]:
         """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
 
+    async def prepare(self) -> None:
+        """Do the costly part of the next snapshot in small pieces."""
+
 
 class Node(Protocol):
     """What is exported beside the targets: the GPUs of the node."""
@@ -70,6 +73,11 @@ class Exporter:
     def snapshots(self) -> dict[str, Snapshot]:
         """The newest snapshot of each target by name, in the order of the configuration."""
         return {source.name: source.snapshot() for source in self._sources}
+
+    async def prepare(self) -> None:
+        """Do the costly part of the next snapshots in small pieces, so that polls are in time meanwhile."""
+        for source in self._sources:
+            await source.prepare()
 
     def charts(self, since: float, target: str | None, engine: str | None) -> dict[str, list[dict[str, object]]]:
         """Return what the status page draws of the polls after a Unix time, by target; None stands for all of them."""

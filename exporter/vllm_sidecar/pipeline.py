@@ -8,6 +8,7 @@ One request at a time: a poll of the metrics, then at most one question of the i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from vllm_sidecar.beside import Beside, world_size
 from vllm_sidecar.charts import charts
+from vllm_sidecar.derive import latency
 from vllm_sidecar.derive.latency import LATENCIES
 from vllm_sidecar.derive.slo import Objective
 from vllm_sidecar.derive.views import Settings
@@ -75,9 +77,12 @@ class Pipeline:
         self._pace = Pace(scrape.interval, scrape.max_interval, scrape.server_time_ratio)
         self._normaliser = Normaliser()
         self._windows = Windows(config.windows.length, config.windows.keep)
+        self._windows_still = asyncio.Lock()
+        """Held while they are read in pieces, for a poll in between would undo them."""
         self._introspector = _introspector(target, config, self._client, wall)
         labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
         settings = Settings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
+        self._settings = settings
         self._snapshotter = Snapshotter(self.name, labels, settings)
         self._health = Health(SOURCE, interval=scrape.interval)
         local = local_listener(str(target.url), target.unix_socket) is not None
@@ -130,9 +135,10 @@ class Pipeline:
             raise PollError(Reason.NO_VLLM_METRICS, await self._why_no_metrics())
         if polled.filtered:  # it holds only what is known
             readings = replace(readings, unknown=self._unknown)
-        self._took(polled, readings)
-        self._windows.expect(self._pace.interval)
-        restarted = self._windows.append(now, readings)
+        async with self._windows_still:
+            self._took(polled, readings)
+            self._windows.expect(self._pace.interval)
+            restarted = self._windows.append(now, readings)
         self._beside.follow(self._windows, now, restarted=restarted)
         if self._tally:
             self._tally.follow(readings, self._windows)
@@ -215,6 +221,16 @@ class Pipeline:
                 self._readings = None
                 self._current = self._take()
         return self._current
+
+    async def prepare(self) -> None:
+        """Do the costly part of the next snapshot in pieces: a scrape of many engines must not hold up all else."""
+        if self._current is not None or self._readings is None:
+            return
+        async with self._windows_still:
+            for window in self._windows.of(Scope.ENGINE).values():
+                with contextlib.suppress(Exception):  # the snapshot meets it again, and says which signal it is
+                    for _ in latency.prepare(window, self._settings.min_observations):
+                        await asyncio.sleep(0)
 
     def charts(self, since: float, engine: str | None) -> list[dict[str, object]]:
         """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""

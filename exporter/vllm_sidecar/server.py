@@ -57,7 +57,9 @@ async def _metrics(request: web.Request) -> web.Response:
     }
     if compressed:
         headers[hdrs.CONTENT_ENCODING] = "gzip"
-    body = request.app[SIDECAR].exporter.render(openmetrics=openmetrics, compressed=compressed)
+    exporter = request.app[SIDECAR].exporter
+    await exporter.prepare()
+    body = exporter.render(openmetrics=openmetrics, compressed=compressed)
     return web.Response(body=body, headers=headers)
 
 
@@ -95,6 +97,7 @@ async def _reload(request: web.Request) -> web.Response:
 
 async def _status(request: web.Request) -> web.Response:
     exporter = request.app[SIDECAR].exporter
+    await exporter.prepare()
     report = status(exporter.snapshots.values(), exporter.node)
     return web.json_response(report, dumps=_json)
 

@@ -12,19 +12,21 @@ from __future__ import annotations
 
 from collections import deque
 from operator import sub
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from vllm_sidecar.lives import is_new_life, left_out
 from vllm_sidecar.model import Group, Histogram, Observed, Reading, Scope
 from vllm_sidecar.pulse import Pulse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from vllm_sidecar.model import Key, Readings
 
 COARSE = 5.0
 """Seconds between the polls that are kept beyond the window, for charts."""
+
+Made = TypeVar("Made")
 
 EMPTY = Reading({}, {}, {})
 NOTHING = Observed((), None)
@@ -64,6 +66,7 @@ class Window:
         self._extents: dict[Key, Extent | None] = {}
         self._increases: dict[str, Increase | None] = {}
         self._observed_by_poll: dict[str, deque[Observed | None]] = {}
+        self._made: dict[str, tuple[Histogram | None, Histogram | None, object]] = {}
         self._labelled: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
         self._indexed = 0
         self._torn_at: float | None = None
@@ -199,6 +202,17 @@ class Window:
             bins = tuple([(bucket, count) for bucket, count in enumerate(whole.counts) if count > 0.0])
             return [Observed(bins, whole.total)]
         return polls  # type: ignore[return-value]
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """Return what `make` makes of what a histogram observed, made anew only when that has changed.
+
+        What did not change is the same object: with both ends the same only polls that saw nothing came or went.
+        """
+        base, latest = self._base.histograms.get(name), self.latest.histograms.get(name)
+        known = self._made.get(name)
+        if known is None or known[0] is not base or known[1] is not latest:
+            known = self._made[name] = (base, latest, make())
+        return cast("Made", known[2])
 
     def values(self, gauge: Key) -> Sequence[float | None]:
         """Return a gauge at each poll of the window, oldest first; None at those that do not give it."""

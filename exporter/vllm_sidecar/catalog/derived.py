@@ -103,8 +103,8 @@ DERIVED: tuple[Derived, ...] = (
          "Tokens that fit into one engine's KV cache now."),
     _row("kv_cache_time_to_full_seconds", Unit.SECONDS, kv_cache.seconds_to_full, "kv_cache_usage_ratio", ONE_LIFE,
          "When the KV cache is full if it grows on as in the last {window}; absent while it does not grow."),
-    _row("recent_preemptions_per_request", Unit.NONE, kv_cache.preemptions_per_request, "preemptions_total request_seconds", ONE_LIFE,
-         "Preemptions per finished request in the last {window}."),
+    _row("recent_preemptions_per_request", Unit.NONE, kv_cache.preemptions_per_request, "preemptions_total request_seconds requests_running", ONE_LIFE,
+         "Preemptions per finished request in the last {window}; per request that ran where none finished."),
     _row("kv_cache_pressure_ratio", Unit.RATIO, kv_cache.pressure, "kv_cache_usage_ratio preemptions_total requests_waiting request_seconds",
          COMPARES_POLLS,
          "KV pressure from 0 to 1 in the last {window}: the largest of the share of preempted requests, usage while requests waited for "

@@ -51,12 +51,19 @@ def seconds_to_full(engine: Engine) -> float | None:
 
 
 def preemptions_per_request(engine: Engine) -> float | None:
-    """Return preemptions per finished request in the window; None where none finished."""
+    """Return preemptions per finished request in the window; None where none finished or ran.
+
+    Where none finished, per request that ran at the same time at most: requests that preempt each other for ever are
+    the worst case, and no reason to say nothing.
+    """
     preempted = engine.window.increase("preemptions_total")
     finished = engine.window.observed("request_seconds")
-    if preempted is None or finished is None or finished.observations <= 0.0:
+    if preempted is None:
         return None
-    return preempted / finished.observations
+    running = engine.window.extent("requests_running")
+    requests = finished.observations if finished else 0.0
+    requests = requests or (running.peak if running else 0.0)
+    return preempted / requests if requests > 0.0 else None
 
 
 def pressure(engine: Engine) -> float | None:

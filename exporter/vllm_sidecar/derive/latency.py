@@ -8,10 +8,11 @@ from vllm_sidecar.distribution import bucket_edges, estimate
 from vllm_sidecar.model import Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vllm_sidecar.derive.views import Engine
     from vllm_sidecar.distribution import Quantile
+    from vllm_sidecar.window import Increase, Window
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 PAGED = 0.95
@@ -33,7 +34,7 @@ def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
         recent = window.observed(histogram)
         if recent is None or recent.observations < max(1, engine.server.settings.min_observations):
             return Summary((), whole.total, whole.cumulative[-1], (), recent.observations if recent else 0.0)
-        found = estimate(recent.bounds, window.observed_by_poll(histogram), QUANTILES)
+        found = _estimated(window, histogram, recent)
         return Summary(
             tuple([(quantile.q, _rounded(quantile)) for quantile in found]),
             whole.total,
@@ -43,6 +44,22 @@ def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
         )
 
     return summary
+
+
+def prepare(window: Window, min_observations: float) -> Iterator[None]:
+    """Estimate the recent quantiles of an engine, which is most of what a snapshot costs; it finds them then.
+
+    Yields after each latency.
+    """
+    for histogram in LATENCIES.values():
+        recent = window.observed(histogram)
+        if recent is not None and recent.observations >= max(1, min_observations):
+            _estimated(window, histogram, recent)
+            yield
+
+
+def _estimated(window: Window, histogram: str, recent: Increase) -> list[Quantile]:
+    return window.once(histogram, lambda: estimate(recent.bounds, window.observed_by_poll(histogram), QUANTILES))
 
 
 def _rounded(quantile: Quantile) -> float:

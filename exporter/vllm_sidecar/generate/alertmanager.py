@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.alerts import Severity
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS, SLO
+from vllm_sidecar.catalog.slos import EDGE_MISSING
 from vllm_sidecar.generate.formats import dump
 
 if TYPE_CHECKING:
@@ -83,10 +84,10 @@ def _rule(sources: Iterable[str], targets: Iterable[str], equal: Iterable[str]) 
 
 
 def _slo_rule() -> dict[str, Any]:
-    """Keep back the tickets about an objective that somebody is paged for."""
+    """Keep back the tickets about an objective that somebody is paged for, but not that a replica is not in it."""
     return {
         "source_matchers": [OURS, 'slo=~".+"', _severity(Severity.PAGE)],
-        "target_matchers": [OURS, 'slo=~".+"', _severity(Severity.TICKET)],
+        "target_matchers": [OURS, 'slo=~".+"', _severity(Severity.TICKET), f'alertname!="{EDGE_MISSING}"'],
         "equal": list(SLO),
     }
 
