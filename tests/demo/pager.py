@@ -58,7 +58,7 @@ def write_configurations(folder: Path, *, rules: Path, sidecar: str, alertmanage
     """Write prometheus.yml and alertmanager.yml into a folder."""
     prometheus = {
         "global": {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE},
-        "rule_files": [str(rules / "*.rules.yml")],
+        "rule_files": [str(rules / "vllm-sidecar*.rules.yml")],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
         "scrape_configs": [{"job_name": "vllm-sidecar", "static_configs": [{"targets": [sidecar]}]}],
     }

@@ -58,19 +58,16 @@ def main(root: Path, check: bool) -> Changes:
         ConfigError: Its thresholds have mistakes.
     """
     must_be_checkout(root)
+    thresholds = load_thresholds(root / THRESHOLDS)
     documents = {path: filled(root, path, texts) for path, texts in sections().items()}
     found, notes = _all_rules(root / THRESHOLDS, Format.PROMETHEUS, None)
-    found |= alertmanager_file() | shim_files(_thresholds(root), Format.PROMETHEUS)
+    found |= alertmanager_file() | shim_files(thresholds, Format.PROMETHEUS)
     in_folder = {f"{RULES}/{name}": content for name, content in found.items()}
-    boards = {f"{DASHBOARDS}/{name}": content for name, content in dashboard_files(_thresholds(root)).items()}
+    boards = {f"{DASHBOARDS}/{name}": content for name, content in dashboard_files(thresholds).items()}
     files = documents | in_folder | boards
     orphans = clear(root, f"{DASHBOARDS}/*.json", files, BOARD_HEAD, check=check)
     saved = _save(root, files, f"{RULES}/*{ENDING[Format.PROMETHEUS]}", check, notes)
     return replace(saved, orphans=[*saved.orphans, *orphans])
-
-
-def _thresholds(root: Path) -> Thresholds:
-    return load_thresholds(root / THRESHOLDS)
 
 
 def rules(thresholds: Path | None, kind: Format, out: Path, check: bool, servers: Sequence[str] = ()) -> Changes:

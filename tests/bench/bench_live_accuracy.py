@@ -1,0 +1,149 @@
+"""Percentiles of the running sidecar and of Prometheus beside every value that a real vLLM observed.
+
+    VLLM_SIDECAR_TEST_URL=http://127.0.0.1:8000 VLLM_SIDECAR_TRUTH=F python tests/bench/bench_live_accuracy.py [SECONDS]
+
+The server is under load meanwhile, and a stat logger of its own writes into the file F what each of its steps observed,
+a line of JSON each: {"time": Unix time, "ttft": [s], "itl": [s], "finished": [{"queue": s, "e2e": s}]}. Sidecar and
+Prometheus are started here; each 15 s what both say of the last minute is held against the values of that minute.
+Without the two variables nothing is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections import defaultdict
+from contextlib import ExitStack
+from math import ceil
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from loopback import free_port
+from sidecar_process import started
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+WINDOW, EVERY, SECONDS = 60.0, 15.0, 180.0
+QS = (0.5, 0.9, 0.95, 0.99)
+LEAST = 20
+"""Observations in a window below which a percentile is hardly one."""
+FAMILIES = {
+    "TTFT": ("time_to_first_token_seconds", "vllm:time_to_first_token_seconds"),
+    "ITL": ("inter_token_latency_seconds", "vllm:inter_token_latency_seconds"),
+    "queue": ("request_queue_seconds", "vllm:request_queue_time_seconds"),
+    "e2e": ("request_seconds", "vllm:e2e_request_latency_seconds"),
+}
+"""Family -> the sidecar's name and vLLM's."""
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - what the user named
+        text: str = answer.read().decode()
+        return text
+
+
+def of_sidecar(base: str) -> tuple[float, dict[tuple[str, float], float]]:
+    """Return the Unix time of the sidecar's last poll, and its recent percentiles."""
+    text = get(f"{base}/metrics")
+    at = float(
+        re.findall(r'^vllm_sidecar_last_success_timestamp_seconds\{source="vllm"\} (\S+)$', text, re.MULTILINE)[0]
+    )
+    found = {}
+    for family, (name, _) in FAMILIES.items():
+        pattern = rf'^vllm_sidecar_recent_{name}\{{.*quantile="([\d.]+)"\}} (\S+)$'
+        found |= {(family, float(q)): float(value) for q, value in re.findall(pattern, text, re.MULTILINE)}
+    return at, found
+
+
+def of_prometheus(base: str, at: float) -> dict[tuple[str, float], float]:
+    """Return what `histogram_quantile` makes of vLLM's own buckets over the minute before a Unix time."""
+    found = {}
+    for family, (_, name) in FAMILIES.items():
+        for q in QS:
+            expr = f"histogram_quantile({q}, sum by (le) (rate({name}_bucket[1m])))"
+            url = f"{base}/api/v1/query?{urllib.parse.urlencode({'query': expr, 'time': at})}"
+            for one in json.loads(get(url))["data"]["result"]:
+                found[family, q] = float(one["value"][1])
+    return found
+
+
+def truth(lines: Sequence[Mapping[str, object]], at: float) -> dict[str, list[float]]:
+    """Return all values of the minute before a Unix time, sorted, by family."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for line in lines:
+        if at - WINDOW < line["time"] <= at:  # type: ignore[operator]
+            values["TTFT"] += line["ttft"]  # type: ignore[misc]
+            values["ITL"] += line["itl"]  # type: ignore[misc]
+            for request in line["finished"]:  # type: ignore[attr-defined]
+                values["queue"].append(request["queue"])
+                values["e2e"].append(request["e2e"])
+    return {family: sorted(found) for family, found in values.items()}
+
+
+def prometheus(stack: ExitStack, folder: Path, vllm: str) -> str:
+    """Start Prometheus on vLLM itself; return its address."""
+    job = {"job_name": "vllm", "static_configs": [{"targets": [vllm.removeprefix("http://")]}]}
+    (folder / "prometheus.yml").write_text(
+        yaml.safe_dump({"global": {"scrape_interval": "5s"}, "scrape_configs": [job]})
+    )
+    address = f"127.0.0.1:{free_port()}"
+    command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    log = stack.enter_context((folder / "log").open("wb"))
+    process = stack.enter_context(subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=log))
+    stack.callback(process.kill)
+    return f"http://{address}"
+
+
+def main() -> None:
+    url, file = os.environ.get("VLLM_SIDECAR_TEST_URL"), os.environ.get("VLLM_SIDECAR_TRUTH")
+    if not url or not file or not shutil.which("prometheus"):
+        print("skipped: VLLM_SIDECAR_TEST_URL and VLLM_SIDECAR_TRUTH name no server, or prometheus is missing")
+        return
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
+    seen = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        base = prometheus(stack, folder, url)
+        _, sidecar = stack.enter_context(started("--vllm.url", url))
+        time.sleep(WINDOW + 5.0)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            at, ours = of_sidecar(sidecar)
+            seen.append((at, ours, of_prometheus(base, at)))
+            time.sleep(EVERY)
+    lines = [json.loads(line) for line in Path(file).read_text().splitlines()]
+    off: dict[tuple[str, float], list[tuple[float, float]]] = defaultdict(list)
+    counts: dict[str, list[int]] = defaultdict(list)
+    for at, ours, theirs in seen:
+        for family, values in truth(lines, at).items():
+            counts[family].append(len(values))
+            for q in QS if len(values) >= LEAST else ():
+                exact = values[max(0, ceil(q * len(values)) - 1)]
+                if (family, q) in ours and (family, q) in theirs and exact > 0:
+                    off[family, q].append(tuple(abs(x[family, q] - exact) / exact for x in (ours, theirs)))  # type: ignore[arg-type]
+    print(f"{len(seen)} windows of {WINDOW:g} s; mean relative error")
+    print("| | values | " + " | ".join(f"p{100 * q:g}" for q in QS) + " | all |\n" + "| --- " * (len(QS) + 3) + "|")
+    for family in FAMILIES:
+        for index, who in enumerate(("sidecar", "Prometheus")):
+            cells = [[pair[index] for pair in off[family, q]] for q in QS]
+            every = [error for cell in cells for error in cell]
+            shown = [f"{100 * fmean(cell):.1f} %" if cell else "" for cell in (*cells, every)]
+            print(f"| {family}, {who} | {fmean(counts[family] or [0]):.0f} | {' | '.join(shown)} |")
+
+
+if __name__ == "__main__":
+    main()
