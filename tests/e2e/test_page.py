@@ -93,7 +93,10 @@ def test_it_draws_the_eight_families_and_says_the_state() -> None:
             .first.get_attribute("aria-label")
             .startswith("Queue time over the last minutes; now p50 ")
         )
-        assert "--max-model-len" in one.locator("#panels").inner_text()
+        # The flags come with the introspection's next question.
+        one.wait_for_function(
+            "() => document.querySelector('#panels').innerText.includes('--max-model-len')", timeout=PATIENCE
+        )
         assert one.title().startswith("✓ healthy")
 
 
