@@ -4,8 +4,9 @@
 
 The server is under load meanwhile, and a stat logger of its own writes into the file F what each of its steps observed,
 a line of JSON each: {"time": Unix time, "ttft": [s], "itl": [s], "finished": [{"queue": s, "e2e": s}]}. Sidecar and
-Prometheus are started here; each 15 s what both say of the last minute is held against the values of that minute.
-Without the two variables nothing is done.
+Prometheus are started here. Each 15 s what both say of the last minute is held against the values of that minute, for
+the sidecar against as many of the last ones as it says it saw: its window begins at a poll. Without the two variables
+nothing is done.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from contextlib import ExitStack
 from math import ceil
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -42,12 +43,12 @@ QS = (0.5, 0.9, 0.95, 0.99)
 LEAST = 20
 """Observations in a window below which a percentile is hardly one."""
 FAMILIES = {
-    "TTFT": ("time_to_first_token_seconds", "vllm:time_to_first_token_seconds"),
-    "ITL": ("inter_token_latency_seconds", "vllm:inter_token_latency_seconds"),
-    "queue": ("request_queue_seconds", "vllm:request_queue_time_seconds"),
-    "e2e": ("request_seconds", "vllm:e2e_request_latency_seconds"),
+    "TTFT": ("time_to_first_token", "time_to_first_token_seconds", "vllm:time_to_first_token_seconds"),
+    "ITL": ("inter_token_latency", "inter_token_latency_seconds", "vllm:inter_token_latency_seconds"),
+    "queue": ("queue", "request_queue_seconds", "vllm:request_queue_time_seconds"),
+    "e2e": ("request", "request_seconds", "vllm:e2e_request_latency_seconds"),
 }
-"""Family -> the sidecar's name and vLLM's."""
+"""Family -> its value of the label `latency`, the sidecar's name and vLLM's."""
 
 
 def get(url: str) -> str:
@@ -56,23 +57,25 @@ def get(url: str) -> str:
         return text
 
 
-def of_sidecar(base: str) -> tuple[float, dict[tuple[str, float], float]]:
-    """Return the Unix time of the sidecar's last poll, and its recent percentiles."""
+def of_sidecar(base: str) -> tuple[float, dict[tuple[str, float], float], dict[str, int]]:
+    """Return the Unix time of the sidecar's last poll, its recent percentiles, and of how many values they are."""
     text = get(f"{base}/metrics")
     at = float(
         re.findall(r'^vllm_sidecar_last_success_timestamp_seconds\{source="vllm"\} (\S+)$', text, re.MULTILINE)[0]
     )
-    found = {}
-    for family, (name, _) in FAMILIES.items():
+    found, counts = {}, {}
+    for family, (latency, name, _) in FAMILIES.items():
         pattern = rf'^vllm_sidecar_recent_{name}\{{.*quantile="([\d.]+)"\}} (\S+)$'
         found |= {(family, float(q)): float(value) for q, value in re.findall(pattern, text, re.MULTILINE)}
-    return at, found
+        seen = rf'^vllm_sidecar_recent_latency_observations\{{.*latency="{latency}"\}} (\S+)$'
+        counts[family] = sum(int(float(count)) for count in re.findall(seen, text, re.MULTILINE))
+    return at, found, counts
 
 
 def of_prometheus(base: str, at: float) -> dict[tuple[str, float], float]:
     """Return what `histogram_quantile` makes of vLLM's own buckets over the minute before a Unix time."""
     found = {}
-    for family, (_, name) in FAMILIES.items():
+    for family, (_, _, name) in FAMILIES.items():
         for q in QS:
             expr = f"histogram_quantile({q}, sum by (le) (rate({name}_bucket[1m])))"
             url = f"{base}/api/v1/query?{urllib.parse.urlencode({'query': expr, 'time': at})}"
@@ -81,17 +84,22 @@ def of_prometheus(base: str, at: float) -> dict[tuple[str, float], float]:
     return found
 
 
-def truth(lines: Sequence[Mapping[str, object]], at: float) -> dict[str, list[float]]:
-    """Return all values of the minute before a Unix time, sorted, by family."""
+def truth(lines: Sequence[Mapping[str, Any]], begin: float, at: float) -> dict[str, list[float]]:
+    """Return all values between two Unix times by family, in the order in which they were observed."""
     values: dict[str, list[float]] = defaultdict(list)
     for line in lines:
-        if at - WINDOW < line["time"] <= at:  # type: ignore[operator]
-            values["TTFT"] += line["ttft"]  # type: ignore[misc]
-            values["ITL"] += line["itl"]  # type: ignore[misc]
-            for request in line["finished"]:  # type: ignore[attr-defined]
+        if begin < line["time"] <= at:
+            values["TTFT"] += line["ttft"]
+            values["ITL"] += line["itl"]
+            for request in line["finished"]:
                 values["queue"].append(request["queue"])
                 values["e2e"].append(request["e2e"])
-    return {family: sorted(found) for family, found in values.items()}
+    return values
+
+
+def exact(values: Sequence[float], q: float) -> float:
+    """Return the value of rank q N, rounded up."""
+    return sorted(values)[max(0, ceil(q * len(values)) - 1)]
 
 
 def prometheus(stack: ExitStack, folder: Path, vllm: str) -> str:
@@ -122,19 +130,22 @@ def main() -> None:
         time.sleep(WINDOW + 5.0)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            at, ours = of_sidecar(sidecar)
-            seen.append((at, ours, of_prometheus(base, at)))
+            at, ours, many = of_sidecar(sidecar)
+            seen.append((at, ours, many, of_prometheus(base, at)))
             time.sleep(EVERY)
     lines = [json.loads(line) for line in Path(file).read_text().splitlines()]
     off: dict[tuple[str, float], list[tuple[float, float]]] = defaultdict(list)
     counts: dict[str, list[int]] = defaultdict(list)
-    for at, ours, theirs in seen:
-        for family, values in truth(lines, at).items():
-            counts[family].append(len(values))
-            for q in QS if len(values) >= LEAST else ():
-                exact = values[max(0, ceil(q * len(values)) - 1)]
-                if (family, q) in ours and (family, q) in theirs and exact > 0:
-                    off[family, q].append(tuple(abs(x[family, q] - exact) / exact for x in (ours, theirs)))  # type: ignore[arg-type]
+    for at, ours, many, theirs in seen:
+        minute, before = truth(lines, at - WINDOW, at), truth(lines, at - 2.0 * WINDOW, at)
+        for family in FAMILIES:
+            counts[family].append(many[family])
+            mine, its = before[family][-many[family] :], minute[family]
+            for q in QS if min(len(mine), len(its)) >= LEAST else ():
+                pairs = ((ours, exact(mine, q)), (theirs, exact(its, q)))
+                if all((family, q) in said for said, _ in pairs):
+                    mine_off, its_off = (abs(said[family, q] - true) / max(true, 1e-9) for said, true in pairs)
+                    off[family, q].append((mine_off, its_off))
     print(f"{len(seen)} windows of {WINDOW:g} s; mean relative error")
     print("| | values | " + " | ".join(f"p{100 * q:g}" for q in QS) + " | all |\n" + "| --- " * (len(QS) + 3) + "|")
     for family in FAMILIES:
