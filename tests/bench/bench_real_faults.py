@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 URL = "http://127.0.0.1:8000"
 START_SECONDS, PATIENCE, CALM, MOST_OPEN = 300.0, 120.0, 25.0, 150
-SMALL_CACHE = ("--num-gpu-blocks-override", "400")
-"""Blocks for a few of the long requests at once."""
+SMALL_CACHE = ("--num-gpu-blocks-override", "40")
+"""Blocks for a few of the long requests at once: on CPUs a block is of 128 tokens."""
 
 
 class Load:
