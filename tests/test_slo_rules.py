@@ -343,3 +343,10 @@ def test_the_committed_rules_are_those_of_the_defaults() -> None:
     committed = Path(__file__).parents[1] / "rules" / "vllm-sidecar-slo.rules.yml"
     _, content = rule_file("vllm-sidecar-slo", slo_rules(Thresholds()).groups, Format.PROMETHEUS, {})
     assert yaml.safe_load(committed.read_text()) == yaml.safe_load(content)
+
+
+def test_texts_of_burn_alerts_name_no_instance_for_an_objective_is_a_models() -> None:
+    for group in slo_rules(Thresholds()).groups:
+        for rule in group["rules"]:
+            if rule.get("alert") and rule["alert"] != EDGE_MISSING:
+                assert "$labels.instance" not in str(rule["annotations"]), rule["alert"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog.alerts.types import STATUS, Profile, Severity
+from vllm_sidecar.catalog.alerts.types import Profile, Severity
 from vllm_sidecar.derive.slo import AVAILABILITY
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def _seconds(interactive: float, standard: float, batch: float) -> dict[Profile,
 _STEPS = (
     "slower steps: throttled GPUs, larger batches, long prompts in the same steps, preemptions, or a flag that changed"
 )
-_INSPECT = f"PromQL: vllm_sidecar_recent_step_mean_tokens and vllm_sidecar_gpu_throttled; {STATUS}"
+_STATUS = "/api/v1/status of its sidecars"
+"""An objective is a model's: its alert knows no instance."""
+_INSPECT = f"PromQL: vllm_sidecar_recent_step_mean_tokens and vllm_sidecar_gpu_throttled; {_STATUS}"
 
 SLOS: tuple[Slo, ...] = (
     Slo(
@@ -131,7 +133,7 @@ SLOS: tuple[Slo, ...] = (
         thresholds=_seconds(0.05, 0.1, 0.2),
         drafts=Drafts.WITH,
         cause=f"{_STEPS}; or fewer drafts are accepted",
-        first=f"PromQL: vllm_sidecar_recent_spec_decode_acceptance_ratio; {STATUS}",
+        first=f"PromQL: vllm_sidecar_recent_spec_decode_acceptance_ratio; {_STATUS}",
     ),
     Slo(
         name="request_duration",

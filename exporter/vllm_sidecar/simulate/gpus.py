@@ -70,7 +70,7 @@ class Gpu:
         self._celsius += (target - self._celsius) * min(1.0, seconds / WARMING_SECONDS)
         full = CLOCK_HERTZ / conditions.slowdown
         self._clock = full if self._utilization > 0.0 else IDLE_CLOCK_HERTZ
-        self._throttled = ["hw_thermal_slowdown"] if slow else []
+        self._throttled = ["hw_thermal"] if slow else []
 
     def report(self, settings: ServerSettings) -> dict[str, object]:
         """Return what it says, in base units."""
