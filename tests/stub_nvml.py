@@ -39,7 +39,7 @@ def build(folder: Path, *definitions: str) -> Path:
 class Stub:
     """A library and its script."""
 
-    library: Path
+    built: Path
     file: Path
     lines: tuple[str, ...] = ()
     at_end: ExitStack = field(default_factory=ExitStack)
@@ -63,7 +63,7 @@ class Stub:
     @property
     def variables(self) -> dict[str, str]:
         """What a process needs to load it in place of a driver's."""
-        return {"LD_LIBRARY_PATH": str(self.library.parent), "NVML_STUB_SCRIPT": str(self.file)}
+        return {"LD_LIBRARY_PATH": str(self.built.parent), "NVML_STUB_SCRIPT": str(self.file)}
 
 
 @pytest.fixture(scope="session")

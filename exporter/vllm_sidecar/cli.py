@@ -129,7 +129,7 @@ def _add_rules(generate: argparse.ArgumentParser) -> None:
     _add_rule_options(shim)
     shim.set_defaults(command=_generate_shim)
     dashboards = parts.add_parser("dashboards", help="boards for Grafana with your thresholds", allow_abbrev=False)
-    dashboards.add_argument("--thresholds", type=Path, metavar="FILE", help="YAML file; without it, the defaults")
+    _add_thresholds(dashboards)
     _add_folder(dashboards, "dashboards")
     dashboards.set_defaults(command=_generate_dashboards)
     alertmanager = parts.add_parser("alertmanager", help="routes and inhibitions for them", allow_abbrev=False)
@@ -137,8 +137,12 @@ def _add_rules(generate: argparse.ArgumentParser) -> None:
     alertmanager.set_defaults(command=_generate_alertmanager)
 
 
-def _add_rule_options(part: argparse.ArgumentParser) -> None:
+def _add_thresholds(part: argparse.ArgumentParser) -> None:
     part.add_argument("--thresholds", type=Path, metavar="FILE", help="YAML file; without it, the defaults")
+
+
+def _add_rule_options(part: argparse.ArgumentParser) -> None:
+    _add_thresholds(part)
     part.add_argument(
         "--format", default="prometheus", metavar="FORMAT", help="prometheus, prometheus-operator, helm or mimir"
     )

@@ -36,6 +36,10 @@ class Source(Protocol):
     name: str
     """Empty for a sole target."""
 
+    @property
+    def health(self) -> Health:
+        """How the last polls went; unlike a snapshot it costs nothing."""
+
     def snapshot(self) -> Snapshot:
         """Return what is known after the last poll; the same object until the next one."""
 
@@ -73,6 +77,11 @@ class Exporter:
     def snapshots(self) -> dict[str, Snapshot]:
         """The newest snapshot of each target by name, in the order of the configuration."""
         return {source.name: source.snapshot() for source in self._sources}
+
+    @property
+    def healths(self) -> list[Health]:
+        """How the targets are, without what is derived of them."""
+        return [source.health for source in self._sources]
 
     async def prepare(self) -> None:
         """Do the costly part of the next snapshots in small pieces, so that polls are in time meanwhile."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Self
 from vllm_sidecar.beside import Beside, world_size
 from vllm_sidecar.charts import charts
 from vllm_sidecar.derive import latency
-from vllm_sidecar.derive.latency import LATENCIES
 from vllm_sidecar.derive.slo import Objective
 from vllm_sidecar.derive.views import Settings
 from vllm_sidecar.health import MISSES, Health
@@ -82,7 +81,6 @@ class Pipeline:
         self._introspector = _introspector(target, config, self._client, wall)
         labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
         settings = Settings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
-        self._settings = settings
         self._snapshotter = Snapshotter(self.name, labels, settings)
         self._health = Health(SOURCE, interval=scrape.interval)
         local = local_listener(str(target.url), target.unix_socket) is not None
@@ -210,6 +208,11 @@ class Pipeline:
             return f"no vLLM metric in the body, and /health fails: {error.detail}"
         return "no vLLM metric in the body though /health is fine: is vLLM running with --disable-log-stats?"
 
+    @property
+    def health(self) -> Health:
+        """How the last polls went; unlike a snapshot it costs nothing."""
+        return self._health
+
     def snapshot(self) -> Snapshot:
         """Return what is known after the last poll; the same object until the next one."""
         if self._current is None:
@@ -229,7 +232,7 @@ class Pipeline:
         async with self._windows_still:
             for window in self._windows.of(Scope.ENGINE).values():
                 with contextlib.suppress(Exception):  # the snapshot meets it again, and says which signal it is
-                    for _ in latency.prepare(window, self._settings.min_observations):
+                    for _ in latency.prepare(window, self._snapshotter.settings.min_observations):
                         await asyncio.sleep(0)
 
     def charts(self, since: float, engine: str | None) -> list[dict[str, object]]:
@@ -282,5 +285,7 @@ def _introspector(target: Target, config: Config, client: Client, wall: Callable
 def _tally(slos: Slos) -> Tally | None:
     if not slos.enabled:
         return None
-    found = [Objective(each.name, LATENCIES[each.latency], each.threshold, each.model) for each in slos.latencies]
+    found = [
+        Objective(each.name, latency.LATENCIES[each.latency], each.threshold, each.model) for each in slos.latencies
+    ]
     return Tally(found, availability=slos.availability)

@@ -77,7 +77,7 @@ async def _healthy(_: web.Request) -> web.Response:
 
 async def _ready(request: web.Request) -> web.Response:
     exporter = request.app[SIDECAR].exporter
-    healths = [snapshot.health for snapshot in exporter.snapshots.values()]
+    healths = exporter.healths
     if not healths and exporter.node:  # nothing but GPUs is watched
         healths.append(exporter.node.health)
     if any(health.last_success is not None for health in healths):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from vllm_sidecar.catalog.derived import DERIVED
 from vllm_sidecar.catalog.gpu import GPU_FIELDS, GPU_STATE
 from vllm_sidecar.catalog.own import OWN
@@ -24,6 +26,14 @@ for _signal in (
         raise ValueError(f"signal {_signal.name} stands twice in the catalog")
     SIGNALS[_signal.name] = _signal
 
+_PARTS = re.compile(r"_(bucket|sum|count)$")
+
+
+def signal_of(metric: str) -> Signal | None:
+    """Return the signal of a metric, which is named without prefix, or of a part of a histogram or summary."""
+    return SIGNALS.get(metric) or SIGNALS.get(_PARTS.sub("", metric))
+
+
 __all__ = [
     "DERIVED",
     "GPU_FIELDS",
@@ -36,4 +46,5 @@ __all__ = [
     "SLO",
     "UPSTREAM",
     "Signal",
+    "signal_of",
 ]

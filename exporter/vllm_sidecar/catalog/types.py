@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PREFIX = "vllm_sidecar_"
+RECORD_PREFIX = "vllm_sidecar:"
+"""Before the names of what rules record."""
 RESERVED_LABELS = frozenset(
     (
         "instance",

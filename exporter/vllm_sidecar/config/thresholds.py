@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
-from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.catalog import signal_of
 from vllm_sidecar.catalog.alerts import ALERTS, Alert, Measure, Profile, Threshold
 from vllm_sidecar.config.loader import load_as
 from vllm_sidecar.config.section import Section, written
@@ -122,7 +122,9 @@ def labels_of(metric: str) -> tuple[str, ...]:
     Raises:
         KeyError: The catalog has no such metric.
     """
-    signal = SIGNALS.get(metric) or SIGNALS[re.sub(r"_(bucket|sum|count)$", "", metric)]
+    signal = signal_of(metric)
+    if signal is None:
+        raise KeyError(metric)
     return signal.label_names
 
 

@@ -21,14 +21,12 @@ from __future__ import annotations
 from math import log, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_sidecar.distribution.curve import deviation_of, mean_of, tilt_of
-from vllm_sidecar.distribution.linear import lower_edge
+from vllm_sidecar.distribution.curve import deviation_of, tilt_of
+from vllm_sidecar.distribution.drift import drifts
 from vllm_sidecar.distribution.shape import Shape, shapes
 from vllm_sidecar.distribution.solve import solve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vllm_sidecar.distribution.evidence import Evidence
 
 ROUNDS = 3
@@ -47,19 +45,12 @@ _TRUST = 20.0
 """Polls that the suggested variance counts for, as long as the likely one is near."""
 _NEAR = 0.4
 """How near: the logarithm of their ratio, beside what chance explains."""
-_FADE = 0.5
-"""Weight of a poll's counts in the local counts of its neighbour."""
-_AROUND = 0.5
-"""Observations added to the local counts of a bucket, shared out over the window."""
 _DRIFT_PRIOR = 4.0
 """Precision of the prior of beta, which is 1."""
-_STEEPEST = 6.0
-"""Largest logarithm of the ratio of the densities at a bucket's edges."""
 _STILL = 0.3
 """Least share of the suggested variance that is taken for spread within a poll."""
 _SLACK = 1e-6
 """Share of a bucket's width that a poll leaves its mean at least, so that its weight is finite."""
-_NARROW = 1e-300
 
 
 class Moments(NamedTuple):
@@ -106,7 +97,7 @@ class _Fit:
         self.shapes = shapes(evidence.bounds, evidence.counts, evidence.buckets)
         self.expected, self.spread = self._prior()
         start, reach = self._start()
-        self.shifts = _drifts(evidence, reach)
+        self.shifts = drifts(evidence, reach)
         self.offset = [a - b for a, b in zip(start, self.expected, strict=True)]
         self.beta = 0.0
         self.between_ratio = 0.0
@@ -315,87 +306,3 @@ class _Fit:
         # What drift explains of the spread is not within; but values of one moment are never all the same.
         factor = max(1.0 - ratio, _STILL)
         self.target = [variance * factor for variance in self.spread]
-
-
-def _drifts(evidence: Evidence, reach: Sequence[float]) -> list[tuple[float, ...]]:
-    """Return per row and bin how much higher the mean would be, if the counts of the polls around it were all.
-
-    These are smoothed over some polls in both directions; the density in a bucket then leans to the neighbour that
-    has more. Over the window the shifts of a bucket add up to 0.
-    """
-    rows = evidence.rows
-    if len(rows) < 2:
-        return [(0.0,) * len(row.bins) for row in rows]
-    sides = _sides(evidence)
-    leans, sums = [], [0.0] * len(reach)
-    for row, heights in zip(rows, _heights(evidence), strict=True):
-        found = []
-        for slot, count in row.bins:
-            lean = 0.0
-            if sides[slot]:
-                slope, here = 0.0, heights[slot]
-                for neighbour, height, share in sides[slot]:
-                    slope += ((height if neighbour is None else heights[neighbour]) - here) * share
-                lean = reach[slot] * mean_of(max(-_STEEPEST, min(_STEEPEST, slope)))
-            found.append(lean)
-            sums[slot] += count * lean
-        leans.append(found)
-    means = [total / evidence.counts[bucket] for total, bucket in zip(sums, evidence.buckets, strict=True)]
-    return [
-        tuple([lean - means[slot] for lean, (slot, _) in zip(found, row.bins, strict=True)])
-        for found, row in zip(leans, rows, strict=True)
-    ]
-
-
-_Side = tuple[int | None, float, float]
-"""A neighbour: its slot, or None and the logarithm of its density; and its share in the density at the common edge."""
-
-
-def _sides(evidence: Evidence) -> list[list[_Side]]:
-    """Return per slot the neighbours of a finite bucket; the share of the lower one is negative."""
-    bounds, n = evidence.bounds, len(evidence.bounds)
-    whole = sum(evidence.counts)
-
-    def width(bucket: int) -> float:
-        return max(bounds[bucket] - lower_edge(bounds, bucket), _NARROW)
-
-    def side(bucket: int, other: int, sign: float) -> _Side:
-        height = log(_AROUND / whole / width(other))
-        return evidence.slots.get(other), height, sign * width(bucket) / (width(bucket) + width(other))
-
-    return [
-        [side(bucket, other, sign) for other, sign in ((bucket - 1, -1.0), (bucket + 1, 1.0)) if 0 <= other < n]
-        if bucket < n
-        else []
-        for bucket in evidence.buckets
-    ]
-
-
-def _heights(evidence: Evidence) -> list[list[float]]:
-    """Return per row the logarithm of the density in each slot, of the polls around it, each half its neighbour's."""
-    d = len(evidence.buckets)
-    whole = sum(evidence.counts)
-    floor = [(evidence.counts[bucket] + _AROUND) / whole for bucket in evidence.buckets]
-    finite = [bucket < len(evidence.bounds) for bucket in evidence.buckets]
-    logs = [
-        log(max(evidence.bounds[bucket] - lower_edge(evidence.bounds, bucket), _NARROW)) if is_finite else 0.0
-        for bucket, is_finite in zip(evidence.buckets, finite, strict=True)
-    ]
-    earlier: list[list[float]] = []
-    state = [0.0] * d
-    for row in evidence.rows:
-        earlier.append(state)
-        state = state.copy()
-        for slot, count in row.bins:
-            state[slot] += count
-        state = [_FADE * value for value in state]
-    state = floor
-    found = earlier
-    drop = [(1.0 - _FADE) * value for value in floor]
-    for i in range(len(earlier) - 1, -1, -1):
-        state = state.copy()
-        for slot, count in evidence.rows[i].bins:
-            state[slot] += count
-        found[i] = [log(a + b) - c for a, b, c in zip(earlier[i], state, logs, strict=True)]
-        state = [_FADE * a + b for a, b in zip(state, drop, strict=True)]
-    return found

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from promql_parser import BinaryExpr, Call, MatrixSelector, NumberLiteral, VectorSelector
 
-from vllm_sidecar.catalog import SIGNALS
-from vllm_sidecar.catalog.types import PREFIX, Kind
+from vllm_sidecar.catalog import signal_of
+from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX, Kind
 from vllm_sidecar.generate import promql
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 RATES = ("rate", "increase", "irate")
 LEVELS = ("avg_over_time", "min_over_time", "max_over_time", "sum_over_time", "quantile_over_time", "stddev_over_time")
 """Functions that say nothing of a counter."""
-_RECORD = PREFIX.rstrip("_") + ":"
-_PARTS = re.compile(r"_(bucket|sum|count)$")
 
 
 class LintError(ValueError):
@@ -59,17 +57,17 @@ def problems(expr: str, *, least_range: float, texts: str = "", known: Collectio
 def _unknown(tree: Node, known: Collection[str]) -> Iterator[str]:
     for name in sorted(promql.metrics(tree)):
         ours = name.startswith(PREFIX) and _kind(name) is not None
-        if not (ours or name.startswith(_RECORD) or name in promql.EVERYWHERE or name in known):
+        if not (ours or name.startswith(RECORD_PREFIX) or name in promql.EVERYWHERE or name in known):
             yield f"reads {name}, which nothing exports"
 
 
 def _kind(metric: str) -> Kind | None:
     """Return what kind of series a metric of the sidecar is; None for one that the catalog does not have."""
     name = metric.removeprefix(PREFIX)
-    if name in SIGNALS:
-        return SIGNALS[name].kind
-    signal = SIGNALS.get(_PARTS.sub("", name))
-    return Kind.COUNTER if signal is not None and signal.kind in (Kind.HISTOGRAM, Kind.SUMMARY) else None
+    signal = signal_of(name)
+    if signal is None or signal.name == name:
+        return signal.kind if signal else None
+    return Kind.COUNTER if signal.kind in (Kind.HISTOGRAM, Kind.SUMMARY) else None
 
 
 def _rates(tree: Node) -> Iterator[str]:
@@ -131,7 +129,7 @@ def _never_zero(node: Node) -> bool:
 
 def _lost_labels(tree: Node, texts: str) -> Iterator[str]:
     used = set(re.findall(r"\$labels\.(\w+)", texts))
-    if used and not any(name.startswith(_RECORD) for name in promql.metrics(tree)):
+    if used and not any(name.startswith(RECORD_PREFIX) for name in promql.metrics(tree)):
         lost = used - promql.labels(tree)
         if lost:
             yield f"loses {', '.join(sorted(lost))}, which its texts name"

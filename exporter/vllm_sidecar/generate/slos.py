@@ -13,7 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.slos import BOARD, BUDGET_SECONDS, EDGE_MISSING, Source
-from vllm_sidecar.catalog.types import PREFIX
+from vllm_sidecar.catalog.types import RECORD_PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.generate.edges import le_matcher
 from vllm_sidecar.generate.expressions import RANGE_SCRAPES, expression
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
     from vllm_sidecar.generate.edges import Edges
     from vllm_sidecar.generate.rules import Group, Rule
 
-LEVEL = PREFIX.rstrip("_")
 BY = "cluster, namespace, job, model_name"
 """Objectives are those of a model; what its replicas and engines saw is added up."""
 BAD, ALL, OBJECTIVE = (
-    f"{LEVEL}:slo_{what}" for what in ("bad_observations:rate5m", "observations:rate5m", "objective:ratio")
+    f"{RECORD_PREFIX}slo_{what}" for what in ("bad_observations:rate5m", "observations:rate5m", "objective:ratio")
 )
-SLOW_BAD, SLOW_ALL = (f"{LEVEL}:slo_{what}:increase5m" for what in ("bad_observations", "observations"))
+SLOW_BAD, SLOW_ALL = (f"{RECORD_PREFIX}slo_{what}:increase5m" for what in ("bad_observations", "observations"))
 FAST_WINDOW = 21_600.0
 """Longest window that the fast group reads, in seconds."""
 BASE = 300.0
@@ -183,9 +182,9 @@ def _window(seconds: float, thresholds: Thresholds) -> str:
 def _burn(slo: Slo, window: float, of: tuple[str, str], thresholds: Thresholds) -> Iterator[Rule]:
     """Write the share of bad observations over a window, and how much faster than allowed that is."""
     name = format_duration(window)
-    errors = f"{LEVEL}:slo_errors:ratio_rate{name}"
+    errors = f"{RECORD_PREFIX}slo_errors:ratio_rate{name}"
     yield _record(errors, _ratio(slo, window, of, thresholds), slo)
-    yield _record(f"{LEVEL}:slo_burn:ratio_rate{name}", f"{errors}{_of(slo)} / (1 - {OBJECTIVE}{_of(slo)})", slo)
+    yield _record(f"{RECORD_PREFIX}slo_burn:ratio_rate{name}", f"{errors}{_of(slo)} / (1 - {OBJECTIVE}{_of(slo)})", slo)
 
 
 def _ratio(slo: Slo, window: float, of: tuple[str, str], thresholds: Thresholds) -> str:
@@ -198,7 +197,7 @@ def _ratio(slo: Slo, window: float, of: tuple[str, str], thresholds: Thresholds)
 
 def _budget(slo: Slo, thresholds: Thresholds) -> Rule:
     errors = _ratio(slo, BUDGET_SECONDS, (SLOW_BAD, SLOW_ALL), thresholds)
-    return _record(f"{LEVEL}:slo_budget_remaining:ratio30d", f"1 - {errors} / (1 - {OBJECTIVE}{_of(slo)})", slo)
+    return _record(f"{RECORD_PREFIX}slo_budget_remaining:ratio30d", f"1 - {errors} / (1 - {OBJECTIVE}{_of(slo)})", slo)
 
 
 def _alerts(
@@ -218,7 +217,7 @@ def _alert(variant: Variant, burn: Burning, thresholds: Thresholds, pace: float,
     # Seconds that one sample of the recorded rates stands for; the slow ones are counts already.
     each = f" * {pace:g}" if observations == ALL else ""
     exceeded = " and ".join(
-        f"{LEVEL}:slo_burn:ratio_rate{format_duration(window)}{who} > {burn.factor:g}"
+        f"{RECORD_PREFIX}slo_burn:ratio_rate{format_duration(window)}{who} > {burn.factor:g}"
         for window in (burn.long, burn.short)
     )
     hold = max(EVALUATIONS * pace, burn.hold * thresholds.time_scale)

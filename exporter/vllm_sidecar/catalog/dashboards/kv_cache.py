@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import ENGINE, NO_SIDECAR, heatmap, lines, number
+from vllm_sidecar.catalog.dashboards.panels import ENGINE, NO_SIDECAR, NO_SIDECAR_SHORT, heatmap, lines, number
 from vllm_sidecar.catalog.dashboards.types import Board, Colour, Query, Row
 from vllm_sidecar.catalog.types import Unit
 
@@ -30,7 +30,7 @@ KV_CACHE = Board(
                 number("Full in", "When the first engine's cache is full if it grows on as in the last minute.", Unit.SECONDS,
                        "min(~kv_cache_time_to_full_seconds)", width=6, empty="not growing", decimals=0),
                 number("Worst pressure", "0 to 1; above 0.5 only with preempted or waiting requests.", Unit.RATIO, "max(~kv_cache_pressure_ratio)",
-                       bad="VllmKvCachePressure.pressure", width=6, decimals=0, empty=NO_SIDECAR),
+                       bad="VllmKvCachePressure.pressure", width=6, decimals=0, empty=NO_SIDECAR_SHORT),
                 lines("How full is each engine's cache?", "Peak of each second of the last minute. One full and others empty: routing.", Unit.RATIO,
                       Query("~recent_kv_cache_usage_peak_ratio", ENGINE, plain="~kv_cache_usage_ratio"), most=1.0),
                 lines("How many tokens fit in?", "Free tokens; a request needs its prompt and its answer.", Unit.TOKENS,

@@ -27,6 +27,8 @@ REASONS = (
     ("unspecified", Colour.HISTOGRAM),
 )
 NO_SIDECAR = "Needs the sidecar: a Prometheus that scrapes vLLM itself cannot know it."
+NO_SIDECAR_SHORT = "no sidecar"
+"""The same where there is room for a number."""
 
 
 def lines(title: str, text: str, unit: Unit, *queries: Query, **more: Any) -> Panel:
@@ -37,8 +39,6 @@ def lines(title: str, text: str, unit: Unit, *queries: Query, **more: Any) -> Pa
 def number(title: str, text: str, unit: Unit, expr: str, plain: str = "", **more: Any) -> Panel:
     """Make a panel of one number, the last; there is room for a few words where there is none."""
     more = {"width": 4, "height": 4, **more}
-    if more.get("empty") == NO_SIDECAR:
-        more["empty"] = "no sidecar"
     return Panel(
         title=title, help=text, style=Style.NUMBERS, unit=unit, queries=(Query(expr, "", plain=plain),), **more
     )

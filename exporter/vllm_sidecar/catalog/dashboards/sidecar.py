@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import SERVER, lines, number, states, table
+from vllm_sidecar.catalog.dashboards.panels import NO_SIDECAR_SHORT, SERVER, lines, number, states, table
 from vllm_sidecar.catalog.dashboards.types import YES, Board, Colour, Query, Row, Word
 from vllm_sidecar.catalog.types import Unit
 
@@ -22,14 +22,14 @@ SIDECAR_BOARD = Board(
                 number("Sidecars that do not", "Nothing is known of their servers: see kubectl get pods.", Unit.NONE,
                        "count(<<sidecars>> == 0) or vector(0)", bad="one", decimals=0),
                 number("Missing signals", "Signals of the checklist that a server does not give; the table below names them.", Unit.NONE,
-                       "sum(~signal_missing)", watch="one", decimals=0, empty="no sidecar"),
+                       "sum(~signal_missing)", watch="one", decimals=0, empty=NO_SIDECAR_SHORT),
                 number("Unknown families", "Metric families of vLLM that this release does not know: read the changelog.", Unit.NONE,
-                       "max(~unknown_families)", watch="one", decimals=0, empty="no sidecar"),
+                       "max(~unknown_families)", watch="one", decimals=0, empty=NO_SIDECAR_SHORT),
                 number("Oldest success", "Age of the oldest last good answer of any source.", Unit.SECONDS,
-                       "max(time() - ~last_success_timestamp_seconds)", decimals=0, empty="no sidecar"),
+                       "max(time() - ~last_success_timestamp_seconds)", decimals=0, empty=NO_SIDECAR_SHORT),
                 number("Failed polls", "Share of polls in five minutes.", Unit.RATIO,
                        "sum(rate(~poll_failures_total[5m])) / (sum(rate(~polls_total[5m])) > 0)", bad="VllmSidecarPollsFailing.failing", decimals=1,
-                       empty="no sidecar"),
+                       empty=NO_SIDECAR_SHORT),
                 states("Which source answered when?", "vllm is the server, nvml its GPUs; three misses in a row are no answer.",
                        Query("max by (<<T>>, source) (~up)", f"{{{{source}}}} {SERVER}"), words=_ANSWERS, width=16),
                 lines("Why do polls fail?", "Failed polls per second by reason; the README says what to do about each.", Unit.NONE,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.alerts.types import LABEL_SETS
 from vllm_sidecar.catalog.slos import SLOS
-from vllm_sidecar.catalog.types import PREFIX
+from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.config.thresholds import labels_of, resolve
 from vllm_sidecar.generate import lint
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.config.thresholds import Thresholds
 
 _METRIC = re.compile(r"([~@])([a-z0-9_:]+)(?:\{([^}]*)\})?")
-_RECORD = PREFIX.rstrip("_") + ":"
-_PLACES = ", ".join(f'{name}=~"${name}"' for name in WHERE).replace(", ", ",")
+_PLACES = ",".join(f'{name}=~"${name}"' for name in WHERE)
 _INSTANCE, _MODEL, _ENGINE = (f'{name}=~"${name}"' for name in ("instance", MODEL, ENGINE))
 _FIRING = (
     f'alertname=~"Vllm.+",alertname!="VllmWatchdog",alertstate="firing",{_PLACES},'
@@ -95,7 +94,7 @@ def _selected(mark: str, name: str, own: str) -> str:
         labels = labels_of(name)
         matchers = [own, _PLACES, _INSTANCE]
     matchers += [_MODEL] * (MODEL in labels) + [_ENGINE] * (ENGINE in labels)
-    prefix = _RECORD if mark == "@" else PREFIX
+    prefix = RECORD_PREFIX if mark == "@" else PREFIX
     return f"{prefix}{name}{{{','.join(each for each in matchers if each)}}}"
 
 
