@@ -24,11 +24,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from loopback import free_port
+from prometheus_process import configuration, prometheus
 from sidecar_process import started
 from vllm_sidecar import cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from prometheus_process import Prometheus
 
 ROOT = Path(__file__).parents[1]
 RELEASE = "release"
@@ -68,9 +72,9 @@ FLEET = (
 
 @dataclass
 class Running:
-    """Where Prometheus answers, and since when (Unix time) the incidents are on."""
+    """The Prometheus that watches it, and since when (Unix time) the incidents are on."""
 
-    url: str
+    prometheus: Prometheus
     incidents: float
 
 
@@ -81,7 +85,9 @@ def _simulator(server: Server, phases: str, settings: Mapping[str, Any], port: i
     return [sys.executable, "-m", "vllm_sidecar", "simulate", *flags]
 
 
-def _prometheus(folder: Path, sidecars: Mapping[str, str], fleet: Sequence[Server], scrape: int, rules: Path) -> None:
+def _prometheus(
+    folder: Path, sidecars: Mapping[str, str], fleet: Sequence[Server], scrape: int, rules: Path
+) -> AbstractContextManager[Prometheus]:
     targets = [
         {
             "targets": [sidecars[server.name].removeprefix("http://")],
@@ -89,15 +95,8 @@ def _prometheus(folder: Path, sidecars: Mapping[str, str], fleet: Sequence[Serve
         }
         for server in fleet
     ]
-    (folder / "prometheus.yml").write_text(
-        yaml.safe_dump(
-            {
-                "global": {"scrape_interval": f"{scrape}s", "evaluation_interval": f"{scrape}s"},
-                "rule_files": [str(rules / "*.rules.yml")],
-                "scrape_configs": [{"job_name": "vllm-sidecar", "static_configs": targets}],
-            }
-        )
-    )
+    config = configuration(scrape, {"job_name": "vllm-sidecar", "static_configs": targets}, rules=rules / "*.rules.yml")
+    return prometheus(folder, config)
 
 
 class _Simulators:
@@ -129,8 +128,7 @@ def playing(
     fleet: Sequence[Server], calm: float, incident: float, *, scrape: int = 5, sidecar: Mapping[str, Any] | None = None
 ) -> Iterator[Running]:
     """Play a fleet until the caller leaves: calm, then all incidents at once, then calm again."""
-    program = shutil.which("prometheus")
-    assert program, "apt-get install prometheus"
+    assert shutil.which("prometheus"), "apt-get install prometheus"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         simulators = _Simulators(folder, fleet)
@@ -149,19 +147,13 @@ def playing(
         thresholds = folder / "thresholds.yaml"
         thresholds.write_text(json.dumps({"scrape_interval": f"{scrape}s", "evaluation_interval": f"{scrape}s"}))
         assert cli.main(["generate", "rules", "--thresholds", str(thresholds), "--out", str(folder / "rules")]) == 0
-        _prometheus(folder, bases, fleet, scrape, folder / "rules")
-        address = f"127.0.0.1:{free_port()}"
-        command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-        log = stack.enter_context((folder / "prometheus.log").open("wb"))
-        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
-        stack.callback(process.wait)
-        stack.callback(process.kill)
+        watching = stack.enter_context(_prometheus(folder, bases, fleet, scrape, folder / "rules"))
         for server in fleet:
             if server.incident == RELEASE:
                 timer = threading.Timer(calm, simulators.release, (server,))
                 timer.start()
                 stack.callback(timer.cancel)
-        yield Running(f"http://{address}", time.time() + calm)
+        yield Running(watching, time.time() + calm)
 
 
 def main() -> None:
@@ -169,7 +161,8 @@ def main() -> None:
     calm, incident = ([float(each) for each in sys.argv[1:]] + [600.0, 300.0][len(sys.argv) - 1 :])[:2]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with playing(FLEET, calm, incident) as running:
-        print(f"Prometheus {running.url}; the incidents begin at {time.ctime(running.incidents)}", flush=True)  # noqa: T201
+        url, since = running.prometheus.url, time.ctime(running.incidents)
+        print(f"Prometheus {url}; the incidents begin at {since}", flush=True)  # noqa: T201
         time.sleep(86_400)
 
 

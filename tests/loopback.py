@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
+import urllib.request
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -117,6 +119,21 @@ async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -
 def answer(body: bytes, *headers: str) -> bytes:
     lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def wait_for(url: str, wanted: str = "", seconds: float = 40.0) -> None:
+    """Wait until an address answers with a text that holds another; an AssertionError where it does not in time."""
+    end, said = time.monotonic() + seconds, ""
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as found:  # noqa: S310 - loopback
+                said = found.read().decode()
+            if wanted in said:
+                return
+        except OSError as error:
+            said = str(error)
+        time.sleep(0.1)
+    raise AssertionError(f"{url} does not say {wanted!r}: {said[:500]}")
 
 
 def free_port() -> int:

@@ -15,22 +15,21 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench_rules import ask
-
 import boards
-from loopback import free_port
-from vllm_sidecar.catalog import SIGNALS
+from prometheus_process import prometheus
+from vllm_sidecar.catalog import signal_of
 from vllm_sidecar.catalog.types import PREFIX, Kind
 from vllm_sidecar.config.thresholds import labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from prometheus_process import Prometheus
 
 ENGINES = (10, 100, 1000)
 PER_MODEL = 20
@@ -64,7 +63,8 @@ def series(name: str, engines: int) -> Iterator[str]:
     stem = name.removeprefix(PREFIX)
     labels = () if record or name == "up" else labels_of(stem)
     extra = ["slo"] if record else [label for label in labels if label not in ("model_name", "engine")]
-    if not record and (SIGNALS.get(stem) or SIGNALS.get("up")).kind is Kind.SUMMARY:  # type: ignore[union-attr]
+    signal = signal_of(name)
+    if signal is not None and signal.kind is Kind.SUMMARY:
         extra.append("quantile")
     pairs = [[f'{label}="{value}"' for value in VALUES.get(label, ["x"])] for label in extra]
     if stem.endswith("_bucket"):
@@ -108,15 +108,15 @@ def backfill(folder: Path, metrics: list[str], engines: int) -> int:
     return count
 
 
-def timed(base: str, asked: boards.Asked, instant: bool) -> float:
+def timed(running: Prometheus, asked: boards.Asked, instant: bool) -> float:
     """Return the median seconds of one query."""
-    arguments: dict[str, Any] = {"query": asked.expr, "time": END} if instant else {
-        "query": asked.expr, "start": BEGIN, "end": END, "step": STEP
-    }  # fmt: skip
     took = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        ask(base, "query" if instant else "query_range", **{key: str(value) for key, value in arguments.items()})
+        if instant:
+            running.query(asked.expr, time=END)
+        else:
+            running.query_range(asked.expr, BEGIN, END, STEP)
         took.append(time.perf_counter() - began)
     return sorted(took)[REPEATS // 2]
 
@@ -129,31 +129,12 @@ def measured(board: str, engines: int) -> tuple[int, list[tuple[float, str]]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = backfill(folder, names(each.expr for each in asked), engines)
-        (folder / "prometheus.yml").write_text("")
-        address = f"127.0.0.1:{free_port()}"
-        command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-                   "--storage.tsdb.retention.time=100y", f"--web.listen-address={address}"]  # fmt: skip
-        with (folder / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
-            try:
-                wait_for(f"http://{address}/-/ready")
-                took: dict[str, float] = {}
-                for each in asked:
-                    instant = panels[each.panel]["targets"][0]["instant"]
-                    took[each.panel] = took.get(each.panel, 0.0) + timed(f"http://{address}", each, instant)
-            finally:
-                process.terminate()
+        with prometheus(folder, {}, "--storage.tsdb.retention.time=100y") as running:
+            took: dict[str, float] = {}
+            for each in asked:
+                instant = panels[each.panel]["targets"][0]["instant"]
+                took[each.panel] = took.get(each.panel, 0.0) + timed(running, each, instant)
     return count, sorted(((seconds, title) for title, seconds in took.items()), reverse=True)
-
-
-def wait_for(url: str) -> None:
-    """Wait until Prometheus is ready."""
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(url, timeout=2).close()  # noqa: S310
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
 
 
 def main() -> None:

@@ -15,11 +15,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.parse
 import urllib.request
 from collections import defaultdict
 from contextlib import ExitStack
@@ -28,15 +26,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from loopback import free_port
+from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from prometheus_process import Prometheus
 
 WINDOW, EVERY, SECONDS = 60.0, 15.0, 180.0
 QS = (0.5, 0.9, 0.95, 0.99)
@@ -72,14 +70,13 @@ def of_sidecar(base: str) -> tuple[float, dict[tuple[str, float], float], dict[s
     return at, found, counts
 
 
-def of_prometheus(base: str, at: float) -> dict[tuple[str, float], float]:
+def of_prometheus(running: Prometheus, at: float) -> dict[tuple[str, float], float]:
     """Return what `histogram_quantile` makes of vLLM's own buckets over the minute before a Unix time."""
     found = {}
     for family, (_, _, name) in FAMILIES.items():
         for q in QS:
             expr = f"histogram_quantile({q}, sum by (le) (rate({name}_bucket[1m])))"
-            url = f"{base}/api/v1/query?{urllib.parse.urlencode({'query': expr, 'time': at})}"
-            for one in json.loads(get(url))["data"]["result"]:
+            for one in running.query(expr, time=at):
                 found[family, q] = float(one["value"][1])
     return found
 
@@ -102,20 +99,6 @@ def exact(values: Sequence[float], q: float) -> float:
     return sorted(values)[max(0, ceil(q * len(values)) - 1)]
 
 
-def prometheus(stack: ExitStack, folder: Path, vllm: str) -> str:
-    """Start Prometheus on vLLM itself; return its address."""
-    job = {"job_name": "vllm", "static_configs": [{"targets": [vllm.removeprefix("http://")]}]}
-    (folder / "prometheus.yml").write_text(
-        yaml.safe_dump({"global": {"scrape_interval": "5s"}, "scrape_configs": [job]})
-    )
-    address = f"127.0.0.1:{free_port()}"
-    command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    log = stack.enter_context((folder / "log").open("wb"))
-    process = stack.enter_context(subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=log))
-    stack.callback(process.kill)
-    return f"http://{address}"
-
-
 def main() -> None:
     url, file = os.environ.get("VLLM_SIDECAR_TEST_URL"), os.environ.get("VLLM_SIDECAR_TRUTH")
     if not url or not file or not shutil.which("prometheus"):
@@ -125,13 +108,13 @@ def main() -> None:
     seen = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        base = prometheus(stack, folder, url)
+        running = stack.enter_context(prometheus(folder, configuration(5, job("vllm", url))))
         _, sidecar = stack.enter_context(started("--vllm.url", url))
         time.sleep(WINDOW + 5.0)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             at, ours, many = of_sidecar(sidecar)
-            seen.append((at, ours, many, of_prometheus(base, at)))
+            seen.append((at, ours, many, of_prometheus(running, at)))
             time.sleep(EVERY)
     lines = [json.loads(line) for line in Path(file).read_text().splitlines()]
     off: dict[tuple[str, float], list[tuple[float, float]]] = defaultdict(list)

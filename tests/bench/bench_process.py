@@ -31,6 +31,7 @@ import psutil  # noqa: E402
 from bodies import recorded  # noqa: E402
 
 from loopback import free_port  # noqa: E402
+from prometheus_process import configuration, job, prometheus  # noqa: E402
 from sidecar_process import started  # noqa: E402
 
 SCRAPERS = 50
@@ -55,11 +56,6 @@ groups:
       - {record: prefix_hits, expr: 'rate(vllm:prefix_cache_hits_total[1m]) /
         rate(vllm:prefix_cache_queries_total[1m])'}
 """
-CONFIG = """
-global: {{scrape_interval: 1s, scrape_timeout: 1s}}
-rule_files: [rules.yml]
-scrape_configs: [{{job_name: vllm, static_configs: [{{targets: ["127.0.0.1:{port}"]}}]}}]
-"""
 
 
 def replaying(folder: Path, port: int) -> subprocess.Popen[bytes]:
@@ -71,16 +67,13 @@ def replaying(folder: Path, port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, HERE.parent / "fake_vllm.py", *paths, "--port", str(port)])
 
 
-def prometheus(folder: Path, upstream: int, port: int) -> subprocess.Popen[bytes] | None:
+def peer(stack: ExitStack, folder: Path, upstream: int) -> int | None:
     """Start a Prometheus with the rules; None where it is not installed."""
-    program = shutil.which("prometheus")
-    if program is None:
+    if shutil.which("prometheus") is None:
         return None
     (folder / "rules.yml").write_text(RULES)
-    (folder / "prometheus.yml").write_text(CONFIG.format(port=upstream))
-    command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-    return subprocess.Popen(command)
+    config = configuration(1, job("vllm", f"127.0.0.1:{upstream}"), rules=folder / "rules.yml")
+    return stack.enter_context(prometheus(folder, config, "--log.level=error")).process.pid
 
 
 def cost(process: psutil.Process) -> tuple[float, float]:
@@ -129,13 +122,11 @@ def main() -> None:
         server = replaying(folder, upstream)
         stack.callback(os.kill, server.pid, signal.SIGKILL)
         time.sleep(2.0)
-        peer = prometheus(folder, upstream, free_port())
-        if peer:
-            stack.callback(os.kill, peer.pid, signal.SIGKILL)
+        beside = peer(stack, folder, upstream)
         running, base = stack.enter_context(started("--vllm.url", f"http://127.0.0.1:{upstream}"))
-        names = [("sidecar", running.process.pid)] + ([("prometheus", peer.pid)] if peer else [])
+        names = [("sidecar", running.process.pid)] + ([("prometheus", beside)] if beside else [])
         compare(names, base, seconds)
-        if not peer:
+        if not beside:
             print("prometheus is not installed: apt-get install prometheus for the comparison")
         latencies = asyncio.run(scrapers(base))
         cuts = quantiles(latencies, n=100)

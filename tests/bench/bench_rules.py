@@ -9,25 +9,21 @@ samples of the series that they read.
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.parse
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
 from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fake_vllm import FakeVllm
 from loopback import free_port
+from prometheus_process import configuration, job, prometheus
 from rehearsal import POLL
 from running import WALL, config, run
 from vllm_sidecar.config.thresholds import Thresholds
@@ -38,7 +34,9 @@ from vllm_sidecar.simulate.lookalike import Lookalike
 from vllm_sidecar.simulate.script import read_script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from prometheus_process import Prometheus
 
 ENGINES = (10, 100, 1000)
 SCRAPE = 15
@@ -71,9 +69,8 @@ def serve(body: bytes, port: int) -> None:
     web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
 
 
-@contextmanager
-def prometheus(folder: Path, engines: int, port: int) -> Iterator[str]:
-    """Run Prometheus with the committed thresholds' rules over so many targets; yield its address."""
+def watching(folder: Path, engines: int, port: int) -> AbstractContextManager[Prometheus]:
+    """Run Prometheus with the committed thresholds' rules over so many targets."""
     slos, _ = slo_files(Thresholds(), Format.PROMETHEUS)
     for name, content in (rule_files(Thresholds(), Format.PROMETHEUS) | slos).items():
         (folder / name).write_bytes(content)
@@ -81,47 +78,17 @@ def prometheus(folder: Path, engines: int, port: int) -> Iterator[str]:
         {"source_labels": ["__address__"], "target_label": "instance"},
         {"target_label": "__address__", "replacement": f"127.0.0.1:{port}"},
     ]
-    job = {
-        "job_name": "vllm-sidecar",
-        "static_configs": [{"targets": [f"engine-{number}:10190" for number in range(engines)]}],
-        "relabel_configs": relabel,
-    }
-    (folder / "prometheus.yml").write_text(
-        yaml.safe_dump(
-            {
-                "global": {"scrape_interval": f"{SCRAPE}s", "evaluation_interval": f"{SCRAPE}s"},
-                "rule_files": [str(folder / "*.rules.yml")],
-                "scrape_configs": [job] if engines else [],
-            }
-        )
-    )
-    own = f"127.0.0.1:{free_port()}"
-    command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-               f"--web.listen-address={own}"]  # fmt: skip
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            for _ in range(300):
-                try:
-                    urllib.request.urlopen(f"http://{own}/-/ready", timeout=2).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            yield f"http://{own}"
-        finally:
-            process.terminate()
-
-
-def ask(base: str, path: str, **query: str) -> Any:
-    with urllib.request.urlopen(f"{base}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=120) as answer:  # noqa: S310
-        return json.load(answer)["data"]
+    targets = [f"engine-{number}:10190" for number in range(engines)]
+    jobs = [job("vllm-sidecar", *targets, relabel_configs=relabel)] if engines else []
+    return prometheus(folder, configuration(SCRAPE, *jobs, rules=folder / "*.rules.yml"))
 
 
 def measured(engines: int, port: int) -> str:
     """Return one row of the table."""
-    with tempfile.TemporaryDirectory() as folder, prometheus(Path(folder), engines, port) as base:
+    with tempfile.TemporaryDirectory() as folder, watching(Path(folder), engines, port) as running:
         time.sleep(SETTLE)
-        groups = ask(base, "rules")["groups"]
-        series = int(ask(base, "status/tsdb")["headStats"]["numSeries"])
+        groups = running.ask("rules")["groups"]
+        series = int(running.ask("status/tsdb")["headStats"]["numSeries"])
         seconds = {group["name"]: float(group["evaluationTime"]) for group in groups}
         load = sum(float(group["evaluationTime"]) / float(group["interval"]) for group in groups)
         slowest = max(seconds, key=lambda name: seconds[name])
@@ -161,7 +128,7 @@ def long_ranges() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = day(folder)
-        with prometheus(folder, 0, 1) as base:
+        with watching(folder, 0, 1) as running:
             print(f"\na day of {DAY_ENGINES} engines, {count} samples:")
             for group in alert_groups(Thresholds()):
                 for rule in group["rules"]:
@@ -169,7 +136,7 @@ def long_ranges() -> None:
                         times = []
                         for _ in range(5):
                             began = time.perf_counter()
-                            ask(base, "query", query=rule["expr"])
+                            running.query(rule["expr"])
                             times.append(time.perf_counter() - began)
                         each = 1000 * sorted(times)[2] / DAY_ENGINES
                         print(f"  {rule['alert']:32} {each:6.2f} ms per engine, each {group['interval']}")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -19,12 +14,14 @@ import captured
 import fleet
 import promtool
 from growing import serving
-from loopback import free_port
+from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from prometheus_process import Prometheus
 
 pytestmark = pytest.mark.e2e
 
@@ -51,24 +48,12 @@ CAPTURES = {
 }
 
 
-def ask(base: str, expr: str, end: float) -> list[dict[str, Any]]:
-    """Ask a query as a panel would, over a range."""
-    arguments = {"query": expr, "start": end - TIME_RANGE, "end": end, "step": 5}
-    url = f"{base}/api/v1/query_range?{urllib.parse.urlencode(arguments)}"
-    try:
-        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - loopback
-            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-            return found
-    except urllib.error.HTTPError as error:
-        raise AssertionError(f"{expr}\n{error.read().decode()}") from None
-
-
-def empty_panels(base: str, chosen: Mapping[str, str]) -> set[tuple[str, str]]:
+def empty_panels(running: Prometheus, chosen: Mapping[str, str]) -> set[tuple[str, str]]:
     """Ask all queries; return board and title of the panels in which no query has a number."""
     end = time.time()
     numbers: dict[tuple[str, str], bool] = {}
     for each in boards.asked({**boards.ANYTHING, **chosen}, interval="10s", time_range=f"{TIME_RANGE}s"):
-        series = ask(base, each.expr, end)
+        series = running.query_range(each.expr, end - TIME_RANGE, end, 5)
         some = any(value != "NaN" for one in series for _, value in one["values"])
         key = (each.board, each.panel)
         numbers[key] = numbers.get(key, False) or some
@@ -80,11 +65,11 @@ def test_every_panel_has_data_where_every_feature_is_on() -> None:
     settings = {"windows": {"length": "10s", "keep": "1m"}, "introspection": {"interval": "5s"}}
     with fleet.playing(fleet.FLEET, CALM, INCIDENT, scrape=2, sidecar=settings) as running:
         time.sleep(CALM + INCIDENT)
-        empty = empty_panels(running.url, {})
+        empty = empty_panels(running.prometheus, {})
         assert empty <= boards.may_be_empty()
         assert not empty & SHOWN
         for choice in ({"model_name": "chat-8b", "instance": "chat-0:10190"}, {"cluster": "us-1"}):
-            assert empty_panels(running.url, choice) <= boards.may_be_empty()
+            assert empty_panels(running.prometheus, choice) <= boards.may_be_empty()
 
 
 @pytest.mark.parametrize(("version", "name"), CAPTURES.items(), ids=CAPTURES)
@@ -92,27 +77,11 @@ def test_every_panel_has_data_whatever_the_version_of_vllm(version: str, name: s
     promtool.program()
     with ExitStack() as stack:
         url = stack.enter_context(serving(captured.text(name), version.partition(" ")[0]))
-        config = tmp_path / "sidecar.yaml"
-        config.write_text(yaml.safe_dump({"windows": {"length": "10s", "keep": "1m"}, "gpu": {"devices": "none"}}))
-        _, sidecar = stack.enter_context(started("--config.file", str(config), "--vllm.url", url))
-        (tmp_path / "prometheus.yml").write_text(
-            yaml.safe_dump(
-                {
-                    "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
-                    "rule_files": [str(boards.FOLDER.parent / "rules" / "vllm-sidecar*.rules.yml")],
-                    "scrape_configs": [
-                        {
-                            "job_name": "vllm-sidecar",
-                            "static_configs": [{"targets": [sidecar.removeprefix("http://")]}],
-                        }
-                    ],
-                }
-            )
-        )
-        address = f"127.0.0.1:{free_port()}"
-        command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
-        log = stack.enter_context((tmp_path / "log").open("wb"))
-        process = stack.enter_context(subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=log))
-        stack.callback(process.kill)
+        settings = tmp_path / "sidecar.yaml"
+        settings.write_text(yaml.safe_dump({"windows": {"length": "10s", "keep": "1m"}, "gpu": {"devices": "none"}}))
+        _, sidecar = stack.enter_context(started("--config.file", str(settings), "--vllm.url", url))
+        rules = boards.FOLDER.parent / "rules" / "vllm-sidecar*.rules.yml"
+        config = configuration(2, job("vllm-sidecar", sidecar), rules=rules)
+        running = stack.enter_context(prometheus(tmp_path, config))
         time.sleep(40.0)
-        assert empty_panels(f"http://{address}", {}) <= boards.may_be_empty()
+        assert empty_panels(running, {}) <= boards.may_be_empty()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 import time
-import urllib.parse
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import promtool
-from loopback import free_port
+from loopback import free_port, wait_for
+from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
 
 pytestmark = pytest.mark.e2e
@@ -24,69 +21,34 @@ pytestmark = pytest.mark.e2e
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 STATES = ("idle", "load", "after")
-CONFIG = """
-global: {{scrape_interval: 1s, scrape_timeout: 1s}}
-scrape_configs: [{{job_name: vllm-sidecar, static_configs: [{{targets: ["{target}"]}}]}}]
-"""
 SCRAPES = 10
-
-
-def ask(url: str) -> Any:
-    """Ask Prometheus's HTTP API."""
-    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - loopback
-        return json.load(answer)["data"]
-
-
-def query(base: str, expression: str) -> list[dict[str, Any]]:
-    return ask(f"{base}/api/v1/query?{urllib.parse.urlencode({'query': expression})}")["result"]
-
-
-def wait_for(url: str) -> None:
-    for _ in range(200):
-        try:
-            with urllib.request.urlopen(url, timeout=1):  # noqa: S310 - loopback
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"{url} does not answer")
 
 
 def test_prometheus_scrapes_the_sidecar_without_a_failure_or_a_warning(tmp_path: Path) -> None:
     promtool.program()  # skips, or fails in CI, where Prometheus is not installed
     with ExitStack() as stack:
-
-        def start(*command: object, log: Path) -> None:
-            stream = stack.enter_context(log.open("wb"))
-            process = subprocess.Popen([str(part) for part in command], stderr=stream, stdout=stream)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-
-        upstream, port = free_port(), free_port()
+        upstream = free_port()
         captures = [TESTS / "captures" / f"0.32.0__baseline__{state}.prom" for state in STATES]
-        start(sys.executable, TESTS / "fake_vllm.py", *captures, "--port", upstream, "--interval", 4,
-              log=tmp_path / "vllm.log")  # fmt: skip
+        command = [sys.executable, TESTS / "fake_vllm.py", *captures, "--port", str(upstream), "--interval", "4"]
+        log = stack.enter_context((tmp_path / "vllm.log").open("wb"))
+        process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
+        stack.callback(process.kill)
         wait_for(f"http://127.0.0.1:{upstream}/health")
         running, base = stack.enter_context(started("--vllm.url", f"http://127.0.0.1:{upstream}"))
-        config = tmp_path / "prometheus.yml"
-        config.write_text(CONFIG.format(target=base.removeprefix("http://")))
-        assert promtool.check_config(config).ok
-        log = tmp_path / "prometheus.log"
-        start(shutil.which("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={tmp_path}/data",
-              f"--web.listen-address=127.0.0.1:{port}", log=log)  # fmt: skip
-        wait_for(f"http://127.0.0.1:{port}/-/ready")
-        prometheus = f"http://127.0.0.1:{port}"
+        found = stack.enter_context(prometheus(tmp_path, configuration(1, job("vllm-sidecar", base))))
+        assert promtool.check_config(tmp_path / "prometheus.yml").ok
         for _ in range(60):
             time.sleep(1.0)
-            counted = query(prometheus, 'count_over_time(up{job="vllm-sidecar"}[2m])')
+            counted = found.query('count_over_time(up{job="vllm-sidecar"}[2m])')
             if counted and int(counted[0]["value"][1]) >= SCRAPES:
                 break
-        (low,) = query(prometheus, 'min_over_time(up{job="vllm-sidecar"}[2m])')
+        (low,) = found.query('min_over_time(up{job="vllm-sidecar"}[2m])')
         assert low["value"][1] == "1"
-        names = set(ask(f"{prometheus}/api/v1/label/__name__/values"))
+        names = set(found.ask("label/__name__/values"))
         assert {"vllm_sidecar_up", "vllm_sidecar_requests_running", "vllm_sidecar_kv_cache_usage_ratio",
                 "vllm_sidecar_recent_time_to_first_token_seconds", "process_cpu_seconds_total"} <= names  # fmt: skip
         assert not [name for name in names if name.startswith("vllm:")]
-        assert [line for line in log.read_text().splitlines() if "level=warn" in line or "level=error" in line] == []
+        assert [line for line in found.log.splitlines() if "level=warn" in line or "level=error" in line] == []
         assert running.stop() < 1.0
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
 import time
-import urllib.parse
-import urllib.request
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -18,7 +14,7 @@ import boards
 import captured
 import promtool
 from growing import serving
-from loopback import free_port
+from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
 from vllm_sidecar.catalog import HTTP_REQUESTS, UPSTREAM
 from vllm_sidecar.config.thresholds import Thresholds
@@ -26,7 +22,10 @@ from vllm_sidecar.generate import Format, rule_files, shim_files, slo_files
 from vllm_sidecar.generate.shim import RELABEL, provided
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from prometheus_process import Prometheus
 
 pytestmark = pytest.mark.e2e
 
@@ -50,54 +49,29 @@ PLAIN = Thresholds.model_validate(
 SETTLE = 12.0
 
 
-class Prometheus:
-    """A running one, and where it answers."""
+@contextmanager
+def running(folder: Path, jobs: Mapping[str, str]) -> Iterator[Prometheus]:
+    """Run Prometheus with rules and shim for a plain vLLM over jobs, each with the URL of its only target."""
+    files = rule_files(PLAIN, Format.PROMETHEUS) | slo_files(PLAIN, Format.PROMETHEUS)[0]
+    files |= shim_files(PLAIN, Format.PROMETHEUS)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    relabel = yaml.safe_load(files[RELABEL])
+    configs = [job(name, url, metric_relabel_configs=relabel if name == "vllm" else []) for name, url in jobs.items()]
+    with prometheus(folder, configuration(2, *configs, rules=folder / "*.rules.yml")) as ready:
+        yield ready
 
-    def __init__(self, stack: ExitStack, folder: Path, jobs: dict[str, str]) -> None:
-        files = rule_files(PLAIN, Format.PROMETHEUS) | slo_files(PLAIN, Format.PROMETHEUS)[0]
-        files |= shim_files(PLAIN, Format.PROMETHEUS)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-        relabel = yaml.safe_load(files[RELABEL])
-        configs = [
-            {
-                "job_name": job,
-                "static_configs": [{"targets": [url.removeprefix("http://")]}],
-                "metric_relabel_configs": relabel if job == "vllm" else [],
-            }
-            for job, url in jobs.items()
-        ]
-        (folder / "prometheus.yml").write_text(
-            yaml.safe_dump(
-                {
-                    "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
-                    "rule_files": [str(folder / "*.rules.yml")],
-                    "scrape_configs": configs,
-                }
-            )
-        )
-        self.url = f"127.0.0.1:{free_port()}"
-        command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-        log = stack.enter_context((folder / "prometheus.log").open("wb"))
-        process = stack.enter_context(subprocess.Popen([*command, f"--web.listen-address={self.url}"], stderr=log))
-        stack.callback(process.kill)
 
-    def ask(self, expr: str) -> list[dict[str, Any]]:
-        url = f"http://{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expr})}"
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-            return found
-
-    def series(self, job: str) -> dict[tuple[str, ...], float]:
-        """Return the cumulative series of a job: name and labels without those of the target -> value."""
-        names = "|".join(f"{name}(_bucket|_sum|_count)?" for name in CUMULATIVE)
-        found = {}
-        for one in self.ask(f'{{__name__=~"{names}",job="{job}"}}'):
-            labels = {name: value for name, value in one["metric"].items() if name not in ("job", "instance")}
-            if "le" in labels:
-                labels["le"] = str(float(labels["le"]))
-            found[tuple(f"{name}={labels[name]}" for name in sorted(labels))] = float(one["value"][1])
-        return found
+def cumulative(found: Prometheus, of: str) -> dict[tuple[str, ...], float]:
+    """Return the cumulative series of a job: name and labels without those of the target -> value."""
+    names = "|".join(f"{name}(_bucket|_sum|_count)?" for name in CUMULATIVE)
+    values = {}
+    for one in found.query(f'{{__name__=~"{names}",job="{of}"}}'):
+        labels = {name: value for name, value in one["metric"].items() if name not in ("job", "instance")}
+        if "le" in labels:
+            labels["le"] = str(float(labels["le"]))
+        values[tuple(f"{name}={labels[name]}" for name in sorted(labels))] = float(one["value"][1])
+    return values
 
 
 @pytest.mark.parametrize(("version", "name"), CAPTURES.items(), ids=CAPTURES)
@@ -106,16 +80,17 @@ def test_every_cumulative_series_is_as_the_sidecar_gives_it(version: str, name: 
     with ExitStack() as stack:
         url = stack.enter_context(serving(captured.text(name), version.partition(" ")[0], step=math.inf))
         _, sidecar = stack.enter_context(started("--vllm.url", url))
-        prometheus = Prometheus(stack, tmp_path, {"vllm": url, "vllm-sidecar": sidecar})
+        found = stack.enter_context(running(tmp_path, {"vllm": url, "vllm-sidecar": sidecar}))
         time.sleep(SETTLE)
-        ours, plain = prometheus.series("vllm-sidecar"), prometheus.series("vllm")
+        ours, plain = cumulative(found, "vllm-sidecar"), cumulative(found, "vllm")
         assert len(ours) > 200
         assert plain == pytest.approx(ours)
-        (up,) = prometheus.ask('vllm_sidecar_up{source="vllm",job="vllm"}')
+        (up,) = found.query('vllm_sidecar_up{source="vllm",job="vllm"}')
         assert up["value"][1] == "1"
         for signal in ("engine_sleeping", "data_parallel_engines"):
-            found = {job: prometheus.ask(f'vllm_sidecar_{signal}{{job="{job}"}}') for job in ("vllm", "vllm-sidecar")}
-            assert [one["value"][1] for one in found["vllm"]] == [one["value"][1] for one in found["vllm-sidecar"]]
+            both = [found.query(f'vllm_sidecar_{signal}{{job="{each}"}}') for each in ("vllm", "vllm-sidecar")]
+            without, beside = ([one["value"][1] for one in series] for series in both)
+            assert without == beside
 
 
 def test_rules_and_boards_work_on_what_vllm_itself_gives(tmp_path: Path) -> None:
@@ -123,14 +98,14 @@ def test_rules_and_boards_work_on_what_vllm_itself_gives(tmp_path: Path) -> None
     promtool.program()
     with ExitStack() as stack:
         url = stack.enter_context(serving(captured.text(), "0.32.0"))
-        prometheus = Prometheus(stack, tmp_path, {"vllm": url})
+        found = stack.enter_context(running(tmp_path, {"vllm": url}))
         time.sleep(40.0)
-        assert {one["metric"]["alertname"] for one in prometheus.ask('ALERTS{alertstate="firing"}')} == {"VllmWatchdog"}
-        budgets = prometheus.ask("vllm_sidecar:slo_burn:ratio_rate5m")
+        assert {one["metric"]["alertname"] for one in found.query('ALERTS{alertstate="firing"}')} == {"VllmWatchdog"}
+        budgets = found.query("vllm_sidecar:slo_burn:ratio_rate5m")
         assert {one["metric"]["slo"] for one in budgets} >= {"time_to_first_token", "availability"}
         shown: dict[str, set[str]] = {}
         for each in boards.asked(boards.ANYTHING, interval="10s", time_range="1m"):
-            if prometheus.ask(each.expr):
+            if found.query(each.expr):
                 shown.setdefault(each.board, set()).add(each.panel)
         needed = {
             "vllm-overview": {
