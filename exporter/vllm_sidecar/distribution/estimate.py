@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_sidecar.distribution.evidence import gather
 from vllm_sidecar.distribution.linear import interpolated, lower_edge, ranks
 from vllm_sidecar.distribution.moments import fit
+from vllm_sidecar.distribution.moving import moving
 from vllm_sidecar.distribution.sample import sample
 from vllm_sidecar.model import Observed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from vllm_sidecar.distribution.evidence import Evidence
+    from vllm_sidecar.distribution.moments import Moments
 
 
 class Quantile(NamedTuple):
@@ -89,9 +93,20 @@ def _read(
     counts: Sequence[float],
     places: Sequence[tuple[float, tuple[int, float]]],
 ) -> list[float]:
-    """Read the ranks off the samples of their buckets."""
+    """Read the ranks off both models, as far as each is believed."""
     evidence = gather(bounds, polls, counts)
-    moments = fit(evidence)
+    model = moving(evidence)
+    belief = model.belief if model else 0.0
+    usual = _read_off(evidence, fit(evidence), places) if belief < 1.0 else []
+    moved = _read_off(evidence, fit(evidence, model), places) if belief > 0.0 else []
+    if not moved or not usual:
+        return moved or usual
+    return [(1.0 - belief) * a + belief * b for a, b in zip(usual, moved, strict=True)]
+
+
+def _read_off(evidence: Evidence, moments: Moments, places: Sequence[tuple[float, tuple[int, float]]]) -> list[float]:
+    """Read the ranks off the samples of their buckets."""
+    bounds, counts = evidence.bounds, evidence.counts
     samples: dict[int, list[float]] = {}
     values = []
     for _, (bucket, rank) in places:

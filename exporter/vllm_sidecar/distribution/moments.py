@@ -28,6 +28,7 @@ from vllm_sidecar.distribution.solve import solve
 
 if TYPE_CHECKING:
     from vllm_sidecar.distribution.evidence import Evidence
+    from vllm_sidecar.distribution.moving import Moving
 
 ROUNDS = 3
 """Turns of means and variances; the suite gains nothing from more."""
@@ -68,6 +69,8 @@ class Moments(NamedTuple):
     """Variances of what all observations of a poll share."""
     shifts: list[tuple[float, ...]]
     """Per row and bin: beta z."""
+    moving: Moving | None
+    """The model that the moments began with, where that is a lognormal that moves."""
 
 
 class _Sum(NamedTuple):
@@ -82,22 +85,30 @@ class _Sum(NamedTuple):
     """What the counts around it suggest on top."""
 
 
-def fit(evidence: Evidence) -> Moments:
-    """Fit the model to the sums of the window."""
-    return _Fit(evidence).run()
+def fit(evidence: Evidence, model: Moving | None = None) -> Moments:
+    """Fit the model to the sums of the window; it begins with what the counts suggest, or with a lognormal that moves.
+
+    Of the latter the sums were used already, so they tell its means and nothing more of its variances.
+    """
+    return (_Fit(evidence) if model is None else _Moved(evidence, model)).run()
 
 
 class _Fit:
     """The state of one fit; d slots, the unknown beta is the last of d + 1."""
 
+    moving: Moving | None = None
+    free = _FREE
+    """Deviation of the prior of a mean at first, in widths of the bucket."""
+
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
         self.lower, self.width = evidence.lower, evidence.width
         self.infinite = evidence.buckets[-1] == len(evidence.bounds)
-        self.shapes = shapes(evidence.bounds, evidence.counts, evidence.buckets)
-        self.expected, self.spread = self._prior()
-        start, reach = self._start()
-        self.shifts = drifts(evidence, reach)
+        self.shapes: list[Shape | None] = []
+        self.expected: list[float] = []
+        self.spread: list[float] = []
+        self.shifts: list[tuple[float, ...]] = []
+        start, reach = self._begin()
         self.offset = [a - b for a, b in zip(start, self.expected, strict=True)]
         self.beta = 0.0
         self.between_ratio = 0.0
@@ -111,11 +122,20 @@ class _Fit:
             for bucket, size in zip(evidence.buckets, reach, strict=True)
         ]
         self.prior = [a * a + TINY for a in sure]
-        self.precision = [1.0 / (_FREE * _FREE * size * size + TINY) for size in reach]
+        self.precision = [1.0 / (self.free * self.free * size * size + TINY) for size in reach]
         self.reach = reach
         self.sums = self._sums()
         self.fitted = float(min(len(self.width), len(self.sums)))
         """How many of the means are fitted to the sums, and not left to the prior."""
+
+    def _begin(self) -> tuple[list[float], list[float]]:
+        """Take what the counts suggest; return where the means begin, and how far each bucket's values reach."""
+        evidence = self.evidence
+        self.shapes = shapes(evidence.bounds, evidence.counts, evidence.buckets)
+        self.expected, self.spread = self._prior()
+        start, reach = self._start()
+        self.shifts = drifts(evidence, reach)
+        return start, reach
 
     def _prior(self) -> tuple[list[float], list[float]]:
         """Return mean and variance per slot as the shapes suggest them; that of +Inf is what the others leave."""
@@ -178,6 +198,13 @@ class _Fit:
         return found
 
     def run(self) -> Moments:
+        """Fit, and return what was found."""
+        self._fit()
+        means = [a + b for a, b in zip(self.expected, self.offset, strict=True)]
+        shifts = [tuple([self.beta * shift for shift in row]) for row in self.shifts]
+        return Moments(self.shapes, self.expected, self.spread, means, self.within, self.between, shifts, self.moving)
+
+    def _fit(self) -> None:
         """Fit means and variances in turns."""
         self._variances()
         for turn in range(1, ROUNDS + 1):
@@ -185,9 +212,6 @@ class _Fit:
             self._variances()
             if turn < ROUNDS:
                 self._between(last=turn >= 2)
-        means = [a + b for a, b in zip(self.expected, self.offset, strict=True)]
-        shifts = [tuple([self.beta * shift for shift in row]) for row in self.shifts]
-        return Moments(self.shapes, self.expected, self.spread, means, self.within, self.between, shifts)
 
     def _means(self) -> None:
         """Fit the means by weighted least squares with a prior of heavy tails (Student) at the shapes."""
@@ -306,3 +330,21 @@ class _Fit:
         # What drift explains of the spread is not within; but values of one moment are never all the same.
         factor = max(1.0 - ratio, _STILL)
         self.target = [variance * factor for variance in self.spread]
+
+
+class _Moved(_Fit):
+    """The state of a fit that begins with a lognormal that moves."""
+
+    free = _SURE
+
+    def __init__(self, evidence: Evidence, model: Moving) -> None:
+        self.moving: Moving = model
+        super().__init__(evidence)
+
+    def _begin(self) -> tuple[list[float], list[float]]:
+        self.shapes = [None] * len(self.width)
+        self.expected, self.spread, self.shifts = self.moving.means, self.moving.within, self.moving.shifts
+        return list(self.expected), list(self.width)
+
+    def _fit(self) -> None:
+        self._means()

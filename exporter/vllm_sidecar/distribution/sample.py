@@ -17,6 +17,7 @@ from vllm_sidecar.distribution.shape import GRID
 if TYPE_CHECKING:
     from vllm_sidecar.distribution.evidence import Evidence, Row
     from vllm_sidecar.distribution.moments import Moments
+    from vllm_sidecar.distribution.moving import Law
     from vllm_sidecar.distribution.shape import Shape
 
 MOST = 256
@@ -45,11 +46,12 @@ def sample(evidence: Evidence, moments: Moments, slot: int) -> list[float]:
     lower, width = evidence.lower[slot], evidence.width[slot]
     first = evidence.buckets[slot] == 0
     bend = _Bend(moments, slot, lower, width, first=first)
-    known = []
-    for row, shifts in zip(evidence.rows, moments.shifts, strict=True):
-        mine = next((k for s, k in row.bins if s == slot), 0.0)
-        if mine:
-            known.append((mine, *_known(evidence, moments, slot, row, shifts)))
+    known, laws = [], []
+    for number, (row, shifts) in enumerate(zip(evidence.rows, moments.shifts, strict=True)):
+        for place, (other, mine) in enumerate(row.bins):
+            if other == slot:
+                known.append((mine, *_known(evidence, moments, slot, row, shifts)))
+                laws.append(moments.moving.laws[number][place] if moments.moving else None)
     body = _body(known, count) if first and len(known) >= _ENOUGH else None
     values: list[float] = []
     seen = 0.0
@@ -63,7 +65,8 @@ def sample(evidence: Evidence, moments: Moments, slot: int) -> list[float]:
                 high = _slow(body, mine, whole_mean, lower + width)
                 variance = min(variance, (_WIDE * body[1]) ** 2)
             mean = whole_mean - high / mine
-            found = bend.values(mean, variance, [place + turn for place in places])
+            law, shares = laws[number - 1], [(place + turn) % 1.0 for place in places]
+            found = _moved(law, mean, variance, lower, width, shares) if law else bend.values(mean, variance, shares)
             if high > 0.0:
                 top = lower + width
                 alone = 1.0 - 1.0 / mine
@@ -73,6 +76,14 @@ def sample(evidence: Evidence, moments: Moments, slot: int) -> list[float]:
     values += [values[-1]] * (size - len(values))
     values.sort()
     return values
+
+
+def _moved(law: Law, mean: float, variance: float, lower: float, width: float, shares: list[float]) -> list[float]:
+    """Return the quantiles of a law, moved to a mean and drawn together to a variance."""
+    factor = min(1.0, sqrt(variance / law.variance))
+    return [
+        max(lower, min(lower + width, mean + factor * (value - law.mean))) for value in law.values(lower, width, shares)
+    ]
 
 
 def _body(known: list[tuple[float, float, float]], count: float) -> tuple[float, float]:
@@ -145,13 +156,12 @@ class _Bend:
         self._shape = shape
         self._deviation = sqrt(shape.variance) if shape else 0.0
 
-    def values(self, mean: float, variance: float, places: list[float]) -> list[float]:
-        """Return a value for each place, of which only the part behind the point counts."""
+    def values(self, mean: float, variance: float, shares: list[float]) -> list[float]:
+        """Return a value for each share within 0..1."""
         lower, width = self._lower, self._width
         place = (mean - lower) / width if width > 0.0 else 0.0
         if variance <= 1e-20 * width * width or not 1e-12 < place < 1.0 - 1e-9:
-            return [mean] * len(places)
-        shares = [one % 1.0 for one in places]
+            return [mean] * len(shares)
         normal = [NORMAL[int(share * 1024.0)] for share in shares]
         inside = self._inside(place, sqrt(variance) / width, shares, normal)
         return [lower + width * (0.0 if x < 0.0 else min(1.0, x)) for x in inside]

@@ -1,0 +1,205 @@
+"""A lognormal whose scale moves from poll to poll: the shape of one latency under a load that changes.
+
+The sum of a poll tells its mean, so the counts tell the one thing left, the deviation s on the logarithmic axis:
+
+    P[p,i] = Phi(z of the upper edge) - Phi(z of the lower edge),  z = (log edge - mu[p]) / s
+    mu[p]  = log mean[p] - s s / 2
+
+s is that of largest likelihood of the counts (Fisher scoring). The mean of a poll of few observations is drawn to that
+of the window by as much as chance explains (empirical Bayes). Many latencies are not of this kind: two modes, even
+ones, those with a slow tail. How well the model foretells the counts of the window decides how far it is believed.
+"""
+
+from __future__ import annotations
+
+from math import erf, exp, log, pi, sqrt
+from statistics import NormalDist
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from vllm_sidecar.distribution.evidence import Evidence
+
+_LEAST = 4.0
+"""Observations a poll from which on its mean tells where it is."""
+_FEWEST = 8
+"""Polls of a window from which on they tell how it moves."""
+_TURNS = 7
+_START, _NARROWEST, _WIDEST, _STRIDE = 0.3, 0.003, 2.0, 0.7
+"""Deviations: first, least and largest, and the farthest that a turn goes (logarithm)."""
+_STRAY = 1e-5
+"""Share of observations that lie evenly in any bucket, whatever the law says: one slow request is no refutation."""
+_CLOSE = 0.003
+"""What the counts may tell beyond the model (nats per observation); at half as much again it is left."""
+_ROOT_HALF, _PEAK = sqrt(0.5), 1.0 / sqrt(2.0 * pi)
+_NORMAL = NormalDist()
+_TINY = 1e-12
+
+
+class Law(NamedTuple):
+    """How a poll's observations lie in one bucket: a lognormal between two edges."""
+
+    middle: float
+    """mu."""
+    deviation: float
+    """s."""
+    below: float
+    """Share of the whole lognormal below the bucket."""
+    inside: float
+    """Share in it."""
+    mean: float
+    variance: float
+
+    def values(self, lower: float, width: float, shares: Sequence[float]) -> Iterator[float]:
+        """Yield the quantiles of shares within 0..1."""
+        even = _STRAY / (self.inside + _STRAY)
+        for share in shares:
+            level = min(1.0 - _TINY, max(_TINY, self.below + self.inside * share))
+            value = exp(self.middle + self.deviation * _NORMAL.inv_cdf(level))
+            yield (1.0 - even) * min(lower + width, max(lower, value)) + even * (lower + width * share)
+
+
+class Moving(NamedTuple):
+    """The fitted model."""
+
+    belief: float
+    """0..1."""
+    laws: list[tuple[Law, ...]]
+    """Per row and bin."""
+    means: list[float]
+    """Per slot, over the window."""
+    within: list[float]
+    """Variances within a poll, per slot."""
+    shifts: list[tuple[float, ...]]
+    """Per row and bin: how much higher the mean is than over the window."""
+
+
+class _Poll(NamedTuple):
+    bins: tuple[tuple[int, float], ...]
+    size: float
+    level: float
+    """Logarithm of the mean."""
+
+
+def moving(evidence: Evidence) -> Moving | None:
+    """Fit the model; None where polls are too few or hold too little, and for values that have no logarithm."""
+    edges = sorted({*evidence.lower, *[low + width for low, width in zip(evidence.lower, evidence.width, strict=True)]})
+    whole = sum([count for row in evidence.rows for _, count in row.bins])
+    trusted = [row for row in evidence.rows if row.total is not None]
+    if (
+        len(evidence.width) < 2
+        or edges[0] < 0.0
+        or evidence.buckets[-1] == len(evidence.bounds)
+        or len(trusted) < _FEWEST
+        or whole < _LEAST * len(evidence.rows)
+        or any(not row.total for row in trusted)
+    ):
+        return None
+    window = _window(evidence)
+    logs = [log(edge) if edge > 0.0 else None for edge in edges]
+    places = {edge: place for place, edge in enumerate(edges)}
+    slots = [(places[low], places[low + width]) for low, width in zip(evidence.lower, evidence.width, strict=True)]
+    deviation = _deviation(window, logs, slots)
+    return _read(evidence, _drawn(window, deviation), deviation, logs, slots)
+
+
+def _window(evidence: Evidence) -> list[_Poll]:
+    """Return the polls with their means; one whose sum is not to be trusted has that of the window."""
+    totals = [(row.total, sum([count for _, count in row.bins])) for row in evidence.rows]
+    usual = log(sum([total for total, _ in totals if total]) / sum([count for total, count in totals if total]))
+    return [
+        _Poll(row.bins, count, log(total / count) if total else usual)
+        for row, (total, count) in zip(evidence.rows, totals, strict=True)
+    ]
+
+
+def _drawn(window: list[_Poll], deviation: float) -> list[float]:
+    """Return the levels of the polls, drawn to that of the window by as much as chance explains."""
+    whole = sum([poll.size for poll in window])
+    middle = log(sum([poll.size * exp(poll.level) for poll in window]) / whole)
+    chance = exp(deviation * deviation) - 1.0
+    seen = sum([poll.size * (poll.level - middle) ** 2 for poll in window]) / whole
+    between = max(0.0, seen - chance * len(window) / whole) + _TINY
+    return [middle + (poll.level - middle) * between / (between + chance / poll.size) for poll in window]
+
+
+def _deviation(window: list[_Poll], logs: list[float | None], slots: list[tuple[int, int]]) -> float:
+    """Return s of largest likelihood."""
+    s = _START
+    for _ in range(_TURNS):
+        slope = information = 0.0
+        for poll, level in zip(window, _drawn(window, s), strict=True):
+            below, steps = [], []
+            for edge in logs:
+                if edge is None:
+                    below.append(0.0)
+                    steps.append(0.0)
+                else:
+                    away = (edge - level) / s
+                    z = away + 0.5 * s
+                    below.append(0.5 * erf(z * _ROOT_HALF))
+                    steps.append(_PEAK * exp(-0.5 * z * z) * (0.5 * s - away))
+            if logs[0] is None:
+                below[0] = -0.5
+            for slot, count in poll.bins:
+                low, high = slots[slot]
+                part = (steps[high] - steps[low]) / (below[high] - below[low] + _STRAY)
+                slope += count * part
+                information += count * part * part
+        s *= exp(max(-_STRIDE, min(_STRIDE, slope / (information + _TINY))))
+        s = min(_WIDEST, max(_NARROWEST, s))
+    return s
+
+
+def _read(
+    evidence: Evidence, levels: list[float], s: float, logs: list[float | None], slots: list[tuple[int, int]]
+) -> Moving:
+    """Read the moments of each bucket off the model, and how well it foretells the counts."""
+    size = len(slots)
+    foretold, means, within = [_TINY] * size, [0.0] * size, [0.0] * size
+    laws = []
+    for row, level in zip(evidence.rows, levels, strict=True):
+        middle, count = level - 0.5 * s * s, sum([each for _, each in row.bins])
+        # Phi, and the same of the lognormal weighted by the value and by its square.
+        below = [
+            [0.0 if edge is None else 0.5 + 0.5 * erf(((edge - middle) / s - power * s) * _ROOT_HALF) for edge in logs]
+            for power in range(3)
+        ]
+        for slot, (low, high) in enumerate(slots):
+            foretold[slot] += count * (below[0][high] - below[0][low] + _STRAY)
+        found = []
+        for slot, mine in row.bins:
+            low, high = slots[slot]
+            inside, first, second = (part[high] - part[low] for part in below)
+            law = _law(evidence, slot, middle, s, below[0][low], (inside, first, second))
+            found.append(law)
+            means[slot] += mine * law.mean
+            within[slot] += mine * law.variance
+        laws.append(tuple(found))
+    counts = [evidence.counts[bucket] for bucket in evidence.buckets]
+    means = [total / count for total, count in zip(means, counts, strict=True)]
+    within = [total / count for total, count in zip(within, counts, strict=True)]
+    shifts = [
+        tuple([law.mean - means[slot] for law, (slot, _) in zip(found, row.bins, strict=True)])
+        for found, row in zip(laws, evidence.rows, strict=True)
+    ]
+    whole = sum(counts)
+    told = sum([count * log(count / expected) for count, expected in zip(counts, foretold, strict=True)]) / whole
+    excess = (told - size / whole) / _CLOSE
+    return Moving(max(0.0, min(1.0, 1.5 - excess)), laws, means, within, shifts)
+
+
+def _law(
+    evidence: Evidence, slot: int, middle: float, s: float, below: float, parts: tuple[float, float, float]
+) -> Law:
+    """Return the law of a bucket; where the model has hardly anything there, values lie evenly."""
+    inside, first, second = parts
+    lower, width = evidence.lower[slot], evidence.width[slot]
+    half = lower + 0.5 * width
+    all_of = inside + _STRAY
+    mean = (exp(middle + 0.5 * s * s) * first + _STRAY * half) / all_of
+    square = (exp(2.0 * (middle + s * s)) * second + _STRAY * (half * half + width * width / 12.0)) / all_of
+    mean = max(lower, min(lower + width, mean))
+    variance = max(_TINY * width * width, min(0.25 * width * width, square - mean * mean))
+    return Law(middle, s, below, inside, mean, variance)
