@@ -6,11 +6,12 @@ tell its mean, and how the sums scatter tells how wide the values lie within the
 
     evidence   the polls of a window, in the buckets that hold anything
     shape      where values lie in a bucket, as the counts of its neighbours suggest
+    moving     or: a lognormal whose scale moves from poll to poll, and how far that foretells the counts
     drift      how the mean of a bucket moves from poll to poll, as the counts around it suggest
     moments    mean and variance per bucket, within polls and between them, that explain the sums
     sample     a sample that agrees with all of it, of which a quantile is an order statistic
 
-The order is that of the computation; `estimate` runs it.
+The order is that of the computation; `estimate` runs it, for both beginnings where the second is believed in part.
 """
 
 from __future__ import annotations

@@ -14,6 +14,9 @@ Few or many, the sums are fitted by weighted least squares for m and beta, and b
 variance between polls grows with the square of the count, the one within with the count, so many observations in one
 bucket do not hide how far apart they lie. Where both explain the same sums, what neighbouring polls share tells the
 drift.
+
+Where a lognormal that moves from poll to poll foretells the counts (see `moving`), m and z are its own, and so are the
+variances: its deviation is read off the counts.
 """
 
 from __future__ import annotations

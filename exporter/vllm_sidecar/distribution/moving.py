@@ -105,13 +105,15 @@ def moving(evidence: Evidence) -> Moving | None:
 
 
 def _window(evidence: Evidence) -> list[_Poll]:
-    """Return the polls with their means; one whose sum is not to be trusted has that of the window."""
-    totals = [(row.total, sum([count for _, count in row.bins])) for row in evidence.rows]
-    usual = log(sum([total for total, _ in totals if total]) / sum([count for total, count in totals if total]))
-    return [
-        _Poll(row.bins, count, log(total / count) if total else usual)
-        for row, (total, count) in zip(evidence.rows, totals, strict=True)
-    ]
+    """Return the polls with their means; one whose sum is not to be trusted has that of the one before."""
+    sizes = [sum([count for _, count in row.bins]) for row in evidence.rows]
+    told = [log(row.total / size) if row.total else None for row, size in zip(evidence.rows, sizes, strict=True)]
+    level = next(one for one in told if one is not None)
+    found = []
+    for row, size, own in zip(evidence.rows, sizes, told, strict=True):
+        level = level if own is None else own
+        found.append(_Poll(row.bins, size, level))
+    return found
 
 
 def _drawn(window: list[_Poll], deviation: float) -> list[float]:
