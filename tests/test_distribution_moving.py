@@ -78,6 +78,15 @@ def test_two_modes_are_no_lognormal() -> None:
     assert model.belief == 0.0
 
 
+def test_waits_after_an_empty_queue_are_not_one_latency() -> None:
+    rng = Random(3)
+    empty = [[1e-5 * exp(rng.gauss(0.0, 0.4)) for _ in range(6)] for _ in range(54)]
+    waits = [[0.2 * exp(rng.gauss(0.0, 0.4)) for _ in range(6)] for _ in range(6)]
+    model = fitted(seen(empty + waits))
+    assert model is not None
+    assert model.belief == 0.0
+
+
 @pytest.mark.parametrize(
     "polls",
     [

@@ -32,8 +32,12 @@ _STRAY = 1e-5
 """Share of observations that lie evenly in any bucket, whatever the law says: one slow request is no refutation."""
 _CLOSE = 0.003
 """What the counts may tell beyond the model (nats per observation); at half as much again it is left."""
+_ONE, _TWO = 0.8, 1.2
+"""Deviations of all values up to which it is one latency, and from which on as likely two: waits after none."""
 _ROOT_HALF, _PEAK = sqrt(0.5), 1.0 / sqrt(2.0 * pi)
 _NORMAL = NormalDist()
+_SETTLED = 1e-6
+"""Stride at which the turns end."""
 _TINY = 1e-12
 
 
@@ -101,7 +105,7 @@ def moving(evidence: Evidence) -> Moving | None:
     places = {edge: place for place, edge in enumerate(edges)}
     slots = [(places[low], places[low + width]) for low, width in zip(evidence.lower, evidence.width, strict=True)]
     deviation = _deviation(window, logs, slots)
-    return _read(evidence, _drawn(window, deviation), deviation, logs, slots)
+    return _read(evidence, window, deviation, logs, slots)
 
 
 def _window(evidence: Evidence) -> list[_Poll]:
@@ -149,19 +153,21 @@ def _deviation(window: list[_Poll], logs: list[float | None], slots: list[tuple[
                 part = (steps[high] - steps[low]) / (below[high] - below[low] + _STRAY)
                 slope += count * part
                 information += count * part * part
-        s *= exp(max(-_STRIDE, min(_STRIDE, slope / (information + _TINY))))
-        s = min(_WIDEST, max(_NARROWEST, s))
+        stride = max(-_STRIDE, min(_STRIDE, slope / (information + _TINY)))
+        s = min(_WIDEST, max(_NARROWEST, s * exp(stride)))
+        if abs(stride) < _SETTLED:
+            break
     return s
 
 
 def _read(
-    evidence: Evidence, levels: list[float], s: float, logs: list[float | None], slots: list[tuple[int, int]]
+    evidence: Evidence, window: list[_Poll], s: float, logs: list[float | None], slots: list[tuple[int, int]]
 ) -> Moving:
     """Read the moments of each bucket off the model, and how well it foretells the counts."""
     size = len(slots)
     foretold, means, within = [_TINY] * size, [0.0] * size, [0.0] * size
     laws = []
-    for row, level in zip(evidence.rows, levels, strict=True):
+    for row, level in zip(evidence.rows, _drawn(window, s), strict=True):
         middle, count = level - 0.5 * s * s, sum([each for _, each in row.bins])
         # Phi, and the same of the lognormal weighted by the value and by its square.
         below = [
@@ -189,7 +195,15 @@ def _read(
     whole = sum(counts)
     told = sum([count * log(count / expected) for count, expected in zip(counts, foretold, strict=True)]) / whole
     excess = (told - size / whole) / _CLOSE
-    return Moving(max(0.0, min(1.0, 1.5 - excess)), laws, means, within, shifts)
+    belief = max(0.0, min(1.0, 1.5 - excess)) * max(0.0, min(1.0, (_TWO - _breadth(window, s)) / (_TWO - _ONE)))
+    return Moving(belief, laws, means, within, shifts)
+
+
+def _breadth(window: list[_Poll], s: float) -> float:
+    """Return the deviation of all values on the logarithmic axis: that of the levels, and s around them."""
+    whole = sum([poll.size for poll in window])
+    middle = sum([poll.size * poll.level for poll in window]) / whole
+    return sqrt(s * s + sum([poll.size * (poll.level - middle) ** 2 for poll in window]) / whole)
 
 
 def _law(
