@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from loopback import free_port
+from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
 from simulator_process import simulator
 from vllm_sidecar import cli
@@ -122,8 +123,8 @@ def webhook(drill: Drill) -> Iterator[str]:
         thread.join(5.0)
 
 
-def configurations(folder: Path, sidecar: str, alertmanager: str, hook: str) -> None:
-    """Write the rules and both configurations as the commands generate them, for this drill."""
+def configurations(folder: Path, sidecar: str, alertmanager: str, hook: str) -> dict[str, object]:
+    """Write rules and routes as the commands generate them, for this drill; return Prometheus's configuration."""
     (folder / "thresholds.yaml").write_text(json.dumps(THRESHOLDS))
     arguments = ["generate", "rules", "--thresholds", str(folder / "thresholds.yaml"), "--out", str(folder)]
     assert cli.main(arguments) == 0
@@ -138,21 +139,8 @@ def configurations(folder: Path, sidecar: str, alertmanager: str, hook: str) -> 
         receiver.update(name=name, webhook_configs=[{"url": hook}])
     _hurry(routing["route"])
     file.write_text(yaml.safe_dump(routing))
-    (folder / "prometheus.yml").write_text(
-        yaml.safe_dump(
-            {
-                "global": {"scrape_interval": f"{SCRAPE}s", "evaluation_interval": f"{SCRAPE}s"},
-                "rule_files": [str(folder / "*.rules.yml")],
-                "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
-                "scrape_configs": [
-                    {
-                        "job_name": "vllm-sidecar",
-                        "static_configs": [{"targets": [sidecar.removeprefix("http://")]}],
-                    }
-                ],
-            }
-        )
-    )
+    config = configuration(SCRAPE, job("vllm-sidecar", sidecar), rules=folder / "*.rules.yml")
+    return config | {"alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}}
 
 
 def _hurry(route: dict[str, object]) -> None:
@@ -190,21 +178,18 @@ def watching(urls: Mapping[str, str], folder: Path) -> Iterator[Drill]:
     drill = Drill(time.monotonic())
     with ExitStack() as stack:
         hook = stack.enter_context(webhook(drill))
-        config = folder / "sidecar.yaml"
+        own = folder / "sidecar.yaml"
         targets = [{"name": name, "url": url} for name, url in urls.items()]
-        config.write_text(yaml.safe_dump({**SIDECAR, "targets": targets}))
-        _, sidecar = stack.enter_context(started("--config.file", str(config)))
-        own, other = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        configurations(folder, sidecar, other, hook)
-        for command in (
-            [found[1], f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/alerts",
-             f"--web.listen-address={other}", "--cluster.listen-address="],
-            [found[0], f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-             f"--web.listen-address={own}"],
-        ):  # fmt: skip
-            log = stack.enter_context((folder / f"{Path(command[0]).name}.log").open("wb"))
-            process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
-            stack.callback(process.kill)
+        own.write_text(yaml.safe_dump({**SIDECAR, "targets": targets}))
+        _, sidecar = stack.enter_context(started("--config.file", str(own)))
+        alertmanager = f"127.0.0.1:{free_port()}"
+        config = configurations(folder, sidecar, alertmanager, hook)
+        command = [found[1], f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/alerts",
+                   f"--web.listen-address={alertmanager}", "--cluster.listen-address="]  # fmt: skip
+        log = stack.enter_context((folder / "alertmanager.log").open("wb"))
+        process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
+        stack.callback(process.kill)
+        stack.enter_context(prometheus(folder, config))
         yield drill
 
 

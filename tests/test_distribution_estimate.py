@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate, pairwise
-from math import ceil, isfinite
+from math import isfinite
 from random import Random
 from statistics import fmean
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exactly import counted, exact
 from vllm_sidecar.distribution import estimate, window_quantiles
 from vllm_sidecar.model import Observed
 
@@ -23,15 +24,7 @@ Polls = list[tuple[list[float], float | None]]
 
 def poll(*values: float, bounds: tuple[float, ...] = BOUNDS) -> tuple[list[float], float]:
     """Make what one poll sees of these values."""
-    counts = [0.0] * (len(bounds) + 1)
-    for value in values:
-        counts[bisect_left(bounds, value)] += 1.0
-    return counts, sum(values)
-
-
-def exact(values: list[float], q: float) -> float:
-    """Return the value of rank q N, rounded up."""
-    return sorted(values)[max(0, ceil(q * len(values)) - 1)]
+    return counted(values, bounds)
 
 
 VALUES = st.floats(1e-6, 40.0)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from math import ceil, exp, pi, sin
+from math import exp, pi, sin
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exactly import counted, exact
 from vllm_sidecar.distribution import window_quantiles
 from vllm_sidecar.distribution.evidence import gather
 from vllm_sidecar.distribution.moving import Moving, moving
@@ -23,13 +23,7 @@ Polls = list[tuple[list[float], float | None]]
 
 def seen(polls: Values) -> Polls:
     """Return what the polls see of their values."""
-    found: Polls = []
-    for values in polls:
-        counts = [0.0] * (len(BOUNDS) + 1)
-        for value in values:
-            counts[bisect_left(BOUNDS, value)] += 1.0
-        found.append((counts, sum(values)))
-    return found
+    return [counted(values, BOUNDS) for values in polls]
 
 
 def fitted(polls: Polls) -> Moving | None:
@@ -53,8 +47,7 @@ def two_modes(rng: Random, many: int) -> Values:
 def test_a_latency_that_goes_up_and_down_with_the_load_is_read_to_a_few_percent(many: int) -> None:
     for seed in range(5):
         polls = wave(Random(seed), many)
-        ordered = sorted(value for poll in polls for value in poll)
-        true = [ordered[ceil(q * len(ordered)) - 1] for q in QS]
+        true = [exact([value for poll in polls for value in poll], q) for q in QS]
         alone = window_quantiles(BOUNDS, [(counts, None) for counts, _ in seen(polls)], QS)
         assert window_quantiles(BOUNDS, seen(polls), QS) == pytest.approx(true, rel=0.07)
         assert alone[-1] == pytest.approx(true[-1], rel=0.8)
@@ -103,8 +96,7 @@ def test_it_is_not_tried_where_it_could_not_be_told(polls: Values) -> None:
 def test_sums_that_are_not_to_be_trusted_cost_only_those() -> None:
     polls = wave(Random(2), 50)
     some: Polls = [(counts, None if i % 5 == 0 else total) for i, (counts, total) in enumerate(seen(polls))]
-    ordered = sorted(value for poll in polls for value in poll)
-    true = [ordered[ceil(q * len(ordered)) - 1] for q in QS]
+    true = [exact([value for poll in polls for value in poll], q) for q in QS]
     assert window_quantiles(BOUNDS, some, QS) == pytest.approx(true, rel=0.1)
     nothing: Polls = [(counts, 0.0 if i == 3 else total) for i, (counts, total) in enumerate(seen(polls))]
     assert all(value is not None for value in window_quantiles(BOUNDS, nothing, QS))

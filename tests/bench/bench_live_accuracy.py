@@ -21,13 +21,13 @@ import time
 import urllib.request
 from collections import defaultdict
 from contextlib import ExitStack
-from math import ceil
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from exactly import exact
 from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
 
@@ -92,11 +92,6 @@ def truth(lines: Sequence[Mapping[str, Any]], begin: float, at: float) -> dict[s
                 values["queue"].append(request["queue"])
                 values["e2e"].append(request["e2e"])
     return values
-
-
-def exact(values: Sequence[float], q: float) -> float:
-    """Return the value of rank q N, rounded up."""
-    return sorted(values)[max(0, ceil(q * len(values)) - 1)]
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from math import log
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.distribution.curve import mean_of
+from vllm_sidecar.distribution.evidence import centred
 from vllm_sidecar.distribution.linear import lower_edge
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ def drifts(evidence: Evidence, reach: Sequence[float]) -> list[tuple[float, ...]
     if len(rows) < 2:
         return [(0.0,) * len(row.bins) for row in rows]
     sides = _sides(evidence)
-    leans, sums = [], [0.0] * len(reach)
+    leans = []
     for row, heights in zip(rows, _heights(evidence), strict=True):
         found = []
-        for slot, count in row.bins:
+        for slot, _ in row.bins:
             lean = 0.0
             if sides[slot]:
                 slope, here = 0.0, heights[slot]
@@ -43,13 +44,8 @@ def drifts(evidence: Evidence, reach: Sequence[float]) -> list[tuple[float, ...]
                     slope += ((height if neighbour is None else heights[neighbour]) - here) * share
                 lean = reach[slot] * mean_of(max(-_STEEPEST, min(_STEEPEST, slope)))
             found.append(lean)
-            sums[slot] += count * lean
         leans.append(found)
-    means = [total / evidence.counts[bucket] for total, bucket in zip(sums, evidence.buckets, strict=True)]
-    return [
-        tuple([lean - means[slot] for lean, (slot, _) in zip(found, row.bins, strict=True)])
-        for found, row in zip(leans, rows, strict=True)
-    ]
+    return centred(evidence, leans)[1]
 
 
 _Side = tuple[int | None, float, float]

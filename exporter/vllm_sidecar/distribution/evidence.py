@@ -81,3 +81,19 @@ def _largest(polls: Sequence[Observed], lower: Sequence[float], slots: dict[int,
             least = sum([count * lower[slots[bucket]] for bucket, count in poll.bins])
             largest = max(largest, min(_LARGEST, poll.total - least + lower[-1]))
     return largest
+
+
+def centred(evidence: Evidence, values: Sequence[Sequence[float]]) -> tuple[list[float], list[tuple[float, ...]]]:
+    """Return per slot the mean of what stands for a row's bins, by their counts, and per row and bin how far off it is.
+
+    Over the window the latter add up to 0.
+    """
+    sums = [0.0] * len(evidence.buckets)
+    for row, each in zip(evidence.rows, values, strict=True):
+        for (slot, count), value in zip(row.bins, each, strict=True):
+            sums[slot] += count * value
+    means = [total / evidence.counts[bucket] for total, bucket in zip(sums, evidence.buckets, strict=True)]
+    return means, [
+        tuple([value - means[slot] for value, (slot, _) in zip(each, row.bins, strict=True)])
+        for each, row in zip(values, evidence.rows, strict=True)
+    ]

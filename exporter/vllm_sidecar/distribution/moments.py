@@ -114,7 +114,6 @@ class _Fit:
         start, reach = self._begin()
         self.offset = [a - b for a, b in zip(start, self.expected, strict=True)]
         self.beta = 0.0
-        self.between_ratio = 0.0
         self.dominance = 0.0
         self.within = list(self.spread)
         self.target = list(self.spread)

@@ -16,6 +16,8 @@ from math import erf, exp, log, pi, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_sidecar.distribution.evidence import centred
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -79,11 +81,16 @@ class Moving(NamedTuple):
     """Per row and bin: how much higher the mean is than over the window."""
 
 
-class _Poll(NamedTuple):
-    bins: tuple[tuple[int, float], ...]
-    size: float
-    level: float
-    """Logarithm of the mean."""
+class _Window(NamedTuple):
+    """The levels of the polls: logarithms of their means."""
+
+    sizes: list[float]
+    levels: list[float]
+    whole: float
+    middle: float
+    """Logarithm of the mean of the window."""
+    spread: float
+    """Variance of the levels around it."""
 
 
 def moving(evidence: Evidence) -> Moving | None:
@@ -104,38 +111,49 @@ def moving(evidence: Evidence) -> Moving | None:
     logs = [log(edge) if edge > 0.0 else None for edge in edges]
     places = {edge: place for place, edge in enumerate(edges)}
     slots = [(places[low], places[low + width]) for low, width in zip(evidence.lower, evidence.width, strict=True)]
-    deviation = _deviation(window, logs, slots)
-    return _read(evidence, window, deviation, logs, slots)
+    return _read(evidence, window, _deviation(evidence, window, logs, slots), logs, slots)
 
 
-def _window(evidence: Evidence) -> list[_Poll]:
-    """Return the polls with their means; one whose sum is not to be trusted has that of the one before."""
+def _window(evidence: Evidence) -> _Window:
+    """Return the levels; a poll whose sum is not to be trusted has that of the one before."""
     sizes = [sum([count for _, count in row.bins]) for row in evidence.rows]
     told = [log(row.total / size) if row.total else None for row, size in zip(evidence.rows, sizes, strict=True)]
     level = next(one for one in told if one is not None)
-    found = []
-    for row, size, own in zip(evidence.rows, sizes, told, strict=True):
+    levels = []
+    for own in told:
         level = level if own is None else own
-        found.append(_Poll(row.bins, size, level))
-    return found
+        levels.append(level)
+    whole = sum(sizes)
+    middle = log(sum([size * exp(level) for size, level in zip(sizes, levels, strict=True)]) / whole)
+    return _Window(sizes, levels, whole, middle, _spread(sizes, levels, middle))
 
 
-def _drawn(window: list[_Poll], deviation: float) -> list[float]:
+def _spread(sizes: list[float], levels: list[float], middle: float) -> float:
+    return sum([size * (level - middle) ** 2 for size, level in zip(sizes, levels, strict=True)]) / sum(sizes)
+
+
+def _drawn(window: _Window, s: float) -> list[float]:
     """Return the levels of the polls, drawn to that of the window by as much as chance explains."""
-    whole = sum([poll.size for poll in window])
-    middle = log(sum([poll.size * exp(poll.level) for poll in window]) / whole)
-    chance = exp(deviation * deviation) - 1.0
-    seen = sum([poll.size * (poll.level - middle) ** 2 for poll in window]) / whole
-    between = max(0.0, seen - chance * len(window) / whole) + _TINY
-    return [middle + (poll.level - middle) * between / (between + chance / poll.size) for poll in window]
+    sizes, levels, whole, middle, spread = window
+    chance = exp(s * s) - 1.0
+    between = max(0.0, spread - chance * len(sizes) / whole) + _TINY
+    return [
+        middle + (level - middle) * between / (between + chance / size)
+        for size, level in zip(sizes, levels, strict=True)
+    ]
 
 
-def _deviation(window: list[_Poll], logs: list[float | None], slots: list[tuple[int, int]]) -> float:
+def _below(z: float) -> float:
+    """Return the share of a normal distribution below z deviations."""
+    return 0.5 + 0.5 * erf(z * _ROOT_HALF)
+
+
+def _deviation(evidence: Evidence, window: _Window, logs: list[float | None], slots: list[tuple[int, int]]) -> float:
     """Return s of largest likelihood."""
     s = _START
     for _ in range(_TURNS):
         slope = information = 0.0
-        for poll, level in zip(window, _drawn(window, s), strict=True):
+        for row, level in zip(evidence.rows, _drawn(window, s), strict=True):
             below, steps = [], []
             for edge in logs:
                 if edge is None:
@@ -144,11 +162,9 @@ def _deviation(window: list[_Poll], logs: list[float | None], slots: list[tuple[
                 else:
                     away = (edge - level) / s
                     z = away + 0.5 * s
-                    below.append(0.5 * erf(z * _ROOT_HALF))
+                    below.append(_below(z))
                     steps.append(_PEAK * exp(-0.5 * z * z) * (0.5 * s - away))
-            if logs[0] is None:
-                below[0] = -0.5
-            for slot, count in poll.bins:
+            for slot, count in row.bins:
                 low, high = slots[slot]
                 part = (steps[high] - steps[low]) / (below[high] - below[low] + _STRAY)
                 slope += count * part
@@ -161,49 +177,38 @@ def _deviation(window: list[_Poll], logs: list[float | None], slots: list[tuple[
 
 
 def _read(
-    evidence: Evidence, window: list[_Poll], s: float, logs: list[float | None], slots: list[tuple[int, int]]
+    evidence: Evidence, window: _Window, s: float, logs: list[float | None], slots: list[tuple[int, int]]
 ) -> Moving:
-    """Read the moments of each bucket off the model, and how well it foretells the counts."""
-    size = len(slots)
-    foretold, means, within = [_TINY] * size, [0.0] * size, [0.0] * size
+    """Read the moments of each bucket off the model, and how far it is believed."""
+    foretold = [_TINY] * len(slots)
     laws = []
-    for row, level in zip(evidence.rows, _drawn(window, s), strict=True):
-        middle, count = level - 0.5 * s * s, sum([each for _, each in row.bins])
+    for row, size, level in zip(evidence.rows, window.sizes, _drawn(window, s), strict=True):
+        middle = level - 0.5 * s * s
         # Phi, and the same of the lognormal weighted by the value and by its square.
         below = [
-            [0.0 if edge is None else 0.5 + 0.5 * erf(((edge - middle) / s - power * s) * _ROOT_HALF) for edge in logs]
-            for power in range(3)
+            [0.0 if edge is None else _below((edge - middle) / s - power * s) for edge in logs] for power in range(3)
         ]
         for slot, (low, high) in enumerate(slots):
-            foretold[slot] += count * (below[0][high] - below[0][low] + _STRAY)
+            foretold[slot] += size * (below[0][high] - below[0][low] + _STRAY)
         found = []
-        for slot, mine in row.bins:
+        for slot, _ in row.bins:
             low, high = slots[slot]
             inside, first, second = (part[high] - part[low] for part in below)
-            law = _law(evidence, slot, middle, s, below[0][low], (inside, first, second))
-            found.append(law)
-            means[slot] += mine * law.mean
-            within[slot] += mine * law.variance
+            found.append(_law(evidence, slot, middle, s, below[0][low], (inside, first, second)))
         laws.append(tuple(found))
+    means, shifts = centred(evidence, [[law.mean for law in found] for found in laws])
+    within, _ = centred(evidence, [[law.variance for law in found] for found in laws])
+    return Moving(_belief(evidence, window, s, foretold), laws, means, within, shifts)
+
+
+def _belief(evidence: Evidence, window: _Window, s: float, foretold: list[float]) -> float:
+    """Return 0..1: how well the counts were foretold, and whether all values lie near enough to be one latency."""
     counts = [evidence.counts[bucket] for bucket in evidence.buckets]
-    means = [total / count for total, count in zip(means, counts, strict=True)]
-    within = [total / count for total, count in zip(within, counts, strict=True)]
-    shifts = [
-        tuple([law.mean - means[slot] for law, (slot, _) in zip(found, row.bins, strict=True)])
-        for found, row in zip(laws, evidence.rows, strict=True)
-    ]
-    whole = sum(counts)
-    told = sum([count * log(count / expected) for count, expected in zip(counts, foretold, strict=True)]) / whole
-    excess = (told - size / whole) / _CLOSE
-    belief = max(0.0, min(1.0, 1.5 - excess)) * max(0.0, min(1.0, (_TWO - _breadth(window, s)) / (_TWO - _ONE)))
-    return Moving(belief, laws, means, within, shifts)
-
-
-def _breadth(window: list[_Poll], s: float) -> float:
-    """Return the deviation of all values on the logarithmic axis: that of the levels, and s around them."""
-    whole = sum([poll.size for poll in window])
-    middle = sum([poll.size * poll.level for poll in window]) / whole
-    return sqrt(s * s + sum([poll.size * (poll.level - middle) ** 2 for poll in window]) / whole)
+    told = sum([count * log(count / expected) for count, expected in zip(counts, foretold, strict=True)])
+    excess = (told - len(counts)) / window.whole / _CLOSE
+    middle = sum([size * level for size, level in zip(window.sizes, window.levels, strict=True)]) / window.whole
+    breadth = sqrt(s * s + _spread(window.sizes, window.levels, middle))
+    return max(0.0, min(1.0, 1.5 - excess)) * max(0.0, min(1.0, (_TWO - breadth) / (_TWO - _ONE)))
 
 
 def _law(

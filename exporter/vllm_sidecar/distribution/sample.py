@@ -46,16 +46,16 @@ def sample(evidence: Evidence, moments: Moments, slot: int) -> list[float]:
     lower, width = evidence.lower[slot], evidence.width[slot]
     first = evidence.buckets[slot] == 0
     bend = _Bend(moments, slot, lower, width, first=first)
-    known, laws = [], []
+    known = []
     for number, (row, shifts) in enumerate(zip(evidence.rows, moments.shifts, strict=True)):
         for place, (other, mine) in enumerate(row.bins):
             if other == slot:
-                known.append((mine, *_known(evidence, moments, slot, row, shifts)))
-                laws.append(moments.moving.laws[number][place] if moments.moving else None)
+                law = moments.moving.laws[number][place] if moments.moving else None
+                known.append((mine, *_known(evidence, moments, slot, row, shifts), law))
     body = _body(known, count) if first and len(known) >= _ENOUGH else None
     values: list[float] = []
     seen = 0.0
-    for number, (mine, whole_mean, most_variance) in enumerate(known, 1):
+    for number, (mine, whole_mean, most_variance, law) in enumerate(known, 1):
         end = min(size, ceil((seen + mine) / step - 0.5))
         if end > len(values):
             turn = number * _GOLDEN
@@ -65,7 +65,7 @@ def sample(evidence: Evidence, moments: Moments, slot: int) -> list[float]:
                 high = _slow(body, mine, whole_mean, lower + width)
                 variance = min(variance, (_WIDE * body[1]) ** 2)
             mean = whole_mean - high / mine
-            law, shares = laws[number - 1], [(place + turn) % 1.0 for place in places]
+            shares = [(place + turn) % 1.0 for place in places]
             found = _moved(law, mean, variance, lower, width, shares) if law else bend.values(mean, variance, shares)
             if high > 0.0:
                 top = lower + width
@@ -86,10 +86,10 @@ def _moved(law: Law, mean: float, variance: float, lower: float, width: float, s
     ]
 
 
-def _body(known: list[tuple[float, float, float]], count: float) -> tuple[float, float]:
+def _body(known: list[tuple[float, float, float, Law | None]], count: float) -> tuple[float, float]:
     """Return level and deviation of most observations: medians, over which a few slow ones have no power."""
-    level = _median([(mean, k) for k, mean, _ in known], count)
-    return level, _median([(abs(mean - level) * sqrt(k), k) for k, mean, _ in known], count) / _QUARTILE
+    level = _median([(mean, k) for k, mean, *_ in known], count)
+    return level, _median([(abs(mean - level) * sqrt(k), k) for k, mean, *_ in known], count) / _QUARTILE
 
 
 def _median(weighted: list[tuple[float, float]], whole: float) -> float:
