@@ -6,12 +6,17 @@ tell its mean, and how the sums scatter tells how wide the values lie within the
 
     evidence   the polls of a window, in the buckets that hold anything
     shape      where values lie in a bucket, as the counts of its neighbours suggest
-    moving     or: a lognormal whose scale moves from poll to poll, and how far that foretells the counts
+    support    where the values of the outermost buckets end, as far as the sums speak for an end
     drift      how the mean of a bucket moves from poll to poll, as the counts around it suggest
     moments    mean and variance per bucket, within polls and between them, that explain the sums
-    sample     a sample that agrees with all of it, of which a quantile is an order statistic
+    nodes      values that stand for a bucket with that mean and variance
+    groups     which buckets hold two groups of values
+    reading    what the sum of a poll says of its observations, where it is known how they usually lie
+    refine     how they usually lie, learnt from polls of few observations; all polls read with it
+    moving     or: a lognormal whose scale moves from poll to poll, and how far that foretells the counts
+    order      the quantiles: order statistics of what was read
 
-The order is that of the computation; `estimate` runs it, for both beginnings where the second is believed in part.
+The order is that of the computation; `estimate` runs it, for both models where the second is believed in part.
 """
 
 from __future__ import annotations

@@ -5,14 +5,16 @@ from __future__ import annotations
 from math import log
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vllm_sidecar.distribution.curve import mean_of
 from vllm_sidecar.distribution.evidence import centred
 from vllm_sidecar.distribution.linear import lower_edge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
-    from vllm_sidecar.distribution.evidence import Evidence
+    from vllm_sidecar.distribution.evidence import Evidence, Floats
 
 _FADE = 0.5
 """Weight of a poll's counts in the local counts of its neighbour."""
@@ -23,80 +25,46 @@ _STEEPEST = 6.0
 _NARROW = 1e-300
 
 
-def drifts(evidence: Evidence, reach: Sequence[float]) -> list[tuple[float, ...]]:
-    """Return per row and bin how much higher the mean would be, if the counts of the polls around it were all.
+def drifts(evidence: Evidence, reach: Floats) -> Floats:
+    """Return per bin how much higher the mean would be, if the counts of the polls around it were all (b).
 
     These are smoothed over some polls in both directions; the density in a bucket then leans to the neighbour that
     has more. Over the window the shifts of a bucket add up to 0.
     """
-    rows = evidence.rows
-    if len(rows) < 2:
-        return [(0.0,) * len(row.bins) for row in rows]
-    sides = _sides(evidence)
-    leans = []
-    for row, heights in zip(rows, _heights(evidence), strict=True):
-        found = []
-        for slot, _ in row.bins:
-            lean = 0.0
-            if sides[slot]:
-                slope, here = 0.0, heights[slot]
-                for neighbour, height, share in sides[slot]:
-                    slope += ((height if neighbour is None else heights[neighbour]) - here) * share
-                lean = reach[slot] * mean_of(max(-_STEEPEST, min(_STEEPEST, slope)))
-            found.append(lean)
-        leans.append(found)
-    return centred(evidence, leans)[1]
+    if len(evidence.size) < 2 or len(evidence.buckets) < 2:
+        return np.zeros(len(evidence.poll))
+    heights = _heights(evidence)
+    slopes = np.zeros_like(heights)
+    for slot in range(len(evidence.buckets)):
+        for neighbour, height, share in _sides(evidence, slot):
+            other = height if neighbour is None else heights[:, neighbour]
+            slopes[:, slot] += (other - heights[:, slot]) * share
+    lean = mean_of(np.maximum(-_STEEPEST, np.minimum(_STEEPEST, slopes[evidence.poll, evidence.slot])))
+    return centred(evidence, reach[evidence.slot] * lean)[1]
 
 
-_Side = tuple[int | None, float, float]
-"""A neighbour: its slot, or None and the logarithm of its density; and its share in the density at the common edge."""
+def _width(evidence: Evidence, bucket: int) -> float:
+    return max(evidence.bounds[bucket] - lower_edge(evidence.bounds, bucket), _NARROW)
 
 
-def _sides(evidence: Evidence) -> list[list[_Side]]:
-    """Return per slot the neighbours of a finite bucket; the share of the lower one is negative."""
-    bounds, n = evidence.bounds, len(evidence.bounds)
-    whole = sum(evidence.counts)
+def _sides(evidence: Evidence, slot: int) -> Iterator[tuple[int | None, float, float]]:
+    """Yield the neighbours of a finite bucket: slot, or the logarithm of an empty one's density, and share at the edge.
 
-    def width(bucket: int) -> float:
-        return max(bounds[bucket] - lower_edge(bounds, bucket), _NARROW)
-
-    def side(bucket: int, other: int, sign: float) -> _Side:
-        height = log(_AROUND / whole / width(other))
-        return evidence.slots.get(other), height, sign * width(bucket) / (width(bucket) + width(other))
-
-    return [
-        [side(bucket, other, sign) for other, sign in ((bucket - 1, -1.0), (bucket + 1, 1.0)) if 0 <= other < n]
-        if bucket < n
-        else []
-        for bucket in evidence.buckets
-    ]
+    The share of the lower one is negative.
+    """
+    bucket, n, whole = evidence.buckets[slot], len(evidence.bounds), sum(evidence.counts)
+    for other, sign in ((bucket - 1, -1.0), (bucket + 1, 1.0)):
+        if bucket < n and 0 <= other < n:
+            own, beside = _width(evidence, bucket), _width(evidence, other)
+            yield evidence.slots.get(other), log(_AROUND / whole / beside), sign * own / (own + beside)
 
 
-def _heights(evidence: Evidence) -> list[list[float]]:
-    """Return per row the logarithm of the density in each slot, of the polls around it, each half its neighbour's."""
-    d = len(evidence.buckets)
-    whole = sum(evidence.counts)
-    floor = [(evidence.counts[bucket] + _AROUND) / whole for bucket in evidence.buckets]
-    finite = [bucket < len(evidence.bounds) for bucket in evidence.buckets]
-    logs = [
-        log(max(evidence.bounds[bucket] - lower_edge(evidence.bounds, bucket), _NARROW)) if is_finite else 0.0
-        for bucket, is_finite in zip(evidence.buckets, finite, strict=True)
-    ]
-    earlier: list[list[float]] = []
-    state = [0.0] * d
-    for row in evidence.rows:
-        earlier.append(state)
-        state = state.copy()
-        for slot, count in row.bins:
-            state[slot] += count
-        state = [_FADE * value for value in state]
-    state = floor
-    found = earlier
-    drop = [(1.0 - _FADE) * value for value in floor]
-    for i in range(len(earlier) - 1, -1, -1):
-        state = state.copy()
-        for slot, count in evidence.rows[i].bins:
-            state[slot] += count
-        found[i] = [log(a + b) - c for a, b, c in zip(earlier[i], state, logs, strict=True)]
-        state = [_FADE * a + b for a, b in zip(state, drop, strict=True)]
+def _heights(evidence: Evidence) -> Floats:
+    """Return the logarithm of the density in each slot, of the polls around each, each half its neighbour's (n, d)."""
+    polls = np.arange(len(evidence.size))
+    near = _FADE ** np.abs(polls[:, None] - polls)
+    counts = np.array([evidence.counts[bucket] for bucket in evidence.buckets])
+    widths = [_width(evidence, bucket) if bucket < len(evidence.bounds) else 1.0 for bucket in evidence.buckets]
+    floor = (counts + _AROUND) / counts.sum()
+    found: Floats = np.log(near @ evidence.table(evidence.count) + floor) - np.log(widths)
     return found

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from math import ceil
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.distribution.evidence import gather
+from vllm_sidecar.distribution.groups import groups
 from vllm_sidecar.distribution.linear import interpolated, lower_edge, ranks
 from vllm_sidecar.distribution.moments import fit
 from vllm_sidecar.distribution.moving import moving
-from vllm_sidecar.distribution.sample import sample
+from vllm_sidecar.distribution.nodes import nodes
+from vllm_sidecar.distribution.order import order_statistics
+from vllm_sidecar.distribution.refine import follow, refine
 from vllm_sidecar.model import Observed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vllm_sidecar.distribution.evidence import Evidence
-    from vllm_sidecar.distribution.moments import Moments
+    from vllm_sidecar.distribution.refine import Observations
 
 
 class Quantile(NamedTuple):
@@ -97,33 +100,29 @@ def _read(
     evidence = gather(bounds, polls, counts)
     model = moving(evidence)
     belief = model.belief if model else 0.0
-    usual = _read_off(evidence, fit(evidence), places) if belief < 1.0 else []
-    moved = _read_off(evidence, fit(evidence, model), places) if belief > 0.0 else []
-    if not moved or not usual:
-        return moved or usual
-    return [(1.0 - belief) * a + belief * b for a, b in zip(usual, moved, strict=True)]
+    found = []
+    if belief < 1.0:
+        moments = fit(evidence)
+        usual = groups(evidence, moments, nodes(evidence, moments))
+        found.append(_read_off(evidence, refine(evidence, moments, usual), places))
+    if model:
+        found.append(_read_off(evidence, follow(evidence, model), places))
+    if len(found) == 1:
+        return found[0]
+    return [(1.0 - belief) * a + belief * b for a, b in zip(*found, strict=True)]
 
 
-def _read_off(evidence: Evidence, moments: Moments, places: Sequence[tuple[float, tuple[int, float]]]) -> list[float]:
-    """Read the ranks off the samples of their buckets."""
-    bounds, counts = evidence.bounds, evidence.counts
-    samples: dict[int, list[float]] = {}
-    values = []
-    for _, (bucket, rank) in places:
-        if bucket not in samples:
-            samples[bucket] = sample(evidence, moments, evidence.slots[bucket])
-        value = _order_statistic(samples[bucket], rank, counts[bucket]) * evidence.scale
-        value = max(lower_edge(bounds, bucket), value)
-        values.append(min(bounds[bucket], value) if bucket < len(bounds) else value)
-    return values
-
-
-def _order_statistic(values: Sequence[float], rank: float, count: float) -> float:
-    """Return the value of a rank, rounded up, where the sorted values stand for `count` observations."""
-    level = min(max(ceil(rank), 1.0), max(count, 1.0)) - 0.5
-    place = max(0.0, level * len(values) / count - 0.5)
-    index = min(int(place), len(values) - 1)
-    if index + 1 >= len(values):
-        return values[-1]
-    low, high = values[index], values[index + 1]
-    return min(high, low + (high - low) * (place - index))
+def _read_off(
+    evidence: Evidence, observations: Observations, places: Sequence[tuple[float, tuple[int, float]]]
+) -> list[float]:
+    """Read the ranks off the observations of their buckets."""
+    bounds = evidence.bounds
+    found = []
+    for bucket, same in groupby(places, key=lambda place: place[1][0]):
+        mine = evidence.slot == evidence.slots[bucket]
+        weights = evidence.count[mine][:, None] * observations.weights[mine]
+        values = observations.values[mine] * evidence.scale
+        for value in order_statistics(values.ravel(), weights.ravel(), [rank for _, (_, rank) in same]):
+            inside = max(lower_edge(bounds, bucket), value)
+            found.append(min(bounds[bucket], inside) if bucket < len(bounds) else inside)
+    return found

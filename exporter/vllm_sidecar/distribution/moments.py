@@ -12,26 +12,24 @@ A poll p with counts k[p,i] has the sum
 
 Few or many, the sums are fitted by weighted least squares for m and beta, and by moments for v and t, in turns. The
 variance between polls grows with the square of the count, the one within with the count, so many observations in one
-bucket do not hide how far apart they lie. Where both explain the same sums, what neighbouring polls share tells the
-drift.
-
-Where a lognormal that moves from poll to poll foretells the counts (see `moving`), m and z are its own, and so are the
-variances: its deviation is read off the counts.
+bucket do not hide how far apart they lie. Where both explain the same sums, what neighbouring polls share, or what is
+more than any spread within a bucket could explain, tells the drift.
 """
 
 from __future__ import annotations
 
-from math import log, sqrt
+from math import sqrt
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from vllm_sidecar.distribution.curve import deviation_of, tilt_of
 from vllm_sidecar.distribution.drift import drifts
-from vllm_sidecar.distribution.shape import Shape, shapes
-from vllm_sidecar.distribution.solve import solve
+from vllm_sidecar.distribution.support import suggested
 
 if TYPE_CHECKING:
-    from vllm_sidecar.distribution.evidence import Evidence
-    from vllm_sidecar.distribution.moving import Moving
+    from vllm_sidecar.distribution.evidence import Evidence, Floats
+    from vllm_sidecar.distribution.shape import Shapes
 
 ROUNDS = 3
 """Turns of means and variances; the suite gains nothing from more."""
@@ -51,302 +49,244 @@ _NEAR = 0.4
 """How near: the logarithm of their ratio, beside what chance explains."""
 _DRIFT_PRIOR = 4.0
 """Precision of the prior of beta, which is 1."""
-_STILL = 0.3
+_STILL = 0.05
 """Least share of the suggested variance that is taken for spread within a poll."""
+_CHANCE = 2.0
+"""Standard errors up to which a variance between polls is taken for chance; it is believed at twice as many."""
+_ENOUGH = 8.0
+"""Polls from which on drift can be told from spread; fewer sums are doubted."""
+_UNTOLD = 0.05
+"""How much, as a ratio of the variances, where there are half as many."""
+_CROSSED = 1e-3
+"""Share of a bucket's count up to which its neighbour tells that values do not cross the edge between them."""
+_REACH = 1.7
+"""Deviations from a poll's mean to an edge that no value crosses: those of an even density."""
 _SLACK = 1e-6
 """Share of a bucket's width that a poll leaves its mean at least, so that its weight is finite."""
 
 
 class Moments(NamedTuple):
-    """What was fitted, per slot."""
+    """What was fitted."""
 
-    shapes: list[Shape | None]
-    expected: list[float]
-    """Means that the shapes suggest."""
-    spread: list[float]
-    """Variances that the shapes suggest."""
-    means: list[float]
-    within: list[float]
-    """Variances within a poll."""
-    between: list[float]
-    """Variances of what all observations of a poll share."""
-    shifts: list[tuple[float, ...]]
-    """Per row and bin: beta z."""
-    moving: Moving | None
-    """The model that the moments began with, where that is a lognormal that moves."""
+    shapes: Shapes
+    means: Floats
+    """Per slot, over the window (d)."""
+    within: Floats
+    """Variances within a poll (d)."""
+    between: Floats
+    """Variances of what all observations of a poll share (d)."""
+    shifts: Floats
+    """beta z (b)."""
 
 
-class _Sum(NamedTuple):
-    """One trusted sum."""
-
-    bins: tuple[tuple[int, float], ...]
-    pairs: list[tuple[int, float]]
-    """Products of the counts of two bins with the place of that pair in the matrix."""
-    excess: float
-    """The sum less what the shapes suggest."""
-    drift: float
-    """What the counts around it suggest on top."""
-
-
-def fit(evidence: Evidence, model: Moving | None = None) -> Moments:
-    """Fit the model to the sums of the window; it begins with what the counts suggest, or with a lognormal that moves.
-
-    Of the latter the sums were used already, so they tell its means and nothing more of its variances.
-    """
-    return (_Fit(evidence) if model is None else _Moved(evidence, model)).run()
+def fit(evidence: Evidence) -> Moments:
+    """Fit the model to the sums of the window; it begins with what the counts suggest."""
+    return _Fit(evidence).run()
 
 
 class _Fit:
-    """The state of one fit; d slots, the unknown beta is the last of d + 1."""
-
-    moving: Moving | None = None
-    free = _FREE
-    """Deviation of the prior of a mean at first, in widths of the bucket."""
+    """The state of one fit; of the d + 1 unknowns beta is the last."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
-        self.lower, self.width = evidence.lower, evidence.width
-        self.infinite = evidence.buckets[-1] == len(evidence.bounds)
-        self.shapes: list[Shape | None] = []
-        self.expected: list[float] = []
-        self.spread: list[float] = []
-        self.shifts: list[tuple[float, ...]] = []
-        start, reach = self._begin()
-        self.offset = [a - b for a, b in zip(start, self.expected, strict=True)]
+        lower, width = evidence.lower, evidence.width
+        self.shapes = suggested(evidence)
+        self.expected, self.spread = self._prior()
+        start, self.reach = self._start()
+        self.offset = start - self.expected
         self.beta = 0.0
-        self.dominance = 0.0
-        self.within = list(self.spread)
-        self.target = list(self.spread)
-        self.between = [0.0] * len(self.width)
-        last = len(evidence.bounds) - 1
-        sure = [
-            (_UNSURE if bucket == 0 or bucket >= last else _SURE) * size
-            for bucket, size in zip(evidence.buckets, reach, strict=True)
-        ]
-        self.prior = [a * a + TINY for a in sure]
-        self.precision = [1.0 / (self.free * self.free * size * size + TINY) for size in reach]
-        self.reach = reach
-        self.sums = self._sums()
-        self.fitted = float(min(len(self.width), len(self.sums)))
+        self.shifts = drifts(evidence, self.reach)
+        trusted = evidence.trusted
+        self.table = evidence.table(evidence.count)[trusted]
+        self.drift = evidence.per_poll(evidence.count * self.shifts)[trusted]
+        self.excess = evidence.total[trusted] - self.table @ self.expected
+        self.low, self.high = lower - self.expected, lower - self.expected + width
+        self.within, self.between = self.spread.copy(), np.zeros(len(width))
+        polls = max(1, len(self.excess))
+        self.dominance = self.untold = self._dominance(_UNTOLD * max(0.0, _ENOUGH / polls - 1.0))
+        self.target = self.spread.copy()
+        buckets = np.array(evidence.buckets)
+        outer = (buckets == 0) | (buckets >= len(evidence.bounds) - 1)
+        self.prior = (np.where(outer, _UNSURE, _SURE) * self.reach) ** 2 + TINY
+        self.precision = 1.0 / ((_FREE * self.reach) ** 2 + TINY)
+        self.fitted = float(min(self.table.shape))
         """How many of the means are fitted to the sums, and not left to the prior."""
 
-    def _begin(self) -> tuple[list[float], list[float]]:
-        """Take what the counts suggest; return where the means begin, and how far each bucket's values reach."""
-        evidence = self.evidence
-        self.shapes = shapes(evidence.bounds, evidence.counts, evidence.buckets)
-        self.expected, self.spread = self._prior()
-        start, reach = self._start()
-        self.shifts = drifts(evidence, reach)
-        return start, reach
-
-    def _prior(self) -> tuple[list[float], list[float]]:
+    def _prior(self) -> tuple[Floats, Floats]:
         """Return mean and variance per slot as the shapes suggest them; that of +Inf is what the others leave."""
-        means, variances = [], []
-        for shape, lower, width in zip(self.shapes, self.lower, self.width, strict=True):
-            means.append(lower + width * (shape.mean if shape else 0.3))
-            variances.append(width * width * shape.variance if shape else 0.0)
-        if self.infinite:
-            left = seen = 0.0
-            for row in self.evidence.rows:
-                if row.total is not None and row.bins[-1][0] == len(means) - 1:
-                    left += row.total - sum([count * means[slot] for slot, count in row.bins[:-1]])
-                    seen += row.bins[-1][1]
-            lower, width = self.lower[-1], self.width[-1]
+        evidence = self.evidence
+        lower, width = evidence.lower, evidence.width
+        means, variances = lower + width * self.shapes.mean, width * width * self.shapes.variance
+        if evidence.infinite:
+            last = (evidence.slot == len(width) - 1) & evidence.trusted[evidence.poll]
+            seen = evidence.count[last].sum()
             if seen:
-                means[-1] = max(lower + 0.01 * width, min(lower + 0.99 * width, left / seen))
-            variances[-1] = (means[-1] - lower) ** 2
+                others = evidence.per_poll(np.where(last, 0.0, evidence.count * means[evidence.slot]))
+                left = (evidence.total - others)[evidence.poll[last]].sum() / seen
+                means[-1] = max(lower[-1] + 0.01 * width[-1], min(lower[-1] + 0.99 * width[-1], left))
+            variances[-1] = (means[-1] - lower[-1]) ** 2
         return means, variances
 
-    def _start(self) -> tuple[list[float], list[float]]:
+    def _start(self) -> tuple[Floats, Floats]:
         """Return means that agree with every poll alone, and over how much of each bucket its values seem to spread.
 
         Polls that leave a bucket little choice count most. The first bucket has no natural scale below its bound (a
         queue time is some microseconds in one of 0.3 s), so its shape is drawn to the scale of that mean.
         """
-        size = len(self.width)
-        weighted, weights = [0.0] * size, [0.0] * size
-        for row in self.evidence.rows:
-            if row.total is None:
-                continue
-            for slot, count in row.bins:
-                lower, width = self.lower[slot], self.width[slot]
-                least = max(lower, (row.total - row.most) / count + lower + width)
-                most = min(lower + width, (row.total - row.least) / count + lower)
-                weight = count / (max(0.0, most - least) / (width + TINY) + _SLACK)
-                weighted[slot] += weight * max(least, min(most, self.expected[slot]))
-                weights[slot] += weight
-        start = [a / w if w else b for a, w, b in zip(weighted, weights, self.expected, strict=True)]
-        reach = list(self.width)
-        below = self.expected[0] - self.lower[0]
-        if self.evidence.buckets[0] == 0 and start[0] < self.expected[0] and below > 0.0:
-            share = max(0.0, (start[0] - self.lower[0]) / below)
+        evidence = self.evidence
+        known = evidence.trusted[evidence.poll]
+        poll, slot, count = evidence.poll[known], evidence.slot[known], evidence.count[known]
+        lower, width, total = evidence.lower[slot], evidence.width[slot], evidence.total[poll]
+        least = np.maximum(lower, (total - evidence.most[poll]) / count + lower + width)
+        most = np.minimum(lower + width, (total - evidence.least[poll]) / count + lower)
+        weight = count / (np.maximum(0.0, most - least) / (width + TINY) + _SLACK)
+        d = len(evidence.width)
+        weights = np.bincount(slot, weight, d)
+        weighted = np.bincount(slot, weight * np.maximum(least, np.minimum(most, self.expected[slot])), d)
+        start = np.where(weights > 0.0, weighted / np.maximum(weights, TINY), self.expected)
+        reach = evidence.width.copy()
+        below = self.expected[0] - evidence.lower[0]
+        if evidence.buckets[0] == 0 and start[0] < self.expected[0] and below > 0.0:
+            share = max(0.0, (start[0] - evidence.lower[0]) / below)
             reach[0] *= share
             self.expected[0] = start[0]
             self.spread[0] *= share * share
         return start, reach
 
-    def _sums(self) -> list[_Sum]:
-        size = len(self.width) + 1
-        expected = self.expected
-        found = []
-        for row, shifts in zip(self.evidence.rows, self.shifts, strict=True):
-            if row.total is not None:
-                excess, drift = row.total, 0.0
-                for (slot, count), shift in zip(row.bins, shifts, strict=True):
-                    excess -= count * expected[slot]
-                    drift += count * shift
-                pairs = [(i * size + j, ki * kj) for i, ki in row.bins for j, kj in row.bins if j <= i]
-                found.append(_Sum(row.bins, pairs, excess, drift))
-        return found
-
     def run(self) -> Moments:
-        """Fit, and return what was found."""
-        self._fit()
-        means = [a + b for a, b in zip(self.expected, self.offset, strict=True)]
-        shifts = [tuple([self.beta * shift for shift in row]) for row in self.shifts]
-        return Moments(self.shapes, self.expected, self.spread, means, self.within, self.between, shifts, self.moving)
-
-    def _fit(self) -> None:
-        """Fit means and variances in turns."""
+        """Fit means and variances in turns, and return what was found."""
+        self.caps = self._caps()
         self._variances()
         for turn in range(1, ROUNDS + 1):
             self._means()
             self._variances()
             if turn < ROUNDS:
-                self._between(last=turn >= 2)
+                self._between()
+        means = self.expected + self.offset
+        return Moments(self.shapes, means, self.within, self.between, self.beta * self.shifts)
 
     def _means(self) -> None:
         """Fit the means by weighted least squares with a prior of heavy tails (Student) at the shapes."""
-        d = len(self.width)
-        size = d + 1
-        matrix, right = [0.0] * (size * size), [0.0] * size
-        within, between = self.within, self.between
+        d = len(self.prior)
         # Drift confounds the sums with the counts: the more of their variance it is, the less they tell of means.
-        doubt = 1.0 + self.dominance
-        for bins, pairs, excess, drift in self.sums:
-            variance = TINY
-            for slot, count in bins:
-                variance += count * (within[slot] + between[slot] * count)
-            weight = 1.0 / (variance * doubt)
-            for place, product in pairs:
-                matrix[place] += product * weight
-            residual, moved = excess * weight, drift * weight
-            for slot, count in bins:
-                right[slot] += count * residual
-                matrix[d * size + slot] += count * moved
-            right[d] += drift * residual
-            matrix[d * size + d] += drift * moved
-        for slot in range(d):
-            matrix[slot * size + slot] += self.precision[slot]
-        self.fitted = d - sum([self.precision[slot] / matrix[slot * size + slot] for slot in range(d)])
-        matrix[-1] += _DRIFT_PRIOR
+        variance = self._variance() * (1.0 + self.dominance)
+        known = np.concatenate([self.table, self.drift[:, None]], axis=1)
+        weighted = known / variance[:, None]
+        matrix, right = weighted.T @ known, weighted.T @ self.excess
+        matrix[np.diag_indices(d + 1)] += np.append(self.precision, _DRIFT_PRIOR)
         right[d] += _DRIFT_PRIOR
-        found = solve(matrix, right, size)
-        self.beta = max(0.0, min(1.0, found[d]))
+        self.fitted = d - float((self.precision / np.diag(matrix)[:d]).sum())
+        found = np.linalg.solve(matrix, right)
+        self.beta = max(0.0, min(1.0, float(found[d])))
         if self.beta != found[d]:
-            fixed = [right[i] - matrix[d * size + i] * self.beta for i in range(d)]
-            found = solve([matrix[i * size + j] for i in range(d) for j in range(d)], fixed, d)
-        for slot in range(d):
-            low = self.lower[slot] - self.expected[slot]
-            self.offset[slot] = max(low, min(low + self.width[slot], found[slot]))
-        self.precision = [
-            (_DEGREES + 1.0) / (_DEGREES * prior + offset * offset)
-            for prior, offset in zip(self.prior, self.offset, strict=True)
-        ]
+            found = np.linalg.solve(matrix[:d, :d], right[:d] - matrix[:d, d] * self.beta)
+        self.offset = np.maximum(self.low, np.minimum(self.high, found[:d]))
+        self.precision = (_DEGREES + 1.0) / (_DEGREES * self.prior + self.offset**2)
+        self.caps = self._caps()
+
+    def _variance(self) -> Floats:
+        """Return the variance of each sum, within polls and between them."""
+        found: Floats = (self.table * (self.within + self.between * self.table)).sum(1) + TINY
+        return found
+
+    def _dominance(self, ratio: float) -> float:
+        """Return how many times the variance within polls is the one between them, whose ratio to the spread is given.
+
+        The mean over the sums, of many observations each.
+        """
+        if not ratio or not len(self.table):
+            return 0.0
+        shared = (self.table * self.table) @ self.spread
+        return ratio * float((shared / (self.table @ self.within + TINY)).mean())
+
+    def _residual(self) -> Floats:
+        """Return what means and drift leave of each sum."""
+        left: Floats = self.excess - self.beta * self.drift - self.table @ self.offset
+        return left
 
     def _variances(self) -> None:
         """Fit the variances within polls to the residuals; where these tell little, keep those of the shapes."""
-        d, within, between = len(self.width), self.within, self.between
-        squares, weights = [0.0] * d, [0.0] * d
-        for bins, _, excess, drift in self.sums:
-            variance, residual = TINY, excess - self.beta * drift
-            for slot, count in bins:
-                variance += count * (within[slot] + between[slot] * count)
-                residual -= count * self.offset[slot]
-            weight = 1.0 / variance
-            square = residual * residual * weight * weight
-            for slot, count in bins:
-                squares[slot] += count * square
-                weights[slot] += count * weight
-        polls = len(self.sums)
+        polls = len(self.excess)
+        variance, residual = self._variance(), self._residual()
+        weights = self.table.T @ (1.0 / variance)
+        squares = self.table.T @ (residual / variance) ** 2
         freedom = max(0.0, polls - self.fitted) / max(polls, 1)
-        self._caps()
-        for slot in range(d):
-            share = within[slot] * weights[slot]
-            if share <= 0.0:
-                continue
-            likely = within[slot] * squares[slot] / (weights[slot] * max(0.5, freedom))
-            tells = freedom * share * share / polls
-            target = self.target[slot]
-            distance = log((likely + 1e-14 * self.reach[slot] ** 2 + TINY) / (target + TINY))
-            distance *= distance / (_NEAR * _NEAR + 1.0 / (tells + 1e-2))
-            trust = _TRUST / (1.0 + distance * distance)
-            within[slot] = min(self.caps[slot], (trust * target + tells * likely) / (trust + tells)) + TINY
+        share = self.within * weights
+        tells = freedom * share * share / max(polls, 1)
+        if self.between.any():
+            # The sums tell of the spread within a poll only as far as it explains them.
+            tells *= float(((self.table @ self.within) / variance).mean()) ** 2
+        if self.evidence.infinite:
+            self.spread[-1] = self.target[-1] = (self.offset[-1] - self.low[-1]) ** 2
+        likely = self.within * squares / (np.maximum(weights, TINY) * max(0.5, freedom))
+        distance = np.log((likely + 1e-14 * self.reach**2 + TINY) / (self.target + TINY))
+        distance *= distance / (_NEAR * _NEAR + 1.0 / (tells + 1e-2))
+        trust = _TRUST / (1.0 + distance * distance)
+        fitted = np.minimum(self.caps, (trust * self.target + tells * likely) / (trust + tells)) + TINY
+        self.within = np.where(share > 0.0, fitted, self.within)
 
-    def _caps(self) -> None:
+    def _caps(self) -> Floats:
         """Bound the variances by that of the density of largest entropy with the mean."""
-        self.caps = []
-        for slot, (lower, width) in enumerate(zip(self.lower, self.width, strict=True)):
-            inside = self.expected[slot] + self.offset[slot] - lower
-            place = inside / width if width else 0.5
-            cap = deviation_of(tilt_of(place)) ** 2
-            if self.evidence.buckets[slot] == 0:
-                cap = max(cap, min(4.0 * place * place, 0.5 * place * (1.0 - place)))
-            self.caps.append(cap * width * width)
-        if self.infinite:
-            self.spread[-1] = self.target[-1] = (self.expected[-1] + self.offset[-1] - self.lower[-1]) ** 2
+        evidence = self.evidence
+        inside = self.offset - self.low
+        width = evidence.width
+        place = np.where(width > 0.0, inside / np.maximum(width, TINY), 0.5)
+        caps = deviation_of(tilt_of(place)) ** 2
+        if evidence.buckets[0] == 0:
+            caps[0] = max(caps[0], min(4.0 * place[0] ** 2, 0.5 * place[0] * (1.0 - place[0])))
+        return caps * width * width
 
-    def _between(self, *, last: bool) -> None:
-        """Estimate how much of the variance is between polls: what neighbours share, or what nothing else explains.
+    def _between(self) -> None:
+        """Estimate how much of the variance is between polls, as a ratio to what the shapes suggest within.
 
-        Both have to be beyond chance by three standard errors, and are the ratio of the variance between polls to the
-        one that the shapes suggest within.
+        It is what neighbouring polls share, or what a spread within polls cannot explain, the larger of both; each has
+        to be beyond chance.
         """
-        polls = len(self.sums)
-        if polls < 3:
+        polls = len(self.excess)
+        if polls < ROUNDS:
             return
-        excess = noise = squares = steps = products = ratios = 0.0
-        before: float | None = None
-        for bins, _, over, drift in self.sums:
-            residual, own, shared = over - self.beta * drift, TINY, TINY
-            for slot, count in bins:
-                own += count * self.within[slot]
-                shared += count * count * self.spread[slot]
-                residual -= count * self.offset[slot]
-            unit = residual / sqrt(shared)
-            part = own / shared
-            excess += unit * unit - part
-            noise += part * part
-            ratios += 1.0 / part
-            squares += unit * unit
-            steps += unit
-            if before is not None:
-                products += unit * before
-            before = unit
-        mean = (steps / polls) ** 2
-        shared_by_neighbours = products / (polls - 1) - mean - 3.0 * max(0.0, squares / polls - mean) / sqrt(polls)
-        unexplained = (excess - 3.0 * sqrt(2.0 * noise)) / polls if last else 0.0
-        ratio = max(0.0, shared_by_neighbours, unexplained)
-        self.dominance = ratio * ratios / polls
-        self.between = [ratio * variance for variance in self.spread]
+        residual = self._residual()
+        shared = (self.table * self.table) @ self.spread + TINY
+        unit = residual / np.sqrt(shared)
+        mean = float(unit.mean()) ** 2
+        neighbours = float((unit[1:] * unit[:-1]).sum()) / (polls - 1) - mean
+        error = max(0.0, float((unit * unit).mean()) - mean) / sqrt(polls)
+        widest = self.table @ np.maximum(self.caps, np.minimum(self.within, self.spread)) + TINY
+        leverage = shared / widest
+        information = float((leverage * leverage).sum())
+        unexplained = float(((residual * residual / widest - 1.0) * leverage).sum()) / information
+        ratio = max(_beyond_chance(neighbours, error), _beyond_chance(unexplained, sqrt(2.0 / information)))
+        self.between = ratio * self.spread
         # What drift explains of the spread is not within; but values of one moment are never all the same.
-        factor = max(1.0 - ratio, _STILL)
-        self.target = [variance * factor for variance in self.spread]
+        self.target = self.spread * max(1.0 - ratio, _STILL)
+        self.dominance = max(self.untold, self._dominance(ratio))
+        if ratio > 0.0:
+            self._uncrossed(residual, min(1.0, ratio / 0.1))
+
+    def _uncrossed(self, residual: Floats, share: float) -> None:
+        """Bound the spread within polls where polls come near an edge that no value crosses."""
+        evidence, counts = self.evidence, self.evidence.counts
+        variance = self._variance()
+        alone = (self.table > 0.0).sum(1) == 1
+        for slot, bucket in enumerate(evidence.buckets):
+            if not 0 < bucket < len(evidence.bounds):
+                continue
+            few = _CROSSED * counts[bucket]
+            open_below, open_above = counts[bucket - 1] >= few, counts[bucket + 1] >= few
+            if open_below and open_above:
+                continue
+            count = self.table[:, slot]
+            seen = count > 0.0
+            common = np.minimum(1.0, self.between[slot] * count**2 / variance)[seen]
+            moved = self.offset[slot] + common * residual[seen] / count[seen]
+            means = np.where(alone[seen], self.excess[seen] / count[seen], moved)
+            below, above = means - self.low[slot], self.high[slot] - means
+            nearest = above if open_below else below if open_above else np.minimum(below, above)
+            near = np.sort(np.maximum(0.0, nearest))[len(nearest) // 10]
+            bound = (near / _REACH) ** 2 + _SLACK * evidence.width[slot] ** 2
+            self.target[slot] += share * (min(self.target[slot], bound) - self.target[slot])
 
 
-class _Moved(_Fit):
-    """The state of a fit that begins with a lognormal that moves."""
-
-    free = _SURE
-
-    def __init__(self, evidence: Evidence, model: Moving) -> None:
-        self.moving: Moving = model
-        super().__init__(evidence)
-
-    def _begin(self) -> tuple[list[float], list[float]]:
-        self.shapes = [None] * len(self.width)
-        self.expected, self.spread, self.shifts = self.moving.means, self.moving.within, self.moving.shifts
-        return list(self.expected), list(self.width)
-
-    def _fit(self) -> None:
-        self._means()
+def _beyond_chance(value: float, error: float) -> float:
+    """Return a value that is believed as far as it is beyond chance."""
+    return max(0.0, value) * max(0.0, min(1.0, value / (_CHANCE * error + TINY) - 1.0))

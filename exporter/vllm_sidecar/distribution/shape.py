@@ -7,145 +7,159 @@ neighbours. It is only where the estimate begins: the sums decide.
 
 from __future__ import annotations
 
-from itertools import pairwise
-from math import exp, log, sqrt
+from math import exp, log
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from vllm_sidecar.distribution.evidence import Floats, Places
 
 STEPS = 16
 """Pieces of a bucket in which its density is taken for constant."""
 GRID = 32
 """Steps of the table of quantiles."""
-_MIDDLES = tuple([(2 * i + 1) / STEPS - 1.0 for i in range(STEPS)])
-_EDGES = tuple([2 * i / STEPS - 1.0 for i in range(STEPS + 1)])
+LEVELS = np.arange(GRID + 1) / GRID
+_EDGES = np.arange(STEPS + 1) * 2.0 / STEPS - 1.0
+_MIDDLES = (_EDGES[1:] + _EDGES[:-1]) / 2.0
 _NOTHING = 0.1
 """An empty bucket counts as this many observations: its logarithm is needed."""
 _FIRST = 1.0
 """Width of the first bucket on the logarithmic axis, on which it has no end: as if it were e times wide."""
 _SLOPE = 8.0
 _CURVE = 6.0
+_HOLLOW = 0.15
+"""A bucket with less than both neighbours is rare in truth and common by chance: this share of a curve is allowed."""
+_NEAR = 1e-12
+"""Least distance of two edges on the logarithmic axis."""
 
 
-class Shape(NamedTuple):
-    """A density on 0..1, the width of the bucket."""
+class Shapes(NamedTuple):
+    """Densities on 0..1, the width of a bucket; +Inf has none, and an even one stands for it."""
 
-    mean: float
-    variance: float
-    quantiles: tuple[float, ...]
-    """At GRID + 1 even steps from 0 to 1."""
-
-
-EVEN = Shape(0.5, 1.0 / 12.0, tuple([i / GRID for i in range(GRID + 1)]))
-"""What is taken where neighbours tell nothing: values lie evenly."""
+    mean: Floats
+    """(d)"""
+    variance: Floats
+    """(d)"""
+    quantiles: Floats
+    """(d, GRID + 1) at even steps from 0 to 1."""
 
 
 class _Axis(NamedTuple):
     """The buckets on the logarithmic axis; those that begin below 0 are not on it (`first` is the first that is)."""
 
     first: int
-    middles: list[float]
-    widths: list[float]
-    heights: list[float]
+    middles: Floats
+    widths: Floats
+    heights: Floats
     """Logarithms of observations per width."""
 
 
-def shapes(bounds: Sequence[float], counts: Sequence[float], buckets: Sequence[int]) -> list[Shape | None]:
-    """Return the shape of each of these buckets; None for +Inf, which has none."""
+def shapes(bounds: Sequence[float], counts: Sequence[float], buckets: Sequence[int]) -> Shapes:
+    """Return the shapes of these buckets; values lie evenly where neighbours tell nothing."""
+    d = len(buckets)
+    found = Shapes(np.full(d, 0.5), np.full(d, 1.0 / 12.0), np.tile(LEVELS, (d, 1)))
     axis = _axis(bounds, counts)
-    return [_shape(bounds, counts, bucket, axis) if bucket < len(bounds) else None for bucket in buckets]
+    inner = [slot for slot, bucket in enumerate(buckets) if max(axis.first, 0) < bucket < len(bounds)]
+    if inner:
+        which = np.array([buckets[slot] for slot in inner])
+        edges, weights = _pieces(np.array(bounds), axis, which)
+        _set(found, inner, edges, weights)
+    if buckets[0] == 0 and axis.first == 0 and len(bounds) > 1:
+        power = _power(bounds, counts, axis)
+        mean = (power + 1.0) / (power + 2.0)
+        found.mean[0], found.variance[0] = mean, (power + 1.0) / (power + 3.0) - mean * mean
+        found.quantiles[0] = LEVELS ** (1.0 / (power + 1.0))
+    return found
 
 
 def _axis(bounds: Sequence[float], counts: Sequence[float]) -> _Axis:
     first = next((i for i, bound in enumerate(bounds) if bound > 0.0), len(bounds))
-    logs = [log(bound) for bound in bounds[first:]]
-    middles = [logs[0] - _FIRST / 2.0] if logs else []
-    widths = [_FIRST] if logs else []
-    for low, high in pairwise(logs):
-        middles.append((low + high) / 2.0)
-        widths.append(high - low)
-    heights = [
-        log((count + _NOTHING) / width) for count, width in zip(counts[first : len(bounds)], widths, strict=True)
-    ]
-    return _Axis(first, middles, widths, heights)
+    if first == len(bounds):
+        return _Axis(first, np.empty(0), np.empty(0), np.empty(0))
+    logs = np.log(np.array(bounds[first:]))
+    edges = np.concatenate([[logs[0] - _FIRST], logs])
+    widths = np.maximum(_NEAR, np.diff(edges))
+    heights = np.log((np.array(counts[first : len(bounds)]) + _NOTHING) / widths)
+    return _Axis(first, (edges[1:] + edges[:-1]) / 2.0, widths, heights)
 
 
-def _shape(bounds: Sequence[float], counts: Sequence[float], bucket: int, axis: _Axis) -> Shape:
-    if bucket < axis.first or (bucket == axis.first and bucket > 0):
-        return EVEN
-    if bucket == 0:
-        return _first(bounds, counts, axis)
-    low, high = bounds[bucket - 1], bounds[bucket]
-    slope, curve = _parabola(axis, bucket - axis.first)
-    weights = [exp((slope + curve * t) * t) for t in _MIDDLES]
-    whole = sum(weights)
-    half, middle, width = axis.widths[bucket - axis.first] / 2.0, sqrt(low) * sqrt(high), high - low
-    places = [(middle * exp(half * t) - low) / width for t in _MIDDLES]
-    mean = sum([weight * place for weight, place in zip(weights, places, strict=True)]) / whole
-    square = sum([weight * place * place for weight, place in zip(weights, places, strict=True)]) / whole
-    edges = [min(1.0, max(0.0, (middle * exp(half * t) - low) / width)) for t in _EDGES]
-    return _clean(mean, square - mean * mean, _inverted(edges, weights, whole))
+def _pieces(bounds: Floats, axis: _Axis, buckets: Places) -> tuple[Floats, Floats]:
+    """Return where the pieces of buckets end, in widths of them, and how much each piece holds."""
+    slope, curve = _parabolas(axis, buckets - axis.first)
+    low, high = bounds[buckets - 1][:, None], bounds[buckets][:, None]
+    half = axis.widths[buckets - axis.first][:, None] / 2.0
+    edges = (np.sqrt(low) * np.sqrt(high) * np.exp(half * _EDGES) - low) / (high - low)
+    weights = np.exp((slope[:, None] + curve[:, None] * _MIDDLES) * _MIDDLES)
+    return np.maximum(0.0, np.minimum(1.0, edges)), weights
 
 
-def _clean(mean: float, variance: float, quantiles: tuple[float, ...]) -> Shape:
-    """Take values for even where edges are too near for floating point."""
-    inside = 0.0 < mean < 1.0 and 0.0 < variance < 0.25
-    return Shape(mean, variance, quantiles) if inside else EVEN
+def _set(found: Shapes, slots: list[int], edges: Floats, weights: Floats) -> None:
+    """Take over piecewise constant densities, where edges are not too near each other for floating point."""
+    shares = weights / weights.sum(1, keepdims=True)
+    low, high = edges[:, :-1], edges[:, 1:]
+    mean = (shares * (low + high)).sum(1) / 2.0
+    variance = (shares * (low * low + low * high + high * high)).sum(1) / 3.0 - mean * mean
+    below = np.concatenate([np.zeros((len(slots), 1)), np.cumsum(shares, axis=1)], axis=1)
+    for i, slot in enumerate(slots):
+        if 0.0 < mean[i] < 1.0 and 1e-6 < variance[i] < 0.25:
+            found.mean[slot], found.variance[slot] = mean[i], variance[i]
+            found.quantiles[slot] = np.interp(LEVELS, below[i], edges[i])
 
 
-def _parabola(axis: _Axis, i: int) -> tuple[float, float]:
-    """Return slope and curvature of the logarithm of the density, for t from -1 to 1 over the bucket."""
-    z, d = axis.middles, axis.widths
+def _parabolas(axis: _Axis, i: Places) -> tuple[Floats, Floats]:
+    """Return slope and curvature of the logarithm of the density, for t from -1 to 1 over each bucket."""
+    z, d, given = axis.middles, axis.widths, axis.heights
+    last = i + 1 >= len(z)
+    j = np.where(last, i, i + 1)
+    left, right = np.maximum(_NEAR, z[i] - z[i - 1]), np.where(last, 1.0, np.maximum(_NEAR, z[j] - z[i]))
+    measured, widths = np.stack([given[i - 1], given[i], given[j]]), np.stack([d[i - 1], d[i], d[j]])
+    off = np.stack([-left, np.zeros(len(i)), right])
+    heights = measured
+    for _ in range(2):
+        # A bucket's mean density is not that at its middle: to second order they differ by this factor.
+        slope, curve = _through(heights, left, right)
+        there = slope + 2.0 * curve * off
+        factor = 1.0 + (2.0 * curve + there * there) * widths * widths / 24.0
+        heights = measured - np.log(np.minimum(4.0, np.maximum(0.3, factor)))
+    slope, curve = _through(heights, left, right)
+    slope = np.where(last, (measured[1] - measured[0]) / left, slope)
+    curve = np.where(last, 0.0, curve)
     half = d[i] / 2.0
-    if i + 1 >= len(z):
-        slope = (axis.heights[i] - axis.heights[i - 1]) / (z[i] - z[i - 1])
-        return max(-_SLOPE, min(_SLOPE, slope * half)), 0.0
-    left, right = z[i] - z[i - 1], z[i + 1] - z[i]
-    given = axis.heights[i - 1 : i + 2]
-    heights = given
-    slope = curve = 0.0
-    for last in (False, False, True):
-        before, after = (heights[1] - heights[0]) / left, (heights[2] - heights[1]) / right
-        curve = (after - before) / (left + right)
-        slope = (before * right + after * left) / (left + right)
-        if not last:
-            # A bucket's mean density is not that at its middle: to second order they differ by this factor.
-            heights = []
-            for height, width, off in zip(given, d[i - 1 : i + 2], (-left, 0.0, right), strict=True):
-                there = slope + 2.0 * curve * off
-                factor = 1.0 + (2.0 * curve + there * there) * width * width / 24.0
-                heights.append(height - log(min(4.0, max(0.3, factor))))
-    # A bucket with less than both neighbours is rare in truth and common by chance: hardly any hollow is allowed.
-    return max(-_SLOPE, min(_SLOPE, slope * half)), max(-_CURVE, min(0.15 * _CURVE, curve * half * half))
+    return (
+        np.maximum(-_SLOPE, np.minimum(_SLOPE, slope * half)),
+        np.maximum(-_CURVE, np.minimum(_HOLLOW * _CURVE, curve * half * half)),
+    )
 
 
-def _first(bounds: Sequence[float], counts: Sequence[float], axis: _Axis) -> Shape:
-    """Return the shape of the first bucket: a power of the value that meets the density of the second at the edge."""
-    height = counts[0] / bounds[0]
-    if len(bounds) < 2:
-        return EVEN
+def _through(heights: Floats, left: Floats, right: Floats) -> tuple[Floats, Floats]:
+    before, after = (heights[1] - heights[0]) / left, (heights[2] - heights[1]) / right
+    return (before * right + after * left) / (left + right), (after - before) / (left + right)
+
+
+def _power(bounds: Sequence[float], counts: Sequence[float], axis: _Axis) -> float:
+    """Return the power of the value in the first bucket whose density meets that of the second at the edge."""
     density = _NOTHING / (bounds[1] - bounds[0])
     if counts[1] > 0.0:
-        slope, curve = _parabola(axis, 1)
-        whole = sum([exp((slope + curve * t) * t) for t in _MIDDLES]) / STEPS
-        density = counts[1] / axis.widths[1] * exp(curve - slope) / whole / bounds[0]
-    power = max(-0.5, min(8.0, density / height - 1.0))
-    mean = (power + 1.0) / (power + 2.0)
-    quantiles = tuple([(i / GRID) ** (1.0 / (power + 1.0)) for i in range(GRID + 1)])
-    return Shape(mean, (power + 1.0) / (power + 3.0) - mean * mean, quantiles)
+        slopes, curves = _parabolas(axis, np.array([1]))
+        slope, curve = float(slopes[0]), float(curves[0])
+        whole = float(np.exp((slope + curve * _MIDDLES) * _MIDDLES).sum()) / STEPS
+        density = counts[1] / float(axis.widths[1]) * exp(curve - slope) / whole / bounds[0]
+    height = counts[0] / bounds[0]
+    return max(-0.5, min(8.0, density / height - 1.0))
 
 
-def _inverted(edges: Sequence[float], weights: Sequence[float], whole: float) -> tuple[float, ...]:
-    """Return the quantiles of a piecewise constant density."""
-    found = [edges[0]]
-    piece, below = 0, 0.0
-    for i in range(1, GRID):
-        target = whole * i / GRID
-        while piece < STEPS - 1 and below + weights[piece] < target:
-            below += weights[piece]
-            piece += 1
-        share = min(1.0, (target - below) / weights[piece])
-        found.append(edges[piece] + (edges[piece + 1] - edges[piece]) * share)
-    found.append(edges[-1])
-    return tuple(found)
+def power_law(lower: float, upper: float, power: float, begin: float, end: float) -> tuple[float, float, Floats]:
+    """Return mean, variance and quantiles of a density like x ** power on begin..end, in widths of lower..upper."""
+    whole = power + 1.0
+    shares = np.concatenate([LEVELS, (np.arange(2 * GRID) + 0.5) / (2 * GRID)])
+    if abs(whole) < 1e-6:
+        values = begin * np.exp(shares * log(end / begin))
+    else:
+        ratio = (end / begin) ** whole
+        values = begin * (1.0 + shares * (ratio - 1.0)) ** (1.0 / whole)
+    places = np.maximum(0.0, np.minimum(1.0, (values - lower) / (upper - lower)))
+    inner = places[GRID + 1 :]
+    return float(inner.mean()), float(inner.var()), places[: GRID + 1]

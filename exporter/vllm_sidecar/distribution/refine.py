@@ -1,0 +1,240 @@
+"""Where the observations of every poll lie: what is usual in a bucket is learnt from the polls that tell it.
+
+An observation that was alone in its poll is known exactly, and of two or three little is left open. What these have
+found likely is usual, and with it the next reading finds more (expectation maximisation). Polls of many observations
+tell mean and variance, which the moments have already; they are read at the end with what was learnt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from vllm_sidecar.distribution.groups import MOST
+from vllm_sidecar.distribution.nodes import NODES
+from vllm_sidecar.distribution.reading import Bins, Law, Reader, Steps
+
+if TYPE_CHECKING:
+    from vllm_sidecar.distribution.evidence import Evidence, Flags, Floats, Places
+    from vllm_sidecar.distribution.groups import Groups
+    from vllm_sidecar.distribution.moments import Moments
+    from vllm_sidecar.distribution.moving import Moving
+
+_TURNS = 3
+_FEW = 12.0
+"""Observations of a poll up to which it tells more of its bucket than mean and variance."""
+_PRIOR = 16.0
+"""Observations that what is usual counts for at first, beside those of the polls."""
+_BLUR = 0.7
+"""Deviation, in nodes, to which an observation stands for its neighbourhood."""
+_TINY = 1e-30
+
+
+class Observations(NamedTuple):
+    """Values of each bin, and the share of its observations that each stands for (b, NODES)."""
+
+    values: Floats
+    weights: Floats
+
+
+def _kernel() -> Floats:
+    """Return how an observation at a node spreads over its neighbours; at both ends it is reflected."""
+    place = np.arange(NODES)
+    found = np.zeros((NODES, NODES))
+    for mirrored in (place, -1 - place, 2 * NODES - 1 - place):
+        found += np.exp(-0.5 * ((place[:, None] - mirrored) / _BLUR) ** 2)
+    found /= np.sum(found, axis=1, keepdims=True)
+    return found
+
+
+_KERNEL = _kernel()
+
+
+def follow(evidence: Evidence, model: Moving) -> Observations:
+    """Read all polls with what a model says of each."""
+    mean = (model.weights * model.nodes).sum(1)
+    variance = (model.weights * (model.nodes - mean[:, None]) ** 2).sum(1)
+    bins = Bins(model.nodes, np.gradient(model.nodes, axis=1))
+    weights = model.weights.copy()
+    several = np.flatnonzero(_several(evidence))
+    weights[several] = Reader(evidence, bins, several).read(weights[several], Law(mean, variance))
+    return _settled(evidence, bins, weights, slow=False)
+
+
+def refine(evidence: Evidence, moments: Moments, usual: Groups) -> Observations:
+    """Learn where values usually lie, and read all polls with it."""
+    return _Learner(evidence, moments, usual).run()
+
+
+def _several(evidence: Evidence) -> Flags:
+    """Return the bins of polls that tell the sum of several observations (b)."""
+    found: Flags = evidence.trusted[evidence.poll] & (evidence.size[evidence.poll] != 1.0)
+    return found
+
+
+def _single(evidence: Evidence) -> Places:
+    """Return the bins of polls whose sum is the value of their only observation."""
+    return np.flatnonzero(evidence.trusted[evidence.poll] & (evidence.size[evidence.poll] == 1.0))
+
+
+def _settled(evidence: Evidence, bins: Bins, weights: Floats, *, slow: bool) -> Observations:
+    """Move the places so that the observations of each poll add up to its sum; single ones are exact.
+
+    Those of a bin move together, more where they are less certain. Where the first bucket holds slow requests among
+    small values, it is the slow ones that move: their places are far apart.
+    """
+    poll, slot, count = evidence.poll, evidence.slot, evidence.count
+    mean = (weights * bins.values).sum(1)
+    variance = (weights * (bins.values - mean[:, None]) ** 2).sum(1) + 1e-18 * evidence.width[slot] ** 2
+    loose = np.repeat(variance[:, None], NODES, axis=1)
+    if slow:
+        loose = np.where((slot == 0)[:, None], bins.gaps**2 + _TINY, loose)
+    left = np.nan_to_num(evidence.total - evidence.per_poll(count * mean))
+    whole = evidence.per_poll(count * (weights * loose).sum(1)) + 1e-300
+    lower = evidence.lower[slot][:, None]
+    values = np.maximum(lower, bins.values + (left / whole)[poll][:, None] * loose)
+    values = np.minimum(lower + evidence.width[slot][:, None], values)
+    single = _single(evidence)
+    values[single] = evidence.total[poll[single]][:, None]
+    weights[single] = np.eye(1, NODES)
+    return Observations(values, weights)
+
+
+class _Learner:
+    """The state of one expectation maximisation."""
+
+    def __init__(self, evidence: Evidence, moments: Moments, usual: Groups) -> None:
+        self.evidence, self.usual = evidence, usual
+        self.weights = usual.weights
+        self.gaps = np.gradient(usual.nodes, axis=1)
+        slot = evidence.slot
+        self.middle = (usual.weights * usual.nodes).sum(1)
+        self.start, self.factor = self.middle[slot], np.ones(len(slot))
+        values, gaps = usual.nodes[slot], self.gaps[slot]
+        if moments.between.any() or moments.shifts.any():
+            self._move(moments)
+            lower, factor = evidence.lower[slot][:, None], self.factor[:, None]
+            values = self.start[:, None] + factor * (values - self.middle[slot][:, None])
+            values = np.maximum(lower, np.minimum(lower + evidence.width[slot][:, None], values))
+            gaps = factor * gaps
+        self.bins = Bins(values, gaps)
+
+    def _move(self, moments: Moments) -> None:
+        """Set the mean of each bin, and by how much its values are drawn apart."""
+        evidence = self.evidence
+        poll, slot, count = evidence.poll, evidence.slot, evidence.count
+        lower = evidence.lower[slot]
+        means = np.maximum(lower, np.minimum(lower + evidence.width[slot], self.start + moments.shifts))
+        within, between = moments.within[slot], moments.between[slot]
+        variance = evidence.per_poll(count * (within + between * count))[poll] + _TINY
+        left = (evidence.total - evidence.per_poll(count * means))[poll]
+        common = np.where(np.isnan(left), 0.0, between * count / variance)
+        self.start = means + common * np.nan_to_num(left)
+        unknown = np.maximum(0.0, between * (1.0 - common * count))
+        self.factor = np.sqrt(1.0 + unknown / (within + _TINY))
+
+    def run(self) -> Observations:
+        """Learn, and read all polls."""
+        evidence = self.evidence
+        several = _several(evidence)
+        self._learn(np.flatnonzero(several & self._telling()))
+        weights = self.weights[evidence.slot]
+        reader = Reader(evidence, self.bins, np.flatnonzero(several))
+        weights[reader.which] = reader.read(weights[reader.which], self._law(_Pairs(self, reader)))
+        slow = self.usual.split[0] > 0.0 and evidence.buckets[0] == 0
+        return _settled(evidence, self.bins, weights, slow=bool(slow))
+
+    def _telling(self) -> Flags:
+        """Return the bins of polls that tell more of their bucket than mean and variance (b)."""
+        split = (self.usual.split > 0.0)[self.evidence.slot]
+        return (self.evidence.size[self.evidence.poll] <= _FEW) | (split & (self.evidence.count <= MOST))
+
+    def _learn(self, few: Places) -> None:
+        """Learn what is usual from single observations and from bins of few."""
+        evidence = self.evidence
+        exactly = self._exactly()
+        reader = Reader(evidence, self.bins, few)
+        pairs = _Pairs(self, reader)
+        members = np.zeros((len(evidence.buckets), len(few)))
+        members[reader.slot, np.arange(len(few))] = reader.count
+        for _ in range(_TURNS if len(few) else 1):
+            learnt = exactly + members @ reader.read(self.weights[reader.slot], self._law(pairs))
+            learnt = learnt @ _KERNEL + _PRIOR * self.usual.weights
+            self.weights = learnt / learnt.sum(1, keepdims=True)
+
+    def _exactly(self) -> Floats:
+        """Return the single observations, at the nodes around them (d, NODES)."""
+        evidence, single = self.evidence, _single(self.evidence)
+        total, values = evidence.total[evidence.poll[single]][:, None], self.bins.values[single]
+        low, share = _between(values, total)
+        found = np.zeros_like(self.weights)
+        np.add.at(found, (evidence.slot[single][:, None], low), 1.0 - share)
+        np.add.at(found, (evidence.slot[single][:, None], low + 1), share)
+        return found
+
+    def _law(self, pairs: _Pairs) -> Law:
+        """Return what is usual now."""
+        nodes, weights, slot = self.usual.nodes, self.weights, self.evidence.slot
+        mean = np.einsum("ij,ij->i", weights, nodes)
+        variance = np.einsum("ij,ij->i", weights, (nodes - mean[:, None]) ** 2)
+        return Law(
+            self.start + self.factor * (mean - self.middle)[slot],
+            self.factor**2 * variance[slot],
+            pairs.density(weights),
+            self._steps() if self.usual.split.any() else None,
+        )
+
+    def _steps(self) -> Steps:
+        nodes = self.usual.nodes
+        high = self.weights * self.usual.upper
+        both = np.stack([self.weights - high, high])
+        share = both.sum(2) + _TINY
+        means = (both * nodes).sum(2) / share
+        variances = (both * (nodes - means[:, :, None]) ** 2).sum(2) / share
+        return Steps(self.usual.split, share[1], means, variances)
+
+
+class _Pairs:
+    """Where the rest of each pair lies among the nodes of the other observation."""
+
+    def __init__(self, learner: _Learner, reader: Reader) -> None:
+        partners = reader.partners
+        slot = learner.evidence.slot[partners]
+        gaps = np.maximum(learner.gaps, 1e-9 * learner.evidence.width[:, None] + _TINY)
+        self._gaps = gaps
+        places = (reader.rest[reader.pairs] - learner.start[partners][:, None]) / learner.factor[partners][:, None]
+        places += learner.middle[slot][:, None]
+        # Beyond the outermost nodes the density falls to 0 within their distance to the next.
+        nodes = learner.usual.nodes
+        ends = np.concatenate([nodes[:, :1] - gaps[:, :1], nodes, nodes[:, -1:] + gaps[:, -1:]], axis=1)
+        self._low, self._share = np.empty(places.shape, np.intp), np.empty(places.shape)
+        for one in np.unique(slot):
+            mine = slot == one
+            self._low[mine], self._share[mine] = _between(ends[one], places[mine])
+        self._low += slot[:, None] * (NODES + 2)
+        self._heights = np.zeros(ends.shape)
+
+    def density(self, weights: Floats) -> Floats:
+        """Return the density of the other observation at the rest of each place, for what is usual."""
+        self._heights[:, 1:-1] = weights / self._gaps
+        heights = self._heights.ravel()
+        low = heights[self._low]
+        found: Floats = low + self._share * (heights[self._low + 1] - low)
+        return found
+
+
+def _between(nodes: Floats, places: Floats) -> tuple[Places, Floats]:
+    """Return the node below each place and the share of the way to the next; outside, the end itself.
+
+    `nodes` ascend: one row for all places, or one for each row of one place.
+    """
+    last = nodes.shape[-1] - 2
+    if nodes.ndim == 1:
+        low = np.minimum(last, np.maximum(0, np.searchsorted(nodes, places, side="right") - 1))
+        start, end = nodes[low], nodes[low + 1]
+    else:
+        low = np.minimum(last, np.maximum(0, (nodes <= places).sum(1, keepdims=True) - 1))
+        start, end = np.take_along_axis(nodes, low, 1), np.take_along_axis(nodes, low + 1, 1)
+    share = (places - start) / np.maximum(end - start, _TINY)
+    return low, np.maximum(0.0, np.minimum(1.0, share))
