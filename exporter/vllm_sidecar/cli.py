@@ -256,6 +256,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     config = reload()
     log.setup(config.log.level, config.log.format)
+    # The matrices of percentiles are small: a thread for each core of a GPU node would only cost memory.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from vllm_sidecar.app import serve  # not needed, and slow to load, for the other commands
 
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import exp, expm1
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,14 +39,12 @@ def deviation_of(tilt: Floats) -> Floats:
     return np.sqrt(np.where(flat, 1.0 / 12.0 - tilt * tilt / 240.0, exact))
 
 
-def quantiles_of(tilt: float, shares: Floats) -> Floats:
-    """Return the quantiles of that density; the shares are within 0..1."""
-    if abs(tilt) < _FLAT:
-        return shares + 0.5 * tilt * shares * (1.0 - shares)
-    steep = max(-_STEEP, min(_STEEP, tilt))
-    if steep > 0.0:
-        end = exp(-steep)
-        rising: Floats = 1.0 + np.log(end + shares * (1.0 - end)) / steep
-        return rising
-    falling: Floats = np.log1p(shares * expm1(steep)) / steep
-    return falling
+def quantiles_of(tilt: Floats, shares: Floats) -> Floats:
+    """Return the quantiles of these densities (d) for shares within 0..1 (d, n)."""
+    tilt = tilt[:, None]
+    flat = np.abs(tilt) < _FLAT
+    steep = np.where(flat, 1.0, np.minimum(_STEEP, np.abs(tilt)))
+    # The density that falls; the one that rises is its mirror image.
+    rising = tilt > 0.0
+    fallen = np.log1p(np.where(rising, 1.0 - shares, shares) * np.expm1(-steep)) / -steep
+    return np.where(flat, shares + 0.5 * tilt * shares * (1.0 - shares), np.where(rising, 1.0 - fallen, fallen))

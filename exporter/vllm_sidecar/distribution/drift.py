@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import log
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.distribution.evidence import Evidence, Floats
 
-_FADE = 0.5
-"""Weight of a poll's counts in the local counts of its neighbour."""
+_HALVED = 1.0
+"""Halvings of the weight of a poll's counts from one poll to the next."""
 _AROUND = 0.5
 """Observations added to the local counts of a bucket, shared out over the window."""
 _STEEPEST = 6.0
@@ -61,10 +62,17 @@ def _sides(evidence: Evidence, slot: int) -> Iterator[tuple[int | None, float, f
 
 def _heights(evidence: Evidence) -> Floats:
     """Return the logarithm of the density in each slot, of the polls around each, each half its neighbour's (n, d)."""
-    polls = np.arange(len(evidence.size))
-    near = _FADE ** np.abs(polls[:, None] - polls)
+    near = _near(len(evidence.size))
     counts = np.array([evidence.counts[bucket] for bucket in evidence.buckets])
     widths = [_width(evidence, bucket) if bucket < len(evidence.bounds) else 1.0 for bucket in evidence.buckets]
     floor = (counts + _AROUND) / counts.sum()
     found: Floats = np.log(near @ evidence.table(evidence.count) + floor) - np.log(widths)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _near(polls: int) -> Floats:
+    """Return how much each poll counts beside each other one (n, n)."""
+    places = np.arange(polls)
+    found: Floats = np.exp2(-np.abs(places[:, None] - places) * _HALVED)
     return found

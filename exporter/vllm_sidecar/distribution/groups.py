@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vllm_sidecar.distribution.nodes import NODES
+from vllm_sidecar.distribution.shape import NODES, gaps
 
 if TYPE_CHECKING:
     from vllm_sidecar.distribution.evidence import Evidence, Floats, Places
@@ -64,27 +64,27 @@ def groups(evidence: Evidence, moments: Moments, nodes: Floats) -> Groups:
     """Find the slots with two groups; values of all others have the nodes that are given, in equal shares."""
     even = np.full(nodes.shape, 1.0 / NODES)
     found = Groups(nodes.copy(), even, np.zeros(nodes.shape), np.zeros(len(nodes)))
+    slot, count = evidence.slot, evidence.count
     means, variances = nodes.mean(1), nodes.var(1)
-    trusted = evidence.trusted[evidence.poll]
-    rest_mean = evidence.total - evidence.per_poll(evidence.count * means[evidence.slot])
-    rest_variance = evidence.per_poll(evidence.count * variances[evidence.slot])
-    for slot, bucket in enumerate(evidence.buckets):
-        mine = np.flatnonzero((evidence.slot == slot) & trusted & (evidence.count <= MOST))
-        if bucket == len(evidence.bounds) or len(mine) < _FEWEST or evidence.width[slot] <= 0.0:
-            continue
-        # What moves from poll to poll has no steps.
-        still = max(0.0, 1.0 - _MOVES * float(moments.between[slot] / (moments.within[slot] + _TINY)))
-        if not still:
-            continue
-        poll, count = evidence.poll[mine], evidence.count[mine]
-        if bucket == 0 and means[slot] - evidence.lower[slot] < _SMALL * evidence.width[slot]:
-            _body_and_slow(evidence, found, slot, poll, count, still)
-            continue
-        others = np.maximum(0.0, rest_variance[poll] - count * variances[slot])
-        clear = (others < 0.5 * moments.within[slot]) & (evidence.size[poll] > 1.0)
-        if clear.sum() >= _FEWEST:
-            own = rest_mean[poll] + count * means[slot]
-            _two(evidence, moments, found, slot, count[clear], own[clear], others[clear], still)
+    rest = (evidence.total - evidence.per_poll(count * means[slot]))[evidence.poll] + count * means[slot]
+    others = np.maximum(0.0, evidence.per_poll(count * variances[slot])[evidence.poll] - count * variances[slot])
+    known = evidence.trusted[evidence.poll] & (count <= MOST)
+    clear = known & (evidence.size[evidence.poll] > 1.0) & (others < 0.5 * moments.within[slot])
+    small = evidence.buckets[0] == 0 and means[0] - evidence.lower[0] < _SMALL * evidence.width[0]
+    if small:
+        clear &= slot != 0
+        _body_and_slow(evidence, found, np.flatnonzero(known & (slot == 0)), _stillness(moments)[0])
+    for one in np.flatnonzero(evidence.per_slot(clear) >= _FEWEST):
+        mine = clear & (slot == one)
+        still = float(_stillness(moments)[one])
+        if still > 0.0 and evidence.buckets[one] < len(evidence.bounds):
+            _two(evidence, moments, found, int(one), count[mine], rest[mine], others[mine], still)
+    return found
+
+
+def _stillness(moments: Moments) -> Floats:
+    """Return 1 to 0: what moves from poll to poll has no steps (d)."""
+    found: Floats = np.maximum(0.0, 1.0 - _MOVES * moments.between / (moments.within + _TINY))
     return found
 
 
@@ -128,21 +128,21 @@ def _two(
     blur = np.maximum(inner, 1.5 * float(width) / NODES)
     low_high = np.stack([low, high])[:, :, None]
     each = np.stack([1.0 - shares, shares])[:, :, None] * np.exp(-0.5 * ((places - low_high) / blur[:, None]) ** 2)
-    weights = each.sum(0) * np.maximum(np.gradient(places), _TINY) + _TINY
+    weights = each.sum(0) * np.maximum(gaps(places[None, :])[0], _TINY) + _TINY
     mixed = (likely / likely.sum()) @ (weights / weights.sum(1, keepdims=True))
     found.weights[slot] += belief * (mixed - found.weights[slot])
     found.upper[slot] = (likely / likely.sum()) @ (places > 0.5 * (low + high)[:, None])
     found.split[slot] = 1.0
 
 
-def _body_and_slow(evidence: Evidence, found: Groups, slot: int, poll: Places, count: Floats, still: float) -> None:
+def _body_and_slow(evidence: Evidence, found: Groups, bins: Places, still: float) -> None:
     """Tell slow requests from the small values of all others in the first bucket."""
-    alone = evidence.size[poll] == count
-    if alone.sum() < _FEWEST:
+    bins = bins[evidence.size[evidence.poll[bins]] == evidence.count[bins]]
+    if len(bins) < _FEWEST or still <= 0.0:
         return
-    size = count[alone]
+    slot, size = 0, evidence.count[bins]
     lower, width = float(evidence.lower[slot]), float(evidence.width[slot])
-    means = evidence.total[poll[alone]] / size - lower
+    means = evidence.total[evidence.poll[bins]] / size - lower
     level = _median(means, size)
     if level <= 0.0:
         return

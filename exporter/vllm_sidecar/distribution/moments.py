@@ -25,21 +25,23 @@ import numpy as np
 
 from vllm_sidecar.distribution.curve import deviation_of, tilt_of
 from vllm_sidecar.distribution.drift import drifts
-from vllm_sidecar.distribution.support import suggested
+from vllm_sidecar.distribution.support import expected, suggested
 
 if TYPE_CHECKING:
     from vllm_sidecar.distribution.evidence import Evidence, Floats
     from vllm_sidecar.distribution.shape import Shapes
 
-ROUNDS = 3
+_ROUNDS = 4
 """Turns of means and variances; the suite gains nothing from more."""
+_SEARCHES = 2
+"""Turns after which variance between polls is looked for."""
 TINY = 1e-30
 """Added where a variance could be 0."""
 _FREE = 0.3
 """Deviation of the prior of a mean in the first round, in widths of the bucket: nearly none."""
-_SURE = 0.05
+_SURE = 0.02
 """The same from the second round on, where both neighbours shape a bucket; its tails are heavy, so it may be wrong."""
-_UNSURE = 0.15
+_UNSURE = 0.08
 """The same of the outermost buckets, which have one neighbour."""
 _DEGREES = 3.0
 """Degrees of freedom of that prior (Student)."""
@@ -47,6 +49,8 @@ _TRUST = 20.0
 """Polls that the suggested variance counts for, as long as the likely one is near."""
 _NEAR = 0.4
 """How near: the logarithm of their ratio, beside what chance explains."""
+_EQUAL = 1e-10
+"""Variance, in squared widths, of values that are the same: less could be rounding."""
 _DRIFT_PRIOR = 4.0
 """Precision of the prior of beta, which is 1."""
 _STILL = 0.05
@@ -57,6 +61,8 @@ _ENOUGH = 8.0
 """Polls from which on drift can be told from spread; fewer sums are doubted."""
 _UNTOLD = 0.05
 """How much, as a ratio of the variances, where there are half as many."""
+_FEWEST = 3
+"""Polls from which on variance between them is looked for."""
 _CROSSED = 1e-3
 """Share of a bucket's count up to which its neighbour tells that values do not cross the edge between them."""
 _REACH = 1.7
@@ -91,7 +97,7 @@ class _Fit:
         self.evidence = evidence
         lower, width = evidence.lower, evidence.width
         self.shapes = suggested(evidence)
-        self.expected, self.spread = self._prior()
+        self.expected, self.spread = expected(evidence, self.shapes)
         start, self.reach = self._start()
         self.offset = start - self.expected
         self.beta = 0.0
@@ -100,6 +106,8 @@ class _Fit:
         self.table = evidence.table(evidence.count)[trusted]
         self.drift = evidence.per_poll(evidence.count * self.shifts)[trusted]
         self.excess = evidence.total[trusted] - self.table @ self.expected
+        self.squared = self.table * self.table
+        self.known = np.concatenate([self.table, self.drift[:, None]], axis=1)
         self.low, self.high = lower - self.expected, lower - self.expected + width
         self.within, self.between = self.spread.copy(), np.zeros(len(width))
         polls = max(1, len(self.excess))
@@ -111,21 +119,6 @@ class _Fit:
         self.precision = 1.0 / ((_FREE * self.reach) ** 2 + TINY)
         self.fitted = float(min(self.table.shape))
         """How many of the means are fitted to the sums, and not left to the prior."""
-
-    def _prior(self) -> tuple[Floats, Floats]:
-        """Return mean and variance per slot as the shapes suggest them; that of +Inf is what the others leave."""
-        evidence = self.evidence
-        lower, width = evidence.lower, evidence.width
-        means, variances = lower + width * self.shapes.mean, width * width * self.shapes.variance
-        if evidence.infinite:
-            last = (evidence.slot == len(width) - 1) & evidence.trusted[evidence.poll]
-            seen = evidence.count[last].sum()
-            if seen:
-                others = evidence.per_poll(np.where(last, 0.0, evidence.count * means[evidence.slot]))
-                left = (evidence.total - others)[evidence.poll[last]].sum() / seen
-                means[-1] = max(lower[-1] + 0.01 * width[-1], min(lower[-1] + 0.99 * width[-1], left))
-            variances[-1] = (means[-1] - lower[-1]) ** 2
-        return means, variances
 
     def _start(self) -> tuple[Floats, Floats]:
         """Return means that agree with every poll alone, and over how much of each bucket its values seem to spread.
@@ -157,10 +150,10 @@ class _Fit:
         """Fit means and variances in turns, and return what was found."""
         self.caps = self._caps()
         self._variances()
-        for turn in range(1, ROUNDS + 1):
+        for turn in range(1, _ROUNDS + 1):
             self._means()
             self._variances()
-            if turn < ROUNDS:
+            if turn <= _SEARCHES:
                 self._between()
         means = self.expected + self.offset
         return Moments(self.shapes, means, self.within, self.between, self.beta * self.shifts)
@@ -170,12 +163,13 @@ class _Fit:
         d = len(self.prior)
         # Drift confounds the sums with the counts: the more of their variance it is, the less they tell of means.
         variance = self._variance() * (1.0 + self.dominance)
-        known = np.concatenate([self.table, self.drift[:, None]], axis=1)
-        weighted = known / variance[:, None]
-        matrix, right = weighted.T @ known, weighted.T @ self.excess
-        matrix[np.diag_indices(d + 1)] += np.append(self.precision, _DRIFT_PRIOR)
+        weighted = self.known / variance[:, None]
+        matrix, right = weighted.T @ self.known, weighted.T @ self.excess
+        diagonal = matrix.ravel()[:: d + 2]
+        diagonal[:d] += self.precision
+        diagonal[d] += _DRIFT_PRIOR
         right[d] += _DRIFT_PRIOR
-        self.fitted = d - float((self.precision / np.diag(matrix)[:d]).sum())
+        self.fitted = d - float((self.precision / diagonal[:d]).sum())
         found = np.linalg.solve(matrix, right)
         self.beta = max(0.0, min(1.0, float(found[d])))
         if self.beta != found[d]:
@@ -186,7 +180,7 @@ class _Fit:
 
     def _variance(self) -> Floats:
         """Return the variance of each sum, within polls and between them."""
-        found: Floats = (self.table * (self.within + self.between * self.table)).sum(1) + TINY
+        found: Floats = self.table @ self.within + self.squared @ self.between + TINY
         return found
 
     def _dominance(self, ratio: float) -> float:
@@ -196,7 +190,7 @@ class _Fit:
         """
         if not ratio or not len(self.table):
             return 0.0
-        shared = (self.table * self.table) @ self.spread
+        shared = self.squared @ self.spread
         return ratio * float((shared / (self.table @ self.within + TINY)).mean())
 
     def _residual(self) -> Floats:
@@ -219,7 +213,7 @@ class _Fit:
         if self.evidence.infinite:
             self.spread[-1] = self.target[-1] = (self.offset[-1] - self.low[-1]) ** 2
         likely = self.within * squares / (np.maximum(weights, TINY) * max(0.5, freedom))
-        distance = np.log((likely + 1e-14 * self.reach**2 + TINY) / (self.target + TINY))
+        distance = np.log((likely + _EQUAL * self.reach**2 + TINY) / (self.target + TINY))
         distance *= distance / (_NEAR * _NEAR + 1.0 / (tells + 1e-2))
         trust = _TRUST / (1.0 + distance * distance)
         fitted = np.minimum(self.caps, (trust * self.target + tells * likely) / (trust + tells)) + TINY
@@ -243,10 +237,10 @@ class _Fit:
         to be beyond chance.
         """
         polls = len(self.excess)
-        if polls < ROUNDS:
+        if polls < _FEWEST:
             return
         residual = self._residual()
-        shared = (self.table * self.table) @ self.spread + TINY
+        shared = self.squared @ self.spread + TINY
         unit = residual / np.sqrt(shared)
         mean = float(unit.mean()) ** 2
         neighbours = float((unit[1:] * unit[:-1]).sum()) / (polls - 1) - mean
@@ -273,10 +267,10 @@ class _Fit:
                 continue
             few = _CROSSED * counts[bucket]
             open_below, open_above = counts[bucket - 1] >= few, counts[bucket + 1] >= few
-            if open_below and open_above:
-                continue
             count = self.table[:, slot]
             seen = count > 0.0
+            if (open_below and open_above) or not seen.any():
+                continue
             common = np.minimum(1.0, self.between[slot] * count**2 / variance)[seen]
             moved = self.offset[slot] + common * residual[seen] / count[seen]
             means = np.where(alone[seen], self.excess[seen] / count[seen], moved)

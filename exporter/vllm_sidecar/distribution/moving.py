@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vllm_sidecar.distribution.nodes import NODES
+from vllm_sidecar.distribution.shape import NODES
 
 if TYPE_CHECKING:
     from vllm_sidecar.distribution.evidence import Evidence, Floats, Places

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vllm_sidecar.distribution.groups import MOST
-from vllm_sidecar.distribution.nodes import NODES
 from vllm_sidecar.distribution.reading import Bins, Law, Reader, Steps
+from vllm_sidecar.distribution.shape import NODES, gaps
 
 if TYPE_CHECKING:
     from vllm_sidecar.distribution.evidence import Evidence, Flags, Floats, Places
@@ -55,7 +55,7 @@ def follow(evidence: Evidence, model: Moving) -> Observations:
     """Read all polls with what a model says of each."""
     mean = (model.weights * model.nodes).sum(1)
     variance = (model.weights * (model.nodes - mean[:, None]) ** 2).sum(1)
-    bins = Bins(model.nodes, np.gradient(model.nodes, axis=1))
+    bins = Bins(model.nodes, gaps(model.nodes))
     weights = model.weights.copy()
     several = np.flatnonzero(_several(evidence))
     weights[several] = Reader(evidence, bins, several).read(weights[several], Law(mean, variance))
@@ -107,18 +107,18 @@ class _Learner:
     def __init__(self, evidence: Evidence, moments: Moments, usual: Groups) -> None:
         self.evidence, self.usual = evidence, usual
         self.weights = usual.weights
-        self.gaps = np.gradient(usual.nodes, axis=1)
+        self.gaps = gaps(usual.nodes)
         slot = evidence.slot
         self.middle = (usual.weights * usual.nodes).sum(1)
         self.start, self.factor = self.middle[slot], np.ones(len(slot))
-        values, gaps = usual.nodes[slot], self.gaps[slot]
+        values, apart = usual.nodes[slot], self.gaps[slot]
         if moments.between.any() or moments.shifts.any():
             self._move(moments)
             lower, factor = evidence.lower[slot][:, None], self.factor[:, None]
             values = self.start[:, None] + factor * (values - self.middle[slot][:, None])
             values = np.maximum(lower, np.minimum(lower + evidence.width[slot][:, None], values))
-            gaps = factor * gaps
-        self.bins = Bins(values, gaps)
+            apart = factor * apart
+        self.bins = Bins(values, apart)
 
     def _move(self, moments: Moments) -> None:
         """Set the mean of each bin, and by how much its values are drawn apart."""
@@ -138,10 +138,15 @@ class _Learner:
         """Learn, and read all polls."""
         evidence = self.evidence
         several = _several(evidence)
-        self._learn(np.flatnonzero(several & self._telling()))
+        few = several & self._telling()
+        reader = Reader(evidence, self.bins, np.flatnonzero(few))
+        pairs = _Pairs(self, reader)
+        self._learn(reader, pairs)
+        if few.sum() < several.sum():
+            reader = Reader(evidence, self.bins, np.flatnonzero(several))
+            pairs = _Pairs(self, reader)
         weights = self.weights[evidence.slot]
-        reader = Reader(evidence, self.bins, np.flatnonzero(several))
-        weights[reader.which] = reader.read(weights[reader.which], self._law(_Pairs(self, reader)))
+        weights[reader.which] = reader.read(weights[reader.which], self._law(pairs))
         slow = self.usual.split[0] > 0.0 and evidence.buckets[0] == 0
         return _settled(evidence, self.bins, weights, slow=bool(slow))
 
@@ -150,15 +155,12 @@ class _Learner:
         split = (self.usual.split > 0.0)[self.evidence.slot]
         return (self.evidence.size[self.evidence.poll] <= _FEW) | (split & (self.evidence.count <= MOST))
 
-    def _learn(self, few: Places) -> None:
+    def _learn(self, reader: Reader, pairs: _Pairs) -> None:
         """Learn what is usual from single observations and from bins of few."""
-        evidence = self.evidence
-        exactly = self._exactly()
-        reader = Reader(evidence, self.bins, few)
-        pairs = _Pairs(self, reader)
-        members = np.zeros((len(evidence.buckets), len(few)))
-        members[reader.slot, np.arange(len(few))] = reader.count
-        for _ in range(_TURNS if len(few) else 1):
+        exactly, many = self._exactly(), len(reader.which)
+        members = np.zeros((len(exactly), many))
+        members[reader.slot, np.arange(many)] = reader.count
+        for _ in range(_TURNS if many else 1):
             learnt = exactly + members @ reader.read(self.weights[reader.slot], self._law(pairs))
             learnt = learnt @ _KERNEL + _PRIOR * self.usual.weights
             self.weights = learnt / learnt.sum(1, keepdims=True)
@@ -201,13 +203,12 @@ class _Pairs:
     def __init__(self, learner: _Learner, reader: Reader) -> None:
         partners = reader.partners
         slot = learner.evidence.slot[partners]
-        gaps = np.maximum(learner.gaps, 1e-9 * learner.evidence.width[:, None] + _TINY)
-        self._gaps = gaps
+        apart = self._gaps = np.maximum(learner.gaps, 1e-9 * learner.evidence.width[:, None] + _TINY)
         places = (reader.rest[reader.pairs] - learner.start[partners][:, None]) / learner.factor[partners][:, None]
         places += learner.middle[slot][:, None]
         # Beyond the outermost nodes the density falls to 0 within their distance to the next.
         nodes = learner.usual.nodes
-        ends = np.concatenate([nodes[:, :1] - gaps[:, :1], nodes, nodes[:, -1:] + gaps[:, -1:]], axis=1)
+        ends = np.concatenate([nodes[:, :1] - apart[:, :1], nodes, nodes[:, -1:] + apart[:, -1:]], axis=1)
         self._low, self._share = np.empty(places.shape, np.intp), np.empty(places.shape)
         for one in np.unique(slot):
             mine = slot == one

@@ -7,7 +7,7 @@ neighbours. It is only where the estimate begins: the sums decide.
 
 from __future__ import annotations
 
-from math import exp, log
+from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 STEPS = 16
 """Pieces of a bucket in which its density is taken for constant."""
-GRID = 32
-"""Steps of the table of quantiles."""
-LEVELS = np.arange(GRID + 1) / GRID
+NODES = 48
+"""Values that stand for a bucket."""
+SHARES = (np.arange(NODES) + 0.5) / NODES
+"""The share of the bucket's observations below each, and half of its own."""
 _EDGES = np.arange(STEPS + 1) * 2.0 / STEPS - 1.0
 _MIDDLES = (_EDGES[1:] + _EDGES[:-1]) / 2.0
 _NOTHING = 0.1
@@ -32,6 +33,11 @@ _SLOPE = 8.0
 _CURVE = 6.0
 _HOLLOW = 0.15
 """A bucket with less than both neighbours is rare in truth and common by chance: this share of a curve is allowed."""
+_TURNS = 3
+"""Turns in which densities at the middles of buckets are told from their means."""
+_INNER = np.array([-0.875, -0.625, -0.375, -0.125, 0.125, 0.375, 0.625, 0.875])
+_STEEP = 20.0
+"""Largest logarithm of the ratio of two densities in a bucket."""
 _NEAR = 1e-12
 """Least distance of two edges on the logarithmic axis."""
 
@@ -44,7 +50,7 @@ class Shapes(NamedTuple):
     variance: Floats
     """(d)"""
     quantiles: Floats
-    """(d, GRID + 1) at even steps from 0 to 1."""
+    """(d, NODES) at SHARES."""
 
 
 class _Axis(NamedTuple):
@@ -57,33 +63,44 @@ class _Axis(NamedTuple):
     """Logarithms of observations per width."""
 
 
-def shapes(bounds: Sequence[float], counts: Sequence[float], buckets: Sequence[int]) -> Shapes:
-    """Return the shapes of these buckets; values lie evenly where neighbours tell nothing."""
+def shapes(
+    bounds: Sequence[float],
+    counts: Sequence[float],
+    buckets: Sequence[int],
+    limit: tuple[int, float, float] | None = None,
+) -> Shapes:
+    """Return the shapes of these buckets; values lie evenly where neighbours tell nothing.
+
+    `limit` is a bucket whose values lie between two edges inside it, as its neighbours see it.
+    """
     d = len(buckets)
-    found = Shapes(np.full(d, 0.5), np.full(d, 1.0 / 12.0), np.tile(LEVELS, (d, 1)))
-    axis = _axis(bounds, counts)
+    found = Shapes(np.full(d, 0.5), np.full(d, 1.0 / 12.0), np.tile(SHARES, (d, 1)))
+    axis = _axis(bounds, counts, limit)
     inner = [slot for slot, bucket in enumerate(buckets) if max(axis.first, 0) < bucket < len(bounds)]
     if inner:
-        which = np.array([buckets[slot] for slot in inner])
-        edges, weights = _pieces(np.array(bounds), axis, which)
+        edges, weights = _pieces(np.array(bounds), axis, np.array([buckets[slot] for slot in inner]))
         _set(found, inner, edges, weights)
     if buckets[0] == 0 and axis.first == 0 and len(bounds) > 1:
-        power = _power(bounds, counts, axis)
+        beside = counts[1] / float(axis.widths[1]) / bounds[0]
+        power = _power(bounds, counts, beside * float(weights[0, 0] / weights[0].mean()) if beside else 0.0)
         mean = (power + 1.0) / (power + 2.0)
         found.mean[0], found.variance[0] = mean, (power + 1.0) / (power + 3.0) - mean * mean
-        found.quantiles[0] = LEVELS ** (1.0 / (power + 1.0))
+        found.quantiles[0] = SHARES ** (1.0 / (power + 1.0))
     return found
 
 
-def _axis(bounds: Sequence[float], counts: Sequence[float]) -> _Axis:
+def _axis(bounds: Sequence[float], counts: Sequence[float], limit: tuple[int, float, float] | None) -> _Axis:
     first = next((i for i, bound in enumerate(bounds) if bound > 0.0), len(bounds))
     if first == len(bounds):
         return _Axis(first, np.empty(0), np.empty(0), np.empty(0))
     logs = np.log(np.array(bounds[first:]))
-    edges = np.concatenate([[logs[0] - _FIRST], logs])
-    widths = np.maximum(_NEAR, np.diff(edges))
+    lower, upper = np.concatenate([[logs[0] - _FIRST], logs[:-1]]), logs
+    if limit:
+        upper = logs.copy()
+        lower[limit[0] - first], upper[limit[0] - first] = log(limit[1]), log(limit[2])
+    widths = np.maximum(_NEAR, upper - lower)
     heights = np.log((np.array(counts[first : len(bounds)]) + _NOTHING) / widths)
-    return _Axis(first, (edges[1:] + edges[:-1]) / 2.0, widths, heights)
+    return _Axis(first, (lower + upper) / 2.0, widths, heights)
 
 
 def _pieces(bounds: Floats, axis: _Axis, buckets: Places) -> tuple[Floats, Floats]:
@@ -106,7 +123,7 @@ def _set(found: Shapes, slots: list[int], edges: Floats, weights: Floats) -> Non
     for i, slot in enumerate(slots):
         if 0.0 < mean[i] < 1.0 and 1e-6 < variance[i] < 0.25:
             found.mean[slot], found.variance[slot] = mean[i], variance[i]
-            found.quantiles[slot] = np.interp(LEVELS, below[i], edges[i])
+            found.quantiles[slot] = np.interp(SHARES, below[i], edges[i])
 
 
 def _parabolas(axis: _Axis, i: Places) -> tuple[Floats, Floats]:
@@ -118,12 +135,13 @@ def _parabolas(axis: _Axis, i: Places) -> tuple[Floats, Floats]:
     measured, widths = np.stack([given[i - 1], given[i], given[j]]), np.stack([d[i - 1], d[i], d[j]])
     off = np.stack([-left, np.zeros(len(i)), right])
     heights = measured
-    for _ in range(2):
-        # A bucket's mean density is not that at its middle: to second order they differ by this factor.
+    for _ in range(_TURNS):
+        # A bucket's mean density is not that at its middle; by this factor.
         slope, curve = _through(heights, left, right)
-        there = slope + 2.0 * curve * off
-        factor = 1.0 + (2.0 * curve + there * there) * widths * widths / 24.0
-        heights = measured - np.log(np.minimum(4.0, np.maximum(0.3, factor)))
+        there = (slope + 2.0 * curve * off)[:, :, None]
+        z_off = 0.5 * widths[:, :, None] * _INNER
+        rise = np.maximum(-_STEEP, np.minimum(_STEEP, (there + curve[:, None] * z_off) * z_off))
+        heights = measured - np.log(np.exp(rise).mean(2))
     slope, curve = _through(heights, left, right)
     slope = np.where(last, (measured[1] - measured[0]) / left, slope)
     curve = np.where(last, 0.0, curve)
@@ -139,27 +157,27 @@ def _through(heights: Floats, left: Floats, right: Floats) -> tuple[Floats, Floa
     return (before * right + after * left) / (left + right), (after - before) / (left + right)
 
 
-def _power(bounds: Sequence[float], counts: Sequence[float], axis: _Axis) -> float:
-    """Return the power of the value in the first bucket whose density meets that of the second at the edge."""
-    density = _NOTHING / (bounds[1] - bounds[0])
-    if counts[1] > 0.0:
-        slopes, curves = _parabolas(axis, np.array([1]))
-        slope, curve = float(slopes[0]), float(curves[0])
-        whole = float(np.exp((slope + curve * _MIDDLES) * _MIDDLES).sum()) / STEPS
-        density = counts[1] / float(axis.widths[1]) * exp(curve - slope) / whole / bounds[0]
-    height = counts[0] / bounds[0]
-    return max(-0.5, min(8.0, density / height - 1.0))
+def _power(bounds: Sequence[float], counts: Sequence[float], beside: float) -> float:
+    """Return the power of the value in the first bucket whose density meets that beside its edge."""
+    density = max(beside, _NOTHING / (bounds[1] - bounds[0]))
+    return max(-0.5, min(8.0, density / (counts[0] / bounds[0]) - 1.0))
 
 
 def power_law(lower: float, upper: float, power: float, begin: float, end: float) -> tuple[float, float, Floats]:
     """Return mean, variance and quantiles of a density like x ** power on begin..end, in widths of lower..upper."""
     whole = power + 1.0
-    shares = np.concatenate([LEVELS, (np.arange(2 * GRID) + 0.5) / (2 * GRID)])
     if abs(whole) < 1e-6:
-        values = begin * np.exp(shares * log(end / begin))
+        values = begin * np.exp(SHARES * log(end / begin))
     else:
         ratio = (end / begin) ** whole
-        values = begin * (1.0 + shares * (ratio - 1.0)) ** (1.0 / whole)
+        values = begin * (1.0 + SHARES * (ratio - 1.0)) ** (1.0 / whole)
     places = np.maximum(0.0, np.minimum(1.0, (values - lower) / (upper - lower)))
-    inner = places[GRID + 1 :]
-    return float(inner.mean()), float(inner.var()), places[: GRID + 1]
+    return float(places.mean()), float(places.var()), places
+
+
+def gaps(values: Floats) -> Floats:
+    """Return half of how far the neighbours of ascending values are apart (d, n); at both ends, how far the next is."""
+    found = np.empty_like(values)
+    found[:, 1:-1] = 0.5 * (values[:, 2:] - values[:, :-2])
+    found[:, 0], found[:, -1] = values[:, 1] - values[:, 0], values[:, -1] - values[:, -2]
+    return found

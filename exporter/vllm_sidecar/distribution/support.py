@@ -2,7 +2,8 @@
 
 A bucket beside an empty one holds the tail of the latency, or its end: no time to the first token is below that of the
 prefill, and a limit cuts off what is above it. If it is the end, the density of the neighbours goes on up to where it
-has used up the count of the bucket. Both are held against the sums, and mixed by how likely these make them.
+has used up the count of the bucket, and it has no slope towards it. Both are held against the sums, and mixed by how
+likely these make them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _FEW = 0.02
 """Share of a bucket's count up to which its neighbour is taken for empty."""
+_LEAST, _SHARE = 8.0, 0.01
+"""Observations, and their share of all, from which on a bucket is looked at: fewer hardly move a quantile."""
 _ODDS = -1.0
 """Logarithm of the odds of an end, before the sums have spoken."""
 _DOUBT = 0.05
@@ -38,6 +41,10 @@ class _End(NamedTuple):
     """The shape of a bucket in which values end."""
 
     slot: int
+    near: int
+    """The slot beside it that is not empty."""
+    begin: float
+    stop: float
     clear: float
     """How far it is from the end of the bucket, 0 to 1: at 0 there is none."""
     mean: float
@@ -47,39 +54,59 @@ class _End(NamedTuple):
 
 def suggested(evidence: Evidence) -> Shapes:
     """Return the shapes of the slots, with ends as far as the sums speak for them."""
-    bounds, counts = evidence.bounds, evidence.counts
-    found = shapes(bounds, counts, evidence.buckets)
-    ends = [] if evidence.infinite else list(_ends(evidence))
+    found = shapes(evidence.bounds, evidence.counts, evidence.buckets)
+    ends = list(_ends(evidence))
     if not ends or not evidence.trusted.any():
         return found
     table = evidence.table(evidence.count)[evidence.trusted]
-    sums = evidence.total[evidence.trusted]
-    before = _likelihood(evidence, table, sums, found)
-    for end in sorted(ends, key=lambda end: -counts[evidence.buckets[end.slot]]):
-        other = _with(found, end, 1.0)
-        after = _likelihood(evidence, table, sums, other)
-        odds = max(-50.0, min(50.0, after - before + _ODDS))
+    before = _likelihood(evidence, table, found)
+    for end in sorted(ends, key=lambda end: -evidence.counts[evidence.buckets[end.slot]]):
+        other = _with(evidence, found, end)
+        odds = max(-50.0, min(50.0, _likelihood(evidence, table, other) - before + _ODDS))
         share = end.clear / (1.0 + exp(-odds))
-        found = _with(found, end, share)
-        before = _likelihood(evidence, table, sums, found)
+        found = Shapes(*(a + share * (b - a) for a, b in zip(found, other, strict=True)))
+        before = _likelihood(evidence, table, found)
     return found
 
 
-def _with(found: Shapes, end: _End, share: float) -> Shapes:
-    """Mix the shape of one slot with that of an end."""
+def expected(evidence: Evidence, found: Shapes) -> tuple[Floats, Floats]:
+    """Return mean and variance per slot as the shapes suggest them; that of +Inf is what the others leave."""
+    lower, width = evidence.lower, evidence.width
+    means, variances = lower + width * found.mean, width * width * found.variance
+    if evidence.infinite:
+        last = (evidence.slot == len(width) - 1) & evidence.trusted[evidence.poll]
+        seen = evidence.count[last].sum()
+        if seen:
+            others = evidence.per_poll(
+                np.where(evidence.slot == len(width) - 1, 0.0, evidence.count * means[evidence.slot])
+            )
+            left = (evidence.total - others)[evidence.poll[last]].sum() / seen
+            means[-1] = max(lower[-1] + 0.01 * width[-1], min(lower[-1] + 0.99 * width[-1], left))
+        variances[-1] = (means[-1] - lower[-1]) ** 2
+    return means, variances
+
+
+def _with(evidence: Evidence, found: Shapes, end: _End) -> Shapes:
+    """Return the shapes with an end."""
+    limit = evidence.buckets[end.slot], end.begin, end.stop
+    beside = shapes(evidence.bounds, evidence.counts, evidence.buckets[end.near : end.near + 1], limit)
     mixed = Shapes(found.mean.copy(), found.variance.copy(), found.quantiles.copy())
-    for old, new in zip(mixed, (end.mean, end.variance, end.quantiles), strict=True):
-        old[end.slot] += share * (new - old[end.slot])
+    mixed.mean[end.slot], mixed.variance[end.slot], mixed.quantiles[end.slot] = end.mean, end.variance, end.quantiles
+    mixed.mean[end.near], mixed.variance[end.near] = beside.mean[0], beside.variance[0]
+    mixed.quantiles[end.near] = beside.quantiles[0]
     return mixed
 
 
-def _likelihood(evidence: Evidence, table: Floats, sums: Floats, found: Shapes) -> float:
+def _likelihood(evidence: Evidence, table: Floats, found: Shapes) -> float:
     """Return the logarithm of the density of the sums, the means of the buckets being as doubtful as shapes are."""
-    lower, width = evidence.lower, evidence.width
-    variance = table @ (width * width * found.variance) + _TINY
-    residual = sums - table @ (lower + width * found.mean)
+    width = evidence.width
+    means, variances = expected(evidence, found)
+    variance = table @ variances + _TINY
+    residual = evidence.total[evidence.trusted] - table @ means
     weighted = table / variance[:, None]
-    doubt = (_DOUBT * width) ** 2
+    doubt: Floats = (_DOUBT * width) ** 2
+    if evidence.infinite:
+        doubt[-1] = variances[-1]
     matrix = np.eye(len(width)) + doubt[:, None] * (weighted.T @ table)
     moved = weighted.T @ residual
     explained = float(moved @ np.linalg.solve(matrix, doubt * moved))
@@ -90,28 +117,26 @@ def _likelihood(evidence: Evidence, table: Floats, sums: Floats, found: Shapes) 
 def _ends(evidence: Evidence) -> Iterator[_End]:
     """Yield the buckets in which values would end, if the density beside them went on."""
     bounds, counts = evidence.bounds, evidence.counts
+    least = max(_LEAST, _SHARE * sum(counts))
     for slot, bucket in enumerate(evidence.buckets):
-        if bucket == 0 or bucket == len(bounds):
+        if bucket == 0 or bucket == len(bounds) or counts[bucket] < least:
             continue
         for step in (-1, 1):
             near, beyond = bucket + step, bucket - step
             inside = 1 <= near < len(bounds) and bounds[min(near, bucket) - 1] > _APART * bounds[max(near, bucket)]
             empty = 0 <= beyond < len(bounds) and counts[beyond] < _FEW * counts[bucket]
             if inside and empty and counts[near] > 0.0:
-                end = _end(bounds, counts, bucket, step)
+                end = _end(evidence, slot, step)
                 if end:
-                    yield _End(slot, *end)
+                    yield end
 
 
-def _end(
-    bounds: Sequence[float], counts: Sequence[float], bucket: int, step: int
-) -> tuple[float, float, float, Floats] | None:
-    """Return how clear an end is, and the shape of a bucket into which the density of its neighbour at `step` goes on.
-
-    None where it fills the bucket.
-    """
+def _end(evidence: Evidence, slot: int, step: int) -> _End | None:
+    """Return the end in a bucket into which the density of its neighbour at `step` goes on; None where it fills it."""
+    bucket, counts = evidence.buckets[slot], evidence.counts
+    unit = evidence.bounds[bucket]
+    bounds = [bound / unit for bound in evidence.bounds]
     near, far = bucket + step, bucket + 2 * step
-    bounds = [bound / bounds[bucket] for bound in bounds]
     lower, upper, count = bounds[bucket - 1], bounds[bucket], counts[bucket]
     # The farther one is not used where it may hold an end itself.
     inner = 0 <= far + step < len(bounds) and far >= 1 and bounds[far - 1] > _APART * bounds[far]
@@ -124,9 +149,11 @@ def _end(
     stop = _reached(power, start, -step * count / height)
     if not isfinite(stop) or not lower < stop < upper:
         return None
-    mean, variance, quantiles = power_law(lower, upper, power, *((start, stop) if step < 0 else (stop, start)))
     left = (upper - stop if step < 0 else stop - lower) / (upper - lower)
-    return min(1.0, left / _CLEAR), mean, max(variance, 1e-12), quantiles
+    begin, stop = (start, stop) if step < 0 else (stop, start)
+    mean, variance, quantiles = power_law(lower, upper, power, begin, stop)
+    clear = min(1.0, left / _CLEAR)
+    return _End(slot, slot + step, begin * unit, stop * unit, clear, mean, max(variance, 1e-12), quantiles)
 
 
 def _held(power: float, begin: float, end: float) -> float:
