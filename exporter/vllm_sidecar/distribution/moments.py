@@ -114,7 +114,7 @@ class _Fit:
         self.dominance = self.untold = self._dominance(_UNTOLD * max(0.0, _ENOUGH / polls - 1.0))
         self.target = self.spread.copy()
         buckets = np.array(evidence.buckets)
-        outer = (buckets == 0) | (buckets >= len(evidence.bounds) - 1)
+        outer = (buckets == 0) | (buckets >= len(evidence.bounds) - (0 if evidence.infinite else 1))
         self.prior = (np.where(outer, _UNSURE, _SURE) * self.reach) ** 2 + TINY
         self.precision = 1.0 / ((_FREE * self.reach) ** 2 + TINY)
         self.fitted = float(min(self.table.shape))

@@ -7,7 +7,7 @@ neighbours. It is only where the estimate begins: the sums decide.
 
 from __future__ import annotations
 
-from math import log
+from math import exp, log
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,6 +33,8 @@ _SLOPE = 8.0
 _CURVE = 6.0
 _HOLLOW = 0.15
 """A bucket with less than both neighbours is rare in truth and common by chance: this share of a curve is allowed."""
+_INSIDE = 1.0 - exp(-2.0)
+"""Share of an exponential tail up to twice its mean."""
 _TURNS = 3
 """Turns in which densities at the middles of buckets are told from their means."""
 _INNER = np.array([-0.875, -0.625, -0.375, -0.125, 0.125, 0.375, 0.625, 0.875])
@@ -68,14 +70,16 @@ def shapes(
     counts: Sequence[float],
     buckets: Sequence[int],
     limit: tuple[int, float, float] | None = None,
+    beyond: float = 0.0,
 ) -> Shapes:
     """Return the shapes of these buckets; values lie evenly where neighbours tell nothing.
 
-    `limit` is a bucket whose values lie between two edges inside it, as its neighbours see it.
+    `limit` is a bucket whose values lie between two edges inside it, as its neighbours see it. `beyond` is the mean of
+    how far values of the +Inf bucket lie beyond its edge, 0 where that is not known.
     """
     d = len(buckets)
     found = Shapes(np.full(d, 0.5), np.full(d, 1.0 / 12.0), np.tile(SHARES, (d, 1)))
-    axis = _axis(bounds, counts, limit)
+    axis = _axis(*_closed(bounds, counts, beyond), limit)
     inner = [slot for slot, bucket in enumerate(buckets) if max(axis.first, 0) < bucket < len(bounds)]
     if inner:
         edges, weights = _pieces(np.array(bounds), axis, np.array([buckets[slot] for slot in inner]))
@@ -89,6 +93,13 @@ def shapes(
     return found
 
 
+def _closed(bounds: Sequence[float], counts: Sequence[float], beyond: float) -> tuple[Sequence[float], Sequence[float]]:
+    """Return finite buckets; of +Inf the part up to twice the mean, which most tails have as much in."""
+    if beyond <= 0.0 or not counts[-1]:
+        return bounds, counts[:-1]
+    return [*bounds, bounds[-1] + 2.0 * beyond], [*counts[:-1], counts[-1] * _INSIDE]
+
+
 def _axis(bounds: Sequence[float], counts: Sequence[float], limit: tuple[int, float, float] | None) -> _Axis:
     first = next((i for i, bound in enumerate(bounds) if bound > 0.0), len(bounds))
     if first == len(bounds):
@@ -99,7 +110,7 @@ def _axis(bounds: Sequence[float], counts: Sequence[float], limit: tuple[int, fl
         upper = logs.copy()
         lower[limit[0] - first], upper[limit[0] - first] = log(limit[1]), log(limit[2])
     widths = np.maximum(_NEAR, upper - lower)
-    heights = np.log((np.array(counts[first : len(bounds)]) + _NOTHING) / widths)
+    heights = np.log((np.array(counts[first:]) + _NOTHING) / widths)
     return _Axis(first, (lower + upper) / 2.0, widths, heights)
 
 

@@ -54,13 +54,16 @@ class _End(NamedTuple):
 
 def suggested(evidence: Evidence) -> Shapes:
     """Return the shapes of the slots, with ends as far as the sums speak for them."""
-    found = shapes(evidence.bounds, evidence.counts, evidence.buckets)
+    bounds, counts, buckets = evidence.bounds, evidence.counts, evidence.buckets
+    found = shapes(bounds, counts, buckets)
+    if evidence.infinite:
+        found = shapes(bounds, counts, buckets, None, _beyond(evidence, found))
     ends = list(_ends(evidence))
     if not ends or not evidence.trusted.any():
         return found
     table = evidence.table(evidence.count)[evidence.trusted]
     before = _likelihood(evidence, table, found)
-    for end in sorted(ends, key=lambda end: -evidence.counts[evidence.buckets[end.slot]]):
+    for end in sorted(ends, key=lambda end: -counts[buckets[end.slot]]):
         other = _with(evidence, found, end)
         odds = max(-50.0, min(50.0, _likelihood(evidence, table, other) - before + _ODDS))
         share = end.clear / (1.0 + exp(-odds))
@@ -86,10 +89,17 @@ def expected(evidence: Evidence, found: Shapes) -> tuple[Floats, Floats]:
     return means, variances
 
 
+def _beyond(evidence: Evidence, found: Shapes) -> float:
+    """Return the mean of how far values lie beyond the last bound, in the unit of the bounds."""
+    means, _ = expected(evidence, found)
+    return evidence.scale * float(means[-1] - evidence.lower[-1])
+
+
 def _with(evidence: Evidence, found: Shapes, end: _End) -> Shapes:
     """Return the shapes with an end."""
     limit = evidence.buckets[end.slot], end.begin, end.stop
-    beside = shapes(evidence.bounds, evidence.counts, evidence.buckets[end.near : end.near + 1], limit)
+    beyond = _beyond(evidence, found) if evidence.infinite else 0.0
+    beside = shapes(evidence.bounds, evidence.counts, evidence.buckets[end.near : end.near + 1], limit, beyond)
     mixed = Shapes(found.mean.copy(), found.variance.copy(), found.quantiles.copy())
     mixed.mean[end.slot], mixed.variance[end.slot], mixed.quantiles[end.slot] = end.mean, end.variance, end.quantiles
     mixed.mean[end.near], mixed.variance[end.near] = beside.mean[0], beside.variance[0]
