@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from vllm_sidecar.distribution.evidence import Floats
+    from vllm_sidecar.distribution.evidence import Flags, Floats
 
 _EDGE = 1e-9
 _FLAT = 1e-3
-_STEEP = 700.0
 
 
 def tilt_of(mean: Floats) -> Floats:
@@ -25,26 +24,30 @@ def tilt_of(mean: Floats) -> Floats:
 
 def mean_of(tilt: Floats) -> Floats:
     """Return the exact mean of that density."""
-    flat = np.abs(tilt) < _FLAT
-    steep = np.where(flat, 1.0, np.maximum(-_STEEP, np.minimum(_STEEP, tilt)))
-    return np.where(flat, 0.5 + tilt / 12.0, -1.0 / np.expm1(-steep) - 1.0 / steep)
+    flat, steep = _steep(tilt)
+    high = 1.0 / -np.expm1(-steep) - 1.0 / steep
+    return np.where(flat, 0.5 + tilt / 12.0, np.where(tilt > 0.0, high, 1.0 - high))
 
 
 def deviation_of(tilt: Floats) -> Floats:
     """Return the exact standard deviation of that density."""
-    flat = np.abs(tilt) < _FLAT
-    steep = np.where(flat, 1.0, np.minimum(_STEEP, np.abs(tilt)))
+    flat, steep = _steep(tilt)
     e = np.exp(-steep)
-    exact = np.maximum(1.0 / (steep * steep) - e / (1.0 - e) ** 2, _EDGE * _EDGE)
+    exact = 1.0 / (steep * steep) - e / (1.0 - e) ** 2
     return np.sqrt(np.where(flat, 1.0 / 12.0 - tilt * tilt / 240.0, exact))
 
 
 def quantiles_of(tilt: Floats, shares: Floats) -> Floats:
-    """Return the quantiles of these densities (d) for shares within 0..1 (d, n)."""
+    """Return the quantiles of these densities (d) for shares inside 0..1 (n), as (d, n)."""
     tilt = tilt[:, None]
-    flat = np.abs(tilt) < _FLAT
-    steep = np.where(flat, 1.0, np.minimum(_STEEP, np.abs(tilt)))
+    flat, steep = _steep(tilt)
     # The density that falls; the one that rises is its mirror image.
     rising = tilt > 0.0
     fallen = np.log1p(np.where(rising, 1.0 - shares, shares) * np.expm1(-steep)) / -steep
     return np.where(flat, shares + 0.5 * tilt * shares * (1.0 - shares), np.where(rising, 1.0 - fallen, fallen))
+
+
+def _steep(tilt: Floats) -> tuple[Flags, Floats]:
+    """Return where the density is flat, and elsewhere how steep it is."""
+    flat = np.abs(tilt) < _FLAT
+    return flat, np.where(flat, 1.0, np.abs(tilt))

@@ -75,4 +75,5 @@ def _near(polls: int) -> Floats:
     """Return how much each poll counts beside each other one (n, n)."""
     places = np.arange(polls)
     found: Floats = np.exp2(-np.abs(places[:, None] - places) * _HALVED)
+    found.setflags(write=False)  # shared by all that ask
     return found

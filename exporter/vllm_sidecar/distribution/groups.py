@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vllm_sidecar.distribution.shape import NODES, gaps
+from vllm_sidecar.distribution.shape import NODES, SHARES, gaps
 
 if TYPE_CHECKING:
     from vllm_sidecar.distribution.evidence import Evidence, Floats, Places
@@ -44,6 +44,8 @@ _SMALL = 0.2
 _MOVES = 4.0
 """Ratio of the variance within polls to the one between them up to which there are no groups."""
 _FAINT = 1e-6
+_OUTSIDE, _PENALTY = 0.02, 50.0
+"""How far outside the bucket a group may be tried, in widths, and what it costs there (nats)."""
 _TINY = 1e-30
 
 
@@ -57,47 +59,53 @@ class Groups(NamedTuple):
     upper: Floats
     """How far a node is of the upper group, 0 to 1 (d, NODES)."""
     split: Floats
-    """1 where a slot has two groups (d)."""
+    """How far a slot is believed to have two groups, 0 to 1 (d)."""
+    slow: float
+    """How far the first slot holds slow requests among small values, 0 to 1."""
 
 
 def groups(evidence: Evidence, moments: Moments, nodes: Floats) -> Groups:
     """Find the slots with two groups; values of all others have the nodes that are given, in equal shares."""
     even = np.full(nodes.shape, 1.0 / NODES)
-    found = Groups(nodes.copy(), even, np.zeros(nodes.shape), np.zeros(len(nodes)))
+    found = Groups(nodes.copy(), even, np.zeros(nodes.shape), np.zeros(len(nodes)), 0.0)
     slot, count = evidence.slot, evidence.count
     means, variances = nodes.mean(1), nodes.var(1)
     rest = (evidence.total - evidence.per_poll(count * means[slot]))[evidence.poll] + count * means[slot]
     others = np.maximum(0.0, evidence.per_poll(count * variances[slot])[evidence.poll] - count * variances[slot])
     known = evidence.trusted[evidence.poll] & (count <= MOST)
-    clear = known & (evidence.size[evidence.poll] > 1.0) & (others < 0.5 * moments.within[slot])
-    small = evidence.buckets[0] == 0 and means[0] - evidence.lower[0] < _SMALL * evidence.width[0]
-    if small:
-        clear &= slot != 0
-        _body_and_slow(evidence, found, np.flatnonzero(known & (slot == 0)), _stillness(moments)[0])
-    for one in np.flatnonzero(evidence.per_slot(clear) >= _FEWEST):
-        mine = clear & (slot == one)
-        still = float(_stillness(moments)[one])
-        if still > 0.0 and evidence.buckets[one] < len(evidence.bounds):
-            _two(evidence, moments, found, int(one), count[mine], rest[mine], others[mine], still)
+    # How clear the steps of a bin are: 0 where others of the poll blur them as much as its own spread.
+    blurred = 2.0 - 2.0 * others / (moments.within[slot] + _TINY)
+    clear = known * (evidence.size[evidence.poll] > 1.0) * np.maximum(0.0, np.minimum(1.0, blurred))
+    still = np.maximum(0.0, 1.0 - _MOVES * moments.between / (moments.within + _TINY))
+    if evidence.infinite:
+        still[-1] = 0.0
+    if evidence.buckets[0] == 0:
+        place = float((means[0] - evidence.lower[0]) / max(float(evidence.width[0]), _TINY))
+        small = max(0.0, min(1.0, 2.0 - place / _SMALL))
+        still[0] *= 1.0 - small
+        found = found._replace(slow=_body_and_slow(evidence, found, np.flatnonzero(known & (slot == 0)), small))
+    enough = np.maximum(0.0, np.minimum(1.0, evidence.per_slot(clear) - _FEWEST))
+    for one in np.flatnonzero(enough * still):
+        mine = clear * (slot == one) > 0.0
+        seen = _Seen(count[mine], rest[mine], others[mine], clear[mine])
+        _two(evidence, moments, found, int(one), seen, float(enough[one] * still[one]))
     return found
 
 
-def _stillness(moments: Moments) -> Floats:
-    """Return 1 to 0: what moves from poll to poll has no steps (d)."""
-    found: Floats = np.maximum(0.0, 1.0 - _MOVES * moments.between / (moments.within + _TINY))
-    return found
+class _Seen(NamedTuple):
+    """What the polls of a slot tell of its groups."""
+
+    held: Floats
+    """Observations in the slot."""
+    own: Floats
+    """Their sum, if all others are as usual."""
+    others: Floats
+    """Variance of what the others are."""
+    clear: Floats
+    """How much the bin counts, 0 to 1."""
 
 
-def _two(
-    evidence: Evidence,
-    moments: Moments,
-    found: Groups,
-    slot: int,
-    count: Floats,
-    own: Floats,
-    others: Floats,
-    still: float,
-) -> None:
+def _two(evidence: Evidence, moments: Moments, found: Groups, slot: int, seen: _Seen, most_belief: float) -> None:
     """Take two groups for one, as far as the sums of the slot speak for them."""
     mean, deviation = float(moments.means[slot]), sqrt(moments.within[slot])
     shares, widths = (each.ravel() for each in np.meshgrid(_SHARES, _WIDTHS, indexing="ij"))
@@ -105,22 +113,25 @@ def _two(
     low = mean - apart * np.sqrt(shares / (1.0 - shares))
     high = mean + apart * np.sqrt((1.0 - shares) / shares)
     lower, width = evidence.lower[slot], evidence.width[slot]
-    inside = (low >= lower) & (high <= lower + width)
+    outside = np.maximum(0.0, np.maximum(lower - low, high - lower - width)) / (width + _TINY)
+    inside = outside < _OUTSIDE
     if not inside.any():
         return
-    shares, low, high = shares[inside], low[inside], high[inside]
+    shares, low, high, outside = shares[inside], low[inside], high[inside], outside[inside]
     inner = widths[inside] * deviation
+    count, own, others, clear = seen
     steps = np.arange(int(count.max()) + 1)
     chance = binomial(count[:, None], steps, shares[:, None, None])
     middle = (count[:, None] - steps) * low[:, None, None] + steps * high[:, None, None]
     variance = others[:, None] + count[:, None] * (inner**2)[:, None, None] + _TINY
     terms = chance - 0.5 * ((own[:, None] - middle) ** 2 / variance + np.log(variance))
     most = terms.max(2, keepdims=True)
-    both = (most[:, :, 0] + np.log(np.exp(terms - most).sum(2))).sum(1)
+    both = (most[:, :, 0] + np.log(np.exp(terms - most).sum(2))) @ clear
     one = others + count * moments.within[slot] + _TINY
-    gains = both + 0.5 * float(((own - count * mean) ** 2 / one + np.log(one)).sum())
+    gains = both + 0.5 * float(((own - count * mean) ** 2 / one + np.log(one)) @ clear)
+    gains -= _PENALTY * outside / _OUTSIDE
     best = float(gains.max())
-    belief = still * max(0.0, min(1.0, (best - _GAIN) / _GAIN))
+    belief = most_belief * max(0.0, min(1.0, (best - _GAIN) / _GAIN))
     if belief <= 0.0:
         return
     likely = np.exp(gains - best)
@@ -131,37 +142,40 @@ def _two(
     weights = each.sum(0) * np.maximum(gaps(places[None, :])[0], _TINY) + _TINY
     mixed = (likely / likely.sum()) @ (weights / weights.sum(1, keepdims=True))
     found.weights[slot] += belief * (mixed - found.weights[slot])
-    found.upper[slot] = (likely / likely.sum()) @ (places > 0.5 * (low + high)[:, None])
-    found.split[slot] = 1.0
+    above = (places - 0.5 * (low + high)[:, None]) / blur[:, None]
+    found.upper[slot] = (likely / likely.sum()) @ np.maximum(0.0, np.minimum(1.0, 0.5 + above))
+    found.split[slot] = belief
 
 
-def _body_and_slow(evidence: Evidence, found: Groups, bins: Places, still: float) -> None:
-    """Tell slow requests from the small values of all others in the first bucket."""
+def _body_and_slow(evidence: Evidence, found: Groups, bins: Places, small: float) -> float:
+    """Tell slow requests from the small values of all others in the first bucket; return how far there are any."""
     bins = bins[evidence.size[evidence.poll[bins]] == evidence.count[bins]]
-    if len(bins) < _FEWEST or still <= 0.0:
-        return
+    if len(bins) < _FEWEST:
+        return 0.0
     slot, size = 0, evidence.count[bins]
     lower, width = float(evidence.lower[slot]), float(evidence.width[slot])
     means = evidence.total[evidence.poll[bins]] / size - lower
     level = _median(means, size)
     if level <= 0.0:
-        return
+        return 0.0
     away = np.log(np.maximum(means, _FAINT * level) / level) * np.sqrt(size)
     deviation = max(_FAINT, _median(np.abs(away), size) / _QUARTILE)
     slow = float(np.maximum(0.0, np.minimum(1.0, away / (_FAR * deviation) - 1.0)).sum())
-    belief = still * min(1.0, slow)
     top = level * np.exp(3.0 * min(deviation, 1.0))
-    if belief <= 0.0 or top >= 0.5 * width:
-        return
-    share = slow / float(size.sum())
-    body = level * np.exp(min(deviation, 1.0) * _NORMAL)
+    far_below = max(0.0, min(1.0, 5.0 - 10.0 * float(top) / width))
+    belief = small * far_below * min(1.0, slow)
+    if belief <= 0.0:
+        return 0.0
+    # The mean and the variance of all are those of the small ones, as long as none is slow.
+    usual = np.interp((np.arange(_BODY) + 0.5) / _BODY, SHARES, found.nodes[slot]) - lower
+    body = usual + belief * (level * np.exp(min(deviation, 1.0) * _NORMAL) - usual)
     tail = top * (width / top) ** ((np.arange(NODES - _BODY) + 0.5) / (NODES - _BODY))
-    places = lower + np.maximum.accumulate(np.minimum(width, np.concatenate([body, tail])))
-    weights = np.repeat([(1.0 - share) / _BODY, share / (NODES - _BODY)], [_BODY, NODES - _BODY])
-    found.nodes[slot] += belief * (places - found.nodes[slot])
-    found.weights[slot] += belief * (weights - found.weights[slot])
+    share = belief * slow / float(size.sum())
+    found.nodes[slot] = lower + np.maximum.accumulate(np.minimum(width, np.concatenate([body, tail])))
+    found.weights[slot] = np.repeat([(1.0 - share) / _BODY, share / (NODES - _BODY)], [_BODY, NODES - _BODY])
     found.upper[slot, _BODY:] = 1.0
-    found.split[slot] = 1.0
+    found.split[slot] = belief
+    return belief
 
 
 def binomial(count: Floats, steps: Places, share: Floats) -> Floats:

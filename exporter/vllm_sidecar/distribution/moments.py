@@ -155,8 +155,18 @@ class _Fit:
             self._variances()
             if turn <= _SEARCHES:
                 self._between()
+        self._alone()
         means = self.expected + self.offset
         return Moments(self.shapes, means, self.within, self.between, self.beta * self.shifts)
+
+    def _alone(self) -> None:
+        """Take the mean of a bucket whose polls fell into no other one as their sums say, whatever else is likely."""
+        alone = (self.table > 0.0).sum(1) == 1
+        count = self.table[alone].sum(0)
+        share = count / np.maximum(self.table.sum(0), TINY)
+        exact = (self.table[alone] > 0.0).T @ self.excess[alone] / np.maximum(count, TINY)
+        certain = np.maximum(0.0, np.minimum(1.0, 10.0 * share - 9.0))
+        self.offset += certain * (np.maximum(self.low, np.minimum(self.high, exact)) - self.offset)
 
     def _means(self) -> None:
         """Fit the means by weighted least squares with a prior of heavy tails (Student) at the shapes."""
@@ -169,12 +179,21 @@ class _Fit:
         diagonal[:d] += self.precision
         diagonal[d] += _DRIFT_PRIOR
         right[d] += _DRIFT_PRIOR
+        # Sums that leave nothing open outweigh any prior, and no float tells them from each other.
+        diagonal *= 1.0 + _SLACK * _SLACK
         self.fitted = d - float((self.precision / diagonal[:d]).sum())
         found = np.linalg.solve(matrix, right)
         self.beta = max(0.0, min(1.0, float(found[d])))
         if self.beta != found[d]:
             found = np.linalg.solve(matrix[:d, :d], right[:d] - matrix[:d, d] * self.beta)
         self.offset = np.maximum(self.low, np.minimum(self.high, found[:d]))
+        held = self.offset != found[:d]
+        if held.any() and not held.all():
+            # The others take what a mean that would leave its bucket could not.
+            free = np.flatnonzero(~held)
+            fixed = right[:d] - matrix[:d, d] * self.beta - matrix[:d, :d][:, held] @ self.offset[held]
+            found = np.linalg.solve(matrix[np.ix_(free, free)], fixed[free])
+            self.offset[free] = np.maximum(self.low[free], np.minimum(self.high[free], found))
         self.precision = (_DEGREES + 1.0) / (_DEGREES * self.prior + self.offset**2)
         self.caps = self._caps()
 

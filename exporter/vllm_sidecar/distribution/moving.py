@@ -39,6 +39,8 @@ _ONE, _TWO = 0.8, 1.2
 _PEAK = 1.0 / sqrt(2.0 * pi)
 _SETTLED = 1e-6
 """Stride at which the turns end."""
+_LOWEST = 1e-6
+"""Least mean of a poll, as a share of their mean: 0 has no logarithm."""
 _TINY = 1e-12
 _REACH = 6.0
 """Deviations from the middle that are looked at; an edge beyond is at them."""
@@ -89,7 +91,6 @@ def moving(evidence: Evidence) -> Moving | None:
         or evidence.infinite
         or trusted.sum() < _FEWEST
         or evidence.size.sum() < _LEAST * len(evidence.size)
-        or not evidence.total[trusted].all()
     ):
         return None
     window, edges = _window(evidence), _edges(evidence)
@@ -104,7 +105,8 @@ def _window(evidence: Evidence) -> _Window:
     """Return the levels; a poll whose sum is not to be trusted has that of the one before."""
     known = np.flatnonzero(evidence.trusted)
     before = known[np.maximum(0, np.searchsorted(known, np.arange(len(evidence.size)), side="right") - 1)]
-    levels = np.log(evidence.total[before] / evidence.size[before])
+    means = evidence.total[before] / evidence.size[before]
+    levels = np.log(np.maximum(means, _LOWEST * float(means.mean()) + 1e-300))
     sizes, whole = evidence.size, float(evidence.size.sum())
     middle = log(float((sizes * np.exp(levels)).sum()) / whole)
     return _Window(levels, sizes, whole, middle, float((sizes * (levels - middle) ** 2).sum()) / whole)

@@ -51,9 +51,7 @@ def _bent(evidence: Evidence, moments: Moments, place: Floats, deviation: Floats
     widest = usual + (own - usual) * away
     ratio = np.minimum(1.0, deviation / widest)
     straight, bend = ratio * widest * (1.0 - ratio), ratio * widest * ratio
-    tilted = (bend * away / own)[:, None] * (
-        quantiles_of(tilt, np.tile(SHARES, (len(place), 1))) - mean_of(tilt)[:, None]
-    )
+    tilted = (bend * away / own)[:, None] * (quantiles_of(tilt, SHARES) - mean_of(tilt)[:, None])
     shaped = (bend * (1.0 - away) / usual)[:, None] * (shapes.quantiles - shapes.mean[:, None])
     found: Floats = place[:, None] + straight[:, None] * _NORMAL + tilted + shaped
     return found

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 _FAINT = 1e-9
 """Share of what is likely that the unlikely keeps: no weight is 0 everywhere."""
+_RARE = 1e-3
+"""Least density of the other one of a pair, in widths of the bucket."""
+_CELL = 1e-3
+"""Least distance of two places that matters, in widths of the bucket."""
+_PENALTY = 4.0
+"""What a place costs (nats) for each distance to the next that it is beyond what its poll allows."""
 _REACH = 4.0
 """Deviations of the number of the upper group that are looked at."""
 _TINY = 1e-30
@@ -28,7 +34,7 @@ class Steps(NamedTuple):
     """The two groups of each slot that has them."""
 
     split: Floats
-    """1 where a slot has two groups (d)."""
+    """How far each slot is believed to have two groups, 0 to 1 (d)."""
     share: Floats
     """Of the upper one (d)."""
     means: Floats
@@ -72,8 +78,10 @@ class Reader:
         self._mean_blur = self._blur.mean(1)
         least = (evidence.least[poll] - evidence.lower[slot])[:, None]
         most = (evidence.most[poll] - evidence.lower[slot] - evidence.width[slot])[:, None]
-        room = np.minimum(self.rest - least, most - self.rest) / (gaps + _TINY)
-        self._allowed = np.maximum(0.0, np.minimum(1.0, 1.0 + room))
+        room = np.minimum(self.rest - least, most - self.rest)
+        cell = np.maximum(gaps, _CELL * evidence.width[slot][:, None]) + _TINY
+        self._impossible = _PENALTY * np.maximum(0.0, -room / cell)
+        """What places cost that leave the others no values in their buckets."""
         self.pairs = np.flatnonzero(evidence.size[poll] == 2.0)
         """Places in `which` of the bins whose polls saw two observations."""
         own = which[self.pairs]
@@ -87,11 +95,12 @@ class Reader:
         blurred = variance + self._mean_blur
         likely = (self.rest - mean[:, None]) ** 2 * (-0.5 / blurred)[:, None]
         if law.steps:
-            self._stepped(likely, law, law.steps)
+            self._stepped(likely, np.log(blurred), law, law.steps)
         if law.density is not None:
-            likely[self.pairs] = np.log(law.density * self.evidence.width[self.slot[self.pairs]][:, None] + _FAINT)
+            likely[self.pairs] = np.log(law.density * self.evidence.width[self.slot[self.pairs]][:, None] + _RARE)
+        likely -= self._impossible
         likely -= likely.max(1, keepdims=True)
-        found: Floats = weights * (np.exp(likely) * self._allowed + _FAINT)
+        found: Floats = weights * (np.exp(likely) + _FAINT)
         found /= found.sum(1, keepdims=True)
         return found
 
@@ -102,8 +111,8 @@ class Reader:
         variance = evidence.per_poll(evidence.count * law.variance)[self.poll] - own * law.variance[self.which]
         return mean, np.maximum(variance, 0.0) + _TINY
 
-    def _stepped(self, likely: Floats, law: Law, steps: Steps) -> None:
-        """Set the logarithm of the density of the rest where its bucket has two groups."""
+    def _stepped(self, likely: Floats, spread_of_all: Floats, law: Law, steps: Steps) -> None:
+        """Set the logarithm of the density of the rest where its bucket has two groups, as far as that is believed."""
         rows = np.flatnonzero((steps.split[self.slot] > 0.0) & (self.count > 1.0) & (self.count <= MOST))
         if not len(rows):
             return
@@ -123,4 +132,7 @@ class Reader:
         terms *= -0.5
         terms += binomial(left[:, None], upper, share[:, None])[:, None, :]
         most = terms.max(2)
-        likely[rows] = most + np.log(np.exp(terms - most[:, :, None]).sum(2))
+        stepped = most + np.log(np.exp(terms - most[:, :, None]).sum(2))
+        belief = steps.split[slot][:, None]
+        normal = likely[rows] - 0.5 * spread_of_all[rows][:, None] + np.log(np.maximum(1.0 - belief, _TINY))
+        likely[rows] = np.logaddexp(stepped + np.log(belief), normal)

@@ -59,7 +59,7 @@ def follow(evidence: Evidence, model: Moving) -> Observations:
     weights = model.weights.copy()
     several = np.flatnonzero(_several(evidence))
     weights[several] = Reader(evidence, bins, several).read(weights[several], Law(mean, variance))
-    return _settled(evidence, bins, weights, slow=False)
+    return _settled(evidence, bins, weights, 0.0)
 
 
 def refine(evidence: Evidence, moments: Moments, usual: Groups) -> Observations:
@@ -78,23 +78,31 @@ def _single(evidence: Evidence) -> Places:
     return np.flatnonzero(evidence.trusted[evidence.poll] & (evidence.size[evidence.poll] == 1.0))
 
 
-def _settled(evidence: Evidence, bins: Bins, weights: Floats, *, slow: bool) -> Observations:
+def _settled(evidence: Evidence, bins: Bins, weights: Floats, slow: float) -> Observations:
     """Move the places so that the observations of each poll add up to its sum; single ones are exact.
 
     Those of a bin move together, more where they are less certain. Where the first bucket holds slow requests among
-    small values, it is the slow ones that move: their places are far apart.
+    small values (`slow` is 1), it is the slow ones that move: their places are far apart.
     """
     poll, slot, count = evidence.poll, evidence.slot, evidence.count
     mean = (weights * bins.values).sum(1)
-    variance = (weights * (bins.values - mean[:, None]) ** 2).sum(1) + 1e-18 * evidence.width[slot] ** 2
-    loose = np.repeat(variance[:, None], NODES, axis=1)
+    variance = (weights * ((bins.values - mean[:, None]) ** 2 + bins.gaps**2 / 12.0)).sum(1)
+    loose = np.repeat((variance + 1e-18 * evidence.width[slot] ** 2)[:, None], NODES, axis=1)
     if slow:
-        loose = np.where((slot == 0)[:, None], bins.gaps**2 + _TINY, loose)
+        apart = (1.0 - slow) * loose + slow * (bins.gaps**2 + _TINY)
+        loose = np.where((slot == 0)[:, None], apart, loose)
     left = np.nan_to_num(evidence.total - evidence.per_poll(count * mean))
     whole = evidence.per_poll(count * (weights * loose).sum(1)) + 1e-300
-    lower = evidence.lower[slot][:, None]
-    values = np.maximum(lower, bins.values + (left / whole)[poll][:, None] * loose)
-    values = np.minimum(lower + evidence.width[slot][:, None], values)
+    lower = evidence.lower[slot]
+    upper = lower + evidence.width[slot]
+    values = np.maximum(lower[:, None], bins.values + (left / whole)[poll][:, None] * loose)
+    values = np.minimum(upper[:, None], values)
+    # What the edges of the buckets held back goes to those that have room, by how much they have.
+    mean = (weights * values).sum(1)
+    left = np.nan_to_num(evidence.total - evidence.per_poll(count * mean))[poll]
+    edge = np.where(left < 0.0, lower, upper)
+    share = np.abs(left) / (evidence.per_poll(count * np.abs(edge - mean))[poll] + 1e-300)
+    values += np.minimum(1.0, share)[:, None] * (edge[:, None] - values)
     single = _single(evidence)
     values[single] = evidence.total[poll[single]][:, None]
     weights[single] = np.eye(1, NODES)
@@ -107,6 +115,8 @@ class _Learner:
     def __init__(self, evidence: Evidence, moments: Moments, usual: Groups) -> None:
         self.evidence, self.usual = evidence, usual
         self.weights = usual.weights
+        # Slow requests among small values explain what looks like drift.
+        moments = moments._replace(between=moments.between * (1.0 - usual.slow * (np.arange(len(usual.nodes)) == 0)))
         self.gaps = gaps(usual.nodes)
         slot = evidence.slot
         self.middle = (usual.weights * usual.nodes).sum(1)
@@ -147,8 +157,7 @@ class _Learner:
             pairs = _Pairs(self, reader)
         weights = self.weights[evidence.slot]
         weights[reader.which] = reader.read(weights[reader.which], self._law(pairs))
-        slow = self.usual.split[0] > 0.0 and evidence.buckets[0] == 0
-        return _settled(evidence, self.bins, weights, slow=bool(slow))
+        return _settled(evidence, self.bins, weights, self.usual.slow)
 
     def _telling(self) -> Flags:
         """Return the bins of polls that tell more of their bucket than mean and variance (b)."""
@@ -201,28 +210,40 @@ class _Pairs:
     """Where the rest of each pair lies among the nodes of the other observation."""
 
     def __init__(self, learner: _Learner, reader: Reader) -> None:
-        partners = reader.partners
+        partners, own = reader.partners, reader.which[reader.pairs]
         slot = learner.evidence.slot[partners]
-        apart = self._gaps = np.maximum(learner.gaps, 1e-9 * learner.evidence.width[:, None] + _TINY)
-        places = (reader.rest[reader.pairs] - learner.start[partners][:, None]) / learner.factor[partners][:, None]
-        places += learner.middle[slot][:, None]
-        # Beyond the outermost nodes the density falls to 0 within their distance to the next.
-        nodes = learner.usual.nodes
-        ends = np.concatenate([nodes[:, :1] - apart[:, :1], nodes, nodes[:, -1:] + apart[:, -1:]], axis=1)
-        self._low, self._share = np.empty(places.shape, np.intp), np.empty(places.shape)
+        total = learner.evidence.total[learner.evidence.poll[own]][:, None]
+        rest = total - _cells(learner.bins.values[own])
+        rest = (rest - learner.start[partners][:, None]) / learner.factor[partners][:, None]
+        rest += learner.middle[slot][:, None]
+        cells = _cells(learner.usual.nodes)
+        self._low, self._share = np.empty(rest.shape, np.intp), np.empty(rest.shape)
         for one in np.unique(slot):
             mine = slot == one
-            self._low[mine], self._share[mine] = _between(ends[one], places[mine])
-        self._low += slot[:, None] * (NODES + 2)
-        self._heights = np.zeros(ends.shape)
+            self._low[mine], self._share[mine] = _between(cells[one], rest[mine])
+        self._low += slot[:, None] * (NODES + 1)
+        width = learner.evidence.width[learner.evidence.slot[own]][:, None]
+        self._gaps = np.maximum(learner.bins.gaps[own], 1e-3 * width) + _TINY
+        self._below = np.zeros(cells.shape)
 
     def density(self, weights: Floats) -> Floats:
-        """Return the density of the other observation at the rest of each place, for what is usual."""
-        self._heights[:, 1:-1] = weights / self._gaps
-        heights = self._heights.ravel()
-        low = heights[self._low]
-        found: Floats = low + self._share * (heights[self._low + 1] - low)
-        return found
+        """Return the density of the other observation at the rest of each place, for what is usual.
+
+        It is the mean over the cell around the place: the other one may lie in a much smaller bucket.
+        """
+        np.cumsum(weights, axis=1, out=self._below[:, 1:])
+        below = self._below.ravel()
+        low = below[self._low]
+        low += self._share * (below[self._low + 1] - low)
+        found: Floats = (low[:, :-1] - low[:, 1:]) / self._gaps
+        return np.maximum(found, 0.0)
+
+
+def _cells(nodes: Floats) -> Floats:
+    """Return the edges of the cells around nodes: half-way to the neighbours (d, NODES + 1)."""
+    middles = 0.5 * (nodes[:, 1:] + nodes[:, :-1])
+    first, last = 1.5 * nodes[:, :1] - 0.5 * nodes[:, 1:2], 1.5 * nodes[:, -1:] - 0.5 * nodes[:, -2:-1]
+    return np.concatenate([first, middles, last], axis=1)
 
 
 def _between(nodes: Floats, places: Floats) -> tuple[Places, Floats]:

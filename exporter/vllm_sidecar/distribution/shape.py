@@ -145,10 +145,12 @@ def _parabolas(axis: _Axis, i: Places) -> tuple[Floats, Floats]:
     left, right = np.maximum(_NEAR, z[i] - z[i - 1]), np.where(last, 1.0, np.maximum(_NEAR, z[j] - z[i]))
     measured, widths = np.stack([given[i - 1], given[i], given[j]]), np.stack([d[i - 1], d[i], d[j]])
     off = np.stack([-left, np.zeros(len(i)), right])
+    hollow = _HOLLOW * _CURVE / (d[i] / 2.0) ** 2
     heights = measured
     for _ in range(_TURNS):
         # A bucket's mean density is not that at its middle; by this factor.
         slope, curve = _through(heights, left, right)
+        curve = np.minimum(curve, hollow)
         there = (slope + 2.0 * curve * off)[:, :, None]
         z_off = 0.5 * widths[:, :, None] * _INNER
         rise = np.maximum(-_STEEP, np.minimum(_STEEP, (there + curve[:, None] * z_off) * z_off))

@@ -183,6 +183,8 @@ def _reached(power: float, start: float, held: float) -> float:
 
 def _slope(bounds: Sequence[float], counts: Sequence[float], near: int, far: int) -> float:
     """Return the power whose density holds the counts of two buckets, by Newton's method."""
+    if min(bounds[near] / bounds[near - 1], bounds[far] / bounds[far - 1]) < 1.0 + _APART:
+        return 0.0
     apart = log((bounds[near - 1] + bounds[near]) / (bounds[far - 1] + bounds[far]))
     wanted = log(counts[near] / counts[far])
     power = 0.0
