@@ -108,7 +108,8 @@ def gather(bounds: Sequence[float], polls: Sequence[Observed], counts: Sequence[
         np.bincount(poll, count * each, len(seen)).astype(np.float64, copy=False)
         for each in (1.0, lower[slot], upper[slot])
     )
-    given = np.array([np.nan if one.total is None else one.total for one in seen]) / scale
+    limit = _LARGEST * min(1.0, scale)
+    given = np.array([np.nan if one.total is None else max(-limit, min(limit, one.total)) for one in seen]) / scale
     total = np.maximum(least, np.minimum(most, given))
     return Evidence(
         scale, bounds, counts, buckets, slots, lower, upper - lower, poll, slot, count, size, total, least, most

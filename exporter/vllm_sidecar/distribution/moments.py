@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _ROUNDS = 4
 """Turns of means and variances; the suite gains nothing from more."""
+_SWEEPS = 20
+"""Turns in which means that stay in their buckets are found, where those of the least squares do not."""
 _SEARCHES = 2
 """Turns after which variance between polls is looked for."""
 TINY = 1e-30
@@ -187,15 +189,20 @@ class _Fit:
         if self.beta != found[d]:
             found = np.linalg.solve(matrix[:d, :d], right[:d] - matrix[:d, d] * self.beta)
         self.offset = np.maximum(self.low, np.minimum(self.high, found[:d]))
-        held = self.offset != found[:d]
-        if held.any() and not held.all():
-            # The others take what a mean that would leave its bucket could not.
-            free = np.flatnonzero(~held)
-            fixed = right[:d] - matrix[:d, d] * self.beta - matrix[:d, :d][:, held] @ self.offset[held]
-            found = np.linalg.solve(matrix[np.ix_(free, free)], fixed[free])
-            self.offset[free] = np.maximum(self.low[free], np.minimum(self.high[free], found))
+        if (self.offset != found[:d]).any():
+            self._bound(matrix[:d, :d], right[:d] - matrix[:d, d] * self.beta)
         self.precision = (_DEGREES + 1.0) / (_DEGREES * self.prior + self.offset**2)
         self.caps = self._caps()
+
+    def _bound(self, matrix: Floats, right: Floats) -> None:
+        """Give the others what a mean that would leave its bucket cannot take, one after the other (Gauss-Seidel)."""
+        rows, wanted, offset = matrix.tolist(), right.tolist(), self.offset.tolist()
+        limits = list(zip(self.low.tolist(), self.high.tolist(), strict=True))
+        for _ in range(_SWEEPS):
+            for i, (row, (low, high)) in enumerate(zip(rows, limits, strict=True)):
+                left = wanted[i] - sum([a * b for a, b in zip(row, offset, strict=True)])
+                offset[i] = max(low, min(high, offset[i] + left / row[i]))
+        self.offset = np.array(offset)
 
     def _variance(self) -> Floats:
         """Return the variance of each sum, within polls and between them."""

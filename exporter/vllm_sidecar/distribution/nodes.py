@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _NORMAL = np.array([NormalDist().inv_cdf(share) for share in SHARES])
 _AWAY = 4.0
 """The suggested shape fades out while the mean moves away by a deviation divided by this."""
+_APART = 1e-4
+"""How far the outermost values are drawn apart at least, in deviations."""
 _NARROW = 1e-300
 _SKEWED = 1.0
 """Largest ratio of deviation to mean of small values at one poll; some slow ones among them show as other polls."""
@@ -38,6 +40,9 @@ def nodes(evidence: Evidence, moments: Moments) -> Floats:
         small = max(0.0, min(1.0, (0.5 - float(place[0])) / 0.3))
         inside[0] += small * (_lognormal(float(place[0]), float(deviation[0])) - inside[0])
     inside = np.maximum.accumulate(np.maximum(0.0, np.minimum(1.0, inside)), axis=1)
+    # No two values are the same, so that what lies between them changes gradually.
+    apart = np.minimum(deviation_of(tilt_of(place)), deviation)[:, None] * _APART
+    inside += apart * (SHARES - inside)
     return np.where(some[:, None], lower[:, None] + width[:, None] * inside, moments.means[:, None])
 
 
