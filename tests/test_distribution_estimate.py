@@ -123,6 +123,44 @@ def test_a_sum_that_differs_a_little_makes_quantiles_that_differ_a_little(
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
+def one_shape(rng: Random, seed: int) -> float:
+    """Draw a value of one of four shapes: lognormal, two groups in a bucket, even, or slow ones among small ones."""
+    if seed % 4 == 0:
+        return rng.lognormvariate(0.3, 0.4)
+    if seed % 4 == 1:
+        return rng.gauss(1.1, 0.01) if rng.random() < 0.4 else rng.gauss(1.4, 0.01)
+    if seed % 4 == 2:
+        return rng.uniform(0.4, 2.2)
+    return 1e-4 * rng.lognormvariate(0.0, 0.4) if rng.random() < 0.95 else rng.uniform(0.02, 0.25)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_sums_that_move_on_and_on_never_make_quantiles_jump(seed: int) -> None:
+    """Where the quantiles move most along a path of sums, half the way halves how far they move, again and again."""
+    rng = Random(seed)
+    seen = [poll(*(one_shape(rng, seed) for _ in range(rng.choice((1, 2, 4, 8))))) for _ in range(40)]
+    ways = [total * rng.gauss(0.0, 0.03) for _, total in seen]
+
+    def at(part: float) -> list[float]:
+        polls: Polls = [(counts, total + part * way) for (counts, total), way in zip(seen, ways, strict=True)]
+        return [value or 0.0 for value in window_quantiles(BOUNDS, polls, QS)]
+
+    def apart(one: list[float], other: list[float]) -> float:
+        return max(abs(a - b) / max(a, b) for a, b in zip(one, other, strict=True))
+
+    steps = [at(step / 8) for step in range(9)]
+    _, place = max((apart(one, other), place) for place, (one, other) in enumerate(pairwise(steps)))
+    low, high, below, above = place / 8, (place + 1) / 8, steps[place], steps[place + 1]
+    while high - low > 1e-9:
+        middle = (low + high) / 2.0
+        found = at(middle)
+        if apart(below, found) < apart(found, above):
+            low, below = middle, found
+        else:
+            high, above = middle, found
+    assert apart(below, above) < 1e-4
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(VALUES, min_size=1, max_size=6), min_size=1, max_size=20),
