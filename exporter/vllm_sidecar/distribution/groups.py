@@ -44,6 +44,7 @@ _SMALL = 0.2
 _MOVES = 4.0
 """Ratio of the variance within polls to the one between them up to which there are no groups."""
 _FAINT = 1e-6
+"""Least mean of a poll, as a share of the usual one, and least deviation of its logarithm."""
 _OUTSIDE, _PENALTY = 0.02, 50.0
 """How far outside the bucket a group may be tried, in widths, and what it costs there (nats)."""
 _TINY = 1e-30

@@ -37,7 +37,7 @@ _SWEEPS = 20
 """Turns in which means that stay in their buckets are found, where those of the least squares do not."""
 _SEARCHES = 2
 """Turns after which variance between polls is looked for."""
-TINY = 1e-30
+_TINY = 1e-30
 """Added where a variance could be 0."""
 _FREE = 0.3
 """Deviation of the prior of a mean in the first round, in widths of the bucket: nearly none."""
@@ -69,6 +69,8 @@ _CROSSED = 1e-3
 """Share of a bucket's count up to which its neighbour tells that values do not cross the edge between them."""
 _REACH = 1.7
 """Deviations from a poll's mean to an edge that no value crosses: those of an even density."""
+_SINGULAR = 1e-12
+"""Share of the diagonal that keeps equations solvable."""
 _SLACK = 1e-6
 """Share of a bucket's width that a poll leaves its mean at least, so that its weight is finite."""
 
@@ -117,8 +119,8 @@ class _Fit:
         self.target = self.spread.copy()
         buckets = np.array(evidence.buckets)
         outer = (buckets == 0) | (buckets >= len(evidence.bounds) - (0 if evidence.infinite else 1))
-        self.prior = (np.where(outer, _UNSURE, _SURE) * self.reach) ** 2 + TINY
-        self.precision = 1.0 / ((_FREE * self.reach) ** 2 + TINY)
+        self.prior = (np.where(outer, _UNSURE, _SURE) * self.reach) ** 2 + _TINY
+        self.precision = 1.0 / ((_FREE * self.reach) ** 2 + _TINY)
         self.fitted = float(min(self.table.shape))
         """How many of the means are fitted to the sums, and not left to the prior."""
 
@@ -134,11 +136,11 @@ class _Fit:
         lower, width, total = evidence.lower[slot], evidence.width[slot], evidence.total[poll]
         least = np.maximum(lower, (total - evidence.most[poll]) / count + lower + width)
         most = np.minimum(lower + width, (total - evidence.least[poll]) / count + lower)
-        weight = count / (np.maximum(0.0, most - least) / (width + TINY) + _SLACK)
+        weight = count / (np.maximum(0.0, most - least) / (width + _TINY) + _SLACK)
         d = len(evidence.width)
         weights = np.bincount(slot, weight, d)
         weighted = np.bincount(slot, weight * np.maximum(least, np.minimum(most, self.expected[slot])), d)
-        start = np.where(weights > 0.0, weighted / np.maximum(weights, TINY), self.expected)
+        start = np.where(weights > 0.0, weighted / np.maximum(weights, _TINY), self.expected)
         reach = evidence.width.copy()
         below = self.expected[0] - evidence.lower[0]
         if evidence.buckets[0] == 0 and start[0] < self.expected[0] and below > 0.0:
@@ -165,8 +167,8 @@ class _Fit:
         """Take the mean of a bucket whose polls fell into no other one as their sums say, whatever else is likely."""
         alone = (self.table > 0.0).sum(1) == 1
         count = self.table[alone].sum(0)
-        share = count / np.maximum(self.table.sum(0), TINY)
-        exact = (self.table[alone] > 0.0).T @ self.excess[alone] / np.maximum(count, TINY)
+        share = count / np.maximum(self.table.sum(0), _TINY)
+        exact = (self.table[alone] > 0.0).T @ self.excess[alone] / np.maximum(count, _TINY)
         certain = np.maximum(0.0, np.minimum(1.0, 10.0 * share - 9.0))
         self.offset += certain * (np.maximum(self.low, np.minimum(self.high, exact)) - self.offset)
 
@@ -182,7 +184,7 @@ class _Fit:
         diagonal[d] += _DRIFT_PRIOR
         right[d] += _DRIFT_PRIOR
         # Sums that leave nothing open outweigh any prior, and no float tells them from each other.
-        diagonal *= 1.0 + _SLACK * _SLACK
+        diagonal *= 1.0 + _SINGULAR
         self.fitted = d - float((self.precision / diagonal[:d]).sum())
         found = np.linalg.solve(matrix, right)
         self.beta = max(0.0, min(1.0, float(found[d])))
@@ -206,7 +208,7 @@ class _Fit:
 
     def _variance(self) -> Floats:
         """Return the variance of each sum, within polls and between them."""
-        found: Floats = self.table @ self.within + self.squared @ self.between + TINY
+        found: Floats = self.table @ self.within + self.squared @ self.between + _TINY
         return found
 
     def _dominance(self, ratio: float) -> float:
@@ -217,7 +219,7 @@ class _Fit:
         if not ratio or not len(self.table):
             return 0.0
         shared = self.squared @ self.spread
-        return ratio * float((shared / (self.table @ self.within + TINY)).mean())
+        return ratio * float((shared / (self.table @ self.within + _TINY)).mean())
 
     def _residual(self) -> Floats:
         """Return what means and drift leave of each sum."""
@@ -238,11 +240,11 @@ class _Fit:
             tells *= float(((self.table @ self.within) / variance).mean()) ** 2
         if self.evidence.infinite:
             self.spread[-1] = self.target[-1] = (self.offset[-1] - self.low[-1]) ** 2
-        likely = self.within * squares / (np.maximum(weights, TINY) * max(0.5, freedom))
-        distance = np.log((likely + _EQUAL * self.reach**2 + TINY) / (self.target + TINY))
+        likely = self.within * squares / (np.maximum(weights, _TINY) * max(0.5, freedom))
+        distance = np.log((likely + _EQUAL * self.reach**2 + _TINY) / (self.target + _TINY))
         distance *= distance / (_NEAR * _NEAR + 1.0 / (tells + 1e-2))
         trust = _TRUST / (1.0 + distance * distance)
-        fitted = np.minimum(self.caps, (trust * self.target + tells * likely) / (trust + tells)) + TINY
+        fitted = np.minimum(self.caps, (trust * self.target + tells * likely) / (trust + tells)) + _TINY
         self.within = np.where(share > 0.0, fitted, self.within)
 
     def _caps(self) -> Floats:
@@ -250,7 +252,7 @@ class _Fit:
         evidence = self.evidence
         inside = self.offset - self.low
         width = evidence.width
-        place = np.where(width > 0.0, inside / np.maximum(width, TINY), 0.5)
+        place = np.where(width > 0.0, inside / np.maximum(width, _TINY), 0.5)
         caps = deviation_of(tilt_of(place)) ** 2
         if evidence.buckets[0] == 0:
             caps[0] = max(caps[0], min(4.0 * place[0] ** 2, 0.5 * place[0] * (1.0 - place[0])))
@@ -266,12 +268,12 @@ class _Fit:
         if polls < _FEWEST:
             return
         residual = self._residual()
-        shared = self.squared @ self.spread + TINY
+        shared = self.squared @ self.spread + _TINY
         unit = residual / np.sqrt(shared)
         mean = float(unit.mean()) ** 2
         neighbours = float((unit[1:] * unit[:-1]).sum()) / (polls - 1) - mean
         error = max(0.0, float((unit * unit).mean()) - mean) / sqrt(polls)
-        widest = self.table @ np.maximum(self.caps, np.minimum(self.within, self.spread)) + TINY
+        widest = self.table @ np.maximum(self.caps, np.minimum(self.within, self.spread)) + _TINY
         leverage = shared / widest
         information = float((leverage * leverage).sum())
         unexplained = float(((residual * residual / widest - 1.0) * leverage).sum()) / information
@@ -309,4 +311,4 @@ class _Fit:
 
 def _beyond_chance(value: float, error: float) -> float:
     """Return a value that is believed as far as it is beyond chance."""
-    return max(0.0, value) * max(0.0, min(1.0, value / (_CHANCE * error + TINY) - 1.0))
+    return max(0.0, value) * max(0.0, min(1.0, value / (_CHANCE * error + _TINY) - 1.0))
