@@ -55,7 +55,7 @@ def _bent(evidence: Evidence, moments: Moments, place: Floats, deviation: Floats
         away[-1] = 1.0  # +Inf has no shape
     widest = usual + (own - usual) * away
     ratio = np.minimum(1.0, deviation / widest)
-    straight, bend = ratio * widest * (1.0 - ratio), ratio * widest * ratio
+    straight, bend = ratio * widest * (1.0 - ratio**2), ratio * widest * ratio**2
     tilted = (bend * away / own)[:, None] * (quantiles_of(tilt, SHARES) - mean_of(tilt)[:, None])
     shaped = (bend * (1.0 - away) / usual)[:, None] * (shapes.quantiles - shapes.mean[:, None])
     found: Floats = place[:, None] + straight[:, None] * _NORMAL + tilted + shaped

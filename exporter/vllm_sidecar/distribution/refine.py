@@ -81,8 +81,8 @@ def _single(evidence: Evidence) -> Places:
 def _settled(evidence: Evidence, bins: Bins, weights: Floats, slow: float) -> Observations:
     """Move the places so that the observations of each poll add up to its sum; single ones are exact.
 
-    Those of a bin move together, more where they are less certain. Where the first bucket holds slow requests among
-    small values (`slow` is 1), it is the slow ones that move: their places are far apart.
+    Those of a bin move together, more where they are less certain. As far as the first bucket holds slow requests among
+    small values (`slow`, 0 to 1), it is the slow ones that move: their places are far apart.
     """
     poll, slot, count = evidence.poll, evidence.slot, evidence.count
     mean = (weights * bins.values).sum(1)
@@ -178,7 +178,7 @@ class _Learner:
         """Return the single observations, at the nodes around them (d, NODES)."""
         evidence, single = self.evidence, _single(self.evidence)
         total, values = evidence.total[evidence.poll[single]][:, None], self.bins.values[single]
-        low, share = _between(values, total)
+        low, share = _placed(values, total)
         found = np.zeros_like(self.weights)
         np.add.at(found, (evidence.slot[single][:, None], low), 1.0 - share)
         np.add.at(found, (evidence.slot[single][:, None], low + 1), share)
@@ -220,7 +220,7 @@ class _Pairs:
         self._low, self._share = np.empty(rest.shape, np.intp), np.empty(rest.shape)
         for one in np.unique(slot):
             mine = slot == one
-            self._low[mine], self._share[mine] = _between(cells[one], rest[mine])
+            self._low[mine], self._share[mine] = _placed(cells[one], rest[mine])
         self._low += slot[:, None] * (NODES + 1)
         width = learner.evidence.width[learner.evidence.slot[own]][:, None]
         self._gaps = np.maximum(learner.bins.gaps[own], 1e-3 * width) + _TINY
@@ -246,7 +246,7 @@ def _cells(nodes: Floats) -> Floats:
     return np.concatenate([first, middles, last], axis=1)
 
 
-def _between(nodes: Floats, places: Floats) -> tuple[Places, Floats]:
+def _placed(nodes: Floats, places: Floats) -> tuple[Places, Floats]:
     """Return the node below each place and the share of the way to the next; outside, the end itself.
 
     `nodes` ascend: one row for all places, or one for each row of one place.
