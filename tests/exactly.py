@@ -1,4 +1,4 @@
-"""What a histogram sees of values, and their exact quantiles."""
+"""What a histogram sees of values, as evidence too, and their exact quantiles."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from bisect import bisect_left
 from math import ceil
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.distribution.evidence import Evidence, gather
+from vllm_sidecar.model import Observed
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
 
 def counted(values: Sequence[float], bounds: Sequence[float]) -> tuple[list[float], float]:
@@ -21,3 +24,14 @@ def counted(values: Sequence[float], bounds: Sequence[float]) -> tuple[list[floa
 def exact(values: Sequence[float], q: float) -> float:
     """Return the value of rank q N, rounded up."""
     return sorted(values)[max(0, ceil(q * len(values)) - 1)]
+
+
+def gathered(polls: Sequence[Sequence[float]], bounds: Sequence[float], untrusted: Container[int] = ()) -> Evidence:
+    """Return the evidence of polls that saw these values; the sums of some are not to be trusted."""
+    observed, counts = [], [0.0] * (len(bounds) + 1)
+    for number, values in enumerate(polls):
+        mine, total = counted(values, bounds)
+        bins = tuple((bucket, count) for bucket, count in enumerate(mine) if count)
+        observed.append(Observed(bins, None if number in untrusted else total))
+        counts = [a + b for a, b in zip(counts, mine, strict=True)]
+    return gather(bounds, observed, counts)

@@ -9,32 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from exactly import counted
-from vllm_sidecar.distribution.evidence import Evidence, gather
+from exactly import gathered
 from vllm_sidecar.distribution.groups import MOST, Groups, binomial, groups
 from vllm_sidecar.distribution.moments import Moments, fit
 from vllm_sidecar.distribution.nodes import nodes
 from vllm_sidecar.distribution.shape import NODES, shapes
-from vllm_sidecar.model import Observed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from vllm_sidecar.distribution.evidence import Floats
+    from vllm_sidecar.distribution.evidence import Evidence, Floats
 
 BOUNDS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0)
 POLLS = 60
 LOW, HIGH = 1.1, 1.4
 Polls = list[list[float]]
-
-
-def gathered(polls: Sequence[Sequence[float]], *, summed: bool = True) -> Evidence:
-    seen = [counted(values, BOUNDS) for values in polls]
-    observed = [
-        Observed(tuple((bucket, count) for bucket, count in enumerate(counts) if count), total if summed else None)
-        for counts, total in seen
-    ]
-    return gather(BOUNDS, observed, [sum(column) for column in zip(*(counts for counts, _ in seen), strict=True)])
 
 
 def drawn(seed: int, draw: Callable[[Random], float], many: int, polls: int = POLLS) -> Polls:
@@ -59,14 +48,14 @@ def in_truth(polls: Polls, evidence: Evidence, between: float = 0.0) -> Moments:
 
 
 def found_in(polls: Polls, *, summed: bool = True, between: float = 0.0) -> Groups:
-    evidence = gathered(polls, summed=summed)
+    evidence = gathered(polls, BOUNDS, () if summed else range(len(polls)))
     moments = in_truth(polls, evidence, between)
     found = groups(evidence, moments, nodes(evidence, moments))
     return found._replace(nodes=found.nodes * evidence.scale)
 
 
 def fitted_in(polls: Polls) -> Groups:
-    evidence = gathered(polls)
+    evidence = gathered(polls, BOUNDS)
     moments = fit(evidence)
     found = groups(evidence, moments, nodes(evidence, moments))
     return found._replace(nodes=found.nodes * evidence.scale)
@@ -89,7 +78,7 @@ def unsplit(found: Groups) -> bool:
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_two_groups_are_found_with_their_places_and_share(seed: int, share: float, many: int) -> None:
-    evidence = gathered(drawn(seed, two(share), many))
+    evidence = gathered(drawn(seed, two(share), many), BOUNDS)
     # At 20 observations the steps are so dense that the moments have to be those of the law, not of the sample.
     mean = (LOW + (HIGH - LOW) * share) / evidence.scale
     variance = ((HIGH - LOW) ** 2 * share * (1.0 - share) + 0.01**2) / evidence.scale**2
@@ -246,7 +235,7 @@ def test_a_first_bucket_whose_values_fill_it_has_groups_like_any_other() -> None
     ],
 )
 def test_weights_add_up_to_all_and_nodes_ascend_inside_the_bucket(polls: Polls) -> None:
-    evidence = gathered(polls)
+    evidence = gathered(polls, BOUNDS)
     moments = in_truth(polls, evidence)
     before = nodes(evidence, moments)
     found = groups(evidence, moments, before.copy())

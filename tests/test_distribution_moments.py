@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exactly import counted
+from exactly import gathered
 from vllm_sidecar.distribution import estimate
-from vllm_sidecar.distribution.evidence import Evidence, gather
+from vllm_sidecar.distribution.evidence import gather
 from vllm_sidecar.distribution.moments import Moments, fit
 from vllm_sidecar.model import Observed
 
@@ -28,21 +28,9 @@ POLLS = 60
 Polls = list[list[float]]
 
 
-def gathered(polls: Sequence[Sequence[float]], untrusted: Sequence[int] = ()) -> Evidence:
-    seen = [counted(values, BOUNDS) for values in polls]
-    observed = [
-        Observed(
-            tuple((bucket, count) for bucket, count in enumerate(counts) if count),
-            None if number in untrusted else total,
-        )
-        for number, (counts, total) in enumerate(seen)
-    ]
-    return gather(BOUNDS, observed, [sum(column) for column in zip(*(counts for counts, _ in seen), strict=True)])
-
-
 def fitted(polls: Sequence[Sequence[float]], untrusted: Sequence[int] = ()) -> tuple[Moments, float]:
     """Return the fit, and the unit of its means."""
-    evidence = gathered(polls, untrusted)
+    evidence = gathered(polls, BOUNDS, untrusted)
     return fit(evidence), evidence.scale
 
 
@@ -160,7 +148,7 @@ def test_slow_drift_is_what_neighbouring_polls_share() -> None:
 def test_where_all_moves_together_the_means_of_buckets_move_with_their_counts() -> None:
     rng = Random(3)
     polls = [[rng.gauss(1.5 + 0.4 * (number / POLLS - 0.5), 0.15) for _ in range(40)] for number in range(POLLS)]
-    evidence = gathered(polls)
+    evidence = gathered(polls, BOUNDS)
     found = fit(evidence)
     early = found.shifts[(evidence.slot == evidence.slots[4]) & (evidence.poll < POLLS // 4)]
     late = found.shifts[(evidence.slot == evidence.slots[4]) & (evidence.poll >= 3 * POLLS // 4)]
@@ -211,7 +199,7 @@ VALUES = st.one_of(st.floats(1e-6, 40.0), st.sampled_from((0.30001, 0.5, 0.50001
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(VALUES, min_size=1, max_size=6), min_size=1, max_size=20))
 def test_means_lie_inside_their_buckets_and_variances_are_those_of_some_density(polls: Polls) -> None:
-    evidence = gathered(polls)
+    evidence = gathered(polls, BOUNDS)
     found = fit(evidence)
     place = (found.means - evidence.lower) / np.maximum(evidence.width, 1e-300)
     assert (place >= -1e-9).all()

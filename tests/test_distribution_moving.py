@@ -9,11 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exactly import counted, exact
+from exactly import counted, exact, gathered
 from vllm_sidecar.distribution import window_quantiles
-from vllm_sidecar.distribution.evidence import Evidence, gather
 from vllm_sidecar.distribution.moving import Moving, moving
-from vllm_sidecar.model import Observed
 
 BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 QS = (0.5, 0.9, 0.95, 0.99)
@@ -26,14 +24,8 @@ def seen(polls: Values) -> Polls:
     return [counted(values, BOUNDS) for values in polls]
 
 
-def gathered(polls: Polls) -> Evidence:
-    counts = [sum(column) for column in zip(*(poll[0] for poll in polls), strict=True)]
-    observed = [Observed(tuple((i, k) for i, k in enumerate(each) if k), total) for each, total in polls]
-    return gather(BOUNDS, observed, counts)
-
-
-def fitted(polls: Polls) -> Moving | None:
-    return moving(gathered(polls))
+def fitted(polls: Values) -> Moving | None:
+    return moving(gathered(polls, BOUNDS))
 
 
 def wave(rng: Random, many: int) -> Values:
@@ -60,12 +52,12 @@ def test_a_latency_that_goes_up_and_down_with_the_load_is_read_to_a_few_percent(
 
 def test_its_deviation_and_the_means_of_the_buckets_are_found() -> None:
     polls = wave(Random(1), 100)
-    model = fitted(seen(polls))
+    model = fitted(polls)
     assert model is not None
     assert model.belief == 1.0
     assert model.deviation == pytest.approx(0.15, rel=0.05)
     slowest = [value for poll in polls for value in poll if value > 0.025]
-    evidence = gathered(seen(polls))
+    evidence = gathered(polls, BOUNDS)
     bins = evidence.slot == len(evidence.buckets) - 1
     means = (model.weights * model.nodes).sum(1)[bins] * evidence.scale
     found = float((evidence.count[bins] * means).sum()) / len(slowest)
@@ -73,14 +65,14 @@ def test_its_deviation_and_the_means_of_the_buckets_are_found() -> None:
 
 
 def test_two_modes_are_no_lognormal() -> None:
-    assert fitted(seen(two_modes(Random(1), 20))) is None
+    assert fitted(two_modes(Random(1), 20)) is None
 
 
 def test_waits_after_an_empty_queue_are_not_one_latency() -> None:
     rng = Random(3)
     empty = [[1e-5 * exp(rng.gauss(0.0, 0.4)) for _ in range(6)] for _ in range(54)]
     waits = [[0.2 * exp(rng.gauss(0.0, 0.4)) for _ in range(6)] for _ in range(6)]
-    assert fitted(seen(empty + waits)) is None
+    assert fitted(empty + waits) is None
 
 
 @pytest.mark.parametrize(
@@ -93,7 +85,7 @@ def test_waits_after_an_empty_queue_are_not_one_latency() -> None:
     ],
 )
 def test_it_is_not_tried_where_it_could_not_be_told(polls: Values) -> None:
-    assert fitted(seen(polls)) is None
+    assert fitted(polls) is None
 
 
 def test_sums_that_are_not_to_be_trusted_cost_only_those() -> None:

@@ -10,19 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exactly import counted
-from vllm_sidecar.distribution.evidence import Evidence, gather
+from exactly import gathered
 from vllm_sidecar.distribution.groups import groups
 from vllm_sidecar.distribution.moments import fit
 from vllm_sidecar.distribution.nodes import nodes
 from vllm_sidecar.distribution.refine import Observations, refine
 from vllm_sidecar.distribution.shape import NODES
-from vllm_sidecar.model import Observed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from vllm_sidecar.distribution.evidence import Floats
+    from vllm_sidecar.distribution.evidence import Evidence, Floats
 
 BOUNDS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0)
 Polls = list[list[float]]
@@ -30,15 +28,7 @@ Polls = list[list[float]]
 
 def read(polls: Sequence[Sequence[float]], untrusted: Collection[int] = ()) -> tuple[Evidence, Observations]:
     """Read polls; values are in the unit of the bounds."""
-    seen = [counted(values, BOUNDS) for values in polls]
-    observed = [
-        Observed(
-            tuple((bucket, count) for bucket, count in enumerate(counts) if count),
-            None if number in untrusted else total,
-        )
-        for number, (counts, total) in enumerate(seen)
-    ]
-    evidence = gather(BOUNDS, observed, [sum(column) for column in zip(*(counts for counts, _ in seen), strict=True)])
+    evidence = gathered(polls, BOUNDS, untrusted)
     moments = fit(evidence)
     found = refine(evidence, moments, groups(evidence, moments, nodes(evidence, moments)))
     return evidence, found._replace(values=found.values * evidence.scale)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from exactly import counted
+from exactly import gathered
 from vllm_sidecar.distribution.evidence import Evidence, gather
 from vllm_sidecar.distribution.shape import Shapes, shapes
 from vllm_sidecar.distribution.support import suggested
@@ -27,15 +27,6 @@ POLLS = 60
 def drawn(seed: int, draw: Callable[[Random], float], many: int = 20) -> list[list[float]]:
     rng = Random(seed)
     return [[draw(rng) for _ in range(many)] for _ in range(POLLS)]
-
-
-def gathered(polls: Sequence[Sequence[float]], bounds: Sequence[float], *, summed: bool = True) -> Evidence:
-    seen = [counted(values, bounds) for values in polls]
-    observed = [
-        Observed(tuple((bucket, count) for bucket, count in enumerate(counts) if count), total if summed else None)
-        for counts, total in seen
-    ]
-    return gather(bounds, observed, [sum(column) for column in zip(*(counts for counts, _ in seen), strict=True)])
 
 
 def smooth(evidence: Evidence) -> Shapes:
@@ -103,7 +94,7 @@ def test_a_lognormal_nearly_keeps_its_smooth_shape(seed: int, many: int) -> None
 )
 def test_without_sums_the_smooth_shapes_stay(lower: float, upper: float) -> None:
     polls = drawn(1, lambda rng: rng.uniform(lower, upper))
-    evidence = gathered(polls, BOUNDS, summed=False)
+    evidence = gathered(polls, BOUNDS, range(len(polls)))
     found, alone = suggested(evidence), smooth(evidence)
     assert found.mean.tolist() == alone.mean.tolist()
     assert found.quantiles.tolist() == alone.quantiles.tolist()
