@@ -16,7 +16,12 @@ tell its mean, and how the sums scatter tells how wide the values lie within the
     moving     or: a lognormal whose scale moves from poll to poll, and how far that foretells the counts
     order      the quantiles: order statistics of what was read
 
-The order is that of the computation; `estimate` runs it, for both models where the second is believed in part.
+    curve      the density of largest entropy for a mean
+    linear     ranks in buckets, and Prometheus's answer
+    share      the estimate read backwards: how much lies below a threshold
+
+The order is that of the computation, the last three serve the others or the program; `estimate` runs it, for both
+models where the second is believed in part.
 """
 
 from __future__ import annotations

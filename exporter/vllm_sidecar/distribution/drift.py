@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.distribution.evidence import Evidence, Floats
 
-_HALVED = 1.0
-"""Halvings of the weight of a poll's counts from one poll to the next."""
 _AROUND = 0.5
 """Observations added to the local counts of a bucket, shared out over the window."""
 _STEEPEST = 6.0
@@ -72,8 +70,8 @@ def _heights(evidence: Evidence) -> Floats:
 
 @lru_cache(maxsize=16)
 def _near(polls: int) -> Floats:
-    """Return how much each poll counts beside each other one (n, n)."""
+    """Return how much each poll counts beside each other one, half as much as its neighbour nearer by (n, n)."""
     places = np.arange(polls)
-    found: Floats = np.exp2(-np.abs(places[:, None] - places) * _HALVED)
+    found: Floats = np.exp2(-np.abs(places[:, None] - places, dtype=np.float64))
     found.setflags(write=False)  # shared by all that ask
     return found

@@ -89,11 +89,7 @@ def gather(bounds: Sequence[float], polls: Sequence[Observed], counts: Sequence[
     """Make the evidence; `counts` are those of all polls together and not all 0."""
     buckets = tuple([bucket for bucket, count in enumerate(counts) if count > 0.0])
     slots = {bucket: slot for slot, bucket in enumerate(buckets)}
-    seen = [
-        poll if poll.total is None else poll._replace(total=max(-_LARGEST, min(_LARGEST, poll.total)))
-        for poll in polls
-        if poll.bins
-    ]
+    seen = [poll for poll in polls if poll.bins]
     edges = [lower_edge(bounds, bucket) for bucket in buckets]
     ends = [bounds[bucket] if bucket < len(bounds) else edges[-1] for bucket in buckets]
     if buckets[-1] == len(bounds):
@@ -122,7 +118,7 @@ def _largest(polls: Sequence[Observed], lower: Sequence[float], slots: dict[int,
     for poll in polls:
         if poll.total is not None and poll.bins[-1][0] == infinite:
             least = sum([count * lower[slots[bucket]] for bucket, count in poll.bins])
-            largest = max(largest, poll.total - least + lower[-1])
+            largest = max(largest, min(_LARGEST, poll.total) - least + lower[-1])
     return largest
 
 

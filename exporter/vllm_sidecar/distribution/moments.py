@@ -111,6 +111,8 @@ class _Fit:
         self.drift = evidence.per_poll(evidence.count * self.shifts)[trusted]
         self.excess = evidence.total[trusted] - self.table @ self.expected
         self.squared = self.table * self.table
+        self.alone = (self.table > 0.0).sum(1) == 1
+        """Whether each poll fell into one bucket."""
         self.known = np.concatenate([self.table, self.drift[:, None]], axis=1)
         self.low, self.high = lower - self.expected, lower - self.expected + width
         self.within, self.between = self.spread.copy(), np.zeros(len(width))
@@ -165,10 +167,10 @@ class _Fit:
 
     def _alone(self) -> None:
         """Take the mean of a bucket whose polls fell into no other one as their sums say, whatever else is likely."""
-        alone = (self.table > 0.0).sum(1) == 1
-        count = self.table[alone].sum(0)
+        table = self.table[self.alone]
+        count = table.sum(0)
         share = count / np.maximum(self.table.sum(0), _TINY)
-        exact = (self.table[alone] > 0.0).T @ self.excess[alone] / np.maximum(count, _TINY)
+        exact = (table > 0.0).T @ self.excess[self.alone] / np.maximum(count, _TINY)
         certain = np.maximum(0.0, np.minimum(1.0, 10.0 * share - 9.0))
         self.offset += certain * (np.maximum(self.low, np.minimum(self.high, exact)) - self.offset)
 
@@ -289,7 +291,6 @@ class _Fit:
         """Bound the spread within polls where polls come near an edge that no value crosses."""
         evidence, counts = self.evidence, self.evidence.counts
         variance = self._variance()
-        alone = (self.table > 0.0).sum(1) == 1
         for slot, bucket in enumerate(evidence.buckets):
             if not 0 < bucket < len(evidence.bounds):
                 continue
@@ -301,7 +302,7 @@ class _Fit:
                 continue
             common = np.minimum(1.0, self.between[slot] * count**2 / variance)[seen]
             moved = self.offset[slot] + common * residual[seen] / count[seen]
-            means = np.where(alone[seen], self.excess[seen] / count[seen], moved)
+            means = np.where(self.alone[seen], self.excess[seen] / count[seen], moved)
             below, above = means - self.low[slot], self.high[slot] - means
             nearest = above if open_below else below if open_above else np.minimum(below, above)
             near = np.sort(np.maximum(0.0, nearest))[len(nearest) // 10]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vllm_sidecar.distribution.shape import NODES
+from vllm_sidecar.distribution.shape import SHARES
 
 if TYPE_CHECKING:
     from vllm_sidecar.distribution.evidence import Evidence, Floats, Places
@@ -46,7 +46,6 @@ _REACH = 6.0
 """Deviations from the middle that are looked at; an edge beyond is at them."""
 _TABLE = np.linspace(-8.0, 8.0, 4097)
 _PHI = np.array([NormalDist().cdf(z) for z in _TABLE])
-_STEPS = (np.arange(NODES) + 0.5) / NODES
 
 
 class Moving(NamedTuple):
@@ -173,7 +172,7 @@ def _law(evidence: Evidence, window: _Window, s: float) -> tuple[Floats, Floats]
         np.maximum(low, np.where(high < 0.0, high - _REACH / np.maximum(1.0, -high), -_REACH)),
         np.minimum(high, np.where(low > 0.0, low + _REACH / np.maximum(1.0, low), _REACH)),
     )
-    z = low[:, None] + (high - low)[:, None] * _STEPS
+    z = low[:, None] + (high - low)[:, None] * SHARES
     nearest = np.where(low > 0.0, low, np.where(high < 0.0, high, 0.0))[:, None]
     weights = np.exp(0.5 * (nearest - z) * (nearest + z))
     values = np.maximum(lower[:, None], np.minimum(upper[:, None], np.exp(middle[:, None] + s * z)))

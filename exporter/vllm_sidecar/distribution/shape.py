@@ -80,7 +80,7 @@ def shapes(
     d = len(buckets)
     found = Shapes(np.full(d, 0.5), np.full(d, 1.0 / 12.0), np.tile(SHARES, (d, 1)))
     axis = _axis(*_closed(bounds, counts, beyond), limit)
-    inner = [slot for slot, bucket in enumerate(buckets) if max(axis.first, 0) < bucket < len(bounds)]
+    inner = [slot for slot, bucket in enumerate(buckets) if axis.first < bucket < len(bounds)]
     if inner:
         edges, weights = _pieces(np.array(bounds), axis, np.array([buckets[slot] for slot in inner]))
         _set(found, inner, edges, weights)
@@ -94,7 +94,7 @@ def shapes(
 
 
 def _closed(bounds: Sequence[float], counts: Sequence[float], beyond: float) -> tuple[Sequence[float], Sequence[float]]:
-    """Return finite buckets; of +Inf the part up to twice the mean, which most tails have as much in."""
+    """Return finite buckets: +Inf becomes one up to twice its mean, with what an exponential tail has there."""
     if beyond <= 0.0 or not counts[-1]:
         return bounds, counts[:-1]
     return [*bounds, bounds[-1] + 2.0 * beyond], [*counts[:-1], counts[-1] * _INSIDE]

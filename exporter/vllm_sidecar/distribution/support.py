@@ -57,7 +57,7 @@ def suggested(evidence: Evidence) -> Shapes:
     bounds, counts, buckets = evidence.bounds, evidence.counts, evidence.buckets
     found = shapes(bounds, counts, buckets)
     if evidence.infinite:
-        found = shapes(bounds, counts, buckets, None, _beyond(evidence, found))
+        found = shapes(bounds, counts, buckets, beyond=_beyond(evidence, found))
     ends = list(_ends(evidence))
     if not ends or not evidence.trusted.any():
         return found
