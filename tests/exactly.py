@@ -6,7 +6,7 @@ from bisect import bisect_left
 from math import ceil
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.distribution.evidence import Evidence, gather
+from vllm_sidecar.distribution.evidence import Single, gather
 from vllm_sidecar.model import Observed
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def exact(values: Sequence[float], q: float) -> float:
     return sorted(values)[max(0, ceil(q * len(values)) - 1)]
 
 
-def gathered(polls: Sequence[Sequence[float]], bounds: Sequence[float], untrusted: Container[int] = ()) -> Evidence:
+def gathered(polls: Sequence[Sequence[float]], bounds: Sequence[float], untrusted: Container[int] = ()) -> Single:
     """Return the evidence of polls that saw these values; the sums of some are not to be trusted."""
     observed, counts = [], [0.0] * (len(bounds) + 1)
     for number, values in enumerate(polls):

@@ -60,6 +60,17 @@ def test_quantiles_are_those_of_what_was_observed_in_the_span() -> None:
     assert columns["itl_p95"] == [None] * 3
 
 
+def test_quantiles_of_many_points_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "time_to_first_token_seconds"
+    values = [0.7 + 0.31 * (number % 11) for number in range(50)]
+    polls: list[Poll] = [{name: observed(*values[:number])} for number in range(50)]
+    together = one(*polls)["ttft_p95"]
+    monkeypatch.setattr("vllm_sidecar.charts.TOGETHER", 1)
+    alone = one(*polls)["ttft_p95"]
+    assert together[0] is alone[0] is None
+    assert together[1:] == pytest.approx(alone[1:], rel=2e-6)
+
+
 def test_only_points_after_a_time_are_returned_and_they_are_the_same_as_in_the_whole() -> None:
     polls: list[Poll] = [{"prompt_tokens_total": 7.0 * i * i, "requests_running": i} for i in range(30)]
     whole, rest = one(*polls), one(*polls, since=OFFSET + 20.0)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exactly import counted, exact
-from vllm_sidecar.distribution import estimate, window_quantiles
+from vllm_sidecar.distribution import estimate, estimates, window_quantiles
 from vllm_sidecar.model import Observed
 
 QS = (0.5, 0.9, 0.95, 0.99)
@@ -25,6 +25,13 @@ Polls = list[tuple[list[float], float | None]]
 def poll(*values: float, bounds: tuple[float, ...] = BOUNDS) -> tuple[list[float], float]:
     """Make what one poll sees of these values."""
     return counted(values, bounds)
+
+
+def observed(polls: Polls) -> list[Observed]:
+    return [
+        Observed(tuple((bucket, count) for bucket, count in enumerate(counts) if count), total)
+        for counts, total in polls
+    ]
 
 
 VALUES = st.floats(1e-6, 40.0)
@@ -41,6 +48,23 @@ def windows(draw: st.DrawFn) -> tuple[list[float], Polls]:
         st.lists(st.tuples(st.lists(counts, min_size=len(bounds) + 1, max_size=len(bounds) + 1), total), max_size=12)
     )
     return bounds, polls
+
+
+@settings(deadline=None)
+@given(st.lists(windows(), max_size=3), st.integers(0, 3))
+def test_no_other_histogram_whatever_it_holds_touches_what_one_gets(
+    others: list[tuple[list[float], Polls]], place: int
+) -> None:
+    rng = Random(1)
+    mine = BOUNDS, observed([poll(*(rng.lognormvariate(0.0, 0.5) for _ in range(4))) for _ in range(20)])
+    beside = [(bounds, observed(polls)) for bounds, polls in others]
+    found = estimates([*beside[:place], mine, *beside[place:]], QS)
+    expected = estimate(*mine, QS)
+    at = min(place, len(beside))
+    assert [each.value for each in found[at]] == pytest.approx([each.value for each in expected], rel=1e-9)
+    for each, (_, polls) in zip(found[:at] + found[at + 1 :], beside, strict=True):
+        assert len(each) == (len(QS) if any(one.bins for one in polls) else 0)
+        assert all(isfinite(quantile.value) for quantile in each)
 
 
 @settings(deadline=None)
@@ -226,11 +250,7 @@ def test_one_poll_in_the_window_gives_its_mean_in_the_middle() -> None:
 @given(st.lists(st.lists(VALUES, min_size=1, max_size=9), min_size=1, max_size=20))
 def test_the_bounds_beside_a_quantile_hold_what_was_observed(polls: list[list[float]]) -> None:
     values = [value for seen in polls for value in seen]
-    sparse = []
-    for seen in polls:
-        counts, total = poll(*seen)
-        sparse.append(Observed(tuple((i, count) for i, count in enumerate(counts) if count), total))
-    for found in estimate(BOUNDS, sparse, QS):
+    for found in estimate(BOUNDS, observed([poll(*seen) for seen in polls]), QS):
         true = exact(values, found.q)
         assert found.lower <= true
         assert found.upper is None or true <= found.upper

@@ -13,12 +13,12 @@ from exactly import gathered
 from vllm_sidecar.distribution.groups import MOST, Groups, binomial, groups
 from vllm_sidecar.distribution.moments import Moments, fit
 from vllm_sidecar.distribution.nodes import nodes
-from vllm_sidecar.distribution.shape import NODES, shapes
+from vllm_sidecar.distribution.shape import NODES, Outline, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm_sidecar.distribution.evidence import Evidence, Floats
+    from vllm_sidecar.distribution.evidence import Floats, Single
 
 BOUNDS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0)
 POLLS = 60
@@ -36,12 +36,12 @@ def two(share: float, spread: float = 0.01) -> Callable[[Random], float]:
     return lambda rng: rng.gauss(HIGH if rng.random() < share else LOW, spread)
 
 
-def in_truth(polls: Polls, evidence: Evidence, between: float = 0.0) -> Moments:
+def in_truth(polls: Polls, evidence: Single, between: float = 0.0) -> Moments:
     """Return the moments of the values themselves, which a fit only sees the sums of."""
     values = np.array([value for poll in polls for value in poll])
     slots = [values[np.searchsorted(BOUNDS, values) == bucket] for bucket in evidence.buckets]
     means, variances = np.array([s.mean() for s in slots]), np.array([s.var() for s in slots])
-    suggested = shapes(evidence.bounds, evidence.counts, evidence.buckets)
+    suggested = shapes(Outline(evidence.bounds, evidence.counts, evidence.buckets))
     unit = evidence.scale
     shared = np.full(len(means), between / unit**2)
     return Moments(suggested, means / unit, variances / unit**2, shared, np.zeros(len(evidence.poll)))
@@ -56,7 +56,7 @@ def found_in(polls: Polls, *, summed: bool = True, between: float = 0.0) -> Grou
 
 def fitted_in(polls: Polls) -> Groups:
     evidence = gathered(polls, BOUNDS)
-    moments = fit(evidence)
+    moments = fit(evidence, [evidence])
     found = groups(evidence, moments, nodes(evidence, moments))
     return found._replace(nodes=found.nodes * evidence.scale)
 
@@ -82,7 +82,7 @@ def test_two_groups_are_found_with_their_places_and_share(seed: int, share: floa
     # At 20 observations the steps are so dense that the moments have to be those of the law, not of the sample.
     mean = (LOW + (HIGH - LOW) * share) / evidence.scale
     variance = ((HIGH - LOW) ** 2 * share * (1.0 - share) + 0.01**2) / evidence.scale**2
-    suggested = shapes(evidence.bounds, evidence.counts, evidence.buckets)
+    suggested = shapes(Outline(evidence.bounds, evidence.counts, evidence.buckets))
     moments = Moments(suggested, np.array([mean]), np.array([variance]), np.zeros(1), np.zeros(POLLS))
     found = groups(evidence, moments, nodes(evidence, moments))
     found = found._replace(nodes=found.nodes * evidence.scale)

@@ -31,7 +31,7 @@ Polls = list[list[float]]
 def fitted(polls: Sequence[Sequence[float]], untrusted: Sequence[int] = ()) -> tuple[Moments, float]:
     """Return the fit, and the unit of its means."""
     evidence = gathered(polls, BOUNDS, untrusted)
-    return fit(evidence), evidence.scale
+    return fit(evidence, [evidence]), evidence.scale
 
 
 def means_of(polls: Sequence[Sequence[float]], untrusted: Sequence[int] = ()) -> Floats:
@@ -149,7 +149,7 @@ def test_where_all_moves_together_the_means_of_buckets_move_with_their_counts() 
     rng = Random(3)
     polls = [[rng.gauss(1.5 + 0.4 * (number / POLLS - 0.5), 0.15) for _ in range(40)] for number in range(POLLS)]
     evidence = gathered(polls, BOUNDS)
-    found = fit(evidence)
+    found = fit(evidence, [evidence])
     early = found.shifts[(evidence.slot == evidence.slots[4]) & (evidence.poll < POLLS // 4)]
     late = found.shifts[(evidence.slot == evidence.slots[4]) & (evidence.poll >= 3 * POLLS // 4)]
     assert early.mean() < 0.0 < late.mean()
@@ -187,7 +187,7 @@ def test_two_polls_of_thousands_of_observations_leave_the_means_near_the_shapes(
         for bucket, count in poll.bins:
             counts[bucket] += count
     evidence = gather(ITL, polls, counts)
-    found = fit(evidence)
+    found = fit(evidence, [evidence])
     suggested = evidence.lower + evidence.width * found.shapes.mean
     assert found.means[1:] == pytest.approx(suggested[1:], rel=0.25)
     assert found.between.tolist() == [0.0] * 4
@@ -200,7 +200,7 @@ VALUES = st.one_of(st.floats(1e-6, 40.0), st.sampled_from((0.30001, 0.5, 0.50001
 @given(st.lists(st.lists(VALUES, min_size=1, max_size=6), min_size=1, max_size=20))
 def test_means_lie_inside_their_buckets_and_variances_are_those_of_some_density(polls: Polls) -> None:
     evidence = gathered(polls, BOUNDS)
-    found = fit(evidence)
+    found = fit(evidence, [evidence])
     place = (found.means - evidence.lower) / np.maximum(evidence.width, 1e-300)
     assert (place >= -1e-9).all()
     assert (place <= 1.0 + 1e-9).all()

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_sidecar.distribution.curve import deviation_of, mean_of, quantiles_of, tilt_of
-from vllm_sidecar.distribution.evidence import Evidence, gather
+from vllm_sidecar.distribution.evidence import Single, gather
 from vllm_sidecar.distribution.moments import Moments
 from vllm_sidecar.distribution.nodes import nodes
-from vllm_sidecar.distribution.shape import NODES, SHARES, Shapes, shapes
+from vllm_sidecar.distribution.shape import NODES, SHARES, Outline, Shapes, shapes
 from vllm_sidecar.model import Observed
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ FIRST, LAST = 0, 4
 PLACES = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
 
 
-def evidence() -> Evidence:
+def evidence() -> Single:
     return gather(BOUNDS, [Observed(tuple(enumerate(COUNTS)), TOTAL)], COUNTS)
 
 
 def suggested() -> Shapes:
-    return shapes(BOUNDS, COUNTS, range(5))
+    return shapes(Outline(BOUNDS, COUNTS, range(5)))
 
 
 def widest(place: float) -> float:

@@ -20,16 +20,16 @@ from vllm_sidecar.distribution.shape import NODES
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from vllm_sidecar.distribution.evidence import Evidence, Floats
+    from vllm_sidecar.distribution.evidence import Floats, Single
 
 BOUNDS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0)
 Polls = list[list[float]]
 
 
-def read(polls: Sequence[Sequence[float]], untrusted: Collection[int] = ()) -> tuple[Evidence, Observations]:
+def read(polls: Sequence[Sequence[float]], untrusted: Collection[int] = ()) -> tuple[Single, Observations]:
     """Read polls; values are in the unit of the bounds."""
     evidence = gathered(polls, BOUNDS, untrusted)
-    moments = fit(evidence)
+    moments = fit(evidence, [evidence])
     found = refine(evidence, moments, groups(evidence, moments, nodes(evidence, moments)))
     return evidence, found._replace(values=found.values * evidence.scale)
 
@@ -39,7 +39,7 @@ def near(found: Observations, which: int, value: float, within: float) -> float:
     return float(found.weights[which, np.abs(found.values[which] - value) < within].sum())
 
 
-def sums(evidence: Evidence, found: Observations) -> Floats:
+def sums(evidence: Single, found: Observations) -> Floats:
     """Return what the observations of each poll add up to."""
     return evidence.per_poll(evidence.count * (found.weights * found.values).sum(1))
 

@@ -6,12 +6,13 @@ from bisect import bisect_right
 from operator import sub
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.distribution import window_quantiles
-from vllm_sidecar.model import Scope
+from vllm_sidecar.distribution import estimates
+from vllm_sidecar.model import Observed, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from vllm_sidecar.distribution import Quantile
     from vllm_sidecar.model import Histogram, Reading
     from vllm_sidecar.window import Windows
 
@@ -32,6 +33,8 @@ RATES = {
 GAUGES = {"running": "requests_running", "waiting": "requests_waiting", "kv_usage": "kv_cache_usage_ratio"}
 HITS, QUERIES = "prefix_cache_hit_tokens_total", "prefix_cache_queried_tokens_total"
 QUANTILES = (0.5, 0.95)
+TOGETHER = 32
+"""Points whose quantiles are estimated at once: many cost much less than each alone."""
 
 Column = list[float | None]
 
@@ -64,15 +67,21 @@ def charts(windows: Windows, offset: float, since: float, engine: str | None = N
 
 
 def _columns(polls: Sequence[Poll], first: int) -> dict[str, Column]:
-    names = [*GAUGES, *RATES, "hit_ratio", *(f"{name}_p{q * 100:g}" for name in LATENCIES for q in QUANTILES)]
-    columns: dict[str, Column] = {name: [] for name in names}
-    for index in range(first, len(polls)):
-        at, reading = polls[index]
-        # The latest poll that is a span before; at the beginning the first of all.
-        start = max(0, bisect_right(polls, at - SPAN, key=lambda poll: poll[0]) - 1)
-        for name, value in _point(polls[start], (at, reading)):
-            columns[name].append(None if value is None else float(f"{value:.6g}"))
+    # From the latest poll that is a span before; at the beginning from the first of all.
+    spans = [
+        (polls[max(0, bisect_right(polls, now[0] - SPAN, key=lambda poll: poll[0]) - 1)], now) for now in polls[first:]
+    ]
+    points = [dict(_point(before, now)) for before, now in spans]
+    columns = {name: [_short(point[name]) for point in points] for name in (*GAUGES, *RATES, "hit_ratio")}
+    for name, latency in LATENCIES.items():
+        found = _quantiles([(old.histograms.get(latency), new.histograms.get(latency)) for (_, old), (_, new) in spans])
+        for place, q in enumerate(QUANTILES):
+            columns[f"{name}_p{q * 100:g}"] = [_short(each[place].value) if each else None for each in found]
     return columns
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _point(before: Poll, now: Poll) -> Iterable[tuple[str, float | None]]:
@@ -85,9 +94,6 @@ def _point(before: Poll, now: Poll) -> Iterable[tuple[str, float | None]]:
         yield name, grown / seconds if grown is not None and seconds > 0.0 else None
     hits, queries = _grown(old, new, HITS), _grown(old, new, QUERIES)
     yield "hit_ratio", hits / queries if hits is not None and queries else None
-    for name, latency in LATENCIES.items():
-        values = _quantiles(old.histograms.get(latency), new.histograms.get(latency))
-        yield from zip((f"{name}_p{q * 100:g}" for q in QUANTILES), values, strict=True)
 
 
 def _grown(old: Reading, new: Reading, counter: str) -> float | None:
@@ -95,14 +101,24 @@ def _grown(old: Reading, new: Reading, counter: str) -> float | None:
     return None if value is None else value - old.counters.get(counter, 0.0)
 
 
-def _quantiles(old: Histogram | None, new: Histogram | None) -> Sequence[float | None]:
+def _quantiles(ends: Sequence[tuple[Histogram | None, Histogram | None]]) -> list[list[Quantile]]:
+    """Return the quantiles of what histograms observed from one reading to another; empty where nothing can be said."""
+    windows = [(new.bounds if new else (), _observed(old, new)) for old, new in ends]
+    found: list[list[Quantile]] = []
+    for first in range(0, len(windows), TOGETHER):
+        found += estimates(windows[first : first + TOGETHER], QUANTILES)
+    return found
+
+
+def _observed(old: Histogram | None, new: Histogram | None) -> list[Observed]:
     if new is None or new is old or (old is not None and old.bounds != new.bounds):
-        return [None] * len(QUANTILES)
+        return []
     then = old.cumulative if old is not None else (0.0,) * len(new.cumulative)
     grown = list(map(sub, new.cumulative, then))
     counts = [grown[0], *map(sub, grown[1:], grown)]
     if min(counts) < 0.0:
-        return [None] * len(QUANTILES)
+        return []
     before = 0.0 if old is None else old.total
     total = new.total - before if new.total is not None and before is not None else None
-    return window_quantiles(new.bounds, [(counts, total if total is None or total >= 0.0 else None)], QUANTILES)
+    bins = tuple([(bucket, count) for bucket, count in enumerate(counts) if count > 0.0])
+    return [Observed(bins, total if total is None or total >= 0.0 else None)]

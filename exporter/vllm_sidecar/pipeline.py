@@ -232,8 +232,8 @@ class Pipeline:
         async with self._windows_still:
             for window in self._windows.of(Scope.ENGINE).values():
                 with contextlib.suppress(Exception):  # the snapshot meets it again, and says which signal it is
-                    for _ in latency.prepare(window, self._snapshotter.settings.min_observations):
-                        await asyncio.sleep(0)
+                    latency.prepare(window, self._snapshotter.settings.min_observations)
+                await asyncio.sleep(0)
 
     def charts(self, since: float, engine: str | None) -> list[dict[str, object]]:
         """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""

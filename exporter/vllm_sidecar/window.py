@@ -203,16 +203,21 @@ class Window:
             return [Observed(bins, whole.total)]
         return polls  # type: ignore[return-value]
 
-    def once(self, name: str, make: Callable[[], Made]) -> Made:
-        """Return what `make` makes of what a histogram observed, made anew only when that has changed.
+    def each_once(self, names: Sequence[str], make: Callable[[Sequence[str]], Iterable[Made]]) -> dict[str, Made]:
+        """Return by histogram what `make` makes of what each observed; it makes together those that have changed.
 
         What did not change is the same object: with both ends the same only polls that saw nothing came or went.
         """
-        base, latest = self._base.histograms.get(name), self.latest.histograms.get(name)
+        ends = {name: (self._base.histograms.get(name), self.latest.histograms.get(name)) for name in names}
+        changed = [name for name, (base, latest) in ends.items() if not self._is_made_of(name, base, latest)]
+        if changed:
+            for name, made in zip(changed, make(changed), strict=True):
+                self._made[name] = (*ends[name], made)
+        return {name: cast("Made", self._made[name][2]) for name in names}
+
+    def _is_made_of(self, name: str, base: Histogram | None, latest: Histogram | None) -> bool:
         known = self._made.get(name)
-        if known is None or known[0] is not base or known[1] is not latest:
-            known = self._made[name] = (base, latest, make())
-        return cast("Made", known[2])
+        return known is not None and known[0] is base and known[1] is latest
 
     def values(self, gauge: Key) -> Sequence[float | None]:
         """Return a gauge at each poll of the window, oldest first; None at those that do not give it."""

@@ -1,9 +1,8 @@
 """CPU of one cycle of the sidecar beside prometheus_client's parse of the same bytes, in the same run.
 
 A poll takes bytes to windows; a scrape takes windows to bytes, at most once per poll. Prometheus scrapes each 5 to
-60 s while the
-sidecar polls each second, so both are shown, and what they add up to per poll. All figures are medians over the
-recorded bodies.
+60 s while the sidecar polls each second, so both are shown, and what they add up to per poll. All figures are medians
+over the recorded bodies.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ from statistics import median
 from bodies import recorded, with_engines
 from prometheus_client.parser import text_string_to_metric_families
 
+from vllm_sidecar.derive import latency
 from vllm_sidecar.derive.views import Settings
 from vllm_sidecar.export import Exporter
 from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.health import Health
-from vllm_sidecar.model import Identity
+from vllm_sidecar.model import Identity, Scope
 from vllm_sidecar.normalise import Normaliser
 from vllm_sidecar.snapshot import Snapshot, Snapshotter
 from vllm_sidecar.window import Windows
@@ -49,6 +49,8 @@ class Cycle:
         return self._snapshotter.take(self._readings, self._windows, Identity(), self._health)
 
     def scrape(self) -> bytes:
+        for window in self._windows.of(Scope.ENGINE).values():
+            latency.prepare(window, Settings().min_observations)
         return self._exporter.render(openmetrics=True)
 
 

@@ -16,27 +16,31 @@ sys.path.insert(0, str(Path(__file__).parent / "accuracy"))
 from shapes import TTFT
 from suite import QS, Case, observe, real
 
-from vllm_sidecar.distribution import estimate
+from vllm_sidecar.distribution import estimates
 from vllm_sidecar.model import Observed
 
 ROUNDS = 15
 
 
-def cost(bounds: tuple[float, ...], polls: list[tuple[list[float], float | None]]) -> float:
-    """Return milliseconds of CPU of one estimate, the median of some."""
-    sparse = [Observed(tuple((i, count) for i, count in enumerate(counts) if count), total) for counts, total in polls]
+def cost(*windows: tuple[tuple[float, ...], list[tuple[list[float], float | None]]]) -> float:
+    """Return milliseconds of CPU of one estimate of some histograms together, the median of some."""
+    sparse = [(bounds, [observed(*poll) for poll in polls]) for bounds, polls in windows]
     found = []
     for _ in range(ROUNDS):
         began = time.process_time()
-        estimate(bounds, sparse, QS)
+        estimates(sparse, QS)
         found.append(time.process_time() - began)
     return 1e3 * median(found)
+
+
+def observed(counts: list[float], total: float | None) -> Observed:
+    return Observed(tuple((bucket, count) for bucket, count in enumerate(counts) if count), total)
 
 
 def spread(rng: Random, polls: int, rate: int, width: float) -> float:
     """Return the cost of a window of lognormal values."""
     seen = [observe(TTFT.bounds, [rng.lognormvariate(-1.0, width) for _ in range(rate)]) for _ in range(polls)]
-    return cost(TTFT.bounds, seen)
+    return cost((TTFT.bounds, seen))
 
 
 def main() -> None:
@@ -51,12 +55,19 @@ def main() -> None:
     last: dict[str, Case] = {}
     for case, _ in real():
         last.setdefault(case.family, case)
-    costs = {name: cost(case.bounds, case.polls) for name, case in last.items()}
-    whole = sum(costs.values())
-    for name, one in costs.items():
+    windows = {name: (case.bounds, case.polls) for name, case in last.items()}
+    alone = [cost(window) for window in windows.values()]
+    for name, one in zip(windows, alone, strict=True):
         print(f"  a real vLLM 0.32 at 3 requests a second, {name:8}{one:6.2f}")
-    print(f"  all {len(costs)} of it: {whole:.2f}")
-    print(f"  per poll of 1 s: {whole / 15:.2f} where it is scraped each 15 s, {whole / 5:.2f} where each 5 s")
+    whole = cost(*windows.values())
+    print(f"  its {len(windows)} latencies, one after the other {sum(alone):6.2f}")
+    print(f"  its {len(windows)} latencies together, as in a scrape {whole:6.2f}; {sum(alone) / whole:.1f} times less")
+    print(
+        f"  8 such engines together  {cost(*windows.values(), *[w for _ in range(7) for w in windows.values()]):6.2f}"
+    )
+    print(
+        f"  per engine and poll of 1 s: {whole / 15:.2f} where it is scraped each 15 s, {whole / 5:.2f} where each 5 s"
+    )
 
 
 if __name__ == "__main__":

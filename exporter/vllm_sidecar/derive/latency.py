@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
-from vllm_sidecar.distribution import bucket_edges, estimate
+from vllm_sidecar.distribution import bucket_edges, estimates
 from vllm_sidecar.model import Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
     from vllm_sidecar.derive.views import Engine
     from vllm_sidecar.distribution import Quantile
@@ -32,9 +32,9 @@ def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
         if whole is None:
             return None
         recent = window.observed(histogram)
-        if recent is None or recent.observations < max(1, engine.server.settings.min_observations):
+        if not _are_enough(recent, engine.server.settings.min_observations):
             return Summary((), whole.total, whole.cumulative[-1], (), recent.observations if recent else 0.0)
-        found = _estimated(window, histogram, recent)
+        found = _estimated(window, {histogram: recent.bounds})[histogram]
         return Summary(
             tuple([(quantile.q, _rounded(quantile)) for quantile in found]),
             whole.total,
@@ -46,20 +46,23 @@ def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
     return summary
 
 
-def prepare(window: Window, min_observations: float) -> Iterator[None]:
-    """Estimate the recent quantiles of an engine, which is most of what a snapshot costs; it finds them then.
-
-    Yields after each latency.
-    """
-    for histogram in LATENCIES.values():
-        recent = window.observed(histogram)
-        if recent is not None and recent.observations >= max(1, min_observations):
-            _estimated(window, histogram, recent)
-            yield
+def prepare(window: Window, min_observations: float) -> None:
+    """Estimate the recent quantiles of an engine together, most of what a snapshot costs; it finds them then."""
+    observed = [(histogram, window.observed(histogram)) for histogram in LATENCIES.values()]
+    _estimated(window, {histogram: each.bounds for histogram, each in observed if _are_enough(each, min_observations)})
 
 
-def _estimated(window: Window, histogram: str, recent: Increase) -> list[Quantile]:
-    return window.once(histogram, lambda: estimate(recent.bounds, window.observed_by_poll(histogram), QUANTILES))
+def _are_enough(recent: Increase | None, min_observations: float) -> TypeGuard[Increase]:
+    return recent is not None and recent.observations >= max(1, min_observations)
+
+
+def _estimated(window: Window, bounds: dict[str, tuple[float, ...]]) -> dict[str, list[Quantile]]:
+    """Return the quantiles of histograms with these bounds."""
+
+    def make(names: Sequence[str]) -> list[list[Quantile]]:
+        return estimates([(bounds[name], window.observed_by_poll(name)) for name in names], QUANTILES)
+
+    return window.each_once(list(bounds), make)
 
 
 def _rounded(quantile: Quantile) -> float:
@@ -82,7 +85,7 @@ def p95_bounds(engine: Engine) -> dict[tuple[str, str], float]:
     found: dict[tuple[str, str], float] = {}
     for name, histogram in LATENCIES.items():
         recent = engine.window.observed(histogram)
-        if recent is not None and recent.observations >= max(1, engine.server.settings.min_observations):
+        if _are_enough(recent, engine.server.settings.min_observations):
             lower, upper = bucket_edges(recent.bounds, recent.counts, PAGED)
             found[name, "lower"] = lower
             if upper is not None:

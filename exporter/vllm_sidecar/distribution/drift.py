@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,9 +12,9 @@ from vllm_sidecar.distribution.evidence import centred
 from vllm_sidecar.distribution.linear import lower_edge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-    from vllm_sidecar.distribution.evidence import Evidence, Floats
+    from vllm_sidecar.distribution.evidence import Evidence, Floats, Places, Single
 
 _AROUND = 0.5
 """Observations added to the local counts of a bucket, shared out over the window."""
@@ -24,48 +23,64 @@ _STEEPEST = 6.0
 _NARROW = 1e-300
 
 
-def drifts(evidence: Evidence, reach: Floats) -> Floats:
+class _Sides(NamedTuple):
+    """What lies below each slot, and above it."""
+
+    bucket: Places
+    """The bucket; that of the slot itself where there is none (2, d)."""
+    share: Floats
+    """How much its density tells of the slope in the slot, negative below; 0 where there is none (2, d)."""
+    height: Floats
+    """The logarithm of the density that an empty one is taken to have, for one observation of all (2, d)."""
+    own: Floats
+    """The logarithm of the width of the slot (2, d)."""
+
+
+def drifts(evidence: Evidence, parts: Sequence[Single], reach: Floats) -> Floats:
     """Return per bin how much higher the mean would be, if the counts of the polls around it were all (b).
 
-    These are smoothed over some polls in both directions; the density in a bucket then leans to the neighbour that
-    has more. Over the window the shifts of a bucket add up to 0.
+    These are smoothed over some polls in both directions, each counting half of its neighbour nearer by; the density
+    in a bucket then leans to the neighbour that has more. Over the window the shifts of a bucket add up to 0.
     """
-    if len(evidence.size) < 2 or len(evidence.buckets) < 2:
-        return np.zeros(len(evidence.poll))
-    heights = _heights(evidence)
-    slopes = np.zeros_like(heights)
-    for slot in range(len(evidence.buckets)):
-        for neighbour, height, share in _sides(evidence, slot):
-            other = height if neighbour is None else heights[:, neighbour]
-            slopes[:, slot] += (other - heights[:, slot]) * share
-    lean = mean_of(np.maximum(-_STEEPEST, np.minimum(_STEEPEST, slopes[evidence.poll, evidence.slot])))
-    return centred(evidence, reach[evidence.slot] * lean)[1]
+    all_sides = [_sides(tuple(part.bounds), part.buckets) for part in parts]
+    share, own = (np.concatenate([sides[n] for sides in all_sides], axis=1) for n in (1, 3))
+    empty = np.concatenate(
+        [np.array(part.counts)[sides.bucket] <= 0.0 for part, sides in zip(parts, all_sides, strict=True)], axis=1
+    )
+    slot, stack = evidence.slot, evidence.stacked()
+    smoothed = _near(stack.counts.shape[1]) @ stack.counts
+    table, row = (each[evidence.poll] for each in stack.rows)
+    column = stack.columns[1][slot]
+    counts = evidence.per_slot(evidence.count)
+    whole = evidence.per_owner(counts)[evidence.owner]
+    floor = (counts + _AROUND) / whole
+    height = np.concatenate([sides.height for sides in all_sides], axis=1) - np.log(whole)
+
+    def height_beside(step: int) -> Floats:
+        beside = (slot + step) % len(counts)
+        near: Floats = smoothed[table, row, (column + step) % smoothed.shape[2]]
+        found: Floats = np.log(near + floor[beside]) - own[0, beside]
+        return found
+
+    mine, slopes = height_beside(0), np.zeros(len(slot))
+    for side, step in enumerate((-1, 1)):
+        other = np.where(empty[side, slot], height[side, slot], height_beside(step))
+        slopes += (other - mine) * share[side, slot]
+    lean = mean_of(np.maximum(-_STEEPEST, np.minimum(_STEEPEST, slopes)))
+    moves = np.repeat([len(part.size) > 1 and len(part.width) > 1 for part in parts], [len(p.poll) for p in parts])
+    return np.where(moves, centred(evidence, reach[slot] * lean)[1], 0.0)
 
 
-def _width(evidence: Evidence, bucket: int) -> float:
-    return max(evidence.bounds[bucket] - lower_edge(evidence.bounds, bucket), _NARROW)
-
-
-def _sides(evidence: Evidence, slot: int) -> Iterator[tuple[int | None, float, float]]:
-    """Yield the neighbours of a finite bucket: slot, or the logarithm of an empty one's density, and share at the edge.
-
-    The share of the lower one is negative.
-    """
-    bucket, n, whole = evidence.buckets[slot], len(evidence.bounds), sum(evidence.counts)
-    for other, sign in ((bucket - 1, -1.0), (bucket + 1, 1.0)):
-        if bucket < n and 0 <= other < n:
-            own, beside = _width(evidence, bucket), _width(evidence, other)
-            yield evidence.slots.get(other), log(_AROUND / whole / beside), sign * own / (own + beside)
-
-
-def _heights(evidence: Evidence) -> Floats:
-    """Return the logarithm of the density in each slot, of the polls around each, each half its neighbour's (n, d)."""
-    near = _near(len(evidence.size))
-    counts = np.array([evidence.counts[bucket] for bucket in evidence.buckets])
-    widths = [_width(evidence, bucket) if bucket < len(evidence.bounds) else 1.0 for bucket in evidence.buckets]
-    floor = (counts + _AROUND) / counts.sum()
-    found: Floats = np.log(near @ evidence.table(evidence.count) + floor) - np.log(widths)
-    return found
+@lru_cache(maxsize=256)
+def _sides(bounds: tuple[float, ...], buckets: tuple[int, ...]) -> _Sides:
+    bucket, last = np.array(buckets), len(bounds) - 1
+    widths = np.maximum(_NARROW, np.diff(np.array(bounds), prepend=lower_edge(bounds, 0)))
+    own = widths[np.minimum(last, bucket)]
+    step = np.array([[-1], [1]])
+    other = np.maximum(0, np.minimum(last, bucket + step))
+    # Outermost buckets have none beside them, and +Inf leans nowhere.
+    share = np.where((other == bucket + step) & (bucket <= last), step * own / (own + widths[other]), 0.0)
+    return _Sides(other, share, np.log(_AROUND / widths[other]), np.log(np.stack([own, own])))
 
 
 @lru_cache(maxsize=16)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_sidecar.distribution.evidence import gather
+import numpy as np
+
+from vllm_sidecar.distribution.evidence import gather, joined
 from vllm_sidecar.distribution.groups import groups
 from vllm_sidecar.distribution.linear import interpolated, lower_edge, ranks
 from vllm_sidecar.distribution.moments import fit
 from vllm_sidecar.distribution.moving import moving
 from vllm_sidecar.distribution.nodes import nodes
 from vllm_sidecar.distribution.order import order_statistics
-from vllm_sidecar.distribution.refine import follow, refine
+from vllm_sidecar.distribution.refine import Observations, follow, refine
 from vllm_sidecar.model import Observed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from vllm_sidecar.distribution.evidence import Evidence
-    from vllm_sidecar.distribution.refine import Observations
+    from vllm_sidecar.distribution.evidence import Single
+
+    Window = tuple[Sequence[float], Sequence[Observed]]
 
 
 class Quantile(NamedTuple):
@@ -29,6 +32,19 @@ class Quantile(NamedTuple):
     value: float
     lower: float
     upper: float | None
+
+
+class _Asked(NamedTuple):
+    """What is asked of a histogram that observed something."""
+
+    bounds: Sequence[float]
+    polls: Sequence[Observed]
+    counts: Sequence[float]
+    """Per bucket, over all polls."""
+    places: Sequence[tuple[int, float]]
+    """The bucket that holds each rank, and the rank within it."""
+    told: bool
+    """Whether any sum is to be trusted."""
 
 
 def window_quantiles(
@@ -64,21 +80,17 @@ def estimate(bounds: Sequence[float], polls: Sequence[Observed], qs: Sequence[fl
 
     The arguments are those of `window_quantiles`, with polls that hold only the buckets that grew.
     """
-    counts = [0.0] * (len(bounds) + 1)
-    for poll in polls:
-        for bucket, count in poll.bins:
-            counts[bucket] += count
-    if not bounds or not any(counts):
-        return []
-    places = list(zip(qs, ranks(counts, qs), strict=True))
-    if all(poll.total is None or not poll.bins for poll in polls):
-        values = [interpolated(bounds, bucket, rank, counts[bucket]) for _, (bucket, rank) in places]
-    else:
-        values = _read(bounds, polls, counts, places)
-    return [
-        Quantile(q, value, lower_edge(bounds, bucket), bounds[bucket] if bucket < len(bounds) else None)
-        for (q, (bucket, _)), value in zip(places, values, strict=True)
-    ]
+    return estimates([(bounds, polls)], qs)[0]
+
+
+def estimates(windows: Sequence[Window], qs: Sequence[float]) -> list[list[Quantile]]:
+    """Estimate the same quantiles of some histograms, each as `estimate` does alone; together it costs much less.
+
+    `windows` are the bounds of each and its polls.
+    """
+    asked = [_asked(bounds, polls, qs) for bounds, polls in windows]
+    values = iter(_read([one for one in asked if one and one.told]))
+    return [_quantiles(one, qs, next(values) if one.told else None) if one else [] for one in asked]
 
 
 def bucket_edges(bounds: Sequence[float], counts: Sequence[float], q: float) -> tuple[float, float | None]:
@@ -90,39 +102,67 @@ def bucket_edges(bounds: Sequence[float], counts: Sequence[float], q: float) -> 
     return lower_edge(bounds, bucket), bounds[bucket] if bucket < len(bounds) else None
 
 
-def _read(
-    bounds: Sequence[float],
-    polls: Sequence[Observed],
-    counts: Sequence[float],
-    places: Sequence[tuple[float, tuple[int, float]]],
-) -> list[float]:
+def _asked(bounds: Sequence[float], polls: Sequence[Observed], qs: Sequence[float]) -> _Asked | None:
+    """Return what is asked of one histogram; None where there was no observation."""
+    counts = [0.0] * (len(bounds) + 1)
+    for bucket, count in chain.from_iterable([poll.bins for poll in polls]):
+        counts[bucket] += count
+    if not bounds or not any(counts):
+        return None
+    told = any(poll.total is not None and poll.bins for poll in polls)
+    return _Asked(bounds, polls, counts, list(ranks(counts, qs)), told)
+
+
+def _quantiles(asked: _Asked, qs: Sequence[float], values: Sequence[float] | None) -> list[Quantile]:
+    """Return the values that were read, or else what `histogram_quantile` gives, with the edges of their buckets."""
+    bounds, counts, places = asked.bounds, asked.counts, asked.places
+    if values is None:
+        values = [interpolated(bounds, bucket, rank, counts[bucket]) for bucket, rank in places]
+    return [
+        Quantile(q, value, lower_edge(bounds, bucket), bounds[bucket] if bucket < len(bounds) else None)
+        for q, (bucket, _), value in zip(qs, places, values, strict=True)
+    ]
+
+
+def _read(asked: Sequence[_Asked]) -> list[list[float]]:
     """Read the ranks off both models, as far as each is believed."""
-    evidence = gather(bounds, polls, counts)
-    model = moving(evidence)
-    belief = model.belief if model else 0.0
+    parts = [gather(one.bounds, one.polls, one.counts) for one in asked]
+    models = [moving(part) for part in parts]
+    doubted = [number for number, model in enumerate(models) if not model or model.belief < 1.0]
+    fitted = dict(zip(doubted, _fitted([parts[number] for number in doubted]), strict=True)) if doubted else {}
     found = []
-    if belief < 1.0:
-        moments = fit(evidence)
-        usual = groups(evidence, moments, nodes(evidence, moments))
-        found.append(_read_off(evidence, refine(evidence, moments, usual), places))
-    if model:
-        found.append(_read_off(evidence, follow(evidence, model), places))
-    if len(found) == 1:
-        return found[0]
-    return [(1.0 - belief) * a + belief * b for a, b in zip(*found, strict=True)]
+    for number, (one, part, model) in enumerate(zip(asked, parts, models, strict=True)):
+        read = [_read_off(part, fitted[number], one.places)] if number in fitted else []
+        if model:
+            read.append(_read_off(part, follow(part, model), one.places))
+        belief = model.belief if model else 0.0
+        both = len(read) == 2
+        found.append([(1.0 - belief) * a + belief * b for a, b in zip(*read, strict=True)] if both else read[0])
+    return found
 
 
-def _read_off(
-    evidence: Evidence, observations: Observations, places: Sequence[tuple[float, tuple[int, float]]]
-) -> list[float]:
+def _fitted(parts: Sequence[Single]) -> Iterator[Observations]:
+    """Fit the model of buckets to histograms side by side, and yield the observations of each."""
+    evidence = joined(parts)
+    moments = fit(evidence, parts)
+    found = refine(evidence, moments, groups(evidence, moments, nodes(evidence, moments)))
+    first = 0
+    for part in parts:
+        last = first + len(part.poll)
+        yield Observations(found.values[first:last], found.weights[first:last])
+        first = last
+
+
+def _read_off(evidence: Single, observations: Observations, places: Sequence[tuple[int, float]]) -> list[float]:
     """Read the ranks off the observations of their buckets."""
-    bounds = evidence.bounds
+    bounds, slots = evidence.bounds, evidence.slots
+    order = np.argsort(evidence.slot, kind="stable")
+    starts = np.searchsorted(evidence.slot[order], np.arange(len(slots) + 1)).tolist()
     found = []
-    for bucket, same in groupby(places, key=lambda place: place[1][0]):
-        mine = evidence.slot == evidence.slots[bucket]
-        weights = evidence.count[mine][:, None] * observations.weights[mine]
-        values = observations.values[mine] * evidence.scale
-        for value in order_statistics(values.ravel(), weights.ravel(), [rank for _, (_, rank) in same]):
-            inside = max(lower_edge(bounds, bucket), value)
+    for bucket, same in groupby(places, key=lambda place: place[0]):
+        mine = order[starts[slots[bucket]] : starts[slots[bucket] + 1]]
+        values, weights = observations.values[mine].ravel(), observations.weights[mine] * evidence.count[mine][:, None]
+        for value in order_statistics(values, weights.ravel(), [rank for _, rank in same]):
+            inside = max(lower_edge(bounds, bucket), value * evidence.scale)
             found.append(min(bounds[bucket], inside) if bucket < len(bounds) else inside)
     return found

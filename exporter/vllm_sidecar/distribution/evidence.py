@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import chain
 from math import frexp, ldexp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,27 +26,38 @@ _LARGEST = 1e150
 """Values beyond are taken for this one: the square of a float has to be a float."""
 
 
+class Stack(NamedTuple):
+    """Tables of polls and slots, one per histogram (h); what one has less than the largest is 0."""
+
+    rows: tuple[Places, Places]
+    """Table and row of each poll (n)."""
+    columns: tuple[Places, Places]
+    """Table and column of each slot (d)."""
+    counts: Floats
+    """(h, most polls, most slots)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What n polls tell of d non-empty buckets, the slots; all values are divided by `scale`.
+    """What n polls tell of d non-empty buckets, the slots, of one histogram or of some side by side.
 
-    A bin is a slot that a poll observed something in; there are b, those of a poll next to each other, by slot.
+    Those have neither polls nor slots in common: both are numbered through, histogram after histogram. The values of
+    each are divided by its `scale`. A bin is a slot that a poll observed something in; there are b, those of a poll
+    next to each other, by slot.
     """
 
-    scale: float
-    """A power of two, so that nothing is rounded."""
-    bounds: Sequence[float]
-    """All finite bounds (m), as they are."""
-    counts: Sequence[float]
-    """Observations per bucket (m + 1)."""
-    buckets: tuple[int, ...]
-    """Slot -> bucket (d)."""
-    slots: dict[int, int]
-    """Bucket -> slot."""
     lower: Floats
     """Lower edges of the slots (d)."""
     width: Floats
     """Widths of the slots (d); that of +Inf reaches up to the largest value that any poll allows."""
+    first: Flags
+    """Whether each slot is the first bucket of its histogram (d)."""
+    endless: Flags
+    """Whether each slot is a +Inf bucket (d)."""
+    owner: Places
+    """Histogram of each slot (d)."""
+    source: Places
+    """Histogram of each poll (n)."""
     poll: Places
     """Poll of each bin (b); polls that observed nothing have no number."""
     slot: Places
@@ -61,9 +73,9 @@ class Evidence:
     most: Floats
 
     @property
-    def infinite(self) -> bool:
-        """Whether the last slot is the +Inf bucket."""
-        return self.buckets[-1] == len(self.bounds)
+    def histograms(self) -> int:
+        """How many there are (h)."""
+        return int(self.owner[-1]) + 1
 
     @property
     def trusted(self) -> Flags:
@@ -72,21 +84,83 @@ class Evidence:
 
     def per_poll(self, values: Floats) -> Floats:
         """Add up over the bins of each poll (b -> n)."""
-        return np.bincount(self.poll, values, len(self.size)).astype(np.float64, copy=False)
+        return _added(self.poll, values, len(self.size))
 
     def per_slot(self, values: Floats) -> Floats:
         """Add up over the bins of each slot (b -> d)."""
-        return np.bincount(self.slot, values, len(self.buckets)).astype(np.float64, copy=False)
+        return _added(self.slot, values, len(self.width))
+
+    def per_histogram(self, values: Floats) -> Floats:
+        """Add up over the polls of each histogram (n -> h)."""
+        return _added(self.source, values, self.histograms)
+
+    def per_owner(self, values: Floats) -> Floats:
+        """Add up over the slots of each histogram (d -> h)."""
+        return _added(self.owner, values, self.histograms)
 
     def table(self, values: Floats) -> Floats:
         """Return what stands for the bins (b) as a table of polls and slots (n, d)."""
-        found = np.zeros((len(self.size), len(self.buckets)))
+        found = np.zeros((len(self.size), len(self.width)))
         found[self.poll, self.slot] = values
         return found
 
+    def stacked(self) -> Stack:
+        """Return the counts as a stack of tables."""
+        polls, slots = np.bincount(self.source, minlength=self.histograms), np.bincount(self.owner)
+        rows = self.source, np.arange(len(self.source)) - (np.cumsum(polls) - polls)[self.source]
+        columns = self.owner, np.arange(len(self.owner)) - (np.cumsum(slots) - slots)[self.owner]
+        counts = np.zeros((len(polls), int(polls.max()), int(slots.max())))
+        counts[rows[0][self.poll], rows[1][self.poll], columns[1][self.slot]] = self.count
+        return Stack(rows, columns, counts)
 
-def gather(bounds: Sequence[float], polls: Sequence[Observed], counts: Sequence[float]) -> Evidence:
-    """Make the evidence; `counts` are those of all polls together and not all 0."""
+    def only(self, polls: Flags) -> Evidence:
+        """Return what some of the polls tell (n); the slots are the same."""
+        bins = polls[self.poll]
+        return Evidence(
+            lower=self.lower,
+            width=self.width,
+            first=self.first,
+            endless=self.endless,
+            owner=self.owner,
+            source=self.source[polls],
+            poll=(np.cumsum(polls) - 1)[self.poll[bins]],
+            slot=self.slot[bins],
+            count=self.count[bins],
+            size=self.size[polls],
+            total=self.total[polls],
+            least=self.least[polls],
+            most=self.most[polls],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Single(Evidence):
+    """The evidence of one histogram."""
+
+    scale: float
+    """A power of two, so that nothing is rounded."""
+    bounds: Sequence[float]
+    """All finite bounds (m), as they are."""
+    counts: Sequence[float]
+    """Observations per bucket (m + 1)."""
+    buckets: tuple[int, ...]
+    """Slot -> bucket (d)."""
+    slots: dict[int, int]
+    """Bucket -> slot."""
+
+    @property
+    def infinite(self) -> bool:
+        """Whether the last slot is the +Inf bucket."""
+        return self.buckets[-1] == len(self.bounds)
+
+
+def _added(groups: Places, values: Floats, many: int) -> Floats:
+    """Add up the values of each group."""
+    return np.bincount(groups, values, many).astype(np.float64, copy=False)
+
+
+def gather(bounds: Sequence[float], polls: Sequence[Observed], counts: Sequence[float]) -> Single:
+    """Make the evidence of one histogram; `counts` are those of all polls together and not all 0."""
     buckets = tuple([bucket for bucket, count in enumerate(counts) if count > 0.0])
     slots = {bucket: slot for slot, bucket in enumerate(buckets)}
     seen = [poll for poll in polls if poll.bins]
@@ -97,19 +171,48 @@ def gather(bounds: Sequence[float], polls: Sequence[Observed], counts: Sequence[
     largest = max(abs(edges[0]), abs(edges[-1]), abs(ends[-1])) or 1.0
     scale = ldexp(1.0, max(-1000, min(1000, frexp(largest)[1])))
     lower, upper = np.array(edges) / scale, np.array(ends) / scale
-    poll = np.array([number for number, one in enumerate(seen) for _ in one.bins], np.intp)
-    slot = np.array([slots[bucket] for one in seen for bucket, _ in one.bins], np.intp)
-    count = np.array([float(count) for one in seen for _, count in one.bins])
-    size, least, most = (
-        np.bincount(poll, count * each, len(seen)).astype(np.float64, copy=False)
-        for each in (1.0, lower[slot], upper[slot])
-    )
+    bins = list(chain.from_iterable([one.bins for one in seen]))
+    poll = np.repeat(np.arange(len(seen)), [len(one.bins) for one in seen])
+    slot = np.array([slots[bucket] for bucket, _ in bins], np.intp)
+    count = np.array([count for _, count in bins], np.float64)
+    size, least, most = (_added(poll, count * each, len(seen)) for each in (1.0, lower[slot], upper[slot]))
     limit = _LARGEST * min(1.0, scale)
-    given = np.array([np.nan if one.total is None else max(-limit, min(limit, one.total)) for one in seen]) / scale
-    total = np.maximum(least, np.minimum(most, given))
-    return Evidence(
-        scale, bounds, counts, buckets, slots, lower, upper - lower, poll, slot, count, size, total, least, most
+    given = np.array([np.nan if one.total is None else one.total for one in seen])
+    total = np.maximum(least, np.minimum(most, np.maximum(-limit, np.minimum(limit, given)) / scale))
+    bucket = np.array(buckets)
+    return Single(
+        lower=lower,
+        width=upper - lower,
+        first=bucket == 0,
+        endless=bucket == len(bounds),
+        owner=np.zeros(len(buckets), np.intp),
+        source=np.zeros(len(seen), np.intp),
+        poll=poll,
+        slot=slot,
+        count=count,
+        size=size,
+        total=total,
+        least=least,
+        most=most,
+        scale=scale,
+        bounds=bounds,
+        counts=counts,
+        buckets=buckets,
+        slots=slots,
     )
+
+
+def joined(parts: Sequence[Single]) -> Evidence:
+    """Put the evidence of histograms side by side."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Evidence)}
+    slots, polls, bins = zip(*((len(part.width), len(part.size), len(part.poll)) for part in parts), strict=True)
+    whole["owner"] = np.repeat(np.arange(len(parts)), slots)
+    whole["source"] = np.repeat(np.arange(len(parts)), polls)
+    whole["slot"] += np.repeat(np.cumsum(slots) - slots, bins)
+    whole["poll"] += np.repeat(np.cumsum(polls) - polls, bins)
+    return Evidence(**whole)
 
 
 def _largest(polls: Sequence[Observed], lower: Sequence[float], slots: dict[int, int], infinite: int) -> float:

@@ -28,10 +28,13 @@ _FEWEST = 8
 """Polls from which on groups can be told."""
 _GAIN = 4.0
 """Logarithm of the likelihood ratio to one group from which on there are two; at twice as much it is sure."""
-_SHARES = np.array([0.12, 0.25, 0.4, 0.5, 0.6, 0.75, 0.88])
+_SHARES = np.repeat([0.12, 0.25, 0.4, 0.5, 0.6, 0.75, 0.88], 2)
 """Shares of the upper group that are tried."""
-_WIDTHS = np.array([0.08, 0.25])
-"""Deviations inside a group that are tried, as shares of that of both together."""
+_WIDTHS = np.tile([0.08, 0.25], 7)
+"""Deviations inside a group that are tried with each, as shares of that of both together."""
+_LOW = np.sqrt((1.0 - _WIDTHS**2) * _SHARES / (1.0 - _SHARES))
+_HIGH = np.sqrt((1.0 - _WIDTHS**2) * (1.0 - _SHARES) / _SHARES)
+"""How far the groups then lie below and above the mean, in deviations."""
 _BODY = 30
 """Nodes of the first bucket that stand for most values, the others for slow ones."""
 _NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / _BODY) for i in range(_BODY)])
@@ -61,14 +64,14 @@ class Groups(NamedTuple):
     """How far a node is of the upper group, 0 to 1 (d, NODES)."""
     split: Floats
     """How far a slot is believed to have two groups, 0 to 1 (d)."""
-    slow: float
-    """How far the first slot holds slow requests among small values, 0 to 1."""
+    slow: Floats
+    """How far a slot holds slow requests among small values, 0 to 1; only first buckets do (d)."""
 
 
 def groups(evidence: Evidence, moments: Moments, nodes: Floats) -> Groups:
     """Find the slots with two groups; values of all others have the nodes that are given, in equal shares."""
     even = np.full(nodes.shape, 1.0 / NODES)
-    found = Groups(nodes.copy(), even, np.zeros(nodes.shape), np.zeros(len(nodes)), 0.0)
+    found = Groups(nodes.copy(), even, np.zeros(nodes.shape), np.zeros(len(nodes)), np.zeros(len(nodes)))
     slot, count = evidence.slot, evidence.count
     means, variances = nodes.mean(1), nodes.var(1)
     rest = (evidence.total - evidence.per_poll(count * means[slot]))[evidence.poll] + count * means[slot]
@@ -78,13 +81,12 @@ def groups(evidence: Evidence, moments: Moments, nodes: Floats) -> Groups:
     blurred = 2.0 - 2.0 * others / (moments.within[slot] + _TINY)
     clear = known * (evidence.size[evidence.poll] > 1.0) * np.maximum(0.0, np.minimum(1.0, blurred))
     still = np.maximum(0.0, 1.0 - _MOVES * moments.between / (moments.within + _TINY))
-    if evidence.infinite:
-        still[-1] = 0.0
-    if evidence.buckets[0] == 0:
-        place = float((means[0] - evidence.lower[0]) / max(float(evidence.width[0]), _TINY))
-        small = max(0.0, min(1.0, 2.0 - place / _SMALL))
-        still[0] *= 1.0 - small
-        found = found._replace(slow=_body_and_slow(evidence, found, np.flatnonzero(known & (slot == 0)), small))
+    still[evidence.endless] = 0.0
+    place = (means - evidence.lower) / np.maximum(evidence.width, _TINY)
+    small = np.where(evidence.first, np.maximum(0.0, np.minimum(1.0, 2.0 - place / _SMALL)), 0.0)
+    still *= 1.0 - small
+    for one in np.flatnonzero(small):
+        _body_and_slow(evidence, found, int(one), np.flatnonzero(known & (slot == one)), float(small[one]))
     enough = np.maximum(0.0, np.minimum(1.0, evidence.per_slot(clear) - _FEWEST))
     for one in np.flatnonzero(enough * still):
         mine = clear * (slot == one) > 0.0
@@ -109,17 +111,14 @@ class _Seen(NamedTuple):
 def _two(evidence: Evidence, moments: Moments, found: Groups, slot: int, seen: _Seen, most_belief: float) -> None:
     """Take two groups for one, as far as the sums of the slot speak for them."""
     mean, deviation = float(moments.means[slot]), sqrt(moments.within[slot])
-    shares, widths = (each.ravel() for each in np.meshgrid(_SHARES, _WIDTHS, indexing="ij"))
-    apart = deviation * np.sqrt(1.0 - widths**2)
-    low = mean - apart * np.sqrt(shares / (1.0 - shares))
-    high = mean + apart * np.sqrt((1.0 - shares) / shares)
+    low, high = mean - deviation * _LOW, mean + deviation * _HIGH
     lower, width = evidence.lower[slot], evidence.width[slot]
     outside = np.maximum(0.0, np.maximum(lower - low, high - lower - width)) / (width + _TINY)
     inside = outside < _OUTSIDE
     if not inside.any():
         return
-    shares, low, high, outside = shares[inside], low[inside], high[inside], outside[inside]
-    inner = widths[inside] * deviation
+    shares, low, high, outside = _SHARES[inside], low[inside], high[inside], outside[inside]
+    inner = _WIDTHS[inside] * deviation
     count, own, others, clear = seen
     steps = np.arange(int(count.max()) + 1)
     chance = binomial(count[:, None], steps, shares[:, None, None])
@@ -148,17 +147,17 @@ def _two(evidence: Evidence, moments: Moments, found: Groups, slot: int, seen: _
     found.split[slot] = belief
 
 
-def _body_and_slow(evidence: Evidence, found: Groups, bins: Places, small: float) -> float:
-    """Tell slow requests from the small values of all others in the first bucket; return how far there are any."""
+def _body_and_slow(evidence: Evidence, found: Groups, slot: int, bins: Places, small: float) -> None:
+    """Tell slow requests from the small values of all others in the first bucket."""
     bins = bins[evidence.size[evidence.poll[bins]] == evidence.count[bins]]
     if len(bins) < _FEWEST:
-        return 0.0
-    slot, size = 0, evidence.count[bins]
+        return
+    size = evidence.count[bins]
     lower, width = float(evidence.lower[slot]), float(evidence.width[slot])
     means = evidence.total[evidence.poll[bins]] / size - lower
     level = _median(means, size)
     if level <= 0.0:
-        return 0.0
+        return
     away = np.log(np.maximum(means, _FAINT * level) / level) * np.sqrt(size)
     deviation = max(_FAINT, _median(np.abs(away), size) / _QUARTILE)
     slow = float(np.maximum(0.0, np.minimum(1.0, away / (_FAR * deviation) - 1.0)).sum())
@@ -166,7 +165,7 @@ def _body_and_slow(evidence: Evidence, found: Groups, bins: Places, small: float
     far_below = max(0.0, min(1.0, 5.0 - 10.0 * float(top) / width))
     belief = small * far_below * min(1.0, slow)
     if belief <= 0.0:
-        return 0.0
+        return
     # The mean and the variance of all are those of the small ones, as long as none is slow.
     usual = np.interp((np.arange(_BODY) + 0.5) / _BODY, SHARES, found.nodes[slot]) - lower
     body = usual + belief * (level * np.exp(min(deviation, 1.0) * _NORMAL) - usual)
@@ -175,8 +174,7 @@ def _body_and_slow(evidence: Evidence, found: Groups, bins: Places, small: float
     found.nodes[slot] = lower + np.maximum.accumulate(np.minimum(width, np.concatenate([body, tail])))
     found.weights[slot] = np.repeat([(1.0 - share) / _BODY, share / (NODES - _BODY)], [_BODY, NODES - _BODY])
     found.upper[slot, _BODY:] = 1.0
-    found.split[slot] = belief
-    return belief
+    found.split[slot] = found.slow[slot] = belief
 
 
 def binomial(count: Floats, steps: Places, share: Floats) -> Floats:

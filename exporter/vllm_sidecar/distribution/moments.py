@@ -18,7 +18,6 @@ more than any spread within a bucket could explain, tells the drift.
 
 from __future__ import annotations
 
-from math import sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,13 +27,17 @@ from vllm_sidecar.distribution.drift import drifts
 from vllm_sidecar.distribution.support import expected, suggested
 
 if TYPE_CHECKING:
-    from vllm_sidecar.distribution.evidence import Evidence, Floats
+    from collections.abc import Sequence
+
+    from vllm_sidecar.distribution.evidence import Evidence, Flags, Floats, Single
     from vllm_sidecar.distribution.shape import Shapes
 
 _ROUNDS = 4
 """Turns of means and variances; the suite gains nothing from more."""
 _SWEEPS = 20
 """Turns in which means that stay in their buckets are found, where those of the least squares do not."""
+_SETTLED = 1e-9
+"""Widths of its bucket that each mean has to move in a turn for another one."""
 _SEARCHES = 2
 """Turns after which variance between polls is looked for."""
 _TINY = 1e-30
@@ -89,41 +92,46 @@ class Moments(NamedTuple):
     """beta z (b)."""
 
 
-def fit(evidence: Evidence) -> Moments:
-    """Fit the model to the sums of the window; it begins with what the counts suggest."""
-    return _Fit(evidence).run()
+def fit(evidence: Evidence, parts: Sequence[Single]) -> Moments:
+    """Fit the model to the sums of the window; it begins with what the counts suggest.
+
+    Histograms side by side do not touch each other; `parts` are what each of them is.
+    """
+    return _Fit(evidence, parts).run()
 
 
 class _Fit:
-    """The state of one fit; of the d + 1 unknowns beta is the last."""
+    """The state of the fits of some histograms (h)."""
 
-    def __init__(self, evidence: Evidence) -> None:
-        self.evidence = evidence
-        lower, width = evidence.lower, evidence.width
-        self.shapes = suggested(evidence)
+    def __init__(self, whole: Evidence, parts: Sequence[Single]) -> None:
+        self.whole, self.parts = whole, parts
+        evidence = self.evidence = whole.only(whole.trusted)
+        self.many = np.maximum(1.0, evidence.per_histogram(np.ones(len(evidence.size))))
+        """Polls of each histogram (h), at least 1."""
+        self.shapes = suggested(parts)
         self.expected, self.spread = expected(evidence, self.shapes)
         start, self.reach = self._start()
         self.offset = start - self.expected
-        self.beta = 0.0
-        self.shifts = drifts(evidence, self.reach)
-        trusted = evidence.trusted
-        self.table = evidence.table(evidence.count)[trusted]
-        self.drift = evidence.per_poll(evidence.count * self.shifts)[trusted]
-        self.excess = evidence.total[trusted] - self.table @ self.expected
-        self.squared = self.table * self.table
-        self.alone = (self.table > 0.0).sum(1) == 1
+        self.shifts = drifts(whole, parts, self.reach)
+        self.beta = np.zeros(len(parts))
+        self.squared = evidence.count * evidence.count
+        self.drift = evidence.per_poll(evidence.count * self.shifts[whole.trusted[whole.poll]])
+        self.excess = evidence.total - self._sum(self.expected)
+        self.alone = np.bincount(evidence.poll) == 1
         """Whether each poll fell into one bucket."""
-        self.known = np.concatenate([self.table, self.drift[:, None]], axis=1)
-        self.low, self.high = lower - self.expected, lower - self.expected + width
-        self.within, self.between = self.spread.copy(), np.zeros(len(width))
-        polls = max(1, len(self.excess))
-        self.dominance = self.untold = self._dominance(_UNTOLD * max(0.0, _ENOUGH / polls - 1.0))
+        self.equations = _Equations(evidence, self.drift, self.excess)
+        self.low = evidence.lower - self.expected
+        self.high = self.low + evidence.width
+        self.within, self.between = self.spread.copy(), np.zeros(len(self.spread))
+        self.ratio = np.zeros(len(parts))
+        """Of the variance between polls to what the shapes suggest within."""
+        self.dominance = self.untold = self._dominance(_UNTOLD * np.maximum(0.0, _ENOUGH / self.many - 1.0))
         self.target = self.spread.copy()
-        buckets = np.array(evidence.buckets)
-        outer = (buckets == 0) | (buckets >= len(evidence.bounds) - (0 if evidence.infinite else 1))
+        outer = np.concatenate([_outermost(part) for part in parts])
         self.prior = (np.where(outer, _UNSURE, _SURE) * self.reach) ** 2 + _TINY
         self.precision = 1.0 / ((_FREE * self.reach) ** 2 + _TINY)
-        self.fitted = float(min(self.table.shape))
+        self.closed: Flags | None = None
+        self.fitted = np.minimum(self.many, np.bincount(evidence.owner))
         """How many of the means are fitted to the sums, and not left to the prior."""
 
     def _start(self) -> tuple[Floats, Floats]:
@@ -132,25 +140,20 @@ class _Fit:
         Polls that leave a bucket little choice count most. The first bucket has no natural scale below its bound (a
         queue time is some microseconds in one of 0.3 s), so its shape is drawn to the scale of that mean.
         """
-        evidence = self.evidence
-        known = evidence.trusted[evidence.poll]
-        poll, slot, count = evidence.poll[known], evidence.slot[known], evidence.count[known]
-        lower, width, total = evidence.lower[slot], evidence.width[slot], evidence.total[poll]
-        least = np.maximum(lower, (total - evidence.most[poll]) / count + lower + width)
-        most = np.minimum(lower + width, (total - evidence.least[poll]) / count + lower)
+        evidence, count = self.evidence, self.evidence.count
+        lower, width, total = evidence.lower[evidence.slot], evidence.width[evidence.slot], evidence.total
+        least = np.maximum(lower, (total - evidence.most)[evidence.poll] / count + lower + width)
+        most = np.minimum(lower + width, (total - evidence.least)[evidence.poll] / count + lower)
         weight = count / (np.maximum(0.0, most - least) / (width + _TINY) + _SLACK)
-        d = len(evidence.width)
-        weights = np.bincount(slot, weight, d)
-        weighted = np.bincount(slot, weight * np.maximum(least, np.minimum(most, self.expected[slot])), d)
-        start = np.where(weights > 0.0, weighted / np.maximum(weights, _TINY), self.expected)
-        reach = evidence.width.copy()
-        below = self.expected[0] - evidence.lower[0]
-        if evidence.buckets[0] == 0 and start[0] < self.expected[0] and below > 0.0:
-            share = max(0.0, (start[0] - evidence.lower[0]) / below)
-            reach[0] *= share
-            self.expected[0] = start[0]
-            self.spread[0] *= share * share
-        return start, reach
+        weights = evidence.per_slot(weight)
+        near = np.maximum(least, np.minimum(most, self.expected[evidence.slot]))
+        start = np.where(weights > 0.0, evidence.per_slot(weight * near) / np.maximum(weights, _TINY), self.expected)
+        below = self.expected - evidence.lower
+        small = evidence.first & (start < self.expected) & (below > 0.0)
+        share = np.where(small, np.maximum(0.0, (start - evidence.lower) / np.maximum(below, _TINY)), 1.0)
+        self.expected = np.where(small, start, self.expected)
+        self.spread *= share * share
+        return start, evidence.width * share
 
     def run(self) -> Moments:
         """Fit means and variances in turns, and return what was found."""
@@ -163,86 +166,77 @@ class _Fit:
                 self._between()
         self._alone()
         means = self.expected + self.offset
-        return Moments(self.shapes, means, self.within, self.between, self.beta * self.shifts)
+        shifts = self.beta[self.whole.owner[self.whole.slot]] * self.shifts
+        return Moments(self.shapes, means, self.within, self.between, shifts)
+
+    def _sum(self, each: Floats) -> Floats:
+        """Return what the sum of each poll would be, if all observations of a slot had its value."""
+        return self.evidence.per_poll(self.evidence.count * each[self.evidence.slot])
+
+    def _mean(self, values: Floats) -> Floats:
+        """Return the mean over the polls of each histogram (h)."""
+        return self.evidence.per_histogram(values) / self.many
 
     def _alone(self) -> None:
         """Take the mean of a bucket whose polls fell into no other one as their sums say, whatever else is likely."""
-        table = self.table[self.alone]
-        count = table.sum(0)
-        share = count / np.maximum(self.table.sum(0), _TINY)
-        exact = (table > 0.0).T @ self.excess[self.alone] / np.maximum(count, _TINY)
+        evidence = self.evidence
+        mine = self.alone[evidence.poll]
+        count = evidence.per_slot(evidence.count * mine)
+        share = count / np.maximum(evidence.per_slot(evidence.count), _TINY)
+        exact = evidence.per_slot(self.excess[evidence.poll] * mine) / np.maximum(count, _TINY)
         certain = np.maximum(0.0, np.minimum(1.0, 10.0 * share - 9.0))
         self.offset += certain * (np.maximum(self.low, np.minimum(self.high, exact)) - self.offset)
 
     def _means(self) -> None:
         """Fit the means by weighted least squares with a prior of heavy tails (Student) at the shapes."""
-        d = len(self.prior)
         # Drift confounds the sums with the counts: the more of their variance it is, the less they tell of means.
-        variance = self._variance() * (1.0 + self.dominance)
-        weighted = self.known / variance[:, None]
-        matrix, right = weighted.T @ self.known, weighted.T @ self.excess
-        diagonal = matrix.ravel()[:: d + 2]
-        diagonal[:d] += self.precision
-        diagonal[d] += _DRIFT_PRIOR
-        right[d] += _DRIFT_PRIOR
-        # Sums that leave nothing open outweigh any prior, and no float tells them from each other.
-        diagonal *= 1.0 + _SINGULAR
-        self.fitted = d - float((self.precision / diagonal[:d]).sum())
-        found = np.linalg.solve(matrix, right)
-        self.beta = max(0.0, min(1.0, float(found[d])))
-        if self.beta != found[d]:
-            found = np.linalg.solve(matrix[:d, :d], right[:d] - matrix[:d, d] * self.beta)
-        self.offset = np.maximum(self.low, np.minimum(self.high, found[:d]))
-        if (self.offset != found[:d]).any():
-            self._bound(matrix[:d, :d], right[:d] - matrix[:d, d] * self.beta)
+        variance = self._variance() * (1.0 + self.dominance[self.evidence.source])
+        self.offset, self.beta, left = self.equations.solve(variance, self.precision, self.low, self.high)
+        self.fitted = self.evidence.per_owner(1.0 - left)
         self.precision = (_DEGREES + 1.0) / (_DEGREES * self.prior + self.offset**2)
         self.caps = self._caps()
 
-    def _bound(self, matrix: Floats, right: Floats) -> None:
-        """Give the others what a mean that would leave its bucket cannot take, one after the other (Gauss-Seidel)."""
-        rows, wanted, offset = matrix.tolist(), right.tolist(), self.offset.tolist()
-        limits = list(zip(self.low.tolist(), self.high.tolist(), strict=True))
-        for _ in range(_SWEEPS):
-            for i, (row, (low, high)) in enumerate(zip(rows, limits, strict=True)):
-                left = wanted[i] - sum([a * b for a, b in zip(row, offset, strict=True)])
-                offset[i] = max(low, min(high, offset[i] + left / row[i]))
-        self.offset = np.array(offset)
-
     def _variance(self) -> Floats:
         """Return the variance of each sum, within polls and between them."""
-        found: Floats = self.table @ self.within + self.squared @ self.between + _TINY
-        return found
+        evidence = self.evidence
+        each = evidence.count * self.within[evidence.slot] + self.squared * self.between[evidence.slot]
+        return evidence.per_poll(each) + _TINY
 
-    def _dominance(self, ratio: float) -> float:
+    def _dominance(self, ratio: Floats) -> Floats:
         """Return how many times the variance within polls is the one between them, whose ratio to the spread is given.
 
         The mean over the sums, of many observations each.
         """
-        if not ratio or not len(self.table):
-            return 0.0
-        shared = self.squared @ self.spread
-        return ratio * float((shared / (self.table @ self.within + _TINY)).mean())
+        if not ratio.any():
+            return np.zeros(len(ratio))
+        return ratio * self._mean(self._shared() / (self._sum(self.within) + _TINY))
+
+    def _shared(self) -> Floats:
+        """Return the variance of each sum, if all observations of a slot moved together by its spread."""
+        return self.evidence.per_poll(self.squared * self.spread[self.evidence.slot])
 
     def _residual(self) -> Floats:
         """Return what means and drift leave of each sum."""
-        left: Floats = self.excess - self.beta * self.drift - self.table @ self.offset
+        left: Floats = self.excess - self.beta[self.evidence.source] * self.drift - self._sum(self.offset)
         return left
 
     def _variances(self) -> None:
         """Fit the variances within polls to the residuals; where these tell little, keep those of the shapes."""
-        polls = len(self.excess)
+        evidence, owner = self.evidence, self.evidence.owner
         variance, residual = self._variance(), self._residual()
-        weights = self.table.T @ (1.0 / variance)
-        squares = self.table.T @ (residual / variance) ** 2
-        freedom = max(0.0, polls - self.fitted) / max(polls, 1)
+        weights = evidence.per_slot(evidence.count / variance[evidence.poll])
+        squares = evidence.per_slot(evidence.count * ((residual / variance) ** 2)[evidence.poll])
+        freedom = np.maximum(0.0, 1.0 - self.fitted / self.many)
         share = self.within * weights
-        tells = freedom * share * share / max(polls, 1)
-        if self.between.any():
+        tells = (freedom / self.many)[owner] * share * share
+        if self.ratio.any():
             # The sums tell of the spread within a poll only as far as it explains them.
-            tells *= float(((self.table @ self.within) / variance).mean()) ** 2
-        if self.evidence.infinite:
-            self.spread[-1] = self.target[-1] = (self.offset[-1] - self.low[-1]) ** 2
-        likely = self.within * squares / (np.maximum(weights, _TINY) * max(0.5, freedom))
+            explained = self._mean(self._sum(self.within) / variance)
+            tells *= np.where(self.ratio > 0.0, explained**2, 1.0)[owner]
+        if evidence.endless.any():
+            self.spread = np.where(evidence.endless, (self.offset - self.low) ** 2, self.spread)
+            self.target = np.where(evidence.endless, self.spread, self.target)
+        likely = self.within * squares / (np.maximum(weights, _TINY) * np.maximum(0.5, freedom)[owner])
         distance = np.log((likely + _EQUAL * self.reach**2 + _TINY) / (self.target + _TINY))
         distance *= distance / (_NEAR * _NEAR + 1.0 / (tells + 1e-2))
         trust = _TRUST / (1.0 + distance * distance)
@@ -251,14 +245,11 @@ class _Fit:
 
     def _caps(self) -> Floats:
         """Bound the variances by that of the density of largest entropy with the mean."""
-        evidence = self.evidence
-        inside = self.offset - self.low
-        width = evidence.width
-        place = np.where(width > 0.0, inside / np.maximum(width, _TINY), 0.5)
+        width = self.evidence.width
+        place = np.where(width > 0.0, (self.offset - self.low) / np.maximum(width, _TINY), 0.5)
         caps = deviation_of(tilt_of(place)) ** 2
-        if evidence.buckets[0] == 0:
-            caps[0] = max(caps[0], min(4.0 * place[0] ** 2, 0.5 * place[0] * (1.0 - place[0])))
-        return caps * width * width
+        first = np.maximum(caps, np.minimum(4.0 * place**2, 0.5 * place * (1.0 - place)))
+        return np.where(self.evidence.first, first, caps) * width * width
 
     def _between(self) -> None:
         """Estimate how much of the variance is between polls, as a ratio to what the shapes suggest within.
@@ -266,50 +257,131 @@ class _Fit:
         It is what neighbouring polls share, or what a spread within polls cannot explain, the larger of both; each has
         to be beyond chance.
         """
-        polls = len(self.excess)
-        if polls < _FEWEST:
-            return
-        residual = self._residual()
-        shared = self.squared @ self.spread + _TINY
+        evidence, many = self.evidence, self.many
+        residual, shared = self._residual(), self._shared() + _TINY
         unit = residual / np.sqrt(shared)
-        mean = float(unit.mean()) ** 2
-        neighbours = float((unit[1:] * unit[:-1]).sum()) / (polls - 1) - mean
-        error = max(0.0, float((unit * unit).mean()) - mean) / sqrt(polls)
-        widest = self.table @ np.maximum(self.caps, np.minimum(self.within, self.spread)) + _TINY
+        mean = self._mean(unit) ** 2
+        beside = np.where(evidence.source[1:] == evidence.source[:-1], unit[1:] * unit[:-1], 0.0)
+        neighbours = np.bincount(evidence.source[1:], beside, len(many)) / np.maximum(1.0, many - 1.0) - mean
+        error = np.maximum(0.0, self._mean(unit * unit) - mean) / np.sqrt(many)
+        widest = self._sum(np.maximum(self.caps, np.minimum(self.within, self.spread))) + _TINY
         leverage = shared / widest
-        information = float((leverage * leverage).sum())
-        unexplained = float(((residual * residual / widest - 1.0) * leverage).sum()) / information
-        ratio = max(_beyond_chance(neighbours, error), _beyond_chance(unexplained, sqrt(2.0 / information)))
-        self.between = ratio * self.spread
+        information = evidence.per_histogram(leverage * leverage) + _TINY
+        unexplained = evidence.per_histogram((residual * residual / widest - 1.0) * leverage) / information
+        found = np.maximum(_beyond_chance(neighbours, error), _beyond_chance(unexplained, np.sqrt(2.0 / information)))
+        self.ratio = np.where(many >= _FEWEST, found, 0.0)
+        self.between = self.ratio[evidence.owner] * self.spread
         # What drift explains of the spread is not within; but values of one moment are never all the same.
-        self.target = self.spread * max(1.0 - ratio, _STILL)
-        self.dominance = max(self.untold, self._dominance(ratio))
-        if ratio > 0.0:
-            self._uncrossed(residual, min(1.0, ratio / 0.1))
+        self.target = self.spread * np.maximum(1.0 - self.ratio, _STILL)[evidence.owner]
+        self.dominance = np.maximum(self.untold, self._dominance(self.ratio))
+        if self.ratio.any():
+            self._uncrossed(residual)
 
-    def _uncrossed(self, residual: Floats, share: float) -> None:
+    def _uncrossed(self, residual: Floats) -> None:
         """Bound the spread within polls where polls come near an edge that no value crosses."""
-        evidence, counts = self.evidence, self.evidence.counts
-        variance = self._variance()
-        for slot, bucket in enumerate(evidence.buckets):
-            if not 0 < bucket < len(evidence.bounds):
+        evidence, variance = self.evidence, self._variance()
+        if self.closed is None:
+            self.closed = np.concatenate([_closed(part) for part in self.parts], axis=1)
+        closed = self.closed
+        believed = np.minimum(1.0, self.ratio / 0.1)[evidence.owner]
+        for slot in np.flatnonzero(closed.any(0) & (believed > 0.0)):
+            mine = evidence.slot == slot
+            if not mine.any():
                 continue
-            few = _CROSSED * counts[bucket]
-            open_below, open_above = counts[bucket - 1] >= few, counts[bucket + 1] >= few
-            count = self.table[:, slot]
-            seen = count > 0.0
-            if (open_below and open_above) or not seen.any():
-                continue
-            common = np.minimum(1.0, self.between[slot] * count**2 / variance)[seen]
-            moved = self.offset[slot] + common * residual[seen] / count[seen]
-            means = np.where(self.alone[seen], self.excess[seen] / count[seen], moved)
+            poll, count = evidence.poll[mine], evidence.count[mine]
+            common = np.minimum(1.0, self.between[slot] * count**2 / variance[poll])
+            moved = self.offset[slot] + common * residual[poll] / count
+            means = np.where(self.alone[poll], self.excess[poll] / count, moved)
             below, above = means - self.low[slot], self.high[slot] - means
-            nearest = above if open_below else below if open_above else np.minimum(below, above)
-            near = np.sort(np.maximum(0.0, nearest))[len(nearest) // 10]
-            bound = (near / _REACH) ** 2 + _SLACK * evidence.width[slot] ** 2
-            self.target[slot] += share * (min(self.target[slot], bound) - self.target[slot])
+            sides = np.minimum(below, above) if closed[:, slot].all() else below if closed[0, slot] else above
+            nearest = np.sort(np.maximum(0.0, sides))[len(poll) // 10]
+            bound = (nearest / _REACH) ** 2 + _SLACK * evidence.width[slot] ** 2
+            self.target[slot] += believed[slot] * (min(self.target[slot], bound) - self.target[slot])
 
 
-def _beyond_chance(value: float, error: float) -> float:
-    """Return a value that is believed as far as it is beyond chance."""
-    return max(0.0, value) * max(0.0, min(1.0, value / (_CHANCE * error + _TINY) - 1.0))
+class _Equations:
+    """The weighted least squares of some histograms side by side (h); of their unknowns (d + 1) beta is the last.
+
+    Where a histogram has fewer slots or polls than another one, what stands for them is 0.
+    """
+
+    def __init__(self, evidence: Evidence, drift: Floats, excess: Floats) -> None:
+        stack = evidence.stacked()
+        self.rows, self.places = stack.rows, stack.columns
+        self.known = np.concatenate([stack.counts, np.zeros((*stack.counts.shape[:2], 1))], axis=2)
+        self.known[(*self.rows, -1)] = drift
+        self.excess = np.zeros((*stack.counts.shape[:2], 1))
+        self.excess[(*self.rows, 0)] = excess
+
+    def solve(self, variance: Floats, precision: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return means between `low` and `high` (d), beta (h), and the share of the prior in each mean (d).
+
+        Args:
+            variance: of each sum (n).
+            precision: of the prior of each mean, which is 0 (d).
+            low: the least that each mean may be (d).
+            high: the largest (d).
+        """
+        weights = np.zeros(self.known.shape[:2])
+        weights[self.rows] = 1.0 / variance
+        weighted = (self.known * weights[:, :, None]).transpose(0, 2, 1)
+        matrix, right = weighted @ self.known, (weighted @ self.excess)[:, :, 0]
+        diagonal = np.einsum("hii->hi", matrix)
+        prior = np.ones(diagonal.shape)
+        prior[self.places], prior[:, -1] = precision, _DRIFT_PRIOR
+        diagonal += prior
+        right[:, -1] += _DRIFT_PRIOR
+        # Sums that leave nothing open outweigh any prior, and no float tells them from each other.
+        diagonal *= 1.0 + _SINGULAR
+        found = np.linalg.solve(matrix, right[:, :, None])[:, :, 0]
+        beta = np.maximum(0.0, np.minimum(1.0, found[:, -1]))
+        left = right[:, :-1] - matrix[:, :-1, -1] * beta[:, None]
+        rest = beta != found[:, -1]
+        if rest.any():
+            found[rest, :-1] = np.linalg.solve(matrix[rest, :-1, :-1], left[rest][:, :, None])[:, :, 0]
+        free = found[self.places]
+        offset = np.maximum(low, np.minimum(high, free))
+        for one in sorted(set(self.places[0][offset != free].tolist())):
+            mine = self.places[0] == one
+            d = int(mine.sum())
+            offset[mine] = _bound(matrix[one, :d, :d], left[one, :d], offset[mine], low[mine], high[mine])
+        return offset, beta, (prior / diagonal)[self.places]
+
+
+def _bound(matrix: Floats, right: Floats, start: Floats, low: Floats, high: Floats) -> list[float]:
+    """Give the others what a mean that would leave its bucket cannot take, one after the other (Gauss-Seidel)."""
+    rows, wanted = matrix.tolist(), right.tolist()
+    offset: list[float] = start.tolist()
+    limits = list(zip(low.tolist(), high.tolist(), strict=True))
+    for _ in range(_SWEEPS):
+        still = True
+        for i, (row, (least, most)) in enumerate(zip(rows, limits, strict=True)):
+            left = wanted[i] - sum([a * b for a, b in zip(row, offset, strict=True)])
+            found = max(least, min(most, offset[i] + left / row[i]))
+            still = still and abs(found - offset[i]) <= _SETTLED * (most - least)
+            offset[i] = found
+        if still:
+            break
+    return offset
+
+
+def _outermost(evidence: Single) -> Flags:
+    """Return the slots that have one neighbour (d)."""
+    last = len(evidence.bounds) - (0 if evidence.infinite else 1)
+    return evidence.first | (np.array(evidence.buckets) >= last)
+
+
+def _closed(evidence: Single) -> Flags:
+    """Return whether no value seems to cross the lower edge of each slot, and the upper one (2, d)."""
+    counts = np.array(evidence.counts)
+    buckets = np.array(evidence.buckets)
+    inner = (buckets > 0) & (buckets < len(evidence.bounds))
+    few = _CROSSED * counts[buckets]
+    beside = np.stack([counts[buckets - 1], counts[np.minimum(buckets + 1, len(evidence.bounds))]])
+    found: Flags = inner & (beside < few)
+    return found
+
+
+def _beyond_chance(value: Floats, error: Floats) -> Floats:
+    """Return values that are believed as far as they are beyond chance."""
+    return np.maximum(0.0, value) * np.maximum(0.0, np.minimum(1.0, value / (_CHANCE * error + _TINY) - 1.0))

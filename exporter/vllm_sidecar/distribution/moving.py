@@ -21,7 +21,7 @@ import numpy as np
 from vllm_sidecar.distribution.shape import SHARES
 
 if TYPE_CHECKING:
-    from vllm_sidecar.distribution.evidence import Evidence, Floats, Places
+    from vllm_sidecar.distribution.evidence import Evidence, Floats, Places, Single
 
 _LEAST = 4.0
 """Observations a poll from which on its mean tells where it is."""
@@ -81,7 +81,7 @@ class _Edges(NamedTuple):
     high: Places
 
 
-def moving(evidence: Evidence) -> Moving | None:
+def moving(evidence: Single) -> Moving | None:
     """Fit the model; None where the polls speak against it, are too few or hold too little, or have no logarithm."""
     trusted = evidence.trusted
     if (
@@ -146,7 +146,7 @@ def _deviation(evidence: Evidence, window: _Window, edges: _Edges) -> float:
     return s
 
 
-def _belief(evidence: Evidence, window: _Window, edges: _Edges, s: float) -> float:
+def _belief(evidence: Single, window: _Window, edges: _Edges, s: float) -> float:
     """Return 0 to 1: how well the counts were foretold, and whether all values lie near enough to be one latency."""
     z = (edges.logs - _drawn(window, s)[:, None]) / s + 0.5 * s
     below = np.interp(z, _TABLE, _PHI)

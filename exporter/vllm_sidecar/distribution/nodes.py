@@ -36,9 +36,10 @@ def nodes(evidence: Evidence, moments: Moments) -> Floats:
     place, deviation = (moments.means - lower) / width, np.sqrt(moments.within) / width
     some = (deviation > 1e-10) & (place > 1e-12) & (place < 1.0 - 1e-9)
     inside = _bent(evidence, moments, place, deviation)
-    if evidence.buckets[0] == 0 and some[0]:
-        small = max(0.0, min(1.0, (0.5 - float(place[0])) / 0.3))
-        inside[0] += small * (_lognormal(float(place[0]), float(deviation[0])) - inside[0])
+    small = np.where(evidence.first & some, np.maximum(0.0, np.minimum(1.0, (0.5 - place) / 0.3)), 0.0)
+    for slot in np.flatnonzero(small):
+        lognormal = _lognormal(float(place[slot]), float(deviation[slot]))
+        inside[slot] += small[slot] * (lognormal - inside[slot])
     inside = np.maximum.accumulate(np.maximum(0.0, np.minimum(1.0, inside)), axis=1)
     # No two values are the same, so that what lies between them changes gradually.
     apart = np.minimum(deviation_of(tilt_of(place)), deviation)[:, None] * _APART
@@ -51,8 +52,7 @@ def _bent(evidence: Evidence, moments: Moments, place: Floats, deviation: Floats
     shapes, tilt = moments.shapes, tilt_of(place)
     own, usual = deviation_of(tilt), np.sqrt(shapes.variance)
     away = np.minimum(1.0, _AWAY * np.abs(place - shapes.mean) / usual)
-    if evidence.infinite:
-        away[-1] = 1.0  # +Inf has no shape
+    away[evidence.endless] = 1.0  # +Inf has no shape
     widest = usual + (own - usual) * away
     ratio = np.minimum(1.0, deviation / widest)
     straight, bend = ratio * widest * (1.0 - ratio**2), ratio * widest * ratio**2

@@ -18,19 +18,24 @@ def order_statistics(values: Floats, weights: Floats, ranks: Sequence[float]) ->
 
     Several values may share what one observation is: it is then their mean.
     """
+    some = weights > 0.0
+    if some.any():
+        values, weights = values[some], weights[some]
     order = np.argsort(values, kind="stable")
-    values, weights = values[order], weights[order]
-    upper = np.cumsum(weights)
-    lower = upper - weights
-    whole, before = float(upper[-1]), float(values[0])
+    values = values[order]
+    ends = np.zeros(len(values) + 1)
+    weights[order].cumsum(out=ends[1:])
+    whole, before = float(ends[-1]), float(values[0])
     for rank in ranks:
         last = min(max(ceil(rank), 1.0), max(whole, 1.0))
-        part = np.maximum(0.0, np.minimum(upper, last) - np.maximum(lower, last - 1.0))
-        some = np.flatnonzero(part)
-        if len(some):
-            mean = float(values @ part) / float(part.sum())
+        first, stop = int(ends.searchsorted(last - 1.0, "right")) - 1, int(ends.searchsorted(last))
+        mine = values[first:stop]
+        if len(mine) > 1:
+            upper, lower = ends[first + 1 : first + 1 + len(mine)], ends[first : first + len(mine)]
+            part = np.minimum(upper, last) - np.maximum(lower, last - 1.0)
+            mean = float(mine @ part) / float(part.sum())
             # A mean of equal values is that value, whatever the rounding; and no rank is below a smaller one.
-            before = max(before, min(float(values[some[-1]]), max(float(values[some[0]]), mean)))
+            before = max(before, min(float(mine[-1]), max(float(mine[0]), mean)))
         else:
-            before = float(values[-1])
+            before = max(before, float(mine[0]) if len(mine) else float(values[-1]))
         yield before

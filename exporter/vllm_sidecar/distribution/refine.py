@@ -55,11 +55,11 @@ def follow(evidence: Evidence, model: Moving) -> Observations:
     """Read all polls with what a model says of each."""
     mean = (model.weights * model.nodes).sum(1)
     variance = (model.weights * (model.nodes - mean[:, None]) ** 2).sum(1)
-    bins = Bins(model.nodes, gaps(model.nodes))
+    bins = Bins(model.nodes.copy(), gaps(model.nodes))
     weights = model.weights.copy()
     several = np.flatnonzero(_several(evidence))
     weights[several] = Reader(evidence, bins, several).read(weights[several], Law(mean, variance))
-    return _settled(evidence, bins, weights, 0.0)
+    return _settled(evidence, bins, weights, np.zeros(len(evidence.width)))
 
 
 def refine(evidence: Evidence, moments: Moments, usual: Groups) -> Observations:
@@ -78,35 +78,51 @@ def _single(evidence: Evidence) -> Places:
     return np.flatnonzero(evidence.trusted[evidence.poll] & (evidence.size[evidence.poll] == 1.0))
 
 
-def _settled(evidence: Evidence, bins: Bins, weights: Floats, slow: float) -> Observations:
+def _settled(evidence: Evidence, bins: Bins, weights: Floats, slow: Floats) -> Observations:
     """Move the places so that the observations of each poll add up to its sum; single ones are exact.
 
-    Those of a bin move together, more where they are less certain. As far as the first bucket holds slow requests among
-    small values (`slow`, 0 to 1), it is the slow ones that move: their places are far apart.
+    Those of a bin move together, more where they are less certain. As far as a slot holds slow requests among small
+    values (`slow`, 0 to 1), it is the slow ones that move: their places are far apart. What is given is taken over.
     """
-    poll, slot, count = evidence.poll, evidence.slot, evidence.count
-    mean = (weights * bins.values).sum(1)
-    variance = (weights * ((bins.values - mean[:, None]) ** 2 + bins.gaps**2 / 12.0)).sum(1)
-    loose = np.repeat((variance + 1e-18 * evidence.width[slot] ** 2)[:, None], NODES, axis=1)
-    if slow:
-        apart = (1.0 - slow) * loose + slow * (bins.gaps**2 + _TINY)
-        loose = np.where((slot == 0)[:, None], apart, loose)
-    left = np.nan_to_num(evidence.total - evidence.per_poll(count * mean))
-    whole = evidence.per_poll(count * (weights * loose).sum(1)) + 1e-300
+    poll, slot, count, values = evidence.poll, evidence.slot, evidence.count, bins.values
     lower = evidence.lower[slot]
     upper = lower + evidence.width[slot]
-    values = np.maximum(lower[:, None], bins.values + (left / whole)[poll][:, None] * loose)
-    values = np.minimum(upper[:, None], values)
+    loose = _variance(weights, bins) + 1e-18 * evidence.width[slot] ** 2
+    whole = count * loose
+    far = np.flatnonzero(slow[slot])
+    if len(far):
+        share = slow[slot[far]][:, None]
+        apart = (1.0 - share) * loose[far][:, None] + share * (bins.gaps[far] ** 2 + _TINY)
+        whole[far] = count[far] * (weights[far] * apart).sum(1)
+    left = np.nan_to_num(evidence.total - evidence.per_poll(count * np.einsum("ij,ij->i", weights, values)))
+    moved = (left / (evidence.per_poll(whole) + 1e-300))[poll]
+    if len(far):
+        values[far] += moved[far][:, None] * apart
+        loose[far] = 0.0
+    values += (moved * loose)[:, None]
+    np.minimum(upper[:, None], values, out=values)
+    np.maximum(lower[:, None], values, out=values)
     # What the edges of the buckets held back goes to those that have room, by how much they have.
-    mean = (weights * values).sum(1)
+    mean = np.einsum("ij,ij->i", weights, values)
     left = np.nan_to_num(evidence.total - evidence.per_poll(count * mean))[poll]
     edge = np.where(left < 0.0, lower, upper)
-    share = np.abs(left) / (evidence.per_poll(count * np.abs(edge - mean))[poll] + 1e-300)
-    values += np.minimum(1.0, share)[:, None] * (edge[:, None] - values)
+    share = np.minimum(1.0, np.abs(left) / (evidence.per_poll(count * np.abs(edge - mean))[poll] + 1e-300))
+    held = np.flatnonzero(share)
+    values[held] += share[held][:, None] * (edge[held][:, None] - values[held])
     single = _single(evidence)
     values[single] = evidence.total[poll[single]][:, None]
     weights[single] = np.eye(1, NODES)
     return Observations(values, weights)
+
+
+def _variance(weights: Floats, bins: Bins) -> Floats:
+    """Return the variance of the observations of each bin, which lie anywhere between their places (b)."""
+    off = bins.values - np.einsum("ij,ij->i", weights, bins.values)[:, None]
+    off *= off
+    found: Floats = np.einsum("ij,ij->i", weights, off)
+    np.multiply(bins.gaps, bins.gaps, out=off)
+    found += np.einsum("ij,ij->i", weights, off) / 12.0
+    return found
 
 
 class _Learner:
@@ -116,7 +132,7 @@ class _Learner:
         self.evidence, self.usual = evidence, usual
         self.weights = usual.weights
         # Slow requests among small values explain what looks like drift.
-        moments = moments._replace(between=moments.between * (1.0 - usual.slow * (np.arange(len(usual.nodes)) == 0)))
+        moments = moments._replace(between=moments.between * (1.0 - usual.slow))
         self.gaps = gaps(usual.nodes)
         slot = evidence.slot
         self.middle = (usual.weights * usual.nodes).sum(1)
@@ -125,9 +141,12 @@ class _Learner:
         if moments.between.any() or moments.shifts.any():
             self._move(moments)
             lower, factor = evidence.lower[slot][:, None], self.factor[:, None]
-            values = self.start[:, None] + factor * (values - self.middle[slot][:, None])
-            values = np.maximum(lower, np.minimum(lower + evidence.width[slot][:, None], values))
-            apart = factor * apart
+            values -= self.middle[slot][:, None]
+            values *= factor
+            values += self.start[:, None]
+            np.minimum(lower + evidence.width[slot][:, None], values, out=values)
+            np.maximum(lower, values, out=values)
+            apart *= factor
         self.bins = Bins(values, apart)
 
     def _move(self, moments: Moments) -> None:
@@ -147,17 +166,20 @@ class _Learner:
     def run(self) -> Observations:
         """Learn, and read all polls."""
         evidence = self.evidence
-        several = _several(evidence)
-        few = several & self._telling()
-        reader = Reader(evidence, self.bins, np.flatnonzero(few))
-        pairs = _Pairs(self, reader)
-        self._learn(reader, pairs)
-        if few.sum() < several.sum():
-            reader = Reader(evidence, self.bins, np.flatnonzero(several))
-            pairs = _Pairs(self, reader)
+        several, telling = _several(evidence), self._telling()
+        few, many = (self._reader(some) for some in (several & telling, several & ~telling))
+        pairs = _Pairs(self, few)
+        self._learn(few, pairs)
+        law = self._law(pairs)
         weights = self.weights[evidence.slot]
-        weights[reader.which] = reader.read(weights[reader.which], self._law(pairs))
+        weights[few.which] = few.read(weights[few.which], law)
+        weights[many.which] = many.read(weights[many.which], law._replace(density=None))
         return _settled(evidence, self.bins, weights, self.usual.slow)
+
+    def _reader(self, some: Flags) -> Reader:
+        """Return a reader of some bins, by slot."""
+        which = np.flatnonzero(some)
+        return Reader(self.evidence, self.bins, which[np.argsort(self.evidence.slot[which], kind="stable")])
 
     def _telling(self) -> Flags:
         """Return the bins of polls that tell more of their bucket than mean and variance (b)."""
@@ -166,11 +188,15 @@ class _Learner:
 
     def _learn(self, reader: Reader, pairs: _Pairs) -> None:
         """Learn what is usual from single observations and from bins of few."""
-        exactly, many = self._exactly(), len(reader.which)
-        members = np.zeros((len(exactly), many))
-        members[reader.slot, np.arange(many)] = reader.count
-        for _ in range(_TURNS if many else 1):
-            learnt = exactly + members @ reader.read(self.weights[reader.slot], self._law(pairs))
+        exactly, usual = self._exactly(), np.empty(reader.rest.shape)
+        slots, starts = np.unique(reader.slot, return_index=True)
+        for _ in range(_TURNS if len(slots) else 1):
+            learnt = exactly.copy()
+            if len(slots):
+                np.take(self.weights, reader.slot, axis=0, out=usual)
+                told = reader.read(usual, self._law(pairs))
+                told *= reader.count[:, None]
+                learnt[slots] += np.add.reduceat(told, starts)
             learnt = learnt @ _KERNEL + _PRIOR * self.usual.weights
             self.weights = learnt / learnt.sum(1, keepdims=True)
 
@@ -197,13 +223,16 @@ class _Learner:
         )
 
     def _steps(self) -> Steps:
-        nodes = self.usual.nodes
-        high = self.weights * self.usual.upper
-        both = np.stack([self.weights - high, high])
-        share = both.sum(2) + _TINY
-        means = (both * nodes).sum(2) / share
-        variances = (both * (nodes - means[:, :, None]) ** 2).sum(2) / share
-        return Steps(self.usual.split, share[1], means, variances)
+        """Return the groups as they are now; of slots that have none all is 0."""
+        split = np.flatnonzero(self.usual.split)
+        nodes, weights = self.usual.nodes[split], self.weights[split]
+        high = weights * self.usual.upper[split]
+        found = np.zeros((2, 3, len(self.weights)))
+        for group, each in enumerate((weights - high, high)):
+            share = each.sum(1) + _TINY
+            mean = (each * nodes).sum(1) / share
+            found[group][:, split] = share, mean, (each * (nodes - mean[:, None]) ** 2).sum(1) / share
+        return Steps(self.usual.split, found[1, 0], found[:, 1], found[:, 2])
 
 
 class _Pairs:
@@ -217,10 +246,7 @@ class _Pairs:
         rest = (rest - learner.start[partners][:, None]) / learner.factor[partners][:, None]
         rest += learner.middle[slot][:, None]
         cells = _cells(learner.usual.nodes)
-        self._low, self._share = np.empty(rest.shape, np.intp), np.empty(rest.shape)
-        for one in np.unique(slot):
-            mine = slot == one
-            self._low[mine], self._share[mine] = _placed(cells[one], rest[mine])
+        self._low, self._share = _found(learner.evidence, cells, slot, rest)
         self._low += slot[:, None] * (NODES + 1)
         width = learner.evidence.width[learner.evidence.slot[own]][:, None]
         self._gaps = np.maximum(learner.bins.gaps[own], 1e-3 * width) + _TINY
@@ -249,14 +275,26 @@ def _cells(nodes: Floats) -> Floats:
 def _placed(nodes: Floats, places: Floats) -> tuple[Places, Floats]:
     """Return the node below each place and the share of the way to the next; outside, the end itself.
 
-    `nodes` ascend: one row for all places, or one for each row of one place.
+    There is one place (k, 1) for each row of ascending nodes (k, NODES).
     """
-    last = nodes.shape[-1] - 2
-    if nodes.ndim == 1:
-        low = np.minimum(last, np.maximum(0, np.searchsorted(nodes, places, side="right") - 1))
-        start, end = nodes[low], nodes[low + 1]
-    else:
-        low = np.minimum(last, np.maximum(0, (nodes <= places).sum(1, keepdims=True) - 1))
-        start, end = np.take_along_axis(nodes, low, 1), np.take_along_axis(nodes, low + 1, 1)
-    share = (places - start) / np.maximum(end - start, _TINY)
-    return low, np.maximum(0.0, np.minimum(1.0, share))
+    low = np.minimum(nodes.shape[1] - 2, np.maximum(0, (nodes <= places).sum(1, keepdims=True) - 1))
+    return low, _way(places, np.take_along_axis(nodes, low, 1), np.take_along_axis(nodes, low + 1, 1))
+
+
+def _found(evidence: Evidence, cells: Floats, slot: Places, places: Floats) -> tuple[Places, Floats]:
+    """Return the same for many places (k, any number) in the cells of a slot each; `cells` are those of all slots."""
+    # In widths of their slots and one after the other, 4 apart, one line holds all cells.
+    width = np.maximum(evidence.width, _TINY)[:, None]
+    line = np.maximum(-1.0, np.minimum(2.0, (cells - evidence.lower[:, None]) / width))
+    where = np.maximum(-1.0, np.minimum(2.0, (places - evidence.lower[slot][:, None]) / width[slot]))
+    line += 4.0 * np.arange(len(cells))[:, None]
+    first = cells.shape[1] * slot[:, None]
+    low = np.searchsorted(line.ravel(), where + 4.0 * slot[:, None], side="right") - 1 - first
+    low = np.minimum(cells.shape[1] - 2, np.maximum(0, low))
+    edges = cells.ravel()
+    return low, _way(places, edges[first + low], edges[first + low + 1])
+
+
+def _way(places: Floats, start: Floats, end: Floats) -> Floats:
+    """Return the share of the way from the start to the end at which places lie."""
+    return np.maximum(0.0, np.minimum(1.0, (places - start) / np.maximum(end - start, _TINY)))

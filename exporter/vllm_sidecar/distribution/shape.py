@@ -7,6 +7,7 @@ neighbours. It is only where the estimate begins: the sums decide.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import exp, log
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_sidecar.distribution.evidence import Floats, Places
+    from vllm_sidecar.distribution.evidence import Flags, Floats, Places
 
 STEPS = 16
 """Pieces of a bucket in which its density is taken for constant."""
@@ -55,104 +56,152 @@ class Shapes(NamedTuple):
     """(d, NODES) at SHARES."""
 
 
+class Outline(NamedTuple):
+    """The buckets of a histogram whose shapes are asked for, and what is known of them."""
+
+    bounds: Sequence[float]
+    """All finite bounds (m)."""
+    counts: Sequence[float]
+    """Observations per bucket (m + 1)."""
+    buckets: Sequence[int]
+    """Those that are asked for, ascending (d)."""
+    limit: tuple[int, float, float] | None = None
+    """A bucket whose values lie between two edges inside it, as its neighbours see it."""
+    beyond: float = 0.0
+    """The mean of how far values of the +Inf bucket lie beyond its edge, 0 where that is not known."""
+
+
 class _Axis(NamedTuple):
-    """The buckets on the logarithmic axis; those that begin below 0 are not on it (`first` is the first that is)."""
+    """The buckets of a histogram on the logarithmic axis; those that begin below 0 are not on it."""
 
     first: int
+    """The first one that is."""
     middles: Floats
     widths: Floats
-    heights: Floats
-    """Logarithms of observations per width."""
+    counts: Sequence[float]
 
 
-def shapes(
-    bounds: Sequence[float],
-    counts: Sequence[float],
-    buckets: Sequence[int],
-    limit: tuple[int, float, float] | None = None,
-    beyond: float = 0.0,
-) -> Shapes:
-    """Return the shapes of these buckets; values lie evenly where neighbours tell nothing.
+class _Inner(NamedTuple):
+    """Finite buckets with one below, of all histograms (k)."""
 
-    `limit` is a bucket whose values lie between two edges inside it, as its neighbours see it. `beyond` is the mean of
-    how far values of the +Inf bucket lie beyond its edge, 0 where that is not known.
-    """
-    d = len(buckets)
+    slot: Places
+    place: Places
+    """Among the buckets of all axes."""
+    last: Flags
+    """Whether it is the last one of its axis."""
+    low: Floats
+    high: Floats
+
+
+def shapes(*outlines: Outline) -> Shapes:
+    """Return the shapes of buckets, histogram after histogram; values lie evenly where neighbours tell nothing."""
+    d = sum([len(outline.buckets) for outline in outlines])
     found = Shapes(np.full(d, 0.5), np.full(d, 1.0 / 12.0), np.tile(SHARES, (d, 1)))
-    axis = _axis(*_closed(bounds, counts, beyond), limit)
-    inner = [slot for slot, bucket in enumerate(buckets) if axis.first < bucket < len(bounds)]
+    axes = [_axis(outline) for outline in outlines]
+    inner = _inner(outlines, axes)
+    at_edge = {}
     if inner:
-        edges, weights = _pieces(np.array(bounds), axis, np.array([buckets[slot] for slot in inner]))
-        _set(found, inner, edges, weights)
-    if buckets[0] == 0 and axis.first == 0 and len(bounds) > 1:
-        beside = counts[1] / float(axis.widths[1]) / bounds[0]
-        power = _power(bounds, counts, beside * float(weights[0, 0] / weights[0].mean()) if beside else 0.0)
-        mean = (power + 1.0) / (power + 2.0)
-        found.mean[0], found.variance[0] = mean, (power + 1.0) / (power + 3.0) - mean * mean
-        found.quantiles[0] = SHARES ** (1.0 / (power + 1.0))
+        edges, weights = _pieces(axes, inner)
+        _set(found, inner.slot, edges, weights)
+        at_edge = dict(zip(inner.slot.tolist(), (weights[:, 0] / weights.mean(1)).tolist(), strict=True))
+    slot = 0
+    for (bounds, counts, buckets, _, _), axis in zip(outlines, axes, strict=True):
+        if buckets[0] == 0 and axis.first == 0 and len(bounds) > 1:
+            beside = counts[1] / float(axis.widths[1]) / bounds[0]
+            _set_first(found, slot, _power(bounds, counts, beside * at_edge[slot + 1] if beside else 0.0))
+        slot += len(buckets)
     return found
 
 
-def _closed(bounds: Sequence[float], counts: Sequence[float], beyond: float) -> tuple[Sequence[float], Sequence[float]]:
-    """Return finite buckets: +Inf becomes one up to twice its mean, with what an exponential tail has there."""
-    if beyond <= 0.0 or not counts[-1]:
-        return bounds, counts[:-1]
-    return [*bounds, bounds[-1] + 2.0 * beyond], [*counts[:-1], counts[-1] * _INSIDE]
-
-
-def _axis(bounds: Sequence[float], counts: Sequence[float], limit: tuple[int, float, float] | None) -> _Axis:
-    first = next((i for i, bound in enumerate(bounds) if bound > 0.0), len(bounds))
-    if first == len(bounds):
-        return _Axis(first, np.empty(0), np.empty(0), np.empty(0))
-    logs = np.log(np.array(bounds[first:]))
-    lower, upper = np.concatenate([[logs[0] - _FIRST], logs[:-1]]), logs
+def _axis(outline: Outline) -> _Axis:
+    bounds, counts, _, limit, beyond = outline
+    finite: Sequence[float] = counts[:-1]
+    if beyond > 0.0 and counts[-1]:
+        # +Inf becomes a bucket up to twice its mean, with what an exponential tail has there.
+        bounds, finite = [*bounds, bounds[-1] + 2.0 * beyond], [*finite, counts[-1] * _INSIDE]
+    first, middles, widths = _logarithmic(tuple(bounds))
     if limit:
-        upper = logs.copy()
-        lower[limit[0] - first], upper[limit[0] - first] = log(limit[1]), log(limit[2])
-    widths = np.maximum(_NEAR, upper - lower)
-    heights = np.log((np.array(counts[first:]) + _NOTHING) / widths)
-    return _Axis(first, (lower + upper) / 2.0, widths, heights)
+        bucket, begin, end = limit[0] - first, log(limit[1]), log(limit[2])
+        middles, widths = middles.copy(), widths.copy()
+        middles[bucket], widths[bucket] = (begin + end) / 2.0, max(_NEAR, end - begin)
+    return _Axis(first, middles, widths, finite[first:])
 
 
-def _pieces(bounds: Floats, axis: _Axis, buckets: Places) -> tuple[Floats, Floats]:
+@lru_cache(maxsize=64)
+def _logarithmic(bounds: tuple[float, ...]) -> tuple[int, Floats, Floats]:
+    """Return the first bucket that has logarithms, and the middles and widths of it and those above."""
+    first = next((i for i, bound in enumerate(bounds) if bound > 0.0), len(bounds))
+    upper = np.log(np.array(bounds[first:]))
+    lower = np.concatenate([upper[:1] - _FIRST, upper[:-1]])
+    return first, (lower + upper) / 2.0, np.maximum(_NEAR, upper - lower)
+
+
+def _inner(outlines: Sequence[Outline], axes: Sequence[_Axis]) -> _Inner | None:
+    rows = []
+    slots = places = 0
+    for (bounds, _, buckets, _, _), axis in zip(outlines, axes, strict=True):
+        for slot, bucket in enumerate(buckets, slots):
+            if axis.first < bucket < len(bounds):
+                place = bucket - axis.first
+                last = place + 1 == len(axis.widths)
+                rows.append((slot, places + place, last, bounds[bucket - 1], bounds[bucket]))
+        slots, places = slots + len(buckets), places + len(axis.widths)
+    return _Inner(*(np.array(column) for column in zip(*rows, strict=True))) if rows else None
+
+
+def _pieces(axes: Sequence[_Axis], inner: _Inner) -> tuple[Floats, Floats]:
     """Return where the pieces of buckets end, in widths of them, and how much each piece holds."""
-    slope, curve = _parabolas(axis, buckets - axis.first)
-    low, high = bounds[buckets - 1][:, None], bounds[buckets][:, None]
-    half = axis.widths[buckets - axis.first][:, None] / 2.0
+    widths = np.concatenate([axis.widths for axis in axes])
+    counts = np.array([count for axis in axes for count in axis.counts])
+    middles, heights = np.concatenate([axis.middles for axis in axes]), np.log((counts + _NOTHING) / widths)
+    slope, curve = _parabolas(middles, widths, heights, inner)
+    low, high = inner.low[:, None], inner.high[:, None]
+    half = widths[inner.place][:, None] / 2.0
     edges = (np.sqrt(low) * np.sqrt(high) * np.exp(half * _EDGES) - low) / (high - low)
     weights = np.exp((slope[:, None] + curve[:, None] * _MIDDLES) * _MIDDLES)
     return np.maximum(0.0, np.minimum(1.0, edges)), weights
 
 
-def _set(found: Shapes, slots: list[int], edges: Floats, weights: Floats) -> None:
+def _set(found: Shapes, slots: Places, edges: Floats, weights: Floats) -> None:
     """Take over piecewise constant densities, where edges are not too near each other for floating point."""
     shares = weights / weights.sum(1, keepdims=True)
     low, high = edges[:, :-1], edges[:, 1:]
     mean = (shares * (low + high)).sum(1) / 2.0
     variance = (shares * (low * low + low * high + high * high)).sum(1) / 3.0 - mean * mean
-    below = np.concatenate([np.zeros((len(slots), 1)), np.cumsum(shares, axis=1)], axis=1)
-    for i, slot in enumerate(slots):
-        if 0.0 < mean[i] < 1.0 and 1e-6 < variance[i] < 0.25:
-            found.mean[slot], found.variance[slot] = mean[i], variance[i]
-            found.quantiles[slot] = np.interp(SHARES, below[i], edges[i])
+    clear = (mean > 0.0) & (mean < 1.0) & (variance > 1e-6) & (variance < 0.25)
+    found.mean[slots[clear]], found.variance[slots[clear]] = mean[clear], variance[clear]
+    # One after the other, 2 apart, so that one line holds them all.
+    apart = 2.0 * np.arange(len(slots))[:, None]
+    below = np.concatenate([np.zeros((len(slots), 1)), np.cumsum(shares, axis=1)], axis=1) + apart
+    quantiles = np.interp(SHARES + apart, below.ravel(), edges.ravel())
+    found.quantiles[slots[clear]] = quantiles[clear]
 
 
-def _parabolas(axis: _Axis, i: Places) -> tuple[Floats, Floats]:
-    """Return slope and curvature of the logarithm of the density, for t from -1 to 1 over each bucket."""
-    z, d, given = axis.middles, axis.widths, axis.heights
-    last = i + 1 >= len(z)
+def _set_first(found: Shapes, slot: int, power: float) -> None:
+    """Take over the density of a first bucket, a power of the value."""
+    mean = (power + 1.0) / (power + 2.0)
+    found.mean[slot], found.variance[slot] = mean, (power + 1.0) / (power + 3.0) - mean * mean
+    found.quantiles[slot] = SHARES ** (1.0 / (power + 1.0))
+
+
+def _parabolas(z: Floats, d: Floats, given: Floats, inner: _Inner) -> tuple[Floats, Floats]:
+    """Return slope and curvature of the logarithm of the density, for t from -1 to 1 over each bucket.
+
+    Those of all axes have middles z, widths d and heights that are given, the logarithms of observations per width.
+    """
+    i, last = inner.place, inner.last
     j = np.where(last, i, i + 1)
     left, right = np.maximum(_NEAR, z[i] - z[i - 1]), np.where(last, 1.0, np.maximum(_NEAR, z[j] - z[i]))
     measured, widths = np.stack([given[i - 1], given[i], given[j]]), np.stack([d[i - 1], d[i], d[j]])
     off = np.stack([-left, np.zeros(len(i)), right])
     hollow = _HOLLOW * _CURVE / (d[i] / 2.0) ** 2
     heights = measured
+    z_off = 0.5 * widths[:, :, None] * _INNER
     for _ in range(_TURNS):
         # A bucket's mean density is not that at its middle; by this factor.
         slope, curve = _through(heights, left, right)
         curve = np.minimum(curve, hollow)
         there = (slope + 2.0 * curve * off)[:, :, None]
-        z_off = 0.5 * widths[:, :, None] * _INNER
         rise = np.maximum(-_STEEP, np.minimum(_STEEP, (there + curve[:, None] * z_off) * z_off))
         heights = measured - np.log(np.exp(rise).mean(2))
     slope, curve = _through(heights, left, right)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vllm_sidecar.distribution.shape import Shapes, power_law, shapes
+from vllm_sidecar.distribution.shape import Outline, Shapes, power_law, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vllm_sidecar.distribution.evidence import Evidence, Floats
+    from vllm_sidecar.distribution.evidence import Evidence, Floats, Single
 
 _FEW = 0.02
 """Share of a bucket's count up to which its neighbour is taken for empty."""
@@ -52,12 +52,24 @@ class _End(NamedTuple):
     quantiles: Floats
 
 
-def suggested(evidence: Evidence) -> Shapes:
-    """Return the shapes of the slots, with ends as far as the sums speak for them."""
+def suggested(parts: Sequence[Single]) -> Shapes:
+    """Return the shapes of the slots of some histograms side by side, with ends as far as the sums speak for them."""
+    found = shapes(*(Outline(part.bounds, part.counts, part.buckets) for part in parts))
+    first = 0
+    for part in parts:
+        mine = slice(first, first + len(part.buckets))
+        own = _ended(part, Shapes(*(each[mine] for each in found)))
+        for whole, each in zip(found, own, strict=True):
+            whole[mine] = each
+        first = mine.stop
+    return found
+
+
+def _ended(evidence: Single, found: Shapes) -> Shapes:
+    """Return the shapes of the slots with what the sums tell of the +Inf bucket and of ends."""
     bounds, counts, buckets = evidence.bounds, evidence.counts, evidence.buckets
-    found = shapes(bounds, counts, buckets)
     if evidence.infinite:
-        found = shapes(bounds, counts, buckets, beyond=_beyond(evidence, found))
+        found = shapes(Outline(bounds, counts, buckets, beyond=_beyond(evidence, found)))
     ends = list(_ends(evidence))
     if not ends or not evidence.trusted.any():
         return found
@@ -74,32 +86,33 @@ def suggested(evidence: Evidence) -> Shapes:
 
 def expected(evidence: Evidence, found: Shapes) -> tuple[Floats, Floats]:
     """Return mean and variance per slot as the shapes suggest them; that of +Inf is what the others leave."""
-    lower, width = evidence.lower, evidence.width
+    lower, width, endless = evidence.lower, evidence.width, evidence.endless
     means, variances = lower + width * found.mean, width * width * found.variance
-    if evidence.infinite:
-        last = (evidence.slot == len(width) - 1) & evidence.trusted[evidence.poll]
-        seen = evidence.count[last].sum()
-        if seen:
-            others = evidence.per_poll(
-                np.where(evidence.slot == len(width) - 1, 0.0, evidence.count * means[evidence.slot])
-            )
-            left = (evidence.total - others)[evidence.poll[last]].sum() / seen
-            means[-1] = max(lower[-1] + 0.01 * width[-1], min(lower[-1] + 0.99 * width[-1], left))
-        variances[-1] = (means[-1] - lower[-1]) ** 2
+    if endless.any():
+        last = endless[evidence.slot]
+        others = evidence.per_poll(np.where(last, 0.0, evidence.count * means[evidence.slot]))
+        left = (evidence.total - others)[evidence.poll]
+        told = last & ~np.isnan(left)
+        seen = evidence.per_slot(np.where(told, evidence.count, 0.0))
+        mean = evidence.per_slot(np.where(told, left, 0.0)) / np.maximum(seen, _TINY)
+        mean = np.maximum(lower + 0.01 * width, np.minimum(lower + 0.99 * width, mean))
+        means = np.where(seen > 0.0, mean, means)
+        variances = np.where(endless, (means - lower) ** 2, variances)
     return means, variances
 
 
-def _beyond(evidence: Evidence, found: Shapes) -> float:
+def _beyond(evidence: Single, found: Shapes) -> float:
     """Return the mean of how far values lie beyond the last bound, in the unit of the bounds."""
     means, _ = expected(evidence, found)
     return evidence.scale * float(means[-1] - evidence.lower[-1])
 
 
-def _with(evidence: Evidence, found: Shapes, end: _End) -> Shapes:
+def _with(evidence: Single, found: Shapes, end: _End) -> Shapes:
     """Return the shapes with an end."""
     limit = evidence.buckets[end.slot], end.begin, end.stop
     beyond = _beyond(evidence, found) if evidence.infinite else 0.0
-    beside = shapes(evidence.bounds, evidence.counts, evidence.buckets[end.near : end.near + 1], limit, beyond)
+    near = evidence.buckets[end.near : end.near + 1]
+    beside = shapes(Outline(evidence.bounds, evidence.counts, near, limit, beyond))
     mixed = Shapes(found.mean.copy(), found.variance.copy(), found.quantiles.copy())
     mixed.mean[end.slot], mixed.variance[end.slot], mixed.quantiles[end.slot] = end.mean, end.variance, end.quantiles
     mixed.mean[end.near], mixed.variance[end.near] = beside.mean[0], beside.variance[0]
@@ -107,7 +120,7 @@ def _with(evidence: Evidence, found: Shapes, end: _End) -> Shapes:
     return mixed
 
 
-def _likelihood(evidence: Evidence, table: Floats, found: Shapes) -> float:
+def _likelihood(evidence: Single, table: Floats, found: Shapes) -> float:
     """Return the logarithm of the density of the sums, the means of the buckets being as doubtful as shapes are."""
     width = evidence.width
     means, variances = expected(evidence, found)
@@ -124,7 +137,7 @@ def _likelihood(evidence: Evidence, table: Floats, found: Shapes) -> float:
     return -0.5 * (unexplained + float(np.log(variance).sum()) + float(np.linalg.slogdet(matrix)[1]))
 
 
-def _ends(evidence: Evidence) -> Iterator[_End]:
+def _ends(evidence: Single) -> Iterator[_End]:
     """Yield the buckets in which values would end, if the density beside them went on."""
     bounds, counts = evidence.bounds, evidence.counts
     least = max(_LEAST, _SHARE * sum(counts))
@@ -141,7 +154,7 @@ def _ends(evidence: Evidence) -> Iterator[_End]:
                     yield end
 
 
-def _end(evidence: Evidence, slot: int, step: int) -> _End | None:
+def _end(evidence: Single, slot: int, step: int) -> _End | None:
     """Return the end in a bucket into which the density of its neighbour at `step` goes on; None where it fills it."""
     bucket, counts = evidence.buckets[slot], evidence.counts
     unit = evidence.bounds[bucket]
