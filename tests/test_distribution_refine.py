@@ -156,6 +156,54 @@ def test_slow_requests_among_small_waits_take_what_the_sum_has_left() -> None:
     assert evidence.size.tolist() == [20.0] * 60
 
 
+def waits(rng: Random, polls: int, many: int) -> Polls:
+    """Draw waits of an idle queue."""
+    return [[rng.uniform(1e-5, 2e-5) for _ in range(many)] for _ in range(polls)]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_small_waits_stay_small_while_the_load_around_them_moves(seed: int) -> None:
+    """More waits of other buckets at the end say that those of the first one rise; its small ones do not."""
+    rng = Random(seed)
+    polls = waits(rng, 60, 6)
+    for number in (20, 35):
+        polls[number][0] = rng.uniform(0.1, 0.25)
+    for number in range(50, 60):
+        polls[number] += [rng.uniform(0.31, 0.9) for _ in range(3)]
+    evidence, found = read(polls)
+    first = np.flatnonzero(evidence.slot == 0)
+    alone = first[(evidence.count[first] == evidence.size[evidence.poll[first]]) & (evidence.poll[first] < 20)]
+    assert len(alone) == 20
+    for one in alone:
+        assert near(found, one, 1.5e-5, 1e-5) > 0.9
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_other_buckets_cannot_take_makes_some_small_waits_slow_and_not_all_of_them(seed: int) -> None:
+    rng = Random(seed)
+    polls = waits(rng, 50, 6)
+    for number in (10, 25):
+        polls[number][0] = rng.uniform(0.15, 0.25)
+    # 0.85 s in all, of which the one beyond 0.3 has 0.5 at most.
+    polls.append([*waits(rng, 1, 5)[0], 0.15, 0.22, 0.48])
+    evidence, found = read(polls)
+    one = int(np.flatnonzero((evidence.poll == 50) & (evidence.slot == 0))[0])
+    assert 0.55 < near(found, one, 1.5e-5, 1e-5) < 0.85  # five of seven in truth
+    assert sums(evidence, found)[50] == pytest.approx(0.85, rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_other_buckets_have_left_over_makes_none_of_the_small_waits_slow(seed: int) -> None:
+    rng = Random(seed)
+    polls = waits(rng, 50, 6)
+    for number in (10, 25):
+        polls[number][0] = rng.uniform(0.15, 0.25)
+    polls.append([*waits(rng, 1, 7)[0], 0.31])
+    evidence, found = read(polls)
+    one = int(np.flatnonzero((evidence.poll == 50) & (evidence.slot == 0))[0])
+    assert near(found, one, 1.5e-5, 1e-5) > 0.95
+
+
 def test_sums_that_are_not_to_be_trusted_cost_only_those() -> None:
     rng = Random(5)
     polls = [[rng.gauss(1.2, 0.01) for _ in range(3)] for _ in range(40)]

@@ -73,10 +73,16 @@ def _columns(polls: Sequence[Poll], first: int) -> dict[str, Column]:
     ]
     points = [dict(_point(before, now)) for before, now in spans]
     columns = {name: [_short(point[name]) for point in points] for name in (*GAUGES, *RATES, "hit_ratio")}
-    for name, latency in LATENCIES.items():
-        found = _quantiles([(old.histograms.get(latency), new.histograms.get(latency)) for (_, old), (_, new) in spans])
+    ends = [
+        (old.histograms.get(latency), new.histograms.get(latency))
+        for latency in LATENCIES.values()
+        for (_, old), (_, new) in spans
+    ]
+    found = iter(_quantiles(ends))
+    for name in LATENCIES:
+        mine = [next(found) for _ in spans]
         for place, q in enumerate(QUANTILES):
-            columns[f"{name}_p{q * 100:g}"] = [_short(each[place].value) if each else None for each in found]
+            columns[f"{name}_p{q * 100:g}"] = [_short(each[place].value) if each else None for each in mine]
     return columns
 
 

@@ -59,7 +59,7 @@ def follow(evidence: Evidence, model: Moving) -> Observations:
     weights = model.weights.copy()
     several = np.flatnonzero(_several(evidence))
     weights[several] = Reader(evidence, bins, several).read(weights[several], Law(mean, variance))
-    return _settled(evidence, bins, weights, np.zeros(len(evidence.width)))
+    return _settled(evidence, bins, weights)
 
 
 def refine(evidence: Evidence, moments: Moments, usual: Groups) -> Observations:
@@ -78,20 +78,22 @@ def _single(evidence: Evidence) -> Places:
     return np.flatnonzero(evidence.trusted[evidence.poll] & (evidence.size[evidence.poll] == 1.0))
 
 
-def _settled(evidence: Evidence, bins: Bins, weights: Floats, slow: Floats) -> Observations:
+def _settled(evidence: Evidence, bins: Bins, weights: Floats, usual: Groups | None = None) -> Observations:
     """Move the places so that the observations of each poll add up to its sum; single ones are exact.
 
     Those of a bin move together, more where they are less certain. As far as a slot holds slow requests among small
-    values (`slow`, 0 to 1), it is the slow ones that move: their places are far apart. What is given is taken over.
+    values, it is the slow ones that move: their places are far apart; and what others cannot take makes more of its
+    observations slow, or fewer. What is given is taken over.
     """
     poll, slot, count, values = evidence.poll, evidence.slot, evidence.count, bins.values
     lower = evidence.lower[slot]
     upper = lower + evidence.width[slot]
     loose = _variance(weights, bins) + 1e-18 * evidence.width[slot] ** 2
     whole = count * loose
-    far = np.flatnonzero(slow[slot])
+    slow = usual.slow[slot] if usual else np.zeros(len(slot))
+    far = np.flatnonzero(slow)
     if len(far):
-        share = slow[slot[far]][:, None]
+        share = slow[far][:, None]
         apart = (1.0 - share) * loose[far][:, None] + share * (bins.gaps[far] ** 2 + _TINY)
         whole[far] = count[far] * (weights[far] * apart).sum(1)
     left = np.nan_to_num(evidence.total - evidence.per_poll(count * np.einsum("ij,ij->i", weights, values)))
@@ -102,6 +104,10 @@ def _settled(evidence: Evidence, bins: Bins, weights: Floats, slow: Floats) -> O
     values += (moved * loose)[:, None]
     np.minimum(upper[:, None], values, out=values)
     np.maximum(lower[:, None], values, out=values)
+    if usual and len(far):
+        left = np.nan_to_num(evidence.total - evidence.per_poll(count * np.einsum("ij,ij->i", weights, values)))
+        each = left[poll[far]] / count[far]
+        weights[far] = _more_or_less(weights[far], values[far], usual.upper[slot[far]], each, slow[far])
     # What the edges of the buckets held back goes to those that have room, by how much they have.
     mean = np.einsum("ij,ij->i", weights, values)
     left = np.nan_to_num(evidence.total - evidence.per_poll(count * mean))[poll]
@@ -113,6 +119,21 @@ def _settled(evidence: Evidence, bins: Bins, weights: Floats, slow: Floats) -> O
     values[single] = evidence.total[poll[single]][:, None]
     weights[single] = np.eye(1, NODES)
     return Observations(values, weights)
+
+
+def _more_or_less(weights: Floats, values: Floats, upper: Floats, missing: Floats, belief: Floats) -> Floats:
+    """Return weights of which more are slow, or less, so that means rise by what is missing as far as that is believed.
+
+    Of slow ones of different size the large explain the most, so each counts by its size.
+    """
+    size = values - values[:, :1] + _TINY
+    more, less = (weights * upper + _TINY) * size, weights * (1.0 - upper) + _TINY
+    found = weights.copy()
+    for other, wanted in ((more, missing), (less, -missing)):
+        change = other / other.sum(1, keepdims=True) - weights
+        reach = np.abs((change * size).sum(1)) + _TINY
+        found += (belief * np.maximum(0.0, np.minimum(1.0, wanted / reach)))[:, None] * change
+    return found
 
 
 def _variance(weights: Floats, bins: Bins) -> Floats:
@@ -131,10 +152,10 @@ class _Learner:
     def __init__(self, evidence: Evidence, moments: Moments, usual: Groups) -> None:
         self.evidence, self.usual = evidence, usual
         self.weights = usual.weights
+        slot, still = evidence.slot, 1.0 - usual.slow
         # Slow requests among small values explain what looks like drift.
-        moments = moments._replace(between=moments.between * (1.0 - usual.slow))
+        moments = moments._replace(between=moments.between * still, shifts=moments.shifts * still[slot])
         self.gaps = gaps(usual.nodes)
-        slot = evidence.slot
         self.middle = (usual.weights * usual.nodes).sum(1)
         self.start, self.factor = self.middle[slot], np.ones(len(slot))
         values, apart = usual.nodes[slot], self.gaps[slot]
@@ -174,7 +195,7 @@ class _Learner:
         weights = self.weights[evidence.slot]
         weights[few.which] = few.read(weights[few.which], law)
         weights[many.which] = many.read(weights[many.which], law._replace(density=None))
-        return _settled(evidence, self.bins, weights, self.usual.slow)
+        return _settled(evidence, self.bins, weights, self.usual)
 
     def _reader(self, some: Flags) -> Reader:
         """Return a reader of some bins, by slot."""
