@@ -14,13 +14,14 @@ from exactly import gathered
 from vllm_sidecar.distribution.groups import groups
 from vllm_sidecar.distribution.moments import fit
 from vllm_sidecar.distribution.nodes import nodes
-from vllm_sidecar.distribution.refine import Observations, refine
+from vllm_sidecar.distribution.refine import refine
 from vllm_sidecar.distribution.shape import NODES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from vllm_sidecar.distribution.evidence import Floats, Single
+    from vllm_sidecar.distribution.settle import Observations
 
 BOUNDS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0)
 Polls = list[list[float]]

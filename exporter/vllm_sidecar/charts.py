@@ -34,7 +34,7 @@ GAUGES = {"running": "requests_running", "waiting": "requests_waiting", "kv_usag
 HITS, QUERIES = "prefix_cache_hit_tokens_total", "prefix_cache_queried_tokens_total"
 QUANTILES = (0.5, 0.95)
 TOGETHER = 32
-"""Points whose quantiles are estimated at once: many cost much less than each alone."""
+"""Histograms that are estimated at once: many cost much less than each alone."""
 
 Column = list[float | None]
 

@@ -8,10 +8,12 @@ tell its mean, and how the sums scatter tells how wide the values lie within the
     shape      where values lie in a bucket, as the counts of its neighbours suggest
     support    where the values of the outermost buckets end, as far as the sums speak for an end
     drift      how the mean of a bucket moves from poll to poll, as the counts around it suggest
+    equations  the least squares that the means are found by
     moments    mean and variance per bucket, within polls and between them, that explain the sums
     nodes      values that stand for a bucket with that mean and variance
     groups     which buckets hold two groups of values
     reading    what the sum of a poll says of its observations, where it is known how they usually lie
+    settle     what was read, moved so that the observations of each poll add up to its sum
     refine     how they usually lie, learnt from polls of few observations; all polls read with it
     moving     or: a lognormal whose scale moves from poll to poll, and how far that foretells the counts
     order      the quantiles: order statistics of what was read

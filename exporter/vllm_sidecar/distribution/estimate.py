@@ -14,7 +14,8 @@ from vllm_sidecar.distribution.moments import fit
 from vllm_sidecar.distribution.moving import moving
 from vllm_sidecar.distribution.nodes import nodes
 from vllm_sidecar.distribution.order import order_statistics
-from vllm_sidecar.distribution.refine import Observations, follow, refine
+from vllm_sidecar.distribution.refine import follow, refine
+from vllm_sidecar.distribution.settle import Observations
 from vllm_sidecar.model import Observed
 
 if TYPE_CHECKING:

@@ -7,12 +7,13 @@ tell mean and variance, which the moments have already; they are read at the end
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vllm_sidecar.distribution.groups import MOST
 from vllm_sidecar.distribution.reading import Bins, Law, Reader, Steps
+from vllm_sidecar.distribution.settle import settled, single
 from vllm_sidecar.distribution.shape import NODES, gaps
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.distribution.groups import Groups
     from vllm_sidecar.distribution.moments import Moments
     from vllm_sidecar.distribution.moving import Moving
+    from vllm_sidecar.distribution.settle import Observations
 
 _TURNS = 3
 _FEW = 12.0
@@ -29,13 +31,6 @@ _PRIOR = 16.0
 _BLUR = 0.7
 """Deviation, in nodes, to which an observation stands for its neighbourhood."""
 _TINY = 1e-30
-
-
-class Observations(NamedTuple):
-    """Values of each bin, and the share of its observations that each stands for (b, NODES)."""
-
-    values: Floats
-    weights: Floats
 
 
 def _kernel() -> Floats:
@@ -59,7 +54,7 @@ def follow(evidence: Evidence, model: Moving) -> Observations:
     weights = model.weights.copy()
     several = np.flatnonzero(_several(evidence))
     weights[several] = Reader(evidence, bins, several).read(weights[several], Law(mean, variance))
-    return _settled(evidence, bins, weights)
+    return settled(evidence, bins, weights)
 
 
 def refine(evidence: Evidence, moments: Moments, usual: Groups) -> Observations:
@@ -70,79 +65,6 @@ def refine(evidence: Evidence, moments: Moments, usual: Groups) -> Observations:
 def _several(evidence: Evidence) -> Flags:
     """Return the bins of polls that tell the sum of several observations (b)."""
     found: Flags = evidence.trusted[evidence.poll] & (evidence.size[evidence.poll] != 1.0)
-    return found
-
-
-def _single(evidence: Evidence) -> Places:
-    """Return the bins of polls whose sum is the value of their only observation."""
-    return np.flatnonzero(evidence.trusted[evidence.poll] & (evidence.size[evidence.poll] == 1.0))
-
-
-def _settled(evidence: Evidence, bins: Bins, weights: Floats, usual: Groups | None = None) -> Observations:
-    """Move the places so that the observations of each poll add up to its sum; single ones are exact.
-
-    Those of a bin move together, more where they are less certain. As far as a slot holds slow requests among small
-    values, it is the slow ones that move: their places are far apart; and what others cannot take makes more of its
-    observations slow, or fewer. What is given is taken over.
-    """
-    poll, slot, count, values = evidence.poll, evidence.slot, evidence.count, bins.values
-    lower = evidence.lower[slot]
-    upper = lower + evidence.width[slot]
-    loose = _variance(weights, bins) + 1e-18 * evidence.width[slot] ** 2
-    whole = count * loose
-    slow = usual.slow[slot] if usual else np.zeros(len(slot))
-    far = np.flatnonzero(slow)
-    if len(far):
-        share = slow[far][:, None]
-        apart = (1.0 - share) * loose[far][:, None] + share * (bins.gaps[far] ** 2 + _TINY)
-        whole[far] = count[far] * (weights[far] * apart).sum(1)
-    left = np.nan_to_num(evidence.total - evidence.per_poll(count * np.einsum("ij,ij->i", weights, values)))
-    moved = (left / (evidence.per_poll(whole) + 1e-300))[poll]
-    if len(far):
-        values[far] += moved[far][:, None] * apart
-        loose[far] = 0.0
-    values += (moved * loose)[:, None]
-    np.minimum(upper[:, None], values, out=values)
-    np.maximum(lower[:, None], values, out=values)
-    if usual and len(far):
-        left = np.nan_to_num(evidence.total - evidence.per_poll(count * np.einsum("ij,ij->i", weights, values)))
-        each = left[poll[far]] / count[far]
-        weights[far] = _more_or_less(weights[far], values[far], usual.upper[slot[far]], each, slow[far])
-    # What the edges of the buckets held back goes to those that have room, by how much they have.
-    mean = np.einsum("ij,ij->i", weights, values)
-    left = np.nan_to_num(evidence.total - evidence.per_poll(count * mean))[poll]
-    edge = np.where(left < 0.0, lower, upper)
-    share = np.minimum(1.0, np.abs(left) / (evidence.per_poll(count * np.abs(edge - mean))[poll] + 1e-300))
-    held = np.flatnonzero(share)
-    values[held] += share[held][:, None] * (edge[held][:, None] - values[held])
-    single = _single(evidence)
-    values[single] = evidence.total[poll[single]][:, None]
-    weights[single] = np.eye(1, NODES)
-    return Observations(values, weights)
-
-
-def _more_or_less(weights: Floats, values: Floats, upper: Floats, missing: Floats, belief: Floats) -> Floats:
-    """Return weights of which more are slow, or less, so that means rise by what is missing as far as that is believed.
-
-    Of slow ones of different size the large explain the most, so each counts by its size.
-    """
-    size = values - values[:, :1] + _TINY
-    more, less = (weights * upper + _TINY) * size, weights * (1.0 - upper) + _TINY
-    found = weights.copy()
-    for other, wanted in ((more, missing), (less, -missing)):
-        change = other / other.sum(1, keepdims=True) - weights
-        reach = np.abs((change * size).sum(1)) + _TINY
-        found += (belief * np.maximum(0.0, np.minimum(1.0, wanted / reach)))[:, None] * change
-    return found
-
-
-def _variance(weights: Floats, bins: Bins) -> Floats:
-    """Return the variance of the observations of each bin, which lie anywhere between their places (b)."""
-    off = bins.values - np.einsum("ij,ij->i", weights, bins.values)[:, None]
-    off *= off
-    found: Floats = np.einsum("ij,ij->i", weights, off)
-    np.multiply(bins.gaps, bins.gaps, out=off)
-    found += np.einsum("ij,ij->i", weights, off) / 12.0
     return found
 
 
@@ -195,7 +117,7 @@ class _Learner:
         weights = self.weights[evidence.slot]
         weights[few.which] = few.read(weights[few.which], law)
         weights[many.which] = many.read(weights[many.which], law._replace(density=None))
-        return _settled(evidence, self.bins, weights, self.usual)
+        return settled(evidence, self.bins, weights, self.usual)
 
     def _reader(self, some: Flags) -> Reader:
         """Return a reader of some bins, by slot."""
@@ -223,12 +145,12 @@ class _Learner:
 
     def _exactly(self) -> Floats:
         """Return the single observations, at the nodes around them (d, NODES)."""
-        evidence, single = self.evidence, _single(self.evidence)
-        total, values = evidence.total[evidence.poll[single]][:, None], self.bins.values[single]
+        evidence, alone = self.evidence, single(self.evidence)
+        total, values = evidence.total[evidence.poll[alone]][:, None], self.bins.values[alone]
         low, share = _placed(values, total)
         found = np.zeros_like(self.weights)
-        np.add.at(found, (evidence.slot[single][:, None], low), 1.0 - share)
-        np.add.at(found, (evidence.slot[single][:, None], low + 1), share)
+        np.add.at(found, (evidence.slot[alone][:, None], low), 1.0 - share)
+        np.add.at(found, (evidence.slot[alone][:, None], low + 1), share)
         return found
 
     def _law(self, pairs: _Pairs) -> Law:
