@@ -58,22 +58,37 @@ def test_a_rank_beyond_the_last_observation_is_the_last(rank: float) -> None:
     assert ordered([7.0, 5.0], [1.0, 1.0], [rank]) == [7.0]
 
 
-def test_an_observation_that_several_values_share_is_their_mean() -> None:
-    assert ordered([1.0, 2.0, 6.0], [0.5, 0.25, 0.25], [1.0]) == [2.5]
+def test_an_observation_that_several_values_share_is_their_geometric_mean() -> None:
+    assert ordered([1.0, 2.0, 8.0], [0.5, 0.25, 0.25], [1.0]) == [pytest.approx(2.0)]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.1, 4.4e-5), (0.5, 2.2e-3), (0.9, 0.11)])
+def test_an_observation_that_may_be_of_two_magnitudes_is_between_them(share: float, expected: float) -> None:
+    assert ordered([2e-5, 0.25], [1.0 - share, share], [1.0]) == [pytest.approx(expected, rel=0.2)]
+
+
+@pytest.mark.parametrize("low", [0.0, 1e-300, 1e-12, -1e-12])
+def test_a_value_that_is_hardly_anything_does_not_draw_others_to_it(low: float) -> None:
+    assert ordered([low, 1.0], [0.1, 0.9], [1.0]) == [pytest.approx(0.25, rel=0.01)]
+
+
+def test_values_below_0_lie_where_they_are() -> None:
+    [found] = ordered([-3.0, -2.0], [0.5, 0.5], [1.0])
+    assert -3.0 <= found <= -2.0
 
 
 def test_an_observation_takes_what_the_one_before_has_left_of_a_value() -> None:
-    """1.0 is one observation and half of the next, whose other half is 3.0; the last is 3.0 alone."""
-    assert ordered([3.0, 1.0], [1.5, 1.5], [1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
+    """1.0 is one observation and half of the next, whose other half is 4.0; the last is 4.0 alone."""
+    assert ordered([4.0, 1.0], [1.5, 1.5], [1.0, 2.0, 3.0]) == [1.0, pytest.approx(2.0), 4.0]
 
 
 def test_values_that_make_up_less_than_an_observation_are_taken_together() -> None:
-    assert ordered([4.0, 2.0], [0.1, 0.3], [1.0]) == [pytest.approx(2.5)]
+    assert ordered([4.0, 2.0], [0.1, 0.3], [1.0]) == [pytest.approx(2.0 * 2.0**0.25)]
 
 
 def test_a_last_observation_that_is_not_whole_is_the_last_one_that_is() -> None:
     """Of 2.5 observations the last one reaches from 1.5 to 2.5, and a quarter of it is 1.0."""
-    assert ordered([1.0, 4.0], [1.75, 0.75], [3.0]) == [pytest.approx(0.25 * 1.0 + 0.75 * 4.0)]
+    assert ordered([1.0, 4.0], [1.75, 0.75], [3.0]) == [pytest.approx(4.0**0.75)]
 
 
 def test_values_of_no_weight_are_nobody() -> None:
@@ -106,9 +121,9 @@ def test_values_grow_with_the_rank_and_stay_between_the_ends(
     assert found[-1] <= max(values)
 
 
-@given(VALUES, SHARES)
-def test_the_mean_over_all_ranks_is_that_of_the_values(values: list[float], many: list[float]) -> None:
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30), SHARES)
+def test_the_geometric_mean_over_all_ranks_is_that_of_the_values(values: list[float], many: list[float]) -> None:
     weights = np.array(many[: len(values)])
     weights *= ceil(weights.sum()) / weights.sum()
     found = ordered(values, weights.tolist(), range(1, round(weights.sum()) + 1))
-    assert np.mean(found) == pytest.approx(float(np.average(values, weights=weights)), abs=1e-6)
+    assert np.log(found).mean() == pytest.approx(float(np.average(np.log(values), weights=weights)), abs=1e-6)

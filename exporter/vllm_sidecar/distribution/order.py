@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, exp
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +13,16 @@ if TYPE_CHECKING:
     from vllm_sidecar.distribution.evidence import Floats
 
 
+_FAINT = 1e-6
+"""Share of the largest value that the smallest are taken for at least: 0 has no logarithm."""
+_TINY = 1e-300
+
+
 def order_statistics(values: Floats, weights: Floats, ranks: Sequence[float]) -> Iterator[float]:
     """Yield the values of ascending ranks, rounded up, among values that stand for so many observations.
 
-    Several values may share what one observation is: it is then their mean.
+    Several values may share what one observation is: it is then their geometric mean, as latencies go by ratios. Where
+    an observation may be microseconds or some 0.1 s it is between them, and nearer to what is more likely.
     """
     some = weights > 0.0
     if some.any():
@@ -33,7 +39,8 @@ def order_statistics(values: Floats, weights: Floats, ranks: Sequence[float]) ->
         if len(mine) > 1:
             upper, lower = ends[first + 1 : first + 1 + len(mine)], ends[first : first + len(mine)]
             part = np.minimum(upper, last) - np.maximum(lower, last - 1.0)
-            mean = float(mine @ part) / float(part.sum())
+            logs = np.log(np.maximum(mine, _FAINT * max(-float(mine[0]), float(mine[-1])) + _TINY))
+            mean = exp(float(logs @ part) / float(part.sum()))
             # A mean of equal values is that value, whatever the rounding; and no rank is below a smaller one.
             before = max(before, min(float(mine[-1]), max(float(mine[0]), mean)))
         else:
