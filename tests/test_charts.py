@@ -71,6 +71,13 @@ def test_quantiles_of_many_points_are_those_of_each(monkeypatch: pytest.MonkeyPa
     assert together[1:] == pytest.approx(alone[1:], rel=2e-6)
 
 
+def test_quantiles_are_those_of_the_whole_whichever_points_are_asked_for() -> None:
+    name = "time_to_first_token_seconds"
+    polls: list[Poll] = [{name: observed(*(0.7 + 0.31 * (i % 11) for i in range(number)))} for number in range(40)]
+    whole, rest = one(*polls)["ttft_p95"], one(*polls, since=OFFSET + 20.0)["ttft_p95"]
+    assert rest == pytest.approx(whole[21:], rel=2e-6)
+
+
 def test_only_points_after_a_time_are_returned_and_they_are_the_same_as_in_the_whole() -> None:
     polls: list[Poll] = [{"prompt_tokens_total": 7.0 * i * i, "requests_running": i} for i in range(30)]
     whole, rest = one(*polls), one(*polls, since=OFFSET + 20.0)

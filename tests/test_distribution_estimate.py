@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate, pairwise
-from math import isfinite
+from math import isfinite, log
 from random import Random
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,9 @@ from hypothesis import strategies as st
 from exactly import counted, exact
 from vllm_sidecar.distribution import estimate, estimates, window_quantiles
 from vllm_sidecar.model import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 QS = (0.5, 0.9, 0.95, 0.99)
 MANY = (0.0, 0.001, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -158,9 +162,27 @@ def one_shape(rng: Random, seed: int) -> float:
     return 1e-4 * rng.lognormvariate(0.0, 0.4) if rng.random() < 0.95 else rng.uniform(0.02, 0.25)
 
 
+def jump(at: Callable[[float], list[float]], steps: int = 8) -> float:
+    """Return by what ratio values jump where they move most on the way from 0 to 1, halved again and again."""
+
+    def apart(one: list[float], other: list[float]) -> float:
+        return max(abs(a - b) / max(a, b) for a, b in zip(one, other, strict=True))
+
+    found = [at(step / steps) for step in range(steps + 1)]
+    _, place = max((apart(one, other), place) for place, (one, other) in enumerate(pairwise(found)))
+    low, high, below, above = place / steps, (place + 1) / steps, found[place], found[place + 1]
+    while high - low > 1e-10:
+        middle = (low + high) / 2.0
+        half = at(middle)
+        if apart(below, half) < apart(half, above):
+            low, below = middle, half
+        else:
+            high, above = middle, half
+    return apart(below, above)
+
+
 @pytest.mark.parametrize("seed", range(16))
 def test_sums_that_move_on_and_on_never_make_quantiles_jump(seed: int) -> None:
-    """Where the quantiles move most along a path of sums, half the way halves how far they move, again and again."""
     rng = Random(seed)
     seen = [poll(*(one_shape(rng, seed) for _ in range(rng.choice((1, 2, 4, 8))))) for _ in range(40)]
     ways = [total * rng.gauss(0.0, 0.03) for _, total in seen]
@@ -169,20 +191,25 @@ def test_sums_that_move_on_and_on_never_make_quantiles_jump(seed: int) -> None:
         polls: Polls = [(counts, total + part * way) for (counts, total), way in zip(seen, ways, strict=True)]
         return [value or 0.0 for value in window_quantiles(BOUNDS, polls, QS)]
 
-    def apart(one: list[float], other: list[float]) -> float:
-        return max(abs(a - b) / max(a, b) for a, b in zip(one, other, strict=True))
+    assert jump(at) < 1e-4
 
-    steps = [at(step / 8) for step in range(9)]
-    _, place = max((apart(one, other), place) for place, (one, other) in enumerate(pairwise(steps)))
-    low, high, below, above = place / 8, (place + 1) / 8, steps[place], steps[place + 1]
-    while high - low > 1e-9:
-        middle = (low + high) / 2.0
-        found = at(middle)
-        if apart(below, found) < apart(found, above):
-            low, below = middle, found
-        else:
-            high, above = middle, found
-    assert apart(below, above) < 1e-4
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_poll_that_takes_longer_and_longer_among_small_waits_makes_no_quantile_jump(seed: int) -> None:
+    """Ever more of its requests have to be slow for that, or those of other buckets."""
+    rng = Random(seed)
+    many, level = rng.choice((4, 6, 12, 20)), 10.0 ** rng.uniform(-5.0, -2.5)
+    waits = [[rng.lognormvariate(log(level), 0.3) for _ in range(many)] for _ in range(rng.choice((12, 30)))]
+    for number in range(rng.randrange(1, 4)):
+        waits[number][0] = rng.uniform(0.01, 0.29)
+    seen = [poll(*values) for values in waits]
+    counts, _ = poll(*waits[-1], *(0.4 for _ in range(rng.randrange(3))))
+
+    def at(part: float) -> list[float]:
+        total = 2e-3 * 1e3**part
+        return [value or 0.0 for value in window_quantiles(BOUNDS, [*seen, (counts, total)], QS)]
+
+    assert jump(at, 24) < 1e-4
 
 
 @settings(max_examples=60, deadline=None)

@@ -63,10 +63,6 @@ def kinds(seed: int) -> list[Window]:
     ]
 
 
-def values(found: list[list[tuple[float, float, float, float | None]]]) -> list[list[float]]:
-    return [[quantile[1] for quantile in one] for one in found]
-
-
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_each_of_many_kinds_gets_what_it_gets_alone(seed: int) -> None:
     windows = kinds(seed)
@@ -74,10 +70,45 @@ def test_each_of_many_kinds_gets_what_it_gets_alone(seed: int) -> None:
     assert [len(one) for one in alone] == [4, 4, 4, 4, 4, 4, 4, 4, 4, 0, 4, 0]
     together = estimates(windows, QS)
     for one, other in zip(together, alone, strict=True):
-        assert [quantile.value for quantile in one] == pytest.approx([quantile.value for quantile in other], rel=1e-8)
+        assert [quantile.value for quantile in one] == pytest.approx(
+            [quantile.value for quantile in other], rel=1e-8, abs=1e-12
+        )
         assert [(quantile.q, quantile.lower, quantile.upper) for quantile in one] == [
             (quantile.q, quantile.lower, quantile.upper) for quantile in other
         ]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "bins", "total"),
+    [
+        ((-1e308, 1e308), ((0, 1.0), (1, 2.0)), 3.0),
+        ((1.0, 1e308), ((0, 1.0), (1, 2.0)), 3.0),
+        ((0.3, 0.3, 1.0), ((0, 2.0), (1, 1.0)), 0.8),
+        ((1.0, 1.0, 1.0), ((1, 2.0), (2, 1.0)), 3.0),
+        (QUEUE, ((0, 1e-3), (1, 1e-3)), 4e-4),
+        (QUEUE, ((0, 1e-3),), 1e-8),
+        (QUEUE, ((0, 2.0), (9, 1.0)), float("nan")),
+        (QUEUE, ((0, 1e9), (4, 1.0)), float("inf")),
+    ],
+)
+def test_a_histogram_that_no_server_has_costs_no_other_one(
+    bounds: tuple[float, ...], bins: tuple[tuple[int, float], ...], total: float
+) -> None:
+    strange, good = (bounds, [Observed(bins, total)] * 12), kinds(1)[0]
+    alone = [[quantile.value for quantile in estimate(*one, QS)] for one in (strange, good)]
+    assert np.isfinite(alone).all()
+    for windows in ([strange, good], [good, strange]):
+        found = [[quantile.value for quantile in one] for one in estimates(windows, QS)]
+        for one, window in zip(found, windows, strict=True):
+            assert one == pytest.approx(alone[0 if window is strange else 1], rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("told", [0, 5])
+def test_a_sum_that_is_no_number_is_not_to_be_trusted(told: int) -> None:
+    bins = ((0, 2.0), (9, 1.0))
+    polls = [Observed(bins, 21.0)] * told
+    found = estimate(QUEUE, [*polls, Observed(bins, float("nan"))], QS)
+    assert found == estimate(QUEUE, [*polls, Observed(bins, None)], QS)
 
 
 def test_nothing_is_asked_for_and_nothing_is_given() -> None:
@@ -89,7 +120,9 @@ def test_the_order_in_which_histograms_stand_makes_no_difference() -> None:
     windows = kinds(4)
     found, turned = estimates(windows, QS), estimates(windows[::-1], QS)[::-1]
     for one, other in zip(found, turned, strict=True):
-        assert [quantile.value for quantile in one] == pytest.approx([quantile.value for quantile in other], rel=1e-8)
+        assert [quantile.value for quantile in one] == pytest.approx(
+            [quantile.value for quantile in other], rel=1e-8, abs=1e-12
+        )
 
 
 VALUES = st.one_of(st.floats(1e-6, 40.0), st.floats(1.0, 1.5), st.sampled_from((0.3, 1.0, 1.2, 1.5, 2e-5)))
@@ -105,7 +138,9 @@ def test_whatever_was_observed_each_gets_what_it_gets_alone(
 ) -> None:
     windows = [window(bounds, polls, sorted(untrusted)) for bounds, polls, untrusted in drawn]
     for one, other in zip(estimates(windows, QS), [estimate(*each, QS) for each in windows], strict=True):
-        assert [quantile.value for quantile in one] == pytest.approx([quantile.value for quantile in other], rel=1e-6)
+        assert [quantile.value for quantile in one] == pytest.approx(
+            [quantile.value for quantile in other], rel=1e-8, abs=1e-12
+        )
 
 
 def test_side_by_side_polls_and_slots_are_numbered_through() -> None:

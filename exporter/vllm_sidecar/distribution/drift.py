@@ -20,7 +20,8 @@ _AROUND = 0.5
 """Observations added to the local counts of a bucket, shared out over the window."""
 _STEEPEST = 6.0
 """Largest logarithm of the ratio of the densities at a bucket's edges."""
-_NARROW = 1e-300
+_NARROW, _LARGEST = 1e-300, 1e150
+"""Least and largest width: both have logarithms, and sums."""
 
 
 class _Sides(NamedTuple):
@@ -33,7 +34,7 @@ class _Sides(NamedTuple):
     height: Floats
     """The logarithm of the density that an empty one is taken to have, for one observation of all (2, d)."""
     own: Floats
-    """The logarithm of the width of the slot (2, d)."""
+    """The logarithm of the width of the slot (d)."""
 
 
 def drifts(evidence: Evidence, parts: Sequence[Single], reach: Floats) -> Floats:
@@ -42,45 +43,58 @@ def drifts(evidence: Evidence, parts: Sequence[Single], reach: Floats) -> Floats
     These are smoothed over some polls in both directions, each counting half of its neighbour nearer by; the density
     in a bucket then leans to the neighbour that has more. Over the window the shifts of a bucket add up to 0.
     """
-    all_sides = [_sides(tuple(part.bounds), part.buckets) for part in parts]
-    share, own = (np.concatenate([sides[n] for sides in all_sides], axis=1) for n in (1, 3))
-    empty = np.concatenate(
-        [np.array(part.counts)[sides.bucket] <= 0.0 for part, sides in zip(parts, all_sides, strict=True)], axis=1
+    sides = [_sides(tuple(part.bounds), part.buckets) for part in parts]
+    counts = [np.array(part.counts) for part in parts]
+    share, own = np.concatenate([each.share for each in sides], axis=1), np.concatenate([each.own for each in sides])
+    empty = np.concatenate([each[side.bucket] <= 0.0 for each, side in zip(counts, sides, strict=True)], axis=1)
+    height = np.concatenate(
+        [side.height - np.log(each.sum()) for each, side in zip(counts, sides, strict=True)], axis=1
     )
-    slot, stack = evidence.slot, evidence.stacked()
-    smoothed = _near(stack.counts.shape[1]) @ stack.counts
-    table, row = (each[evidence.poll] for each in stack.rows)
-    column = stack.columns[1][slot]
-    counts = evidence.per_slot(evidence.count)
-    whole = evidence.per_owner(counts)[evidence.owner]
-    floor = (counts + _AROUND) / whole
-    height = np.concatenate([sides.height for sides in all_sides], axis=1) - np.log(whole)
-
-    def height_beside(step: int) -> Floats:
-        beside = (slot + step) % len(counts)
-        near: Floats = smoothed[table, row, (column + step) % smoothed.shape[2]]
-        found: Floats = np.log(near + floor[beside]) - own[0, beside]
-        return found
-
-    mine, slopes = height_beside(0), np.zeros(len(slot))
+    densities, slot = _Densities(evidence, own), evidence.slot
+    mine, slopes = densities.beside(0), np.zeros(len(slot))
     for side, step in enumerate((-1, 1)):
-        other = np.where(empty[side, slot], height[side, slot], height_beside(step))
-        slopes += (other - mine) * share[side, slot]
+        rise = np.where(empty[side, slot], height[side, slot], densities.beside(step)) - mine
+        # Beside the outermost slot of a histogram stands another one's.
+        slopes += np.where(share[side, slot] == 0.0, 0.0, rise) * share[side, slot]
     lean = mean_of(np.maximum(-_STEEPEST, np.minimum(_STEEPEST, slopes)))
     moves = np.repeat([len(part.size) > 1 and len(part.width) > 1 for part in parts], [len(p.poll) for p in parts])
     return np.where(moves, centred(evidence, reach[slot] * lean)[1], 0.0)
 
 
+class _Densities:
+    """The densities in the slots at each poll and those around it."""
+
+    def __init__(self, evidence: Evidence, widths: Floats) -> None:
+        """Smooth the counts; `widths` are logarithms (d)."""
+        stack = evidence.stacked()
+        self._smoothed = _near(stack.counts.shape[1]) @ stack.counts
+        self._table, self._row = (each[evidence.poll] for each in stack.rows)
+        self._column, self._slot, self._widths = stack.columns[1][evidence.slot], evidence.slot, widths
+        counts = evidence.per_slot(evidence.count)
+        self._floor = (counts + _AROUND) / evidence.per_owner(counts)[evidence.owner]
+
+    def beside(self, step: int) -> Floats:
+        """Return the logarithm of the density so many slots beside each bin (b)."""
+        column = (self._column + step) % self._smoothed.shape[2]
+        slot = (self._slot + step) % len(self._widths)
+        found: Floats = np.log(self._smoothed[self._table, self._row, column] + self._floor[slot]) - self._widths[slot]
+        return found
+
+
 @lru_cache(maxsize=256)
 def _sides(bounds: tuple[float, ...], buckets: tuple[int, ...]) -> _Sides:
     bucket, last = np.array(buckets), len(bounds) - 1
-    widths = np.maximum(_NARROW, np.diff(np.array(bounds), prepend=lower_edge(bounds, 0)))
+    edges = np.maximum(-_LARGEST, np.minimum(_LARGEST, [lower_edge(bounds, 0), *bounds]))
+    widths = np.maximum(_NARROW, np.diff(edges))
     own = widths[np.minimum(last, bucket)]
     step = np.array([[-1], [1]])
     other = np.maximum(0, np.minimum(last, bucket + step))
     # Outermost buckets have none beside them, and +Inf leans nowhere.
     share = np.where((other == bucket + step) & (bucket <= last), step * own / (own + widths[other]), 0.0)
-    return _Sides(other, share, np.log(_AROUND / widths[other]), np.log(np.stack([own, own])))
+    found = _Sides(other, share, np.log(_AROUND / widths[other]), np.log(own))
+    for each in found:
+        each.setflags(write=False)  # shared by all that ask
+    return found
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _SWEEPS = 20
 """Turns in which means that stay in their buckets are found, where those of the least squares do not."""
-_SETTLED = 1e-9
+_SETTLED = 1e-12
 """Widths of its bucket that each mean has to move in a turn for another one."""
 _DRIFT_PRIOR = 4.0
 """Precision of the prior of beta, which is 1."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vllm_sidecar.distribution.evidence import gather, joined
+from vllm_sidecar.distribution.evidence import gather, is_told, joined
 from vllm_sidecar.distribution.groups import groups
 from vllm_sidecar.distribution.linear import interpolated, lower_edge, ranks
 from vllm_sidecar.distribution.moments import fit
@@ -110,7 +110,7 @@ def _asked(bounds: Sequence[float], polls: Sequence[Observed], qs: Sequence[floa
         counts[bucket] += count
     if not bounds or not any(counts):
         return None
-    told = any(poll.total is not None and poll.bins for poll in polls)
+    told = any(is_told(poll) and poll.bins for poll in polls)
     return _Asked(bounds, polls, counts, list(ranks(counts, qs)), told)
 
 
@@ -163,7 +163,8 @@ def _read_off(evidence: Single, observations: Observations, places: Sequence[tup
     for bucket, same in groupby(places, key=lambda place: place[0]):
         mine = order[starts[slots[bucket]] : starts[slots[bucket] + 1]]
         values, weights = observations.values[mine].ravel(), observations.weights[mine] * evidence.count[mine][:, None]
-        for value in order_statistics(values, weights.ravel(), [rank for _, rank in same]):
-            inside = max(lower_edge(bounds, bucket), value * evidence.scale)
+        lower = lower_edge(bounds, bucket)
+        for value in order_statistics(values, weights.ravel(), [rank for _, rank in same], signed=lower < 0.0):
+            inside = max(lower, value * evidence.scale)
             found.append(min(bounds[bucket], inside) if bucket < len(bounds) else inside)
     return found

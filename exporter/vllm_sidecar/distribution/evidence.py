@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from itertools import chain
-from math import frexp, ldexp
+from math import frexp, isnan, ldexp
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -98,12 +98,6 @@ class Evidence:
         """Add up over the slots of each histogram (d -> h)."""
         return _added(self.owner, values, self.histograms)
 
-    def table(self, values: Floats) -> Floats:
-        """Return what stands for the bins (b) as a table of polls and slots (n, d)."""
-        found = np.zeros((len(self.size), len(self.width)))
-        found[self.poll, self.slot] = values
-        return found
-
     def stacked(self) -> Stack:
         """Return the counts as a stack of tables."""
         polls, slots = np.bincount(self.source, minlength=self.histograms), np.bincount(self.owner)
@@ -147,6 +141,12 @@ class Single(Evidence):
     """Slot -> bucket (d)."""
     slots: dict[int, int]
     """Bucket -> slot."""
+
+    def table(self, values: Floats) -> Floats:
+        """Return what stands for the bins (b) as a table of polls and slots (n, d)."""
+        found = np.zeros((len(self.size), len(self.width)))
+        found[self.poll, self.slot] = values
+        return found
 
     @property
     def infinite(self) -> bool:
@@ -215,11 +215,16 @@ def joined(parts: Sequence[Single]) -> Evidence:
     return Evidence(**whole)
 
 
+def is_told(poll: Observed) -> bool:
+    """Tell whether the sum of a poll is to be trusted."""
+    return poll.total is not None and not isnan(poll.total)
+
+
 def _largest(polls: Sequence[Observed], lower: Sequence[float], slots: dict[int, int], infinite: int) -> float:
     """Return the largest value that a sum allows in the +Inf bucket: all others of the poll at their lower edges."""
     largest = lower[-1]
     for poll in polls:
-        if poll.total is not None and poll.bins[-1][0] == infinite:
+        if poll.total is not None and is_told(poll) and poll.bins[-1][0] == infinite:
             least = sum([count * lower[slots[bucket]] for bucket, count in poll.bins])
             largest = max(largest, min(_LARGEST, poll.total) - least + lower[-1])
     return largest

@@ -170,7 +170,7 @@ def _body_and_slow(evidence: Evidence, found: Groups, slot: int, bins: Places, s
     usual = np.interp((np.arange(_BODY) + 0.5) / _BODY, SHARES, found.nodes[slot]) - lower
     body = usual + belief * (level * np.exp(min(deviation, 1.0) * _NORMAL) - usual)
     tail = top * (width / top) ** ((np.arange(NODES - _BODY) + 0.5) / (NODES - _BODY))
-    share = belief * slow / float(size.sum())
+    share = min(1.0, belief * slow / float(size.sum()))
     found.nodes[slot] = lower + np.maximum.accumulate(np.minimum(width, np.concatenate([body, tail])))
     found.weights[slot] = np.repeat([(1.0 - share) / _BODY, share / (NODES - _BODY)], [_BODY, NODES - _BODY])
     found.upper[slot, _BODY:] = 1.0

@@ -18,11 +18,14 @@ _FAINT = 1e-6
 _TINY = 1e-300
 
 
-def order_statistics(values: Floats, weights: Floats, ranks: Sequence[float]) -> Iterator[float]:
+def order_statistics(
+    values: Floats, weights: Floats, ranks: Sequence[float], *, signed: bool = False
+) -> Iterator[float]:
     """Yield the values of ascending ranks, rounded up, among values that stand for so many observations.
 
     Several values may share what one observation is: it is then their geometric mean, as latencies go by ratios. Where
-    an observation may be microseconds or some 0.1 s it is between them, and nearer to what is more likely.
+    an observation may be microseconds or some 0.1 s it is between them, and nearer to what is more likely. Where values
+    may be below 0 (`signed`) it is their mean.
     """
     some = weights > 0.0
     if some.any():
@@ -39,8 +42,11 @@ def order_statistics(values: Floats, weights: Floats, ranks: Sequence[float]) ->
         if len(mine) > 1:
             upper, lower = ends[first + 1 : first + 1 + len(mine)], ends[first : first + len(mine)]
             part = np.minimum(upper, last) - np.maximum(lower, last - 1.0)
-            logs = np.log(np.maximum(mine, _FAINT * max(-float(mine[0]), float(mine[-1])) + _TINY))
-            mean = exp(float(logs @ part) / float(part.sum()))
+            if signed:
+                mean = float(mine @ part) / float(part.sum())
+            else:
+                logs = np.log(np.maximum(mine, _FAINT * float(mine[-1]) + _TINY))
+                mean = exp(float(logs @ part) / float(part.sum()))
             # A mean of equal values is that value, whatever the rounding; and no rank is below a smaller one.
             before = max(before, min(float(mine[-1]), max(float(mine[0]), mean)))
         else:

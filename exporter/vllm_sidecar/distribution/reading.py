@@ -25,8 +25,6 @@ _CELL = 1e-3
 """Least distance of two places that matters, in widths of the bucket."""
 _PENALTY = 4.0
 """What a place costs (nats) for each distance to the next that it is beyond what its poll allows."""
-_REACH = 4.0
-"""Deviations of the number of the upper group that are looked at."""
 _TINY = 1e-30
 
 
@@ -150,9 +148,8 @@ class Reader:
         """Return the logarithm of the density of the rest, for mean and variance of what is in no such bucket."""
         slot, left = self.slot[rows], self.count[rows] - 1.0
         share = np.maximum(1e-6, np.minimum(1.0 - 1e-6, steps.share[slot]))
-        reach = _REACH * np.sqrt(left * share * (1.0 - share)) + 1.0
-        first = int(max(0.0, (left * share - reach).min()))
-        upper = np.arange(first, int(min(left.max(), (left * share + reach).max())) + 1)
+        # A step that is hardly likely may be the only one that explains a sum, so none is left out.
+        upper = np.arange(int(left.max()) + 1)
         lower = np.maximum(0.0, left[:, None] - upper)
         middle = mean[:, None] + lower * steps.means[0, slot][:, None] + upper * steps.means[1, slot][:, None]
         spread = lower * steps.variances[0, slot][:, None] + upper * steps.variances[1, slot][:, None]

@@ -79,17 +79,15 @@ class _Learner:
         moments = moments._replace(between=moments.between * still, shifts=moments.shifts * still[slot])
         self.gaps = gaps(usual.nodes)
         self.middle = (usual.weights * usual.nodes).sum(1)
-        self.start, self.factor = self.middle[slot], np.ones(len(slot))
         values, apart = usual.nodes[slot], self.gaps[slot]
-        if moments.between.any() or moments.shifts.any():
-            self._move(moments)
-            lower, factor = evidence.lower[slot][:, None], self.factor[:, None]
-            values -= self.middle[slot][:, None]
-            values *= factor
-            values += self.start[:, None]
-            np.minimum(lower + evidence.width[slot][:, None], values, out=values)
-            np.maximum(lower, values, out=values)
-            apart *= factor
+        self._move(moments)
+        lower, factor = evidence.lower[slot][:, None], self.factor[:, None]
+        values -= self.middle[slot][:, None]
+        values *= factor
+        values += self.start[:, None]
+        np.minimum(lower + evidence.width[slot][:, None], values, out=values)
+        np.maximum(lower, values, out=values)
+        apart *= factor
         self.bins = Bins(values, apart)
 
     def _move(self, moments: Moments) -> None:
@@ -97,7 +95,7 @@ class _Learner:
         evidence = self.evidence
         poll, slot, count = evidence.poll, evidence.slot, evidence.count
         lower = evidence.lower[slot]
-        means = np.maximum(lower, np.minimum(lower + evidence.width[slot], self.start + moments.shifts))
+        means = np.maximum(lower, np.minimum(lower + evidence.width[slot], self.middle[slot] + moments.shifts))
         within, between = moments.within[slot], moments.between[slot]
         variance = evidence.per_poll(count * (within + between * count))[poll] + _TINY
         left = (evidence.total - evidence.per_poll(count * means))[poll]

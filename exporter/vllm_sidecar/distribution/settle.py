@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from vllm_sidecar.distribution.reading import Bins
 
 _TINY = 1e-30
+_CLEAR = 0.1
+"""Share of the mean by which that of the slow ones, or of the others, is away from it to explain what is missing."""
 _ROUNDING = 1e-13
 """Share of the room in a poll's buckets up to which what is left is rounding."""
 
@@ -34,7 +36,7 @@ def settled(evidence: Evidence, bins: Bins, weights: Floats, usual: Groups | Non
     """Move the places so that the observations of each poll add up to its sum; single ones are exact.
 
     Those of a bin move together, more where they are less certain. As far as a slot holds slow requests among small
-    values, it is the slow ones that move: their places are far apart; and what others cannot take makes more of its
+    values, it is the slow ones that move: their places are far apart; and what is left then makes more of its
     observations slow, or fewer. What is given is taken over.
     """
     poll, slot, values = evidence.poll, evidence.slot, bins.values
@@ -71,7 +73,8 @@ def _move(evidence: Evidence, bins: Bins, weights: Floats, slow: Floats, far: Pl
     moved = (_left(evidence, values, weights) / whole)[evidence.poll]
     loose[far] = 0.0
     values += (moved * loose)[:, None]
-    values[far] += moved[far][:, None] * apart
+    # However far the slow ones move, they stay the larger ones.
+    values[far] = np.maximum.accumulate(values[far] + moved[far][:, None] * apart, axis=1)
     np.minimum((lower + evidence.width[slot])[:, None], values, out=values)
     np.maximum(lower[:, None], values, out=values)
 
@@ -96,10 +99,13 @@ def _more_or_less(weights: Floats, values: Floats, upper: Floats, missing: Float
     size = values - values[:, :1] + _TINY
     more, less = (weights * upper + _TINY) * size, weights * (1.0 - upper) + _TINY
     found = weights.copy()
-    for other, wanted in ((more, missing), (less, -missing)):
+    for other, sign in ((more, 1.0), (less, -1.0)):
         change = other / other.sum(1, keepdims=True) - weights
-        reach = np.abs((change * size).sum(1)) + _TINY
-        found += (belief * np.maximum(0.0, np.minimum(1.0, wanted / reach)))[:, None] * change
+        reach = sign * (change * size).sum(1)
+        # Where the slow ones are hardly larger than all they explain nothing.
+        clear = np.maximum(0.0, np.minimum(1.0, reach / (_CLEAR * (weights * size).sum(1) + _TINY)))
+        share = np.maximum(0.0, np.minimum(1.0, sign * missing / (np.maximum(reach, 0.0) + _TINY)))
+        found += (belief * clear * share)[:, None] * change
     return found
 
 

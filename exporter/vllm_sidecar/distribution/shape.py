@@ -41,6 +41,8 @@ _TURNS = 3
 _INNER = np.array([-0.875, -0.625, -0.375, -0.125, 0.125, 0.375, 0.625, 0.875])
 _STEEP = 20.0
 """Largest logarithm of the ratio of two densities in a bucket."""
+_NARROW = 1e-300
+"""Least width of a bucket."""
 _NEAR = 1e-12
 """Least distance of two edges on the logarithmic axis."""
 
@@ -118,8 +120,10 @@ def _axis(outline: Outline) -> _Axis:
     finite: Sequence[float] = counts[:-1]
     if beyond > 0.0 and counts[-1]:
         # +Inf becomes a bucket up to twice its mean, with what an exponential tail has there.
-        bounds, finite = [*bounds, bounds[-1] + 2.0 * beyond], [*finite, counts[-1] * _INSIDE]
-    first, middles, widths = _logarithmic(tuple(bounds))
+        finite = [*finite, counts[-1] * _INSIDE]
+        first, middles, widths = _logarithmic((*bounds, bounds[-1] + 2.0 * beyond))
+    else:
+        first, middles, widths = _known(tuple(bounds))
     if limit:
         bucket, begin, end = limit[0] - first, log(limit[1]), log(limit[2])
         middles, widths = middles.copy(), widths.copy()
@@ -128,6 +132,14 @@ def _axis(outline: Outline) -> _Axis:
 
 
 @lru_cache(maxsize=64)
+def _known(bounds: tuple[float, ...]) -> tuple[int, Floats, Floats]:
+    """Return the same for bounds that are asked for again and again."""
+    found = _logarithmic(bounds)
+    for each in found[1:]:
+        each.setflags(write=False)  # shared by all that ask
+    return found
+
+
 def _logarithmic(bounds: tuple[float, ...]) -> tuple[int, Floats, Floats]:
     """Return the first bucket that has logarithms, and the middles and widths of it and those above."""
     first = next((i for i, bound in enumerate(bounds) if bound > 0.0), len(bounds))
@@ -157,7 +169,7 @@ def _pieces(axes: Sequence[_Axis], inner: _Inner) -> tuple[Floats, Floats]:
     slope, curve = _parabolas(middles, widths, heights, inner)
     low, high = inner.low[:, None], inner.high[:, None]
     half = widths[inner.place][:, None] / 2.0
-    edges = (np.sqrt(low) * np.sqrt(high) * np.exp(half * _EDGES) - low) / (high - low)
+    edges = (np.sqrt(low) * np.sqrt(high) * np.exp(half * _EDGES) - low) / np.maximum(_NARROW, high - low)
     weights = np.exp((slope[:, None] + curve[:, None] * _MIDDLES) * _MIDDLES)
     return np.maximum(0.0, np.minimum(1.0, edges)), weights
 
@@ -221,7 +233,7 @@ def _through(heights: Floats, left: Floats, right: Floats) -> tuple[Floats, Floa
 
 def _power(bounds: Sequence[float], counts: Sequence[float], beside: float) -> float:
     """Return the power of the value in the first bucket whose density meets that beside its edge."""
-    density = max(beside, _NOTHING / (bounds[1] - bounds[0]))
+    density = max(beside, _NOTHING / max(_NARROW, bounds[1] - bounds[0]))
     return max(-0.5, min(8.0, density / (counts[0] / bounds[0]) - 1.0))
 
 

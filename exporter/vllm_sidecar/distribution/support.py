@@ -142,13 +142,13 @@ def _ends(evidence: Single) -> Iterator[_End]:
     bounds, counts = evidence.bounds, evidence.counts
     least = max(_LEAST, _SHARE * sum(counts))
     for slot, bucket in enumerate(evidence.buckets):
-        if bucket == 0 or bucket == len(bounds) or counts[bucket] < least:
+        if bucket in (0, len(bounds)) or counts[bucket] < least or bounds[bucket - 1] >= bounds[bucket]:
             continue
         for step in (-1, 1):
             near, beyond = bucket + step, bucket - step
             inside = 1 <= near < len(bounds) and bounds[min(near, bucket) - 1] > _APART * bounds[max(near, bucket)]
             empty = 0 <= beyond < len(bounds) and counts[beyond] < _FEW * counts[bucket]
-            if inside and empty and counts[near] > 0.0:
+            if inside and empty and counts[near] > 0.0 and bounds[near - 1] < bounds[near]:
                 end = _end(evidence, slot, step)
                 if end:
                     yield end
