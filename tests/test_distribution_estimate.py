@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exactly import counted, exact
+from exactly import counted, exact, polled
 from vllm_sidecar.distribution import estimate, estimates, window_quantiles
-from vllm_sidecar.model import Observed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from vllm_sidecar.model import Observed
 
 QS = (0.5, 0.9, 0.95, 0.99)
 MANY = (0.0, 0.001, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -32,10 +33,7 @@ def poll(*values: float, bounds: tuple[float, ...] = BOUNDS) -> tuple[list[float
 
 
 def observed(polls: Polls) -> list[Observed]:
-    return [
-        Observed(tuple((bucket, count) for bucket, count in enumerate(counts) if count), total)
-        for counts, total in polls
-    ]
+    return [polled(counts, total) for counts, total in polls]
 
 
 VALUES = st.floats(1e-6, 40.0)

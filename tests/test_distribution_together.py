@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from exactly import counted, gathered
+from exactly import counted, gathered, polled
 from vllm_sidecar.distribution import estimate, estimates
 from vllm_sidecar.distribution.evidence import joined
 from vllm_sidecar.distribution.moments import fit
@@ -30,8 +30,7 @@ def window(bounds: tuple[float, ...], polls: Sequence[Sequence[float]], untruste
     found = []
     for number, values in enumerate(polls):
         counts, total = counted(values, bounds)
-        bins = tuple((bucket, count) for bucket, count in enumerate(counts) if count)
-        found.append(Observed(bins, None if number in untrusted else total))
+        found.append(polled(counts, None if number in untrusted else total))
     return bounds, found
 
 

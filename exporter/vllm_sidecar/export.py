@@ -47,7 +47,7 @@ class Source(Protocol):
         """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
 
     async def prepare(self) -> None:
-        """Do the costly part of the next snapshot in small pieces."""
+        """Do the costly part of the next snapshot, one engine after the other."""
 
 
 class Node(Protocol):
@@ -84,7 +84,7 @@ class Exporter:
         return [source.health for source in self._sources]
 
     async def prepare(self) -> None:
-        """Do the costly part of the next snapshots in small pieces, so that polls are in time meanwhile."""
+        """Do the costly part of the next snapshots, one engine after the other, so that polls are in time meanwhile."""
         for source in self._sources:
             await source.prepare()
 

@@ -77,7 +77,7 @@ class Pipeline:
         self._normaliser = Normaliser()
         self._windows = Windows(config.windows.length, config.windows.keep)
         self._windows_still = asyncio.Lock()
-        """Held while they are read in pieces, for a poll in between would undo them."""
+        """Held while they are read one after the other, for a poll in between would undo them."""
         self._introspector = _introspector(target, config, self._client, wall)
         labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
         settings = Settings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
@@ -226,7 +226,7 @@ class Pipeline:
         return self._current
 
     async def prepare(self) -> None:
-        """Do the costly part of the next snapshot in pieces: a scrape of many engines must not hold up all else."""
+        """Do the costly part of the next snapshot engine by engine: a scrape of many must not hold up all else."""
         if self._current is not None or self._readings is None:
             return
         async with self._windows_still:
