@@ -213,6 +213,17 @@ def test_a_slow_request_of_milliseconds_is_told_with_what_was_fitted_to_the_sums
     assert 15e-6 < ranked(found, 0.5) < 25e-6
 
 
+@pytest.mark.parametrize(("alone", "told"), [(2, 0.0), (3, 1.0), (5, 1.0)])
+def test_while_all_other_polls_have_longer_waits_three_tell_which_requests_were_slow(alone: int, told: float) -> None:
+    rng = Random(1)
+    waits = queued(rng, 0, 4)[:20]
+    waits[0][0] = 0.2
+    polls = [values if number < alone else [*values, rng.uniform(1.0, 3.0)] for number, values in enumerate(waits)]
+    found = fitted_in(polls)
+    assert found.slow[0] == told
+    assert (ranked(found, 0.5) < 30e-6) == bool(told)
+
+
 @pytest.mark.parametrize("many", [2, 5, 20])
 def test_microseconds_without_a_slow_request_are_not_split(many: int) -> None:
     polls = queued(Random(1), 0, many)

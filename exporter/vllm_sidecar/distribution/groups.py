@@ -26,6 +26,8 @@ FACTORIALS = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, MOST + 1)))])
 """Logarithms."""
 _FEWEST = 8
 """Polls from which on groups can be told."""
+_FEW = 3
+"""Polls without a slow request, or with one, from which on it can be told: hundreds of times apart, it is plain."""
 _GAIN = 4.0
 """Logarithm of the likelihood ratio to one group from which on there are two; at twice as much it is sure."""
 _SHARES = np.repeat([0.12, 0.25, 0.4, 0.5, 0.6, 0.75, 0.88], 2)
@@ -150,7 +152,7 @@ def _two(evidence: Evidence, moments: Moments, found: Groups, slot: int, seen: _
 def _body_and_slow(evidence: Evidence, found: Groups, slot: int, bins: Places, small: float) -> None:
     """Tell slow requests from the small values of all others in the first bucket."""
     bins = bins[evidence.size[evidence.poll[bins]] == evidence.count[bins]]
-    if len(bins) < _FEWEST:
+    if len(bins) < _FEW:
         return
     size = evidence.count[bins]
     lower, width = float(evidence.lower[slot]), float(evidence.width[slot])
