@@ -111,10 +111,10 @@ class GpuMonitor:
                 self._look_after(thread)
         finally:
             thread.stop()
-            try:
-                async with asyncio.timeout(END_SECONDS):
-                    await ended.wait()
-            except TimeoutError:
+            # Not asyncio.timeout: before Python 3.11.4 it says nothing in a task that is being cancelled.
+            waiting = asyncio.ensure_future(ended.wait())
+            if not (await asyncio.wait([waiting], timeout=END_SECONDS))[0]:
+                waiting.cancel()
                 event(_log, logging.WARNING, "gpu_thread_left_behind", call=thread.doing)
 
     def _look_after(self, thread: PollThread) -> None:
