@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from operator import sub
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.distribution import estimates
-from vllm_sidecar.model import Observed, Scope
+from vllm_sidecar.model import Scope
+from vllm_sidecar.window import between
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -109,22 +109,9 @@ def _grown(old: Reading, new: Reading, counter: str) -> float | None:
 
 def _quantiles(ends: Sequence[tuple[Histogram | None, Histogram | None]]) -> list[list[Quantile]]:
     """Return the quantiles of what histograms observed from one reading to another; empty where nothing can be said."""
-    windows = [(new.bounds if new else (), _observed(old, new)) for old, new in ends]
+    seen = [(new.bounds if new else (), between(old, new)) for old, new in ends]
+    windows = [(bounds, [poll] if poll else []) for bounds, poll in seen]
     found: list[list[Quantile]] = []
     for first in range(0, len(windows), TOGETHER):
         found += estimates(windows[first : first + TOGETHER], QUANTILES)
     return found
-
-
-def _observed(old: Histogram | None, new: Histogram | None) -> list[Observed]:
-    if new is None or new is old or (old is not None and old.bounds != new.bounds):
-        return []
-    then = old.cumulative if old is not None else (0.0,) * len(new.cumulative)
-    grown = list(map(sub, new.cumulative, then))
-    counts = [grown[0], *map(sub, grown[1:], grown)]
-    if min(counts) < 0.0:
-        return []
-    before = 0.0 if old is None else old.total
-    total = new.total - before if new.total is not None and before is not None else None
-    bins = tuple([(bucket, count) for bucket, count in enumerate(counts) if count > 0.0])
-    return [Observed(bins, total if total is None or total >= 0.0 else None)]

@@ -96,14 +96,14 @@ class Window:
         polls.append((at, reading))
         for gauge, values in self._values.items():
             values.append(reading.gauges.get(gauge))
-        for name, between in self._observed_by_poll.items():
-            between.append(_between(self.latest.histograms.get(name), reading.histograms.get(name)))
+        for name, seen in self._observed_by_poll.items():
+            seen.append(between(self.latest.histograms.get(name), reading.histograms.get(name)))
         while len(polls) > 2 and polls[1][0] <= at - self._length:
             gone = polls.popleft()
             for values in self._values.values():
                 values.popleft()
-            for between in self._observed_by_poll.values():
-                between.popleft()
+            for seen in self._observed_by_poll.values():
+                seen.popleft()
             if not older or gone[0] - older[-1][0] >= COARSE:
                 older.append(gone)
         while older and older[0][0] < at - self._keep:
@@ -193,11 +193,11 @@ class Window:
         whole = self.observed(name)
         if whole is None:
             return []
-        between = self._observed_by_poll.get(name)
-        if between is None:  # kept up to date from now on, as with `values`
+        seen = self._observed_by_poll.get(name)
+        if seen is None:  # kept up to date from now on, as with `values`
             found = [reading.histograms.get(name) for _, reading in self._polls]
-            between = self._observed_by_poll[name] = deque(map(_between, found, found[1:]))
-        polls = [poll for poll in between if poll is None or poll.bins]
+            seen = self._observed_by_poll[name] = deque(map(between, found, found[1:]))
+        polls = [poll for poll in seen if poll is None or poll.bins]
         if None in polls:  # left out of a body, or a bucket that fell and rose again: only the whole is known
             bins = tuple([(bucket, count) for bucket, count in enumerate(whole.counts) if count > 0.0])
             return [Observed(bins, whole.total)]
@@ -239,8 +239,8 @@ class Window:
         return Extent(max(values), sum(values) / len(values), values[0], values[-1])
 
 
-def _between(old: Histogram | None, new: Histogram | None) -> Observed | None:
-    """Return what was observed between two polls; None where they do not tell."""
+def between(old: Histogram | None, new: Histogram | None) -> Observed | None:
+    """Return what a histogram observed between two readings; None where they do not tell."""
     if new is old:
         return NOTHING
     if new is None:

@@ -18,6 +18,7 @@ more than any spread within a bucket could explain, tells the drift.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -123,7 +124,6 @@ class _Fit:
         outer = np.concatenate([_outermost(part) for part in parts])
         self.prior = (np.where(outer, _UNSURE, _SURE) * self.reach) ** 2 + _TINY
         self.precision = 1.0 / ((_FREE * self.reach) ** 2 + _TINY)
-        self.closed: Flags | None = None
         self.fitted = np.minimum(self.many, np.bincount(evidence.owner))
         """How many of the means are fitted to the sums, and not left to the prior."""
 
@@ -270,11 +270,14 @@ class _Fit:
         if self.ratio.any():
             self._uncrossed(residual)
 
+    @cached_property
+    def closed(self) -> Flags:
+        """Whether no value seems to cross the lower edge of each slot, and the upper one (2, d)."""
+        return np.concatenate([_closed_edges(part) for part in self.parts], axis=1)
+
     def _uncrossed(self, residual: Floats) -> None:
         """Bound the spread within polls where polls come near an edge that no value crosses."""
         evidence, variance = self.evidence, self._variance()
-        if self.closed is None:
-            self.closed = np.concatenate([_closed(part) for part in self.parts], axis=1)
         closed = self.closed
         believed = np.minimum(1.0, self.ratio / 0.1)[evidence.owner]
         for slot in np.flatnonzero(closed.any(0) & (believed > 0.0)):
@@ -298,7 +301,7 @@ def _outermost(evidence: Single) -> Flags:
     return evidence.first | (np.array(evidence.buckets) >= last)
 
 
-def _closed(evidence: Single) -> Flags:
+def _closed_edges(evidence: Single) -> Flags:
     """Return whether no value seems to cross the lower edge of each slot, and the upper one (2, d)."""
     counts = np.array(evidence.counts)
     buckets = np.array(evidence.buckets)

@@ -77,9 +77,8 @@ class _Learner:
         slot, still = evidence.slot, 1.0 - usual.slow
         # Slow requests among small values explain what looks like drift.
         moments = moments._replace(between=moments.between * still, shifts=moments.shifts * still[slot])
-        self.gaps = gaps(usual.nodes)
         self.middle = (usual.weights * usual.nodes).sum(1)
-        values, apart = usual.nodes[slot], self.gaps[slot]
+        values, apart = usual.nodes[slot], gaps(usual.nodes)[slot]
         self._move(moments)
         lower, factor = evidence.lower[slot][:, None], self.factor[:, None]
         values -= self.middle[slot][:, None]
