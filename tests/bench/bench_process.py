@@ -5,11 +5,15 @@ evaluates seven recording rules
 (quantiles of TTFT, ITL and queue time, mean queue time, prefix-hit ratio) each second; the sidecar polls it each
 second and is scraped each 5 s.
 
-    python tests/bench/bench_process.py [SECONDS]     120 by default
+    python tests/bench/bench_process.py [SECONDS] [--before CHECKOUT]     120 s by default
+
+With a checkout of another commit its sidecar runs beside, with and without GPUs. GPUs are those of the stub of the
+driver's library, eight of them; a process counts with its children.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import shutil
@@ -30,12 +34,14 @@ import aiohttp  # noqa: E402 - the helpers of the tests are beside this folder
 import psutil  # noqa: E402
 from bodies import recorded  # noqa: E402
 
+import stub_nvml  # noqa: E402
 from loopback import free_port  # noqa: E402
 from prometheus_process import configuration, job, prometheus  # noqa: E402
 from sidecar_process import started  # noqa: E402
 
 SCRAPERS = 50
 ROUNDS = 20
+GPUS = 8
 RULES = """
 groups:
   - name: same job
@@ -76,25 +82,31 @@ def peer(stack: ExitStack, folder: Path, upstream: int) -> int | None:
     return stack.enter_context(prometheus(folder, config, "--log.level=error")).process.pid
 
 
-def cost(process: psutil.Process) -> tuple[float, float]:
-    """Return CPU seconds so far and resident MB."""
-    times = process.cpu_times()
-    return times.user + times.system, process.memory_info().rss / 1e6
+def cost(process: psutil.Process) -> tuple[float, float, float]:
+    """Return CPU seconds so far, resident MB and private MB, of a process and its children."""
+    cpu = resident = private = 0.0
+    for each in (process, *process.children(recursive=True)):
+        times, memory = each.cpu_times(), each.memory_full_info()
+        cpu += times.user + times.system
+        resident, private = resident + memory.rss / 1e6, private + memory.uss / 1e6
+    return cpu, resident, private
 
 
-def compare(names: list[tuple[str, int]], base: str, seconds: float) -> None:
-    """Print CPU per second and memory of the processes over some seconds, in which the sidecar is scraped each 5 s."""
+def compare(names: list[tuple[str, int]], bases: list[str], seconds: float) -> None:
+    """Print CPU per second and memory of the processes over some seconds, in which sidecars are scraped each 5 s."""
     processes = [(name, psutil.Process(pid)) for name, pid in names]
     time.sleep(10.0)  # start-up is not what this measures
     before = [cost(process)[0] for _, process in processes]
     began = time.monotonic()
     while time.monotonic() - began < seconds:
-        urllib.request.urlopen(f"{base}/metrics", timeout=5).read()  # noqa: S310 - loopback
+        for base in bases:
+            urllib.request.urlopen(f"{base}/metrics", timeout=5).read()  # noqa: S310 - loopback
         time.sleep(5.0)
     elapsed = time.monotonic() - began
     for (name, process), start in zip(processes, before, strict=True):
-        cpu, memory = cost(process)
-        print(f"{name:12} {1e3 * (cpu - start) / elapsed:7.2f} ms of CPU a second   {memory:6.1f} MB resident")
+        cpu, resident, private = cost(process)
+        print(f"{name:24} {1e3 * (cpu - start) / elapsed:7.2f} ms of CPU a second   {resident:6.1f} MB resident, "
+              f"{private:6.1f} private")  # fmt: skip
 
 
 async def scrapers(base: str) -> list[float]:
@@ -115,20 +127,49 @@ async def scrapers(base: str) -> list[float]:
     return seen
 
 
+def stub_variables(folder: Path) -> dict[str, str] | None:
+    """Build the stub of the driver's library; return the variables that put it in its place, None without cc."""
+    if shutil.which("cc") is None:
+        return None
+    library, script = stub_nvml.build(folder / "nvml"), folder / "nvml" / "script"
+    script.write_text(f"gpus {GPUS}\n")
+    return {"LD_LIBRARY_PATH": str(library.parent), "NVML_STUB_SCRIPT": str(script)}
+
+
+def sidecars(stack: ExitStack, upstream: int, before: Path | None, folder: Path) -> list[tuple[str, int, str]]:
+    """Start the sidecars to compare; return name, process and base URL of each."""
+    stub = stub_variables(folder)
+    found = []
+    for name, checkout in {"now": HERE.parents[1], **({"before": before} if before else {})}.items():
+        for devices, about, variables in (("none", "", {}), ("all", f", {GPUS} GPUs", stub)):
+            if variables is None:
+                continue
+            config = folder / f"{devices}.yaml"
+            config.write_text(f"gpu: {{devices: {devices}}}\n")
+            flags = ("--config.file", str(config), "--vllm.url", f"http://127.0.0.1:{upstream}")
+            python = {"PYTHONPATH": str(checkout / "exporter")}
+            running, base = stack.enter_context(started(*flags, variables=python | variables))
+            found.append((f"sidecar {name}{about}", running.process.pid, base))
+    return found
+
+
 def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 120.0
+    parser = argparse.ArgumentParser(description="The running sidecar beside a real Prometheus.")
+    parser.add_argument("seconds", type=float, nargs="?", default=120.0)
+    parser.add_argument("--before", type=Path, help="checkout of another commit to run beside")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder, upstream = Path(name), free_port()
         server = replaying(folder, upstream)
         stack.callback(os.kill, server.pid, signal.SIGKILL)
         time.sleep(2.0)
         beside = peer(stack, folder, upstream)
-        running, base = stack.enter_context(started("--vllm.url", f"http://127.0.0.1:{upstream}"))
-        names = [("sidecar", running.process.pid)] + ([("prometheus", beside)] if beside else [])
-        compare(names, base, seconds)
+        running = sidecars(stack, upstream, options.before, folder)
+        names = [(about, pid) for about, pid, _ in running] + ([("prometheus", beside)] if beside else [])
+        compare(names, [base for _, _, base in running], options.seconds)
         if not beside:
             print("prometheus is not installed: apt-get install prometheus for the comparison")
-        latencies = asyncio.run(scrapers(base))
+        latencies = asyncio.run(scrapers(running[0][2]))
         cuts = quantiles(latencies, n=100)
         print(f"/metrics with {SCRAPERS} scrapers at once, {len(latencies)} scrapes: "
               f"median {1e3 * median(latencies):.1f} ms, p99 {1e3 * cuts[98]:.1f} ms")  # fmt: skip
