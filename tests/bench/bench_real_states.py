@@ -29,9 +29,9 @@ import aiohttp
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-from bench_real_faults import URL, engine_core, model_name, server
+from bench_real_faults import URL, engine_core, model_name, server  # noqa: E402 - beside this file
 
-from loopback import free_port
+from loopback import free_port  # noqa: E402
 
 if TYPE_CHECKING:
     import psutil
@@ -70,9 +70,8 @@ class Clients:
 
     async def drain(self, seconds: float = 120.0) -> None:
         """Wait until all are answered, for so long at most."""
-        end = time.monotonic() + seconds
-        while self._open and time.monotonic() < end:
-            await asyncio.sleep(0.1)
+        if self._open:
+            await asyncio.wait(self._open, timeout=seconds)
 
     def leave(self) -> None:
         """Disconnect all that wait."""
@@ -196,9 +195,8 @@ async def played(command: str, program: list[str], *flags: str, whole: bool) -> 
                     answered = clients.answered
                     await asyncio.sleep(10.0)
                     await steady(watched, clients)
-                    print(
-                        f"a new process: {clients.answered - answered} answered since, {watched.counted() - before:.0f} counted"
-                    )
+                    counted = watched.counted() - before
+                    print(f"a new process: {clients.answered - answered} answered since, {counted:.0f} counted")
                     print(f"  {await asyncio.to_thread(watched.line)}", flush=True)
             finally:
                 await clients.close()
