@@ -107,7 +107,7 @@ async def test_the_requests_in_flight_are_asked_for_more_often_than_what_hardly_
 
 async def test_the_identity_of_a_server_without_dev_mode() -> None:
     probing = introspector(FakeClient(), ["--gpu-memory-utilization=0.8", "-tp", "2"])
-    probing.observe(0.0, CACHE)
+    probing.observe_cache_config(CACHE)
     await walk(probing, 0.0, 4)
     identity = probing.identity
     assert identity.version == "0.32.0"
@@ -192,12 +192,12 @@ async def test_an_endpoint_that_never_answers_does_not_hold_the_fingerprint_back
 async def test_a_rollout_is_one_change_with_one_new_fingerprint() -> None:
     client = FakeClient()
     probing = introspector(client)
-    probing.observe(0.0, CACHE)
+    probing.observe_cache_config(CACHE)
     await walk(probing, 0.0, 4)
     before = probing.identity
     client.answers.update({VERSION: b'{"version":"0.33.0"}', MODELS: models(4096)})
     probing.restart()
-    probing.observe(0.0, {**CACHE, "block_size": "32"})
+    probing.observe_cache_config({**CACHE, "block_size": "32"})
     seen = []
     for i in range(4):
         await probing.step(20.0 + i)
@@ -209,11 +209,11 @@ async def test_a_rollout_is_one_change_with_one_new_fingerprint() -> None:
 
 async def test_an_identical_restart_is_no_change_whatever_memory_was_free() -> None:
     probing = introspector(FakeClient())
-    probing.observe(0.0, CACHE)
+    probing.observe_cache_config(CACHE)
     await walk(probing, 0.0, 4)
     before = probing.identity
     probing.restart()
-    probing.observe(0.0, {**CACHE, "num_gpu_blocks": "8000"})
+    probing.observe_cache_config({**CACHE, "num_gpu_blocks": "8000"})
     await walk(probing, 20.0, 4)
     assert probing.identity == before
 
@@ -222,22 +222,22 @@ async def test_what_a_new_life_does_not_tell_any_more_is_forgotten() -> None:
     client = FakeClient()
     client.answers[INFO] = SERVER_INFO
     probing = introspector(client)
-    probing.observe(0.0, CACHE)
+    probing.observe_cache_config(CACHE)
     await walk(probing, 0.0, 4)
     probing.restart()
     client.answers[INFO] = Reason.HTTP_404
-    probing.observe(0.0, None)
+    probing.observe_cache_config(None)
     await walk(probing, 20.0, 4)
     assert probing.identity.flags == {"model": "/models/tiny", "served_model_name": "tiny", "max_model_len": 2048}
 
 
 async def test_a_poll_without_cache_config_forgets_nothing_in_the_same_life() -> None:
     probing = introspector(FakeClient())
-    probing.observe(0.0, CACHE)
-    probing.observe(0.0, None)
+    probing.observe_cache_config(CACHE)
+    probing.observe_cache_config(None)
     assert probing.identity.flags == {"kv_cache_dtype": "fp8", "block_size": 16}
     known = probing.identity
-    probing.observe(0.0, dict(CACHE))
+    probing.observe_cache_config(dict(CACHE))
     assert probing.identity is known
 
 
@@ -273,9 +273,9 @@ async def test_a_number_of_requests_in_flight_is_not_shown_when_it_is_old() -> N
     client.answers[LOAD] = b'{"server_load":7}'
     probing = introspector(client)
     await walk(probing, 0.0, 4)
-    probing.observe(33.0, None)
+    probing.expire(33.0)
     assert probing.identity.requests_in_flight == 7.0
-    probing.observe(33.1, None)
+    probing.expire(33.1)
     assert probing.identity.requests_in_flight is None
 
 
@@ -343,7 +343,7 @@ async def test_an_answer_of_the_process_before_a_restart_is_not_one_of_the_proce
 async def test_what_several_servers_said_in_turn_is_neither_known_nor_a_change() -> None:
     client = FakeClient()
     probing = introspector(client, ["--max-num-seqs", "16"])
-    probing.observe(0.0, CACHE)
+    probing.observe_cache_config(CACHE)
     await walk(probing, 0.0, 4)
     probing.start_over()
     assert (probing.identity.version, probing.identity.models, probing.identity.fingerprint) == (None, (), None)

@@ -56,6 +56,7 @@ class Server(Client):
     def __init__(self, does: Callable[[str], Behaviour] = lambda _: Behaviour(), body: bytes = BODY) -> None:
         self.does = does
         self.body = body
+        self.poll_seconds: Callable[[], float] = lambda: POLL_SECONDS
         self.polled: list[float] = []
         self.probed: defaultdict[str, list[float]] = defaultdict(list)
         self.open_probes = 0
@@ -78,8 +79,9 @@ class Server(Client):
     ) -> Response:
         if path == "/metrics":
             self.polled.append(virtual_time.now())
-            await asyncio.sleep(POLL_SECONDS)
-            return Response(self.body, "text/plain; version=0.0.4", POLL_SECONDS, len(self.body))
+            seconds = self.poll_seconds()
+            await asyncio.sleep(seconds)
+            return Response(self.body, "text/plain; version=0.0.4", seconds, len(self.body))
         self.probed[path].append(virtual_time.now())
         self.open_probes += 1
         self.most_open_probes = max(self.most_open_probes, self.open_probes)
@@ -303,6 +305,36 @@ def test_while_several_servers_answer_no_probe_is_sent_and_no_change_is_counted(
 
 def _held(probed: Iterable[Sequence[float]], until: float) -> Counter[bool]:
     return Counter(at < until for times in probed for at in times)
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_first_polls_that_had_to_wait_do_not_stretch_the_interval(slow: int) -> None:
+    server = Server()
+    server.poll_seconds = lambda: 0.7 if len(server.polled) <= slow else POLL_SECONDS
+    virtual_time.run(play(server, 30.0))
+    assert server.intervals() == pytest.approx([1.0] * 29, rel=1e-9)
+
+
+def test_the_interval_stretches_with_the_cost_of_polls() -> None:
+    server = Server()
+    server.poll_seconds = lambda: 0.05
+    virtual_time.run(play(server, 60.0))
+    assert server.intervals()[4:] == pytest.approx([5.0] * len(server.intervals()[4:]), rel=1e-9)
+
+
+def test_requests_in_flight_are_not_shown_any_more_when_polls_hang() -> None:
+    async def main() -> list[float | None]:
+        server = Server()
+        pipeline = target(server)
+        running = asyncio.create_task(pipeline.run())
+        await asyncio.sleep(10.0)
+        before = pipeline.snapshot().identity.requests_in_flight
+        server.does, server.body = (lambda _: HANG), b""
+        await asyncio.sleep(45.0)
+        running.cancel()
+        return [before, pipeline.snapshot().identity.requests_in_flight]
+
+    assert virtual_time.run(main()) == [3.0, None]
 
 
 def test_a_health_endpoint_that_hangs_delays_no_poll_of_a_server_without_metrics() -> None:

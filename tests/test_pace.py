@@ -48,6 +48,15 @@ def test_the_interval_stretches_by_what_an_answer_costs(answers: list[float], in
     assert (made.interval, made.server_time_ratio) == (pytest.approx(interval), pytest.approx(ratio))
 
 
+def test_an_answer_that_waited_stretches_nothing_where_several_are_needed() -> None:
+    made = Throttle(1.0, 60.0, 0.01, answers_needed=3)
+    intervals = []
+    for seconds in (5.0, 4.0, 0.02, 4.0):
+        made.spent(seconds)
+        intervals.append(made.interval)
+    assert intervals == [1.0, 1.0, 2.0, 2.0]
+
+
 @given(
     answers=st.lists(st.floats(0.0, 30.0), max_size=100),
     interval=st.floats(0.1, 60.0),

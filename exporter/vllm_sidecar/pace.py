@@ -13,13 +13,17 @@ class Throttle:
 
     The response time is the measure, and of the recent ones the shortest: vLLM answers on the event loop that also
     serves requests, so under load most of a response time is waiting for its turn, which costs the server nothing.
-    What is left when little is in the way is the time for making the answer.
+    What is left when little is in the way is the time for making the answer. Nothing stretches before
+    `answers_needed` answers: one alone may have waited.
     """
 
-    def __init__(self, interval: float, max_interval: float, server_time_ratio: float) -> None:
+    def __init__(
+        self, interval: float, max_interval: float, server_time_ratio: float, *, answers_needed: int = 1
+    ) -> None:
         self._interval = interval
         self._max_interval = max_interval
         self._allowed = server_time_ratio
+        self._needed = answers_needed
         self._recent: deque[float] = deque(maxlen=RECENT)
 
     def spent(self, seconds: float) -> None:
@@ -29,6 +33,8 @@ class Throttle:
     @property
     def interval(self) -> float:
         """Seconds from the start of one request to the next."""
+        if len(self._recent) < self._needed:
+            return self._interval
         return min(max(self._interval, self._cost / self._allowed), self._max_interval)
 
     @property

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 SOURCE = "vllm"
 HEALTH_TIMEOUT = 2.0
 NO_METRICS = "no vLLM metric in the body"
+POLLS_NEEDED = 3
+"""Polls before what they cost may stretch the interval: the first of a busy server would do so for a minute."""
 PROBE_TICK = 1.0
 """Seconds between two probes at least, so that those that are due together are spread."""
 MAX_PROBE_PAUSE = 60.0
@@ -87,7 +89,9 @@ class Pipeline:
         self._poller = Poller(
             self._client, target.metrics_path, filtered=scrape.filtered, discovery_interval=scrape.discovery_interval
         )
-        self._throttle = Throttle(scrape.interval, scrape.max_interval, scrape.server_time_ratio)
+        self._throttle = Throttle(
+            scrape.interval, scrape.max_interval, scrape.server_time_ratio, answers_needed=POLLS_NEEDED
+        )
         self._normaliser = Normaliser()
         self._windows = Windows(config.windows.length, config.windows.keep)
         self._windows_still = asyncio.Lock()
@@ -192,6 +196,9 @@ class Pipeline:
         self._show()
 
     def _show(self) -> None:
+        """Let the next scrape see what is known now, and nothing that is too old."""
+        if self._introspector:
+            self._introspector.expire(self._clock())
         self._current = None
         self._changed()
 
@@ -248,7 +255,7 @@ class Pipeline:
             return
         config, changes = readings.cache_config, introspector.identity.changes
         try:
-            introspector.observe(self._clock(), config[min(config)] if config else None)
+            introspector.observe_cache_config(config[min(config)] if config else None)
         except Exception as error:  # noqa: BLE001 - what the server is called must not cost what it measures
             self._log_bug(error)
         self._log_changes(changes)

@@ -84,7 +84,7 @@ class Introspector:
 
     `interval` and `timeout` are seconds, `args` is a vLLM command line from the config (may be empty), `proc` allows
     looking into /proc (`proc_root`) for a local target, `wall` gives Unix time. All endpoints together take
-    `server_time_ratio` of the server's time, each an equal share. `step` and `observe` take monotonic seconds.
+    `server_time_ratio` of the server's time, each an equal share. `step` and `expire` take monotonic seconds.
     """
 
     def __init__(
@@ -162,19 +162,22 @@ class Introspector:
         self.restart()
         self._keeper.start_over()
 
-    def observe(self, now: float, cache_config: Mapping[str, str] | None) -> None:
-        """Take what a poll says: the time, and the labels of cache_config_info; None when it had no such metric.
+    def expire(self, now: float) -> None:
+        """Forget what is too old to be live at a monotonic time."""
+        if now - self._load_at > self._load_kept:
+            self._keeper.forget(Source.LOAD)
+
+    def observe_cache_config(self, labels: Mapping[str, str] | None) -> None:
+        """Take the labels of cache_config_info from a metrics poll; None when the poll had no such metric.
 
         The Rust front end never has it. Cheap when nothing changed.
         """
-        if now - self._load_at > self._load_kept:
-            self._keeper.forget(Source.LOAD)
-        if cache_config is None:
+        if labels is None:
             self._drop_unconfirmed(Source.CACHE_CONFIG)
-        elif cache_config is not self._labels and cache_config != self._labels:
-            self._keeper.update(Source.CACHE_CONFIG, parse_cache_config(cache_config))
+        elif labels is not self._labels and labels != self._labels:
+            self._keeper.update(Source.CACHE_CONFIG, parse_cache_config(labels))
             self._confirmed.add(Source.CACHE_CONFIG)
-            self._labels = cache_config
+            self._labels = labels
 
     async def step(self, now: float, *, asleep: bool = False) -> bool:
         """Probe the one source that is due longest, if any; return whether one was.
