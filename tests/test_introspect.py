@@ -332,8 +332,10 @@ async def test_an_answer_of_the_process_before_a_restart_is_not_one_of_the_proce
     probing = introspector(client)
     await walk(probing, 0.0, 4)
     client.answers[VERSION] = b'{"version":"0.31.0"}'
+    await walk(probing, 50.0, 2)
     client.meanwhile = probing.restart
     await probing.step(60.0)
+    assert client.asked[-1] == VERSION
     assert probing.identity.version == "0.32.0"
     client.answers[VERSION], client.meanwhile = b'{"version":"0.33.0"}', None
     await walk(probing, 61.0, 4)
@@ -383,15 +385,6 @@ async def test_a_search_of_proc_that_hangs_holds_no_other_probe_up(monkeypatch: 
         await asyncio.sleep(0)
     await walk(probing, 2000.0, 5)
     assert (len(searches), probing.identity.source_errors["/proc"]) == (2, "no_process")
-
-
-async def test_the_model_that_metrics_name_is_the_first_served_one() -> None:
-    client = FakeClient()
-    client.answers[MODELS] = Reason.HTTP_401
-    assert introspector(client).identity.served_model is None
-    assert introspector(client, ["/models/tiny"]).identity.served_model == "/models/tiny"
-    named = introspector(client, ["/models/tiny", "--served-model-name", "tiny", "alias"])
-    assert named.identity.served_model == "tiny"
 
 
 async def test_the_process_of_a_local_server_tells_its_command_line(tmp_path: Path) -> None:
