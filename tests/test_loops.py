@@ -105,15 +105,15 @@ class Server(Client):
         return [after - before for before, after in itertools.pairwise(self.polled)]
 
 
-def target(server: Server, changed: Callable[[], None] = lambda: None) -> Pipeline:
+def target(server: Server, changed: Callable[[], None] = lambda: None, interval: str = "1s") -> Pipeline:
     """Make the pipeline of a server; must be called while the loop runs."""
-    settings = config()
+    settings = config(scrape={"interval": interval})
     return Pipeline(settings.all_targets[0], settings, changed, client=server, clock=asyncio.get_running_loop().time)
 
 
-async def play(server: Server, seconds: float) -> Pipeline:
+async def play(server: Server, seconds: float, interval: str = "1s") -> Pipeline:
     """Run the loops of a target for so many simulated seconds from its start."""
-    pipeline = target(server)
+    pipeline = target(server, interval=interval)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await pipeline.run()
@@ -170,14 +170,14 @@ def test_no_schedule_of_delays_and_failures_of_probes_changes_the_poll_interval(
 @pytest.mark.parametrize("seconds", [0.05, 0.2, 1.0])
 def test_probes_that_take_long_take_a_small_share_of_the_servers_time(seconds: float) -> None:
     server = Server(lambda _: Behaviour(seconds))
-    virtual_time.run(play(server, 2400.0))
+    virtual_time.run(play(server, 2400.0, "10s"))
     first = 4 * seconds  # what a probe costs is known once it was sent
     assert server.busy - first <= 0.01 * 2400.0
 
 
 def test_endpoints_that_hang_are_left_alone_for_minutes() -> None:
     server = Server(lambda _: HANG)
-    virtual_time.run(play(server, 3000.0))
+    virtual_time.run(play(server, 3000.0, "10s"))
     for path, most in {"/version": 8, "/v1/models": 8, "/server_info": 8, "/load": 11}.items():
         times = server.probed[path]
         assert len(times) <= most
@@ -248,6 +248,19 @@ def test_a_poll_loop_that_breaks_ends_the_target_with_its_cause_and_nothing_stay
         assert pipeline.snapshot().readings is None
 
     virtual_time.run(main())
+
+
+def test_a_bug_in_each_poll_is_logged_once_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+
+    def bug() -> float:
+        raise ZeroDivisionError("made up")
+
+    server = Server()
+    server.poll_seconds = bug
+    pipeline = virtual_time.run(play(server, 30.0))
+    assert (len(server.polled), pipeline.health.failures) == (30, {Reason.INTERNAL: 30})
+    assert [record.message for record in caplog.records] == ["internal_error"]
 
 
 def test_a_restart_of_the_server_is_probed_again_soon_one_probe_a_second() -> None:

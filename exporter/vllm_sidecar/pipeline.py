@@ -61,7 +61,7 @@ COSTS_NOTHING = frozenset(
 )
 """Failures for which the server did not render its metrics; a timeout would hide its end behind a long interval."""
 MOST_BUGS = 20
-"""Kinds of bugs of the introspection that are logged."""
+"""Kinds of bugs that are logged."""
 SLEEPING = frozenset(("weights_offloaded", "discard_all"))
 
 _log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class Pipeline:
                 self._throttle.spent(self._clock() - began)
             self._failed(error)
         except Exception as error:  # noqa: BLE001 - one target's bug must not end the others
-            event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
+            self._log_bug(error)
             self._failed(PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
         else:
             self._observe()
@@ -267,7 +267,7 @@ class Pipeline:
                   fingerprint=identity.fingerprint)  # fmt: skip
 
     def _log_bug(self, error: BaseException) -> None:
-        """Log a bug of the introspection, each kind once: it may come back each second."""
+        """Log a bug, each kind once: it may come back each second."""
         kind = f"{type(error).__name__}: {error}"
         if kind not in self._logged_bugs and len(self._logged_bugs) < MOST_BUGS:
             self._logged_bugs.add(kind)
