@@ -52,6 +52,12 @@ SIDECAR_BOARD = Board(
                       Query("sum by (source) (rate(~rejected_lines_total[$__rate_interval]))", "{{source}} rejected lines"), empty=_NONE),
                 lines("How often did windows begin anew?", "After gaps too long to bridge: recent values are missing until they fill.", Unit.NONE,
                       Query("sum(increase(~window_gaps_total[$__rate_interval]))", "gaps", Colour.WAITING), decimals=0, empty=_NONE),
+                lines("How often is each probe sent?", "Longer while a probe is slow or fails; polls do not wait for probes.", Unit.SECONDS,
+                      Query("max by (probe) (~probe_interval_seconds)", "{{probe}}"), empty=_NONE),
+                lines("How long does a probe take?", "The slowest of the last successful ones.", Unit.SECONDS,
+                      Query("max by (probe) (~probe_duration_seconds)", "{{probe}}"), empty="No probe has succeeded."),
+                lines("Which probes fail?", "Per second; an endpoint that is closed or missing fails each ten minutes.", Unit.NONE,
+                      Query("sum by (probe) (rate(~probe_failures_total[$__rate_interval]) > 0)", "{{probe}}"), empty="No probe fails."),
             ),
         ),
         Row(
