@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
 from vllm_sidecar.catalog.server import FLAG_GAUGES, FLAGS_SHOWN
+from vllm_sidecar.catalog.types import RESERVED_LABELS
 from vllm_sidecar.derive.saturation import slug
 from vllm_sidecar.derive.views import Engine, Model, Server, Settings
+from vllm_sidecar.engines import shown_labels
 from vllm_sidecar.exposition import labels_text
 from vllm_sidecar.log import event
 from vllm_sidecar.model import Group, Scope, Summary
@@ -88,6 +90,7 @@ class Snapshotter:
             self._cumulative(readings, samples)
             self._derived(readings, windows, identity, samples, gpus)
             self._sources(readings, samples)
+            self._engines(readings, samples)
         self._server(readings, windows, identity, samples)
         for name, labels, value in health.samples():
             self._add(samples, name, labels, value)
@@ -147,8 +150,9 @@ class Snapshotter:
         for group, window in engines.items():
             model, number = group.labels
             models[model][number] = window
-            config = readings.cache_config.get(number, {})
-            count = max(1, len(readings.cache_config))
+            config = readings.cache_config.get(group, {})
+            # Data-parallel engines repeat the configuration of all; stages have one each.
+            count = max(1, sum(other == config for other in readings.cache_config.values()))
             self._compute(group, Engine(model, window, server, config, count), samples)
         for model, members in models.items():
             group = Group(Scope.MODEL, (model,))
@@ -178,6 +182,7 @@ class Snapshotter:
 
     def _sources(self, readings: Readings, samples: Samples) -> None:
         self._add(samples, "unknown_families", (), float(len(readings.unknown)))
+        self._add(samples, "unknown_labels", (), float(len(readings.unknown_labels)))
 
         def make() -> Iterable[tuple[str, Sequence[str], float]]:
             for signal, source in readings.sources.items():
@@ -186,6 +191,16 @@ class Snapshotter:
                 yield "signal_missing", (signal,), float(signal in readings.missing)
 
         self._add_lasting(samples, readings.sources, make)  # a part of the plan: the same object for a known layout
+
+    def _engines(self, readings: Readings, samples: Samples) -> None:
+        """Add the engines with the labels that the server gave them, whatever they are."""
+        taken = {*Scope.ENGINE.labels, *RESERVED_LABELS, *(name for name, _ in self.labels)}
+        for group, engine in readings.engines.items():
+            if group in readings.groups:
+                scoped = zip(group.scope.labels, group.labels, strict=True)
+                samples["engine_info"].append(
+                    (labels_text((*self.labels, *scoped, *shown_labels(engine, taken).items())), 1.0)
+                )  # fmt: skip
 
     def _add_lasting(
         self, samples: Samples, of: object, make: Callable[[], Iterable[tuple[str, Sequence[str], float]]]
