@@ -86,7 +86,7 @@ async def test_before_the_first_success_the_target_is_down_and_says_why() -> Non
         (b"some words\n" * 5, "not_prometheus"),
         (BODY[: len(BODY) // 2], "truncated"),
         (NO_LOG_STATS, "no_vllm_metrics"),
-        (b"vllm_sidecar_up 1\n", "no_vllm_metrics"),
+        (b"vllm_sidecar_up 1\n", "not_an_engine"),
         (b"\n" * 1_100_000, "empty"),
         (b"a 1\n" * 1_100_000, "too_large"),
     ],

@@ -23,12 +23,6 @@ IDENTITY = ("engine", "stage", "replica", "version", "dp_rank", "rank")
 vLLM-Omni's stages and their replicas, Triton's version of a model, and ranks."""
 COPIES = frozenset(("pid",))
 """Labels of copies: in prometheus_client's multiprocess mode each API server writes one of an engine's series."""
-DIMENSIONS: dict[str, tuple[str, ...]] = {
-    "kv_offload_total_bytes_total": ("transfer_type",),
-    "kv_offload_total_time_total": ("transfer_type",),
-    "num_requests_waiting_by_reason": ("reason",),
-}
-"""Dimensions of families that are read beside the labels of their signals."""
 ONLY_ENGINES = (
     "cache_config_info",
     "prompt_tokens_total",
@@ -99,6 +93,11 @@ BY_TRANSFER_TYPE = {
     "kv_offload_store_time_total": ("kv_offload_total_time_total", "GPU_to_CPU"),
 }
 """Newer name -> the older one (0.16 to 0.23; both since) and the value of its label transfer_type."""
+DIMENSIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(BY_TRANSFER_TYPE, ("transfer_type",)),
+    "num_requests_waiting_by_reason": ("reason",),
+}
+"""Dimensions of families that are read beside the labels of their signals."""
 READ_BESIDE = (CACHE_CONFIG, LORA_INFO, WAITING_BY_REASON, SWAPPED)
 """Read, but not as a signal of their own."""
 
