@@ -7,7 +7,7 @@ their sources are vLLM's release history as the comments of `catalog.upstream` s
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import chain
 from math import inf, isfinite
@@ -47,7 +47,7 @@ def _dimensions(scope: Scope) -> dict[str, frozenset[str]]:
     if scope is Scope.ENGINE:
         for name in (upstream.SWAPPED, upstream.WAITING_BY_REASON, *upstream.CREATED, *upstream.DIMENSIONS):
             found.setdefault(name, set()).update(upstream.DIMENSIONS.get(name, ()))
-    always = {"le", *upstream.MODEL_LABELS[:1], *upstream.COPIES}
+    always = {"le", *upstream.COPIES}
     return {name: frozenset(labels | always) for name, labels in found.items()}
 
 
@@ -146,9 +146,19 @@ class Found(NamedTuple):
     """One series under vLLM's own name without its prefix."""
 
     slot: int
+    pairs: Labels
     labels: dict[str, str]
     name: str
     """The name as the server wrote it."""
+
+
+class _Alike(NamedTuple):
+    """Series of engines that say the same of their engine; their families, and these as the server wrote them."""
+
+    identity: Identity
+    slots: list[int]
+    families: set[str]
+    written: set[str]
 
 
 def _pick(slots: Sequence[int]) -> Pick:
@@ -202,10 +212,10 @@ class _Names:
     def __init__(self, layout: Layout) -> None:
         self.by_prefix: dict[str, dict[str, str]] = defaultdict(dict)
         """Prefix -> name of a family or sample without it -> declared type, or none."""
-        for name, kind in chain(layout.families.items(), ((series.name, "") for series in layout.series)):
-            split = strip_prefix(name)
-            if split:
-                self.by_prefix[split[0]].setdefault(split[1], kind)
+        names = {**dict.fromkeys((series.name for series in layout.series), ""), **layout.families}
+        self.split = {name: split for name in names if (split := strip_prefix(name))}
+        for name, (prefix, rest) in self.split.items():
+            self.by_prefix[prefix][rest] = names[name]
         for prefix in list(self.by_prefix):
             # A program of another kind may have a name that begins with vllm_; nothing else begins with vllm:.
             if prefix.endswith("_") and not any(map(_is_known, self.by_prefix[prefix])):
@@ -240,8 +250,9 @@ class _Compiler:
         self.sources: dict[str, str] = {}
         self.scalars: dict[Group, dict[Kind, dict[Key, Merged]]] = defaultdict(lambda: defaultdict(dict))
         self.histograms: dict[Group, list[HistogramPlan]] = defaultdict(list)
-        self.identities: dict[int, Identity] = {}
-        """Slot of a series of an engine -> what it says of that engine."""
+        self.alike: list[_Alike] = []
+        self.engine_groups: dict[int, Group] = {}
+        """Slot of a series of an engine -> the group of that engine."""
         self.unknown_labels: set[str] = set()
         self.unattributed: set[str] = set()
         self.assigned = Assigned({}, {})
@@ -250,6 +261,7 @@ class _Compiler:
     def compile(self, engines: Engines, served: str | None) -> Plan:
         self.served = served
         self._sort()
+        self._identify()
         self._assign(engines)
         self._cache_config()
         for entry in upstream.UPSTREAM:
@@ -292,21 +304,22 @@ class _Compiler:
         """Sort the series by name; what stands under several prefixes is read under the best one."""
         by_prefix: dict[str, dict[str, list[Found]]] = {prefix: defaultdict(list) for prefix in self.names.prefixes}
         for slot, series in enumerate(self.layout.series):
-            prefix, name = strip_prefix(series.name) or ("", series.name)
+            prefix, name = self.names.split.get(series.name, ("", ""))
+            found = Found(slot, series.labels, dict(series.labels), series.name)
             table = by_prefix.get(prefix)
             if table is None:
-                self.plain[series.name].append(Found(slot, dict(series.labels), series.name))
+                self.plain[series.name].append(found)
             else:
-                table[name].append(Found(slot, dict(series.labels), series.name))
+                table[name].append(found)
         families: set[str] = set()
         for table in by_prefix.values():
             new = {name: found for name, found in table.items() if _family(name) not in families}
             self.series.update(new)
             families.update(map(_family, new))
         for name, (older, kind) in upstream.BY_TRANSFER_TYPE.items():
-            found = [one for one in self.series.get(older, ()) if one.labels.get("transfer_type") == kind]
-            if found:
-                self.series.setdefault(name, found)
+            these = [one for one in self.series.get(older, ()) if one.labels.get("transfer_type") == kind]
+            if these:
+                self.series.setdefault(name, these)
 
     def _not_an_engine(self) -> str:
         """Say what the server is, if it is no engine; empty for engines, and where there is nothing to tell by."""
@@ -324,34 +337,47 @@ class _Compiler:
     def _backends(self) -> str:
         """Return the label that holds addresses of several servers; empty if there is none."""
         addresses: dict[str, set[str]] = defaultdict(set)
-        for name, found in self.series.items():
-            if name in _OF_ENGINES:
-                for one in found:
-                    for label, value in one.labels.items():
-                        if value.startswith(upstream.ADDRESSES) and label not in upstream.MODEL_LABELS:
-                            addresses[label].add(value)
+        for alike in self.alike:
+            for label, value in alike.identity.labels:
+                if value.startswith(upstream.ADDRESSES) and label not in upstream.MODEL_LABELS:
+                    addresses[label].add(value)
         return next((label for label, values in sorted(addresses.items()) if len(values) > 1), "")
+
+    def _identify(self) -> None:
+        """Find out what the series of engines say of their engine."""
+        found: dict[Labels, _Alike] = {}
+        for name, dimensions in _OF_ENGINES.items():
+            for slot, pairs, _, written in self.series.get(name, ()):
+                rest = tuple([pair for pair in pairs if pair[0] not in dimensions])
+                alike = found.get(rest)
+                if alike is None:
+                    alike = found[rest] = _Alike(_identity(rest), [], set(), set())
+                alike.slots.append(slot)
+                alike.families.add(name)
+                alike.written.add(written)
+        self.alike = list(found.values())
 
     def _assign(self, engines: Engines) -> None:
         """Find the engine of each series that belongs to one."""
         families: dict[Identity, set[str]] = defaultdict(set)
-        counts: Counter[Identity] = Counter()
-        names: dict[Identity, set[str]] = defaultdict(set)
-        for name, dimensions in _OF_ENGINES.items():
-            for found in self.series.get(name, ()):
-                identity = self.identities[found.slot] = _identity(found.labels, dimensions)
-                families[identity].add(name)
-                names[identity].add(found.name)
-                counts[identity] += 1
+        for identity, _, names, _ in self.alike:
+            families[identity] |= names
+            self.unknown_labels.update(name for name, _ in identity.labels)
+        self.assigned = engines.assign(families, self.served)
+        for identity, slots, _, written in self.alike:
+            engine = self.assigned.engines.get(identity)
+            if engine:
+                self.engine_groups.update(dict.fromkeys(slots, engine.group))
+            else:
+                self._leave_out(self.assigned.refused[identity], len(slots), written)
         for name, dimensions in _OF_MODELS.items():
             for found in self.series.get(name, ()):
                 self.unknown_labels |= found.labels.keys() - dimensions
-        self.assigned = engines.assign(families, self.served)
-        self.unknown_labels |= {name for identity in families for name, _ in identity.labels}
         self.unknown_labels -= {*upstream.IDENTITY, *upstream.MODEL_LABELS}
-        for identity, why in self.assigned.refused.items():
-            self.anomalies[why] = self.anomalies.get(why, 0) + counts[identity]
-            self.unattributed |= names[identity]
+
+    def _leave_out(self, why: str, count: int, written: Iterable[str]) -> None:
+        self.anomalies[why] = self.anomalies.get(why, 0) + count
+        self.unattributed.update(written)
 
     def _cache_config(self) -> None:
         find = self.assigned.matching()
@@ -405,7 +431,7 @@ class _Compiler:
         """What to multiply with to get the signal's unit; None where the values cannot be used."""
         if not found:
             return None
-        _, name = strip_prefix(found[0].name) or ("", "")
+        _, name = self.names.split[found[0].name]
         if name.startswith("spec_decode_num") and upstream.SPEC_V0_MARK in self.names.all():
             return None
         if not name.startswith("gpu_prefix_cache_") or not entry.signal.name.endswith("_total"):
@@ -422,13 +448,11 @@ class _Compiler:
         if scope is Scope.TARGET:
             return Group(scope, ())
         if scope is Scope.ENGINE:
-            engine = self.assigned.engines.get(self.identities[found.slot])
-            return engine.group if engine else None
+            return self.engine_groups.get(found.slot)
         model = _model(found.labels) or self._only_model()
         if model:
             return Group(scope, (model,))
-        self.anomalies[UNATTRIBUTED] = self.anomalies.get(UNATTRIBUTED, 0) + 1
-        self.unattributed.add(found.name)
+        self._leave_out(UNATTRIBUTED, 1, (found.name,))
         return None
 
     def _only_model(self) -> str | None:
@@ -446,7 +470,7 @@ class _Compiler:
             # The sum over reasons stands in a name of its own; `requests_waiting` is that sum.
             plain = not signal.labels or signal is upstream.REQUESTS_WAITING.signal
             key: Key = signal.name if plain else (signal.name, *(series.labels.get(x, "") for x in signal.labels))
-            member = _member(signal, series.labels) if counter else _apart_from_copies(series.labels)
+            member = _member(signal, series.pairs) if counter else _apart_from_copies(series.pairs)
             alike[group, key][member].append(series.slot)
             self.sources.setdefault(signal.name, series.name)
         for (group, key), copies in alike.items():
@@ -463,7 +487,7 @@ class _Compiler:
                 key: Key = (name, reason or found.labels.get("reason", ""))
                 group = self._group_of(Scope.ENGINE, found)
                 if group:
-                    alike[group, key][_apart_from_copies(found.labels)].append(found.slot)
+                    alike[group, key][_apart_from_copies(found.pairs)].append(found.slot)
             for (group, key), copies in alike.items():
                 self.scalars[group][Kind.GAUGE][key] = Merged(key, list(copies.values()), sum, 1.0)
         for kinds in self.scalars.values():
@@ -479,10 +503,10 @@ class _Compiler:
         for series in self.series[source + "_bucket"]:
             edge = _edge(series.labels.get("le", ""))
             group = self._group_of(entry.signal.scope, series)
-            rest = tuple(sorted((k, v) for k, v in series.labels.items() if k != "le"))
+            rest = tuple([pair for pair in series.pairs if pair[0] != "le"])
             if edge is not None and group:
                 found[group][rest][edge] = series.slot
-        totals = {tuple(sorted(x.labels.items())): x.slot for x in self.series.get(source + "_sum", ())}
+        totals = {x.pairs: x.slot for x in self.series.get(source + "_sum", ())}
         for group, parts in found.items():
             plans = [_histogram_plan(entry.signal.name, slots, totals.get(rest)) for rest, slots in parts.items()]
             usable = [plan for plan in plans if plan and plan.bounds == plans[0].bounds] if plans[0] else []
@@ -569,21 +593,20 @@ def _model(labels: Mapping[str, str]) -> str:
     return next((labels[name] for name in upstream.MODEL_LABELS if labels.get(name)), "")
 
 
-def _identity(labels: Mapping[str, str], dimensions: frozenset[str]) -> Identity:
-    model = _model(labels)
-    return Identity(model, tuple(sorted(pair for pair in labels.items() if pair[0] not in dimensions and pair[1])))
+def _identity(pairs: Labels) -> Identity:
+    return Identity(_model(dict(pairs)), tuple([pair for pair in pairs if pair[0] != "model_name" and pair[1]]))
 
 
-def _member(signal: Signal, labels: Mapping[str, str]) -> Labels:
+def _member(signal: Signal, pairs: Labels) -> Labels:
     """What tells the series of one counter of one group apart; nothing for all that vLLM itself writes today."""
     if signal.scope is Scope.ENGINE:
-        return tuple(sorted(pair for pair in labels.items() if pair[0] in upstream.COPIES))
+        return tuple([pair for pair in pairs if pair[0] in upstream.COPIES])
     model = upstream.MODEL_LABELS if signal.scope is Scope.MODEL else ()
-    return tuple(sorted(pair for pair in labels.items() if pair[0] not in signal.labels and pair[0] not in model))
+    return tuple([pair for pair in pairs if pair[0] not in signal.labels and pair[0] not in model])
 
 
-def _apart_from_copies(labels: Mapping[str, str]) -> Labels:
-    return tuple(sorted(pair for pair in labels.items() if pair[0] not in upstream.COPIES))
+def _apart_from_copies(pairs: Labels) -> Labels:
+    return tuple([pair for pair in pairs if pair[0] not in upstream.COPIES])
 
 
 def _edge(text: str) -> float | None:
