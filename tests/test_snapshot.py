@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.derive.views import Gpus, Settings
 from vllm_sidecar.health import ANOMALIES, Health
 from vllm_sidecar.model import VLLM_REASONS, Adapters, Histogram, Identity, Reason, Scope, ServedModel, Summary
+from vllm_sidecar.model import Engine as Identified
 from vllm_sidecar.snapshot import CHECKLIST, MOST_TEXTS, Snapshotter
 from vllm_sidecar.window import Windows
 
@@ -321,3 +323,17 @@ def test_failures_and_sources_follow_from_poll_to_poll() -> None:
         ['signal="preemptions_total",source_metric="vllm:num_preemptions_total"'],
         ['signal="preemptions_total",source_metric="ray_vllm_num_preemptions"'],
     ]
+
+
+def test_engines_are_told_with_the_labels_that_the_server_gave_them() -> None:
+    poll = replace(
+        readings({ENGINE: {}}), engines={ENGINE: Identified(ENGINE, {"engine": "0", "worker": "w", "pod": "p"})}
+    )
+    found = take(poll, labels=(("zone", "b"),))
+    assert rows(found, "engine_info") == {'zone="b",model_name="m",engine="0",exported_pod="p",worker="w"': 1.0}
+
+
+def test_unknown_labels_are_counted() -> None:
+    assert rows(take(readings({ENGINE: {}})), "unknown_labels") == {"": 0.0}
+    poll = replace(readings({ENGINE: {}}), unknown_labels=("cluster", "worker"))
+    assert rows(take(poll), "unknown_labels") == {"": 2.0}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
 from vllm_sidecar.catalog.server import FLAG_GAUGES, FLAGS_SHOWN
 from vllm_sidecar.catalog.types import RESERVED_LABELS
+from vllm_sidecar.catalog.upstream import DIFFERENT_WORK
 from vllm_sidecar.derive.saturation import slug
 from vllm_sidecar.derive.views import Engine, Model, Server, Settings
 from vllm_sidecar.engines import shown_labels
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.model import Identity, Key, Readings, Value
     from vllm_sidecar.poller import Polled
     from vllm_sidecar.tally import Row
-    from vllm_sidecar.window import Windows
+    from vllm_sidecar.window import Window, Windows
 
 Samples = dict[str, list[tuple[str, "Value"]]]
 """Signal -> its series: text of the labels, value."""
@@ -146,17 +147,21 @@ class Snapshotter:
             gpus,
         )
         self._compute(TARGET, server, samples)
-        models: dict[str, dict[str, object]] = defaultdict(dict)
+        models: dict[str, dict[str, Window]] = defaultdict(dict)
+        work: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
         for group, window in engines.items():
             model, number = group.labels
             models[model][number] = window
+            if group in readings.engines:
+                labels = readings.engines[group].labels
+                work[model][number] = tuple(labels.get(name, "") for name in DIFFERENT_WORK)
             config = readings.cache_config.get(group, {})
             # Data-parallel engines repeat the configuration of all; stages have one each.
             count = max(1, sum(other == config for other in readings.cache_config.values()))
             self._compute(group, Engine(model, window, server, config, count), samples)
         for model, members in models.items():
             group = Group(Scope.MODEL, (model,))
-            self._compute(group, Model(members, windows.get(group), server), samples)  # type: ignore[arg-type]
+            self._compute(group, Model(members, windows.get(group), server, work[model]), samples)
 
     def _compute(self, group: Group, view: Engine | Model | Server, samples: Samples) -> None:
         whole = self._text(group, "")
@@ -193,14 +198,17 @@ class Snapshotter:
         self._add_lasting(samples, readings.sources, make)  # a part of the plan: the same object for a known layout
 
     def _engines(self, readings: Readings, samples: Samples) -> None:
-        """Add the engines with the labels that the server gave them, whatever they are."""
-        taken = {*Scope.ENGINE.labels, *RESERVED_LABELS, *(name for name, _ in self.labels)}
-        for group, engine in readings.engines.items():
-            if group in readings.groups:
+        """Add the engines with the labels that the server gave them, whatever these are."""
+        known = self._lasting.get("engine_info")
+        if known is None or known[0] is not readings.engines:
+            taken = {*Scope.ENGINE.labels, *RESERVED_LABELS, *(name for name, _ in self.labels)}
+            made: Samples = {"engine_info": []}
+            for group, engine in readings.engines.items():
                 scoped = zip(group.scope.labels, group.labels, strict=True)
-                samples["engine_info"].append(
-                    (labels_text((*self.labels, *scoped, *shown_labels(engine, taken).items())), 1.0)
-                )  # fmt: skip
+                text = labels_text((*self.labels, *scoped, *shown_labels(engine, taken).items()))
+                made["engine_info"].append((text, 1.0))
+            known = self._lasting["engine_info"] = (readings.engines, made)
+        samples.update(known[1])
 
     def _add_lasting(
         self, samples: Samples, of: object, make: Callable[[], Iterable[tuple[str, Sequence[str], float]]]

@@ -21,6 +21,8 @@ MODEL_LABELS = ("model_name", "model")
 IDENTITY = ("engine", "stage", "replica", "version", "dp_rank", "rank")
 """Labels that identify an engine of a model, in the order in which its name is made of them: vLLM's own, those of
 vLLM-Omni's stages and their replicas, Triton's version of a model, and ranks."""
+DIFFERENT_WORK = ("stage", "version")
+"""Those of them whose engines do not share one load."""
 COPIES = frozenset(("pid",))
 """Labels of copies: in prometheus_client's multiprocess mode each API server writes one of an engine's series."""
 ONLY_ENGINES = (
