@@ -202,8 +202,29 @@ def test_an_engine_that_stays_keeps_its_name(polls: list[list[tuple[str, dict[st
         before = now
 
 
+@given(IDENTITIES)
+def test_no_value_of_a_body_is_of_two_engines(engines: list[tuple[str, dict[str, str]]]) -> None:
+    every = {identity(model, **labels): (model, labels) for model, labels in engines}
+    lines = ""
+    for n, (model, labels) in enumerate(every.values()):
+        ascii_only = {name: value for name, value in labels.items() if name.isascii()}
+        lines += body(model_name=model, **ascii_only).replace(" 3\n", f" {2**n}\n")
+    found = Normaliser().normalise(DifferentialParser().parse(lines.encode()))
+    running = [reading.gauges["requests_running"] for group, reading in found.groups.items() if group.labels]
+    assert {value.bit_count() for value in map(int, running)} <= {1}
+    assert len(set(running)) == len(running)
+
+
 def test_original_labels_are_shown_under_their_own_names_where_these_are_free() -> None:
-    labels = {"engine": "0", "pod": "p", "zone": "z", "exported_zone": "y", "cluster": "c" * 500, "__x": "1"}
+    labels = {
+        "engine": "0",
+        "pod": "p",
+        "zone": "z",
+        "exported_zone": "y",
+        "cluster": "c" * 500,
+        "__x": "1",
+        "a.b": "1",
+    }
     engine = Engine(Group(Scope.ENGINE, ("m", "0-p")), labels)
     assert shown_labels(engine, {"engine", "model_name", "pod", "zone"}) == {
         "exported_engine": "0",

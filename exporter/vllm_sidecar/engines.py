@@ -287,6 +287,7 @@ def _digest(text: str) -> str:
 MAX_LABELS = 30
 """Original labels of an engine that are shown."""
 MAX_VALUE = 128
+_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def shown_labels(engine: Engine, taken: Collection[str]) -> dict[str, str]:
@@ -296,7 +297,8 @@ def shown_labels(engine: Engine, taken: Collection[str]) -> dict[str, str]:
     that is the engine's name already is left out.
     """
     shown: dict[str, str] = {}
-    for name, value in islice(sorted(engine.labels.items()), MAX_LABELS):
+    named = ((name, value) for name, value in sorted(engine.labels.items()) if _LABEL_NAME.fullmatch(name))
+    for name, value in islice(named, MAX_LABELS):
         if name == "engine" and value == engine.group.labels[1]:
             continue
         free = name
