@@ -253,9 +253,10 @@ def test_the_models_of_triton_are_named_by_their_own_label() -> None:
 
 def test_labels_that_the_catalog_does_not_know_are_named_and_make_no_engine_longer() -> None:
     lines = "".join(body(model_name="m", engine=n, worker_id="a1", dynamo_namespace="prod") for n in "01")
-    found = read(lines + 'vllm:admission_rejections_total{model_name="m",reason="x",tenant="t"} 1\n')
+    lines += 'vllm:admission_rejections_total{model_name="m",reason="x",tenant="t"} 1\n'
+    found = read(lines + 'http_requests_total{app="a",handler="/v1/x",method="POST",status="2xx"} 1\n')
     assert list(engines_of(found)) == [("m", "0"), ("m", "1")]
-    assert found.unknown_labels == ("dynamo_namespace", "tenant", "worker_id")
+    assert found.unknown_labels == ("app", "dynamo_namespace", "tenant", "worker_id")
 
 
 def test_every_recorded_server_has_labels_that_the_catalog_knows() -> None:

@@ -53,6 +53,7 @@ def _dimensions(scope: Scope) -> dict[str, frozenset[str]]:
 
 _OF_ENGINES = _dimensions(Scope.ENGINE)
 _OF_MODELS = _dimensions(Scope.MODEL)
+_OF_HTTP = upstream.COPIES.union(upstream.HTTP_REQUESTS.signal.labels)
 
 
 class Merged(NamedTuple):
@@ -373,6 +374,8 @@ class _Compiler:
         for name, dimensions in _OF_MODELS.items():
             for found in self.series.get(name, ()):
                 self.unknown_labels |= found.labels.keys() - dimensions
+        for found in self.plain[upstream.HTTP_REQUESTS.aliases[0]]:
+            self.unknown_labels |= found.labels.keys() - _OF_HTTP
         self.unknown_labels -= {*upstream.IDENTITY, *upstream.MODEL_LABELS}
 
     def _leave_out(self, why: str, count: int, written: Iterable[str]) -> None:
