@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import captured
 from captured import read
-from vllm_sidecar.engines import MAX_NAME, Engines, Identity, shown_labels
+from vllm_sidecar.engines import MAX_NAME, MAX_SHAPES, MAX_TELLING, Engines, Identity, shown_labels
 from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.model import Engine, Group, Scope
 from vllm_sidecar.normalise import Normaliser
@@ -162,6 +162,14 @@ def test_names_are_remembered_for_so_many_engines_and_no_more() -> None:
         names(engines, identity(engine="0", worker=str(n)), identity(engine="1", worker=str(n)))
     assert len(engines._names) <= 8
     assert len(engines._holders) <= 8
+
+
+def test_labels_that_names_are_made_of_are_bounded_and_engines_stay_apart() -> None:
+    engines = Engines()
+    found = names(engines, *(identity(**{f"label_{n}": "x"}) for n in range(100)))
+    assert len(engines._telling) == MAX_TELLING
+    given = [name for name in found if name]
+    assert len(set(given)) == len(given) >= MAX_SHAPES
 
 
 def test_a_long_or_odd_value_is_cut_and_cleaned() -> None:

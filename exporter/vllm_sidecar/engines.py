@@ -28,6 +28,8 @@ MAX_ENGINES = 256
 """Engines of one target that are read; the series of others are refused and counted."""
 MAX_SHAPES = 32
 """Sets of label names that are compared with each other; a server has one or two."""
+MAX_TELLING = 20
+"""Unknown labels that names can be made of; engines that differ in others get a hash."""
 MAX_NAME = 40
 """Longest value of the label `engine`."""
 REMEMBERED = 4
@@ -164,9 +166,10 @@ class Engines:
         def apart(names: Sequence[str]) -> int:
             return len({tuple(labels.get(name, "") for name in names) for labels in several})
 
-        others = sorted({name for labels in several for name in labels} - set(upstream.IDENTITY) - set(self._telling))
+        known = {*upstream.IDENTITY, *self._telling}
+        others = sorted({name for labels in several for name in labels} - known)[:MAX_TELLING]
         now = apart(self._telling)
-        while now < len(several) and others:
+        while now < len(several) and others and len(self._telling) < MAX_TELLING:
             lengths = {name: sum(len(labels.get(name, "")) for labels in several) for name in others}
             best = max(others, key=lambda name: (apart([*self._telling, name]), -lengths[name]))
             better = apart([*self._telling, best])

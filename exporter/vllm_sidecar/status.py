@@ -82,7 +82,7 @@ def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
         else [],
         "missing": list(readings.missing) if readings else [],
         "unknown": list(readings.unknown) if readings else [],
-        "unknown_labels": list(readings.unknown_labels) if readings else [],
+        "unknown_labels": list(readings.unknown_labels[:100]) if readings else [],
         "unattributed": list(readings.unattributed) if readings else [],
         "rejected_lines": [asdict(line) for line in polled.exposition.rejected] if polled else [],
         "sources": dict(readings.sources) if readings else {},
