@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.derive.views import Engine, Model, Server, Settings
 from vllm_sidecar.model import Dialect, Group, Histogram, Reading, Readings, Scope
+from vllm_sidecar.model import Engine as Identified
 from vllm_sidecar.window import Window
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def readings(
     *,
     started: float | None = None,
     created: Mapping[Group, float] | None = None,
-    cache_config: Mapping[str, Mapping[str, str]] | None = None,
+    cache_config: Mapping[Group, Mapping[str, str]] | None = None,
     adapters: Adapters | None = None,
     sources: Mapping[str, str] | None = None,
     missing: Sequence[str] = (),
@@ -122,4 +123,7 @@ def readings(
         missing=tuple(missing),
         unknown=(),
         anomalies={},
+        engines={
+            group: Identified(group, {"engine": group.labels[1]}) for group in polls if group.scope is Scope.ENGINE
+        },
     )

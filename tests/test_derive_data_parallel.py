@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,3 +57,11 @@ def test_an_engine_that_has_just_come_up_is_compared_by_its_rate() -> None:
 def test_tokens_are_not_compared_before_each_engine_was_polled_twice() -> None:
     once = window({"requests_running": 4, "requests_waiting": 0, TOKENS: 9})
     assert imbalance(model(load(2, 0, 500), once)) == {"requests": 0.25}
+
+
+def test_the_stages_of_a_pipeline_are_not_compared_with_each_other() -> None:
+    busy, idle, half = load(4, 0, 600), load(0, 0, 0), load(2, 0, 300)
+    pipeline = replace(model(busy, idle), work={"0": ("0",), "1": ("1",)})
+    assert imbalance(pipeline) == {}
+    replicas = replace(model(busy, half, idle), work={"0": ("0",), "1": ("0",), "2": ("1",)})
+    assert imbalance(replicas) == {"requests": 0.25, "generation_tokens": 0.25}

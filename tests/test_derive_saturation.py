@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from readings import engine, window
-from vllm_sidecar.derive.saturation import SLUG_LENGTH, saturation, slug
+from vllm_sidecar.derive.saturation import SLUG_DIGITS, SLUG_LENGTH, saturation, slug
 
 LIMITS = {"max_num_seqs": 10, "max_num_queued_reqs": 20}
 
@@ -71,41 +72,62 @@ def test_without_kv_usage_there_is_still_saturation() -> None:
     assert saturation(engine(window(seen, seen), flags=LIMITS)) == {"m": 0.5}
 
 
+def digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:SLUG_DIGITS]
+
+
 def test_saturation_is_told_by_the_slug_of_the_model() -> None:
     seen = engine(window(poll(5, 0)), flags=LIMITS, model_name="org/Model 7B")
-    assert saturation(seen) == {"org-model-7b": 0.5}
+    assert saturation(seen) == {"org-Model-7B---" + digest("org/Model 7B"): 0.5}
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama-llama-3.1-8b-instruct"),
-        ("/models/tiny/", "models-tiny"),
-        ("__x__", "x"),
-        ("Модель", "unnamed"),
-        ("", "unnamed"),
-        ("x" * 70, "x" * 63),
-        ("a / b", "a-b"),
-        ("org/" + "n" * 20 + "-" + "v" * 62, "v" * 62),
+        ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama--Llama-3.1-8B-Instruct"),
+        ("a_b.c-d", "a_b.c-d"),
+        ("x" * 63, "x" * 63),
     ],
-    ids=[
-        "a name of the hub",
-        "a path",
-        "underscores",
-        "no such letters",
-        "empty",
-        "long",
-        "blanks and a slash",
-        "cut at a dash",
-    ],
+    ids=["a name of the hub", "all that is allowed", "as long as it can be"],
 )
-def test_the_slug_of_a_model_name(name: str, expected: str) -> None:
+def test_a_name_that_can_be_a_label_value_stays_readable(name: str, expected: str) -> None:
     assert slug(name) == expected
 
 
-@given(name=st.text(max_size=200) | st.from_regex(r"[A-Za-z0-9/_.\-]{0,120}", fullmatch=True))
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("/models/tiny/", "models-tiny"),
+        ("__x__", "x"),
+        ("通义千问-7B", "7B"),
+        ("豆包", "model"),
+        ("", "model"),
+        ("x" * 70, "x" * 50),
+        ("a / b", "a-b"),
+        ("a--b", "a-b"),
+        (r"D:\models\Qwen", "D-models-Qwen"),
+        ("org/" + "n" * 20 + "-" + "v" * 62, "org-" + "n" * 20 + "-" + "v" * 25),
+    ],
+    ids=["a path", "underscores", "Chinese", "no letters", "empty", "long", "blanks", "dashes", "Windows", "cut"],
+)
+def test_another_name_keeps_what_can_be_kept_and_gets_a_hash(name: str, kept: str) -> None:
+    assert slug(name) == f"{kept}---{digest(name)}"
+
+
+NAMES = st.text(max_size=200) | st.from_regex(r"[A-Za-z0-9/_.\-]{0,120}", fullmatch=True)
+ALIKE = st.text(alphabet="aA0-/_. 豆", max_size=8)
+"""Names that are easily taken for each other."""
+
+
+@given(ALIKE | NAMES, ALIKE | NAMES)
+def test_two_names_have_two_slugs(one: str, other: str) -> None:
+    assert (slug(one) == slug(other)) == (one == other)
+    assert slug(slug(one)) != slug(other) or slug(one) == other
+
+
+@given(NAMES)
 def test_every_slug_is_a_valid_label_value_in_kubernetes(name: str) -> None:
     made = slug(name)
-    assert re.fullmatch(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", made)
+    assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", made)
     assert len(made) <= SLUG_LENGTH == 63
-    assert slug(name) == slug(made) == made
+    assert slug(name) == made

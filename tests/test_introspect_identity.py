@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from vllm_sidecar.introspect.identity import Facts, IdentityKeeper, Source
 from vllm_sidecar.model import Identity, ServedModel
 
@@ -123,3 +125,19 @@ def test_errors_are_kept_by_source_until_it_answers() -> None:
     assert known.identity.source_errors == {"/load": "timeout", "/server_info": "http_404"}
     known.fail(Source.LOAD, None)
     assert known.identity.source_errors == {"/server_info": "http_404"}
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        ((), None),
+        ((TINY,), "tiny"),
+        ((TINY, ADAPTER), "tiny"),
+        ((TINY, ServedModel("alias", "/models/tiny")), "tiny"),
+        ((TINY, ServedModel("other", "/models/other")), None),
+        ((ServedModel("a"), ServedModel("b")), None),
+    ],
+    ids=["none known", "one", "with an adapter", "with an alias", "two", "two without roots"],
+)
+def test_the_served_model_is_the_one_base_model(models: tuple[ServedModel, ...], expected: str | None) -> None:
+    assert Identity(models=models).served_model == expected

@@ -42,7 +42,7 @@ def increases(*polls: Readings) -> list[float | None]:
 
 
 BASE: Poll = {TOKENS: 100, STOP: 7, TTFT: histogram(5, 0, 0, 0, total=5.0)}
-FACTS = {"started": 50.0, "created": {ENGINE: 60.0}, "cache_config": {"0": {"num_gpu_blocks": "9"}}}
+FACTS = {"started": 50.0, "created": {ENGINE: 60.0}, "cache_config": {ENGINE: {"num_gpu_blocks": "9"}}}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ FACTS = {"started": 50.0, "created": {ENGINE: 60.0}, "cache_config": {"0": {"num
     [
         readings({**BASE, TOKENS: 900}, **{**FACTS, "started": 51.0}),
         readings({**BASE, TOKENS: 900}, **{**FACTS, "created": {ENGINE: 61.0}}),
-        readings({**BASE, TOKENS: 900}, **{**FACTS, "cache_config": {"0": {"num_gpu_blocks": "8"}}}),
+        readings({**BASE, TOKENS: 900}, **{**FACTS, "cache_config": {ENGINE: {"num_gpu_blocks": "8"}}}),
         readings({**BASE, TOKENS: 99}, **FACTS),
         readings({**BASE, TOKENS: 900, STOP: 6}, **FACTS),
         readings({**BASE, TOKENS: 900, TTFT: histogram(4, 0, 0, 0, total=9.0)}, **FACTS),
@@ -118,12 +118,12 @@ def test_a_start_that_is_told_for_the_first_time_is_no_restart() -> None:
 
 def test_an_engine_that_gets_its_cache_configuration_later_is_no_restart() -> None:
     first = readings(BASE, cache_config={})
-    assert windows(first, readings(BASE, cache_config={"0": {"block_size": "16"}})).restarts == 0
+    assert windows(first, readings(BASE, cache_config={ENGINE: {"block_size": "16"}})).restarts == 0
 
 
 def test_an_engine_whose_cache_configuration_went_away_is_no_restart() -> None:
-    both = {"0": {"block_size": "16"}, "1": {"block_size": "16"}}
-    assert windows(readings(BASE, cache_config=both), readings(BASE, cache_config={"0": both["0"]})).restarts == 0
+    both = {ENGINE: {"block_size": "16"}, OTHER_ENGINE: {"block_size": "16"}}
+    assert windows(readings(BASE, cache_config=both), readings(BASE, cache_config={ENGINE: both[ENGINE]})).restarts == 0
 
 
 def test_a_restart_of_one_engine_begins_the_windows_of_all_anew() -> None:

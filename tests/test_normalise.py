@@ -235,7 +235,7 @@ def test_several_api_servers_do_not_tell_when_they_were_made() -> None:
 
 
 def test_only_the_whitelisted_labels_of_the_cache_config_are_kept() -> None:
-    config = captured.read(captured.text("0.32.0__baseline__idle.prom")).cache_config["0"]
+    config = captured.read(captured.text("0.32.0__baseline__idle.prom")).cache_config[ENGINE]
     assert config["num_gpu_blocks"] == "8192"
     assert config["block_size"] == "128"
     assert "engine" not in config

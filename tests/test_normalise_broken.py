@@ -58,8 +58,8 @@ def test_a_histogram_without_its_edges_is_dropped_and_counted(edges: tuple[str, 
     assert found.anomalies == {"bad_histogram": 1}
 
 
-def test_workers_with_other_bounds_than_the_first_are_left_out_and_counted() -> None:
-    body = (BUCKET % (1, 2) + BUCKET % ("+Inf", 3)).replace("{", '{WorkerId="a",')
+def test_copies_with_other_bounds_than_the_first_are_left_out_and_counted() -> None:
+    body = (BUCKET % (1, 2) + BUCKET % ("+Inf", 3)).replace("{", '{pid="a",')
     found = read(body + body.replace('"a"', '"b"') + body.replace('"a"', '"c"').replace('le="1"', 'le="2"'))
     assert found.groups[ENGINE].histograms["request_queue_seconds"] == Histogram((1.0,), (4.0, 6.0), None)
     assert found.anomalies == {"bad_histogram": 1}
@@ -88,16 +88,18 @@ def test_adapters_whose_time_is_unknown_do_not_count() -> None:
 
 
 ODD_VALUES = st.sampled_from(["NaN", "+Inf", "-Inf", "-1", "0", "1e308", "5", "99999999"])
-CHANGES = st.lists(
-    st.tuples(st.integers(0, len(LINES) - 1), st.sampled_from(["value", "value", "drop", "twin"]), ODD_VALUES),
-    max_size=40,
-)
 
 
-def changed(changes: list[tuple[int, str, str]]) -> bytes:
+def changes(*kinds: str) -> st.SearchStrategy[list[tuple[int, str, str]]]:
+    return st.lists(
+        st.tuples(st.integers(0, len(LINES) - 1), st.sampled_from(["value", *kinds]), ODD_VALUES), max_size=40
+    )
+
+
+def changed(places: list[tuple[int, str, str]]) -> bytes:
     """Put odd values in, drop lines, and give lines a twin with another label."""
     lines = list(LINES)
-    for place, kind, value in changes:
+    for place, kind, value in places:
         line = lines[place]
         if kind == "value" and line and not line.startswith("#"):
             lines[place] = line.rpartition(" ")[0] + " " + value
@@ -108,9 +110,9 @@ def changed(changes: list[tuple[int, str, str]]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-@given(CHANGES)
-def test_whatever_a_body_says_a_reading_holds_only_what_can_be_true(changes: list[tuple[int, str, str]]) -> None:
-    found = Normaliser().normalise(DifferentialParser().parse(changed(changes)))
+@given(changes("value", "drop", "twin"))
+def test_whatever_a_body_says_a_reading_holds_only_what_can_be_true(places: list[tuple[int, str, str]]) -> None:
+    found = Normaliser().normalise(DifferentialParser().parse(changed(places)))
     for reading in found.groups.values():
         assert all(0.0 <= value < inf for part in reading[:2] for value in part.values())
         for histogram in reading.histograms.values():
@@ -120,11 +122,11 @@ def test_whatever_a_body_says_a_reading_holds_only_what_can_be_true(changes: lis
             assert len(histogram.cumulative) == len(histogram.bounds) + 1
 
 
-@given(st.lists(CHANGES, min_size=2, max_size=3))
+@given(st.lists(changes("value", "drop"), min_size=2, max_size=3))
 def test_a_normaliser_that_remembers_reads_each_body_as_a_new_one_does(polls: list[list[tuple[int, str, str]]]) -> None:
     parser, normaliser = DifferentialParser(), Normaliser()
-    for changes in (*polls, polls[0], []):
-        exposition = parser.parse(changed(changes))
+    for poll in (*polls, polls[0], []):
+        exposition = parser.parse(changed(poll))
         ours, fresh = normaliser.normalise(exposition), Normaliser().normalise(exposition)
         for part in ("groups", "dialect", "started", "created", "adapters", "sources", "missing", "unknown"):
             assert getattr(ours, part) == getattr(fresh, part), part

@@ -62,11 +62,12 @@ def test_a_counter_without_total_is_none_of_vllms_own() -> None:
     assert read(f"vllm:prompt_tokens{LABELS} 5\n").groups == {}
 
 
-def test_waiting_requests_of_several_ray_workers_add_up_by_reason() -> None:
+def test_waiting_requests_of_several_ray_workers_stay_apart_by_reason() -> None:
     line = 'ray_vllm_num_requests_waiting%s{WorkerId="%s",model_name="m",engine="0"%s} %s\n'
     by_reason = "".join(line % ("_by_reason", worker, ',reason="capacity"', 2) for worker in "ab")
-    gauges = engine("".join(line % ("", worker, "", 2) for worker in "ab") + by_reason, "m").gauges
-    assert gauges == {("requests_waiting", "capacity"): 4.0, "requests_waiting": 4.0}
+    body = "".join(line % ("", worker, "", 2) for worker in "ab") + by_reason
+    for number in ("0-a", "0-b"):
+        assert engine(body, "m", number).gauges == {("requests_waiting", "capacity"): 2.0, "requests_waiting": 2.0}
 
 
 def test_copies_of_waiting_requests_by_process_are_not_added_up() -> None:
@@ -86,8 +87,8 @@ def test_models_of_one_server_stay_apart() -> None:
 
 
 def test_copies_of_a_gauge_per_process_give_the_highest_where_there_is_no_better_name() -> None:
-    body = "".join(f'vllm:kv_offload_cpu_cache_usage_perc{{engine="0",pid="{n}"}} 0.{n}\n' for n in (1, 3, 2))
-    assert engine(body, "").gauges == {"kv_offload_cpu_cache_usage_ratio": 0.3}
+    body = "".join(f'vllm:kv_offload_cpu_cache_usage_perc{{model_name="m",pid="{n}"}} 0.{n}\n' for n in (1, 3, 2))
+    assert engine(body, "m").gauges == {"kv_offload_cpu_cache_usage_ratio": 0.3}
 
 
 @pytest.mark.parametrize(
@@ -138,13 +139,13 @@ def times(edge: str, labels: str) -> str:
 
 
 def test_times_that_are_swapped_back_name_the_metric_that_they_come_from() -> None:
-    sources = read(times("8096.0", "")).sources
+    sources = read(times("8096.0", 'model_name="m",')).sources
     assert sources["request_prefill_seconds"] == "vllm:request_decode_time_seconds"
     assert sources["request_decode_seconds"] == "vllm:request_prefill_time_seconds"
 
 
 def test_an_edge_of_8096_among_the_custom_buckets_of_v1_swaps_nothing() -> None:
-    found = engine(times("8096.0", 'engine="0",'), "")
+    found = engine(times("8096.0", 'engine="0",model_name="m",'), "m")
     assert found.histograms["request_prefill_seconds"].cumulative == (0.0, 1.0)
 
 

@@ -85,7 +85,7 @@ async def test_before_the_first_success_the_target_is_down_and_says_why() -> Non
         (b"some words\n" * 5, "not_prometheus"),
         (BODY[: len(BODY) // 2], "truncated"),
         (NO_LOG_STATS, "no_vllm_metrics"),
-        (b"vllm_sidecar_up 1\n", "no_vllm_metrics"),
+        (b"vllm_sidecar_up 1\n", "not_an_engine"),
         (b"\n" * 1_100_000, "empty"),
         (b"a 1\n" * 1_100_000, "too_large"),
     ],
@@ -351,3 +351,32 @@ async def test_service_levels_are_those_of_the_configuration() -> None:
         assert [name for name in samples if name.startswith("slo_requests")] == [
             'slo_requests_total{model_name="tiny",engine="0",slo="chat"}'
         ]
+
+
+async def test_a_router_is_no_engine_and_none_is_made_of_it() -> None:
+    lines = "".join(
+        f'vllm:num_requests_{what}{{server="http://10.0.0.{n}:8000"}} {n}\n'
+        for what in ("running", "waiting")
+        for n in (1, 2)
+    )
+    async with FakeVllm(lines.encode()) as fake, run(config(fake.url)) as running:
+        samples = await running.poll()
+        assert samples[UP] == 0.0
+        assert failures(samples) == {"not_an_engine": 1.0}
+        assert not any(name.startswith(("requests_", "saturation", "engine_info")) for name in samples)
+        assert "server" in running.pipeline.snapshot().health.detail
+
+
+async def test_a_body_that_names_no_model_is_that_of_the_served_one() -> None:
+    lines = 'vllm:num_requests_running{engine="0"} 3\nvllm:generation_tokens_total{engine="0"} 5\n'
+    async with FakeVllm(lines.encode()) as fake, run(config(fake.url)) as running:
+        samples = await running.poll()
+        assert samples['dropped_values_total{source="vllm",anomaly="unattributed"}'] == 2.0
+        assert running.pipeline.snapshot().readings.unattributed == (
+            "vllm:generation_tokens_total",
+            "vllm:num_requests_running",
+        )
+        for _ in range(5):
+            samples = await running.poll()
+        assert samples['requests_running{model_name="tiny",engine="0"}'] == 3.0
+        assert not any('model_name=""' in name for name in samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from vllm_sidecar.derive.views import Gpus, Settings
 from vllm_sidecar.health import ANOMALIES, Health
 from vllm_sidecar.introspect import ProbeHealth
 from vllm_sidecar.model import VLLM_REASONS, Adapters, Histogram, Identity, Reason, Scope, ServedModel, Summary
+from vllm_sidecar.model import Engine as Identified
 from vllm_sidecar.snapshot import CHECKLIST, MOST_TEXTS, Snapshotter
 from vllm_sidecar.window import Windows
 
@@ -67,7 +69,7 @@ def polled(i: int) -> Readings:
     return readings(
         everything(i),
         started=50.0,
-        cache_config={"0": {"kv_cache_size_tokens": "9000"}, "1": {"kv_cache_size_tokens": "9000"}},
+        cache_config={key: {"kv_cache_size_tokens": "9000"} for key in (ENGINE, OTHER_ENGINE)},
         adapters=Adapters(("a",), ("b",), 4),
         sources={"preemptions_total": "vllm:num_preemptions_total"},
         missing=("kv_cache_usage_ratio",),
@@ -133,7 +135,8 @@ def test_every_series_has_the_name_the_labels_and_the_kind_of_the_catalog() -> N
         signal = SIGNALS[name]
         for text, value in series:
             names = re.findall(r'(?:^|,)([a-z_]+)="', text)
-            assert names == [label for label in signal.label_names if label in names], (name, text)
+            named = names[: len(signal.label_names)] if signal.further_labels else names
+            assert named == [label for label in signal.label_names if label in names], (name, text)
             missing = set(signal.label_names) - set(names)
             assert not missing or name in ("server_config_info", "model_info"), (name, text)
             assert type(value) is kinds.get(signal.kind, float), (name, text)
@@ -264,7 +267,7 @@ def test_the_identity_of_the_server_is_told_with_its_flags_and_models() -> None:
         'fingerprint="0123456789ab",max_model_len="2048",enable_prefix_caching="true",generation_config="auto"': 1.0
     }
     assert rows(found, "model_info") == {
-        'model_name="org/m",root="/models/m",model="org-m"': 1.0,
+        'model_name="org/m",root="/models/m",model="org--m"': 1.0,
         'model_name="lora",root="/loras/a",parent="org/m",model="lora"': 1.0,
     }
     assert rows(found, "config_max_num_seqs") == {"": 8.0}
@@ -285,7 +288,7 @@ def test_the_start_of_the_server(started: float | None, created: dict, expected:
 
 
 def test_the_capacity_of_data_parallel_engines_is_the_part_of_each() -> None:
-    config = {number: {"num_gpu_blocks": "1000", "block_size": "16"} for number in ("0", "1")}
+    config = {key: {"num_gpu_blocks": "1000", "block_size": "16"} for key in (ENGINE, OTHER_ENGINE)}
     found = take(readings({ENGINE: {}, OTHER_ENGINE: {}}, cache_config=config))
     assert rows(found, "kv_cache_capacity_tokens") == {
         'model_name="m",engine="0"': 8000.0,
@@ -334,3 +337,17 @@ def test_failures_and_sources_follow_from_poll_to_poll() -> None:
         ['signal="preemptions_total",source_metric="vllm:num_preemptions_total"'],
         ['signal="preemptions_total",source_metric="ray_vllm_num_preemptions"'],
     ]
+
+
+def test_engines_are_told_with_the_labels_that_the_server_gave_them() -> None:
+    poll = replace(
+        readings({ENGINE: {}}), engines={ENGINE: Identified(ENGINE, {"engine": "0", "worker": "w", "pod": "p"})}
+    )
+    found = take(poll, labels=(("zone", "b"),))
+    assert rows(found, "engine_info") == {'zone="b",model_name="m",engine="0",exported_pod="p",worker="w"': 1.0}
+
+
+def test_unknown_labels_are_counted() -> None:
+    assert rows(take(readings({ENGINE: {}})), "unknown_labels") == {"": 0.0}
+    poll = replace(readings({ENGINE: {}}), unknown_labels=("cluster", "worker"))
+    assert rows(take(poll), "unknown_labels") == {"": 2.0}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MISSES = 3
 """Polls in a row that must fail before what the source said last counts as stale."""
-ANOMALIES = ("not_finite", "negative", "bad_histogram", "sum_fell")
+ANOMALIES = ("not_finite", "negative", "bad_histogram", "sum_fell", "unattributed", "too_many_engines")
 GPU_ANOMALIES = ("not_finite", "negative", "sentinel", "zero", "out_of_range")
 
 

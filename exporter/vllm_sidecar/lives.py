@@ -67,7 +67,7 @@ def _tells_the_same_age(before: Readings, after: Readings) -> bool:
     return bool(before.created) and before.created == after.created
 
 
-def _changed(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> bool:
+def _changed(before: Mapping[Group, Mapping[str, str]], after: Mapping[Group, Mapping[str, str]]) -> bool:
     return any(after.get(engine, labels) != labels for engine, labels in before.items())
 
 

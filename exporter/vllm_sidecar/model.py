@@ -59,6 +59,7 @@ class Reason(StrEnum):
     EMPTY = "empty"
     NOT_PROMETHEUS = "not_prometheus"
     NO_VLLM_METRICS = "no_vllm_metrics"
+    NOT_AN_ENGINE = "not_an_engine"
     LIBRARY_NOT_FOUND = "library_not_found"
     DRIVER_NOT_LOADED = "driver_not_loaded"
     DRIVER_MISMATCH = "driver_mismatch"
@@ -193,6 +194,13 @@ class Identity:
     """`/load` of a server with --enable-server-load-tracking; None while it was never above 0."""
     source_errors: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def served_model(self) -> str | None:
+        """The name of the base model, the first where it has several; None where not exactly one is known."""
+        bases = [model for model in self.models if model.parent is None]
+        one = len({model.root or model.id for model in bases}) == 1
+        return bases[0].id if one else None
+
 
 Key = str | tuple[str, ...]
 """Canonical signal name, or the name followed by the values of the labels that it has beyond its scope's."""
@@ -249,6 +257,13 @@ class Group(NamedTuple):
     labels: tuple[str, ...]
 
 
+class Engine(NamedTuple):
+    """One engine: its group, and the labels that its series have beside their own dimensions."""
+
+    group: Group
+    labels: Mapping[str, str]
+
+
 class Adapters(NamedTuple):
     """The newest `lora_requests_info`: names of LoRA adapters with running and with waiting requests.
 
@@ -285,8 +300,8 @@ class Readings:
     """Unix time of the API server's start, None where it does not tell (multiprocess mode, Rust front end)."""
     created: Mapping[Group, float]
     """Unix time at which a group's counters were made, where the server tells."""
-    cache_config: Mapping[str, Mapping[str, str]]
-    """Whitelisted labels of `cache_config_info` per engine."""
+    cache_config: Mapping[Group, Mapping[str, str]]
+    """Whitelisted labels of `cache_config_info` per engine; without a model where it is of no engine known."""
     adapters: Adapters | None
     """None where LoRA is off or has not been used."""
     sources: Mapping[str, str]
@@ -297,6 +312,14 @@ class Readings:
     """vLLM families that the catalog does not know: a newer vLLM than this release."""
     anomalies: Mapping[str, int]
     """Values left out at this poll, by kind (see `normalise`)."""
+    engines: Mapping[Group, Engine] = field(default_factory=dict)
+    """The engines, with the labels that tell them apart as the server wrote them."""
+    unknown_labels: tuple[str, ...] = ()
+    """Labels of known families that the catalog does not know; they tell engines apart where they differ."""
+    unattributed: tuple[str, ...] = ()
+    """The first of the families with series that are left out because they are of no engine, or of several."""
+    not_an_engine: str = ""
+    """What the server is where it is no engine; empty where it is one, and where nothing tells."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,10 @@ class Pipeline:
     async def _poll(self) -> float:
         now = self._clock()
         polled = await self._poller.poll(now)
-        readings = self._normaliser.normalise(polled.exposition)
+        served = self._introspector.identity.served_model if self._introspector else None
+        readings = self._normaliser.normalise(polled.exposition, served)
+        if readings.not_an_engine:
+            raise PollError(Reason.NOT_AN_ENGINE, f"the metrics are those of {readings.not_an_engine}")
         if not readings.dialect.prefix:
             raise PollError(Reason.NO_VLLM_METRICS, self._health_says or NO_METRICS)
         if polled.filtered:  # it holds only what is known

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.catalog import upstream
 from vllm_sidecar.catalog.types import Kind, Merge, Upstream
-from vllm_sidecar.model import Adapters, Dialect, Group, Key, Scope
+from vllm_sidecar.engines import UNATTRIBUTED, UNNUMBERED, Assigned, Engines, Identity
+from vllm_sidecar.model import Adapters, Dialect, Engine, Group, Key, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from vllm_sidecar.catalog.types import Signal
     from vllm_sidecar.model import Labels, Layout
 
     Pick = Callable[[Sequence[float]], tuple[float, ...]]
@@ -28,6 +30,30 @@ if TYPE_CHECKING:
 _MERGE: dict[Merge, Callable[[Iterable[float]], float]] = {Merge.SUM: sum, Merge.MAX: max}
 _KNOWN = re.compile("|".join(f"(?:{pattern})" for pattern in upstream.KNOWN_PATTERNS))
 _SUFFIXES = ("_bucket", "_sum", "_count", "_created", "_total")
+_PARTS = ("_bucket", "_sum", "_count")
+MOST_NAMED = 20
+"""Families without an engine that are named."""
+
+
+def _dimensions(scope: Scope) -> dict[str, frozenset[str]]:
+    """Return the sample names that are read of a scope, each with the labels that are no part of an identity."""
+    found: dict[str, set[str]] = {}
+    for entry in upstream.UPSTREAM:
+        if entry.signal.scope is scope:
+            for alias in entry.aliases:
+                names = [alias + part for part in _PARTS] if entry.signal.kind is Kind.HISTOGRAM else [alias]
+                for name in (*names, alias.removesuffix("_total")):
+                    found.setdefault(name, set()).update(entry.signal.labels)
+    if scope is Scope.ENGINE:
+        for name in (upstream.SWAPPED, upstream.WAITING_BY_REASON, *upstream.CREATED, *upstream.DIMENSIONS):
+            found.setdefault(name, set()).update(upstream.DIMENSIONS.get(name, ()))
+    always = {"le", *upstream.COPIES}
+    return {name: frozenset(labels | always) for name, labels in found.items()}
+
+
+_OF_ENGINES = _dimensions(Scope.ENGINE)
+_OF_MODELS = _dimensions(Scope.MODEL)
+_OF_HTTP = upstream.COPIES.union(upstream.HTTP_REQUESTS.signal.labels)
 
 
 class Merged(NamedTuple):
@@ -41,6 +67,8 @@ class Merged(NamedTuple):
     slots: list[list[int]]
     merge: Callable[[Iterable[float]], float]
     factor: float
+    members: tuple[Labels, ...] = ()
+    """Of a counter that is a sum of several: what tells the inner lists apart. They may come and go."""
 
 
 @dataclass(slots=True)
@@ -53,13 +81,15 @@ class ScalarPlan:
 
 
 class HistogramPlan(NamedTuple):
-    """Where one histogram of one group stands; `others` are further series to add up (Ray's workers)."""
+    """Where one histogram of one group stands; `others` are further series to add up (copies of API servers)."""
 
     name: str
     bounds: tuple[float, ...]
     pick: Pick
     total: int | None
     others: list[tuple[Pick, int | None]]
+    members: tuple[Labels, ...] = ()
+    """What tells it from the others, and them from each other, where there are any."""
 
 
 @dataclass(slots=True)
@@ -82,26 +112,54 @@ class Plan:
     dialect: Dialect
     started: int | None
     created: list[tuple[Group, int]]
-    cache_config: dict[str, dict[str, str]]
-    adapters: list[tuple[int, Adapters]]
+    engines: dict[Group, Engine]
+    cache_config: dict[Group, dict[str, str]]
+    adapters: list[list[tuple[int, Adapters]]]
+    """LoRA infos by the engine that wrote them."""
     sources: dict[str, str]
+    beside: frozenset[str]
+    """Names that are read and are no source of a signal."""
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
+    unknown_labels: tuple[str, ...]
+    unattributed: tuple[str, ...]
+    not_an_engine: str
     anomalies: dict[str, int]
 
     def newest_adapters(self, values: Sequence[float]) -> Adapters | None:
-        """Return the newest LoRA info: its value is the time it was written, and older ones stay for ever."""
-        alive = [(values[slot], adapters) for slot, adapters in self.adapters if isfinite(values[slot])]
-        return max(alive, key=itemgetter(0))[1] if alive else None
+        """Return the newest LoRA info of each engine: its value is the time it was written, and older ones stay."""
+        newest: list[Adapters] = []
+        for written in self.adapters:
+            alive = [(values[slot], adapters) for slot, adapters in written if isfinite(values[slot])]
+            if alive:
+                newest.append(max(alive, key=itemgetter(0))[1])
+        if len(newest) <= 1:
+            return newest[0] if newest else None
+        slots = [adapters.slots for adapters in newest if adapters.slots is not None]
+        return Adapters(
+            tuple(sorted({name for adapters in newest for name in adapters.running})),
+            tuple(sorted({name for adapters in newest for name in adapters.waiting})),
+            max(slots, default=None),
+        )
 
 
 class Found(NamedTuple):
     """One series under vLLM's own name without its prefix."""
 
     slot: int
+    pairs: Labels
     labels: dict[str, str]
     name: str
     """The name as the server wrote it."""
+
+
+class _Alike(NamedTuple):
+    """Series of engines that say the same of their engine; their families, and these as the server wrote them."""
+
+    identity: Identity
+    slots: list[int]
+    families: set[str]
+    written: set[str]
 
 
 def _pick(slots: Sequence[int]) -> Pick:
@@ -111,18 +169,22 @@ def _pick(slots: Sequence[int]) -> Pick:
     return itemgetter(*slots) if slots else lambda _: ()
 
 
-def compile_plan(layout: Layout) -> Plan:
-    """Work out what each series of a layout means."""
-    return _Compiler(layout).compile()
+def compile_plan(layout: Layout, engines: Engines | None = None, served: str | None = None) -> Plan:
+    """Work out what each series of a layout means.
+
+    `engines` remembers the names of the target's engines, `served` is the model's name where the body names none.
+    """
+    return _Compiler(layout).compile(engines or Engines(), served)
 
 
 def strip_prefix(name: str) -> tuple[str, str] | None:
     """Split a vLLM name into prefix and the rest; None for anything else."""
-    if name.startswith(upstream.NOT_VLLM):
+    if name.removeprefix("ray_").removeprefix("kserve_").startswith(upstream.NOT_VLLM):
         return None
     for prefix in upstream.PREFIXES:
         if name.startswith(prefix):
-            return prefix, name[len(prefix) :]
+            rest = name[len(prefix) :]
+            return (prefix, rest) if ":" not in rest else None
     return None
 
 
@@ -135,15 +197,45 @@ def wanted_names(layout: Layout) -> frozenset[str]:
     plan = compile_plan(layout)
     if plan.missing or plan.dialect.multiprocess:
         return frozenset()
-    read = {upstream.PYTHON_INFO, upstream.PROCESS_START, *plan.sources.values()}
-    own = {plan.dialect.prefix + name for name in (*upstream.CREATED, *upstream.READ_BESIDE)}
+    read = {upstream.PYTHON_INFO, upstream.PROCESS_START, *plan.sources.values()} | plan.beside
     histogram = tuple(name + "_" for name in plan.sources.values())
     return frozenset(
         series.name
         for series in layout.series
-        if series.name in read | own
-        or (series.name.startswith(histogram) and series.name.endswith(("_bucket", "_sum", "_count")))
-    )
+        if series.name in read
+        or (series.name.startswith(histogram) and series.name.endswith(_PARTS))
+    )  # fmt: skip
+
+
+class _Names:
+    """The names of a layout under vLLM's prefixes: which prefix counts, and what the catalog knows."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.by_prefix: dict[str, dict[str, str]] = defaultdict(dict)
+        """Prefix -> name of a family or sample without it -> declared type, or none."""
+        names = {**dict.fromkeys((series.name for series in layout.series), ""), **layout.families}
+        self.split = {name: split for name in names if (split := strip_prefix(name))}
+        for name, (prefix, rest) in self.split.items():
+            self.by_prefix[prefix][rest] = names[name]
+        for prefix in list(self.by_prefix):
+            # A program of another kind may have a name that begins with vllm_; nothing else begins with vllm:.
+            if prefix.endswith("_") and not any(map(_is_known, self.by_prefix[prefix])):
+                del self.by_prefix[prefix]
+        self.prefixes = sorted(self.by_prefix, key=self._rank)
+
+    def _rank(self, prefix: str) -> tuple[int, int, int]:
+        names = self.by_prefix[prefix]
+        return -len(_only_engines(names)), -sum(map(_is_known, names)), upstream.PREFIXES.index(prefix)
+
+    def all(self) -> set[str]:
+        return set(chain.from_iterable(self.by_prefix.values()))
+
+    def unknown(self) -> tuple[str, ...]:
+        found = set()
+        for prefix, names in self.by_prefix.items():
+            bases = {_base(name, names) for name in names}
+            found |= {prefix + name for name in bases if not _is_family(name)}
+        return tuple(sorted(found))
 
 
 class _Compiler:
@@ -151,22 +243,28 @@ class _Compiler:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+        self.names = _Names(layout)
+        self.prefix = next(iter(self.names.prefixes), "")
         self.series: dict[str, list[Found]] = defaultdict(list)
         self.plain: dict[str, list[Found]] = defaultdict(list)
-        self.prefix = ""
         self.anomalies: dict[str, int] = {}
         self.sources: dict[str, str] = {}
         self.scalars: dict[Group, dict[Kind, dict[Key, Merged]]] = defaultdict(lambda: defaultdict(dict))
         self.histograms: dict[Group, list[HistogramPlan]] = defaultdict(list)
+        self.alike: list[_Alike] = []
+        self.engine_groups: dict[int, Group] = {}
+        """Slot of a series of an engine -> the group of that engine."""
+        self.unknown_labels: set[str] = set()
+        self.unattributed: set[str] = set()
+        self.assigned = Assigned({}, {})
+        self.served: str | None = None
 
-    def compile(self) -> Plan:
+    def compile(self, engines: Engines, served: str | None) -> Plan:
+        self.served = served
         self._sort()
-        self.cache_config = {
-            found.labels.get("engine", "0"): {
-                key: found.labels[key] for key in upstream.CACHE_CONFIG_KEYS if key in found.labels
-            }
-            for found in self.series[upstream.CACHE_CONFIG]
-        }
+        self._identify()
+        self._assign(engines)
+        self._cache_config()
         for entry in upstream.UPSTREAM:
             self._entry(entry)
         for entry in (upstream.HTTP_REQUESTS, upstream.OPEN_FDS):
@@ -179,37 +277,128 @@ class _Compiler:
             dialect=self._dialect(),
             started=next((found.slot for found in self.plain[upstream.PROCESS_START]), None),
             created=[
-                (self._group_of(Scope.ENGINE, found.labels), found.slot)
+                (group, found.slot)
                 for name in upstream.CREATED
                 for found in self.series[name]
+                if (group := self._group_of(Scope.ENGINE, found))
             ],
+            engines=self.assigned.by_group,
             cache_config=self.cache_config,
-            adapters=[(found.slot, _adapters(found.labels)) for found in self.series[upstream.LORA_INFO]],
+            adapters=self._adapters(),
             sources=self.sources,
+            beside=frozenset(
+                found.name for name in (*upstream.CREATED, *upstream.READ_BESIDE) for found in self.series[name]
+            ),
             missing=tuple(
                 entry.signal.name
                 for entry in upstream.UPSTREAM
                 if entry.checklist and entry.signal.name not in self.sources
             ),
-            unknown=self._unknown(),
+            unknown=self.names.unknown(),
+            unknown_labels=tuple(sorted(self.unknown_labels)),
+            unattributed=tuple(sorted(self.unattributed)[:MOST_NAMED]),
+            not_an_engine=self._not_an_engine(),
             anomalies=self.anomalies,
         )
 
     def _sort(self) -> None:
+        """Sort the series by name; what stands under several prefixes is read under the best one."""
+        by_prefix: dict[str, dict[str, list[Found]]] = {prefix: defaultdict(list) for prefix in self.names.prefixes}
         for slot, series in enumerate(self.layout.series):
-            split = strip_prefix(series.name)
-            if split:
-                self.prefix = self.prefix or split[0]
-                self.series[split[1]].append(Found(slot, dict(series.labels), series.name))
+            prefix, name = self.names.split.get(series.name, ("", ""))
+            found = Found(slot, series.labels, dict(series.labels), series.name)
+            table = by_prefix.get(prefix)
+            if table is None:
+                self.plain[series.name].append(found)
             else:
-                self.plain[series.name].append(Found(slot, dict(series.labels), series.name))
+                table[name].append(found)
+        families: set[str] = set()
+        for table in by_prefix.values():
+            new = {name: found for name, found in table.items() if _family(name) not in families}
+            self.series.update(new)
+            families.update(map(_family, new))
         for name, (older, kind) in upstream.BY_TRANSFER_TYPE.items():
-            found = [one for one in self.series.get(older, ()) if one.labels.get("transfer_type") == kind]
-            if found:
-                self.series.setdefault(name, found)
-        if not self.prefix:
-            names = (strip_prefix(name) for name in self.layout.families)
-            self.prefix = next((split[0] for split in names if split), "")
+            these = [one for one in self.series.get(older, ()) if one.labels.get("transfer_type") == kind]
+            if these:
+                self.series.setdefault(name, these)
+
+    def _not_an_engine(self) -> str:
+        """Say what the server is, if it is no engine; empty for engines, and where there is nothing to tell by."""
+        if not self.names.prefixes:
+            names = {*self.plain, *self.layout.families}
+            known = (what for start, what in upstream.OTHER_PROGRAMS if any(name.startswith(start) for name in names))
+            return next(known, "")
+        backends = self._backends()
+        if backends:
+            return f"something that repeats the metrics of several servers, by its label {backends}"
+        if any(_only_engines(names) for names in self.names.by_prefix.values()):
+            return ""
+        return "something that has vLLM's names and counts nothing that an engine counts"
+
+    def _backends(self) -> str:
+        """Return the label that holds addresses of several servers; empty if there is none."""
+        addresses: dict[str, set[str]] = defaultdict(set)
+        for alike in self.alike:
+            for label, value in alike.identity.labels:
+                if value.startswith(upstream.ADDRESSES) and label not in upstream.MODEL_LABELS:
+                    addresses[label].add(value)
+        return next((label for label, values in sorted(addresses.items()) if len(values) > 1), "")
+
+    def _identify(self) -> None:
+        """Find out what the series of engines say of their engine."""
+        found: dict[Labels, _Alike] = {}
+        for name, dimensions in _OF_ENGINES.items():
+            for slot, pairs, _, written in self.series.get(name, ()):
+                rest = tuple([pair for pair in pairs if pair[0] not in dimensions])
+                alike = found.get(rest)
+                if alike is None:
+                    alike = found[rest] = _Alike(_identity(rest), [], set(), set())
+                alike.slots.append(slot)
+                alike.families.add(name)
+                alike.written.add(written)
+        self.alike = list(found.values())
+
+    def _assign(self, engines: Engines) -> None:
+        """Find the engine of each series that belongs to one."""
+        families: dict[Identity, set[str]] = defaultdict(set)
+        for identity, _, names, _ in self.alike:
+            families[identity] |= names
+            self.unknown_labels.update(name for name, _ in identity.labels)
+        self.assigned = engines.assign(families, self.served)
+        for identity, slots, _, written in self.alike:
+            engine = self.assigned.engines.get(identity)
+            if engine:
+                self.engine_groups.update(dict.fromkeys(slots, engine.group))
+            else:
+                self._leave_out(self.assigned.refused[identity], len(slots), written)
+        for name, dimensions in _OF_MODELS.items():
+            for found in self.series.get(name, ()):
+                self.unknown_labels |= found.labels.keys() - dimensions
+        for found in self.plain[upstream.HTTP_REQUESTS.aliases[0]]:
+            self.unknown_labels |= found.labels.keys() - _OF_HTTP
+        self.unknown_labels -= {*upstream.IDENTITY, *upstream.MODEL_LABELS}
+
+    def _leave_out(self, why: str, count: int, written: Iterable[str]) -> None:
+        self.anomalies[why] = self.anomalies.get(why, 0) + count
+        self.unattributed.update(written)
+
+    def _cache_config(self) -> None:
+        find = self.assigned.matching()
+        self.cache_config: dict[Group, dict[str, str]] = {}
+        for found in self.series[upstream.CACHE_CONFIG]:
+            engine = find(found.labels)
+            # Of an engine that has no other series yet, or of several engines.
+            nobody = Group(Scope.ENGINE, ("", found.labels.get("engine", UNNUMBERED)))
+            self.cache_config[engine.group if engine else nobody] = {
+                key: found.labels[key] for key in upstream.CACHE_CONFIG_KEYS if key in found.labels
+            }
+
+    def _adapters(self) -> list[list[tuple[int, Adapters]]]:
+        written: dict[Labels, list[tuple[int, Adapters]]] = defaultdict(list)
+        for found in self.series[upstream.LORA_INFO]:
+            of = tuple(sorted(pair for pair in found.labels.items() if pair[0] not in upstream.LORA_LABELS))
+            written[of].append((found.slot, _adapters(found.labels)))
+        return list(written.values())
 
     def _dialect(self) -> Dialect:
         names = chain.from_iterable(self.series.values())
@@ -217,16 +406,6 @@ class _Compiler:
         python = upstream.PYTHON_INFO in self.plain
         rust = self.layout.openmetrics and not python and not self.cache_config
         return Dialect(self.prefix, engine, "rust" if rust else "python", not python and not rust)
-
-    def _unknown(self) -> tuple[str, ...]:
-        known = set(chain.from_iterable(entry.aliases for entry in upstream.UPSTREAM))
-        names = {split[1] for name in self.layout.families if (split := strip_prefix(name))} | set(self.series)
-        bases = {_base(name, names) for name in names}
-        unknown = (
-            name for name in bases if not ({name, name + "_total"} & known or _KNOWN.fullmatch(name))
-            and not _KNOWN.fullmatch(name + "_total")
-        )  # fmt: skip
-        return tuple(sorted(self.prefix + name for name in unknown))
 
     def _entry(self, entry: Upstream) -> None:
         candidates = list(chain.from_iterable(map(self._candidates, entry.aliases)))
@@ -247,7 +426,7 @@ class _Compiler:
     def _candidates(self, alias: str) -> list[tuple[str, list[Found]]]:
         """An alias as it stands, then as Ray writes it, without `_total`."""
         names = [alias, alias.removesuffix("_total")] if alias.endswith("_total") else [alias]
-        if self.prefix.startswith("ray_") or alias == names[-1]:
+        if alias == names[-1] or any(prefix.startswith("ray_") for prefix in self.names.prefixes):
             return [(name, self.series.get(name, [])) for name in names]
         return [(alias, self.series.get(alias, []))]
 
@@ -255,8 +434,8 @@ class _Compiler:
         """What to multiply with to get the signal's unit; None where the values cannot be used."""
         if not found:
             return None
-        name = found[0].name.removeprefix(self.prefix)
-        if name.startswith("spec_decode_num") and upstream.SPEC_V0_MARK in self._names():
+        _, name = self.names.split[found[0].name]
+        if name.startswith("spec_decode_num") and upstream.SPEC_V0_MARK in self.names.all():
             return None
         if not name.startswith("gpu_prefix_cache_") or not entry.signal.name.endswith("_total"):
             return 1.0
@@ -267,27 +446,40 @@ class _Compiler:
         only = sizes.pop() if len(sizes) == 1 else ""
         return float(only) if only.isdecimal() else None
 
-    def _names(self) -> set[str]:
-        families = (split[1] for name in self.layout.families if (split := strip_prefix(name)))
-        return set(families) | set(self.series)
+    def _group_of(self, scope: Scope, found: Found) -> Group | None:
+        """Return whose series it is; None where nothing tells."""
+        if scope is Scope.TARGET:
+            return Group(scope, ())
+        if scope is Scope.ENGINE:
+            return self.engine_groups.get(found.slot)
+        model = _model(found.labels) or self._only_model()
+        if model:
+            return Group(scope, (model,))
+        self._leave_out(UNATTRIBUTED, 1, (found.name,))
+        return None
 
-    def _group_of(self, scope: Scope, labels: Mapping[str, str]) -> Group:
-        defaults = {"model_name": "", "engine": "0"}  # v0 and the first v1 have one engine and no label for it
-        return Group(scope, tuple(labels.get(name) or defaults[name] for name in scope.labels))
+    def _only_model(self) -> str | None:
+        models = {engine.group.labels[0] for engine in self.assigned.engines.values()}
+        return models.pop() if len(models) == 1 else self.served
 
     def _scalar(self, entry: Upstream, found: list[Found], factor: float) -> None:
         signal = entry.signal
         alike: dict[tuple[Group, Key], dict[Labels, list[int]]] = defaultdict(lambda: defaultdict(list))
+        counter = signal.kind is Kind.COUNTER
         for series in found:
+            group = self._group_of(signal.scope, series)
+            if group is None:
+                continue
             # The sum over reasons stands in a name of its own; `requests_waiting` is that sum.
             plain = not signal.labels or signal is upstream.REQUESTS_WAITING.signal
             key: Key = signal.name if plain else (signal.name, *(series.labels.get(x, "") for x in signal.labels))
-            group = self._group_of(signal.scope, series.labels)
-            alike[group, key][_apart_from_pid(series.labels)].append(series.slot)
+            member = _member(signal, series.pairs) if counter else _apart_from_copies(series.pairs)
+            alike[group, key][member].append(series.slot)
+            self.sources.setdefault(signal.name, series.name)
         for (group, key), copies in alike.items():
-            merged = Merged(key, list(copies.values()), _MERGE[entry.merge], factor)
+            members = tuple(copies) if counter and any(copies) else ()
+            merged = Merged(key, list(copies.values()), _MERGE[entry.merge], factor, members)
             self.scalars[group][signal.kind][key] = merged
-            self.sources[signal.name] = found[0].name
 
     def _waiting(self) -> None:
         """Split the waiting requests by reason where vLLM does (0.20.0 on); add the swapped ones of v0."""
@@ -296,7 +488,9 @@ class _Compiler:
             alike: dict[tuple[Group, Key], dict[Labels, list[int]]] = defaultdict(lambda: defaultdict(list))
             for found in self.series[source]:
                 key: Key = (name, reason or found.labels.get("reason", ""))
-                alike[self._group_of(Scope.ENGINE, found.labels), key][_apart_from_pid(found.labels)].append(found.slot)
+                group = self._group_of(Scope.ENGINE, found)
+                if group:
+                    alike[group, key][_apart_from_copies(found.pairs)].append(found.slot)
             for (group, key), copies in alike.items():
                 self.scalars[group][Kind.GAUGE][key] = Merged(key, list(copies.values()), sum, 1.0)
         for kinds in self.scalars.values():
@@ -311,10 +505,11 @@ class _Compiler:
         found: dict[Group, dict[Labels, dict[float, int]]] = defaultdict(lambda: defaultdict(dict))
         for series in self.series[source + "_bucket"]:
             edge = _edge(series.labels.get("le", ""))
-            rest = tuple(sorted((k, v) for k, v in series.labels.items() if k != "le"))
-            if edge is not None:
-                found[self._group_of(entry.signal.scope, series.labels)][rest][edge] = series.slot
-        totals = {tuple(sorted(x.labels.items())): x.slot for x in self.series.get(source + "_sum", ())}
+            group = self._group_of(entry.signal.scope, series)
+            rest = tuple([pair for pair in series.pairs if pair[0] != "le"])
+            if edge is not None and group:
+                found[group][rest][edge] = series.slot
+        totals = {x.pairs: x.slot for x in self.series.get(source + "_sum", ())}
         for group, parts in found.items():
             plans = [_histogram_plan(entry.signal.name, slots, totals.get(rest)) for rest, slots in parts.items()]
             usable = [plan for plan in plans if plan and plan.bounds == plans[0].bounds] if plans[0] else []
@@ -322,8 +517,12 @@ class _Compiler:
                 self.anomalies["bad_histogram"] = self.anomalies.get("bad_histogram", 0) + len(plans) - len(usable)
             if usable:
                 others = [(plan.pick, plan.total) for plan in usable[1:]]
-                self.histograms[group].append(usable[0]._replace(others=others))
-                self.sources[entry.signal.name] = self.prefix + source
+                copies = any(not upstream.COPIES.isdisjoint(dict(rest)) for rest in parts)
+                members = tuple(rest for rest, plan in zip(parts, plans, strict=True) if plan in usable)
+                self.histograms[group].append(
+                    usable[0]._replace(others=others, members=members if copies else ())
+                )  # fmt: skip
+                self.sources[entry.signal.name] = self.series[source + "_bucket"][0].name.removesuffix("_bucket")
 
     def _group(self, group: Group) -> GroupPlan:
         kinds = self.scalars[group]
@@ -349,17 +548,68 @@ class _Compiler:
         self.sources = {other.get(signal, signal): source for signal, source in self.sources.items()}
 
 
-def _base(name: str, names: set[str]) -> str:
+def _is_family(name: str) -> bool:
+    """Tell whether the catalog knows a family by its name without prefix."""
+    return bool(
+        {name, name + "_total"} & _FAMILIES or _KNOWN.fullmatch(name) or _KNOWN.fullmatch(name + "_total")
+    )  # fmt: skip
+
+
+def _is_known(name: str) -> bool:
+    """Tell whether the catalog knows the family of a sample name without prefix."""
+    return _is_family(name) or any(name.endswith(x) and _is_family(name.removesuffix(x)) for x in _SUFFIXES)
+
+
+_FAMILIES = frozenset(chain.from_iterable(entry.aliases for entry in upstream.UPSTREAM))
+
+
+def _only_engines(names: Mapping[str, str]) -> list[str]:
+    """Return the families among names (with their declared types) that an engine alone has."""
+    return [
+        family
+        for family in upstream.ONLY_ENGINES
+        for name in (family, family.removesuffix("_total"), family + "_bucket")
+        if name in names and (names[name] != "gauge" or family in upstream.GAUGES_OF_ENGINES)
+    ]
+
+
+def _family(name: str) -> str:
+    """The family of a sample name as far as telling prefixes apart goes; Ray writes counters twice."""
+    for suffix in (*_PARTS, "_created"):
+        name = name.removesuffix(suffix)
+    return name.removesuffix("_total")
+
+
+def _base(name: str, names: Collection[str]) -> str:
     """The family of a sample name: without its suffix, where the rest is a family or the suffix can be nothing else."""
-    for suffix in _SUFFIXES:
-        stem = name.removesuffix(suffix)
-        if stem != name and (stem in names or suffix in ("_bucket", "_created") or stem + "_bucket" in names):
-            return _base(stem, names)
-    return name
+    while True:
+        for suffix in _SUFFIXES:
+            stem = name.removesuffix(suffix)
+            if stem != name and (stem in names or suffix in ("_bucket", "_created") or stem + "_bucket" in names):
+                name = stem
+                break
+        else:
+            return name
 
 
-def _apart_from_pid(labels: Mapping[str, str]) -> Labels:
-    return tuple(sorted((name, value) for name, value in labels.items() if name != "pid"))
+def _model(labels: Mapping[str, str]) -> str:
+    return next((labels[name] for name in upstream.MODEL_LABELS if labels.get(name)), "")
+
+
+def _identity(pairs: Labels) -> Identity:
+    return Identity(_model(dict(pairs)), tuple([pair for pair in pairs if pair[0] != "model_name" and pair[1]]))
+
+
+def _member(signal: Signal, pairs: Labels) -> Labels:
+    """What tells the series of one counter of one group apart; nothing for all that vLLM itself writes today."""
+    if signal.scope is Scope.ENGINE:
+        return tuple([pair for pair in pairs if pair[0] in upstream.COPIES])
+    model = upstream.MODEL_LABELS if signal.scope is Scope.MODEL else ()
+    return tuple([pair for pair in pairs if pair[0] not in signal.labels and pair[0] not in model])
+
+
+def _apart_from_copies(pairs: Labels) -> Labels:
+    return tuple([pair for pair in pairs if pair[0] not in upstream.COPIES])
 
 
 def _edge(text: str) -> float | None:
@@ -381,7 +631,7 @@ def _scalar_plan(entries: Iterable[Merged]) -> ScalarPlan:
     single: list[Merged] = []
     merged: list[Merged] = []
     for entry in entries:
-        alone = len(entry.slots) == 1 and len(entry.slots[0]) == 1 and entry.factor == 1.0
+        alone = len(entry.slots) == 1 and len(entry.slots[0]) == 1 and entry.factor == 1.0 and not entry.members
         (single if alone else merged).append(entry)
     return ScalarPlan(tuple(entry.key for entry in single), _pick([entry.slots[0][0] for entry in single]), merged)
 
@@ -392,5 +642,7 @@ def _adapters(labels: Mapping[str, str]) -> Adapters:
 
     slots = labels.get("max_lora", "")
     return Adapters(
-        names("running_lora_adapters"), names("waiting_lora_adapters"), int(slots) if slots.isdecimal() else None
+        names("running_lora_adapters"),
+        names("waiting_lora_adapters"),
+        int(slots) if slots.isdecimal() and len(slots) < 10 else None,
     )

@@ -48,6 +48,8 @@ REMEDY: Mapping[Reason, str] = MappingProxyType(
         "web page or login form.",
         Reason.NO_VLLM_METRICS: "Metrics came, but none of vLLM's: was it started with --disable-log-stats, has its "
         "engine not served a request yet, or is url another program?",
+        Reason.NOT_AN_ENGINE: "This is a router, a gateway or another program, not a vLLM engine: point url at the API "
+        "port of an engine, with one sidecar or one target for each.",
         Reason.INTERNAL: "This is unexpected, perhaps a bug of the sidecar: report it with the detail from the log, "
         "and check its limit of open files.",
     }

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
 from vllm_sidecar.catalog.server import FLAG_GAUGES, FLAGS_SHOWN
+from vllm_sidecar.catalog.types import RESERVED_LABELS
+from vllm_sidecar.catalog.upstream import DIFFERENT_WORK
 from vllm_sidecar.derive.saturation import slug
 from vllm_sidecar.derive.views import Engine, Model, Server, Settings
+from vllm_sidecar.engines import shown_labels
 from vllm_sidecar.exposition import labels_text
 from vllm_sidecar.log import event
 from vllm_sidecar.model import Group, Scope, Summary
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.model import Identity, Key, Readings, Value
     from vllm_sidecar.poller import Polled
     from vllm_sidecar.tally import Row
-    from vllm_sidecar.window import Windows
+    from vllm_sidecar.window import Window, Windows
 
 Samples = dict[str, list[tuple[str, "Value"]]]
 """Signal -> its series: text of the labels, value."""
@@ -92,6 +95,7 @@ class Snapshotter:
             self._cumulative(readings, samples)
             self._derived(readings, windows, identity, samples, gpus)
             self._sources(readings, samples)
+            self._engines(readings, samples)
         self._server(readings, windows, identity, samples)
         for name, labels, value in health.samples():
             self._add(samples, name, labels, value)
@@ -149,16 +153,21 @@ class Snapshotter:
             gpus,
         )
         self._compute(TARGET, server, samples)
-        models: dict[str, dict[str, object]] = defaultdict(dict)
+        models: dict[str, dict[str, Window]] = defaultdict(dict)
+        work: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
         for group, window in engines.items():
             model, number = group.labels
             models[model][number] = window
-            config = readings.cache_config.get(number, {})
-            count = max(1, len(readings.cache_config))
+            if group in readings.engines:
+                labels = readings.engines[group].labels
+                work[model][number] = tuple(labels.get(name, "") for name in DIFFERENT_WORK)
+            config = readings.cache_config.get(group, {})
+            # Data-parallel engines repeat the configuration of all; stages have one each.
+            count = max(1, sum(other == config for other in readings.cache_config.values()))
             self._compute(group, Engine(model, window, server, config, count), samples)
         for model, members in models.items():
             group = Group(Scope.MODEL, (model,))
-            self._compute(group, Model(members, windows.get(group), server), samples)  # type: ignore[arg-type]
+            self._compute(group, Model(members, windows.get(group), server, work[model]), samples)
 
     def _compute(self, group: Group, view: Engine | Model | Server, samples: Samples) -> None:
         whole = self._text(group, "")
@@ -184,6 +193,7 @@ class Snapshotter:
 
     def _sources(self, readings: Readings, samples: Samples) -> None:
         self._add(samples, "unknown_families", (), float(len(readings.unknown)))
+        self._add(samples, "unknown_labels", (), float(len(readings.unknown_labels)))
 
         def make() -> Iterable[tuple[str, Sequence[str], float]]:
             for signal, source in readings.sources.items():
@@ -192,6 +202,19 @@ class Snapshotter:
                 yield "signal_missing", (signal,), float(signal in readings.missing)
 
         self._add_lasting(samples, readings.sources, make)  # a part of the plan: the same object for a known layout
+
+    def _engines(self, readings: Readings, samples: Samples) -> None:
+        """Add the engines with the labels that the server gave them, whatever these are."""
+        known = self._lasting.get("engine_info")
+        if known is None or known[0] is not readings.engines:
+            taken = {*Scope.ENGINE.labels, *RESERVED_LABELS, *(name for name, _ in self.labels)}
+            made: Samples = {"engine_info": []}
+            for group, engine in readings.engines.items():
+                scoped = zip(group.scope.labels, group.labels, strict=True)
+                text = labels_text((*self.labels, *scoped, *shown_labels(engine, taken).items()))
+                made["engine_info"].append((text, 1.0))
+            known = self._lasting["engine_info"] = (readings.engines, made)
+        samples.update(known[1])
 
     def _add_lasting(
         self, samples: Samples, of: object, make: Callable[[], Iterable[tuple[str, Sequence[str], float]]]

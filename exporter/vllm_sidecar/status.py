@@ -75,9 +75,16 @@ def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
         "dialect": asdict(readings.dialect) if readings else None,
         "identity": asdict(identity),
         "probes": {source: asdict(probe) for source, probe in snapshot.probes.items()},
-        "cache_config": dict(readings.cache_config) if readings else {},
+        "cache_config": [
+            dict(zip(group.scope.labels, group.labels, strict=True)) | dict(config)
+            for group, config in readings.cache_config.items()
+        ]
+        if readings
+        else [],
         "missing": list(readings.missing) if readings else [],
         "unknown": list(readings.unknown) if readings else [],
+        "unknown_labels": list(readings.unknown_labels[:100]) if readings else [],
+        "unattributed": list(readings.unattributed) if readings else [],
         "rejected_lines": [asdict(line) for line in polled.exposition.rejected] if polled else [],
         "sources": dict(readings.sources) if readings else {},
         "signals": _signals(snapshot.samples),

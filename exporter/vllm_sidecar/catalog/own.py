@@ -46,12 +46,16 @@ OWN: tuple[Signal, ...] = (
     _own("rejected_lines_total", Kind.COUNTER, "Lines of bodies that were no valid samples; the others were used.",
          "source"),
     _own("dropped_values_total", Kind.COUNTER,
-         "Values that cannot be true and were left out: not_finite, negative, bad_histogram, sum_fell; of GPUs also "
-         "sentinel, zero, out_of_range.",
+         "Values that were left out. Cannot be true: not_finite, negative, bad_histogram, sum_fell; of GPUs also "
+         "sentinel, zero, out_of_range. Belong to no engine that can be told, or to one beyond the limit of 256: "
+         "unattributed, too_many_engines.",
          "source", "anomaly"),
     _own("window_gaps_total", Kind.COUNTER, "Times at which windows began anew because polls had failed for too long."),
     _own("unknown_families", Kind.GAUGE,
          "vLLM metric families that this release does not know; the status lists them."),
+    _own("unknown_labels", Kind.GAUGE,
+         "Labels of known vLLM families that this release does not know; the status lists them. Where they differ they "
+         "tell engines apart."),
     _own("signal_missing", Kind.GAUGE, "1 for each signal of the checklist that the server does not give, else 0.",
          "signal"),
     _own("signal_source_info", Kind.INFO, "The name that a signal is read from.", "signal", "source_metric"),

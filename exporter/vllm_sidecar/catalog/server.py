@@ -48,6 +48,10 @@ SERVER: tuple[Signal, ...] = (
     _target("model_info", Kind.INFO,
             "A served model, alias or LoRA adapter (then parent is its base); `model` is a valid label in Kubernetes.",
             "model_name", "root", "parent", "model"),
+    Signal("engine_info", Kind.INFO, Unit.NONE,
+           "An engine, with the labels that the server gives its series, to join with: those that tell it from others "
+           "make `engine`. A name that is taken or reserved begins with exported_.",
+           Scope.ENGINE, further_labels=True),
     *(_target(name, Kind.GAUGE, f"The server's --{flag.replace('_', '-')}; absent where no source tells.", unit=unit)
       for flag, (name, unit) in FLAG_GAUGES.items()),
     _target("config_changes_total", Kind.COUNTER,

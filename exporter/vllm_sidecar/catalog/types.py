@@ -88,6 +88,8 @@ class Signal:
     scope: Scope = Scope.ENGINE
     labels: tuple[str, ...] = ()
     why_not_promql: str | None = None
+    further_labels: bool = False
+    """An info that has labels which the server chose, beside those that are named."""
 
     def __post_init__(self) -> None:
         stem = self.name.removesuffix("_total")
@@ -97,6 +99,7 @@ class Signal:
             ((self.kind is Kind.INFO) != self.name.endswith("_info"), "ends in _info if and only if it is an info"),
             (not stem.endswith(self.unit.suffix), f"does not end in its unit {self.unit.suffix}"),
             (bool(RESERVED_LABELS & set(self.labels)), "has a reserved label"),
+            (self.further_labels and self.kind is not Kind.INFO, "has further labels and is no info"),
             (not self.help.endswith("."), "has a help text that is no sentence"),
         )
         for broken, text in problems:

@@ -13,11 +13,70 @@ from vllm_sidecar.model import Scope
 PREFIXES = ("vllm:", "ray_vllm:", "kserve_vllm:", "vllm_", "ray_vllm_", "kserve_vllm_")
 """Before vLLM's names: its own, Ray's agent, KServe's aggregator, and each after colons were translated."""
 
-NOT_VLLM = ("vllm_sidecar_",)
-"""Begins like a translated vLLM name and is none: the sidecar pointed at a sidecar."""
+NOT_VLLM = ("vllm_sidecar", "vllm_omni", "vllm_router", "vllm_tokenizer")
+"""Begin like a translated vLLM name and are none: a sidecar, and programs before or around engines."""
+
+MODEL_LABELS = ("model_name", "model")
+"""Name the model, the first that is there; Triton has the second."""
+IDENTITY = ("engine", "stage", "replica", "version", "dp_rank", "rank")
+"""Labels that identify an engine of a model, in the order in which its name is made of them: vLLM's own, those of
+vLLM-Omni's stages and their replicas, Triton's version of a model, and ranks."""
+DIFFERENT_WORK = ("stage", "version")
+"""Those of them whose engines do not share one load."""
+COPIES = frozenset(("pid",))
+"""Labels of copies: in prometheus_client's multiprocess mode each API server writes one of an engine's series."""
+ONLY_ENGINES = (
+    "cache_config_info",
+    "prompt_tokens_total",
+    "generation_tokens_total",
+    "request_success_total",
+    "num_preemptions_total",
+    "time_to_first_token_seconds",
+    "inter_token_latency_seconds",
+    "time_per_output_token_seconds",
+    "e2e_request_latency_seconds",
+    "request_prompt_tokens",
+    "request_generation_tokens",
+    "iteration_tokens_total",
+    "avg_prompt_throughput_toks_per_s",
+    "avg_generation_throughput_toks_per_s",
+)
+"""Families that an engine has and a router has not: routers repeat gauges of their backends, under vLLM's prefix too.
+vLLM before 0.3 has gauges only, the throughputs among them; v0 has its cache configuration before its first request."""
+GAUGES_OF_ENGINES = frozenset(ONLY_ENGINES[:1] + ONLY_ENGINES[-2:])
+"""Those that are gauges; a gauge by the name of another is a copy that a router makes."""
+ADDRESSES = ("http://", "https://", "grpc://")
+"""How label values begin that name a server."""
+OTHER_PROGRAMS: tuple[tuple[str, str], ...] = (
+    ("vllm_sidecar", "a vllm-sidecar"),
+    ("vllm_router", "a router"),
+    ("router_", "a router"),
+    ("sgl_router", "a router"),
+    ("smg_", "a router"),
+    ("vllm_omni", "the pipeline of vLLM-Omni without its engines"),
+    ("inference_extension", "an inference gateway"),
+    ("inference_objective", "an inference gateway"),
+    ("inference_model", "an inference gateway"),
+    ("inference_pool", "an inference gateway"),
+    ("llm_d_inference_scheduler", "an inference gateway"),
+    ("litellm", "LiteLLM"),
+    ("envoy", "Envoy"),
+    ("istio", "Istio"),
+    ("nginx", "nginx"),
+    ("haproxy", "HAProxy"),
+    ("traefik", "Traefik"),
+    ("kong", "Kong"),
+    ("dynamo_frontend", "Dynamo's front end"),
+    ("sglang", "SGLang"),
+    ("trtllm", "TensorRT-LLM"),
+    ("tgi", "text-generation-inference"),
+    ("llamacpp", "llama.cpp"),
+)
+"""How metrics of other programs begin that are taken for vLLM, and what they are."""
 
 CACHE_CONFIG = "cache_config_info"
 LORA_INFO = "lora_requests_info"
+LORA_LABELS = frozenset(("max_lora", "running_lora_adapters", "waiting_lora_adapters"))
 PROCESS_START = "process_start_time_seconds"
 PYTHON_INFO = "python_info"
 CREATED = ("prompt_tokens_created",)
@@ -36,6 +95,11 @@ BY_TRANSFER_TYPE = {
     "kv_offload_store_time_total": ("kv_offload_total_time_total", "GPU_to_CPU"),
 }
 """Newer name -> the older one (0.16 to 0.23; both since) and the value of its label transfer_type."""
+DIMENSIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(BY_TRANSFER_TYPE, ("transfer_type",)),
+    "num_requests_waiting_by_reason": ("reason",),
+}
+"""Dimensions of families that are read beside the labels of their signals."""
 READ_BESIDE = (CACHE_CONFIG, LORA_INFO, WAITING_BY_REASON, SWAPPED)
 """Read, but not as a signal of their own."""
 

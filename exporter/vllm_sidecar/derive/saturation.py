@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 SLUG_LENGTH = 63
 """Longest label value that Kubernetes takes."""
+SLUG_DIGITS = 10
+_PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def saturation(engine: Engine) -> dict[str, float]:
@@ -39,5 +42,15 @@ def saturation(engine: Engine) -> dict[str, float]:
 
 
 def slug(model_name: str) -> str:
-    """Return a model name that is valid as a Kubernetes label value: `org/Model-7B` becomes `org-model-7b`."""
-    return re.sub(r"[^a-z0-9._-]+", "-", model_name.lower()).strip("-._")[-SLUG_LENGTH:].strip("-._") or "unnamed"
+    """Return a model's name as a label value of Kubernetes, another one for each name.
+
+    What can be written with letters, digits, `.`, `_` and `-` stays as it is, with `--` for each slash:
+    `org/Model-7B` becomes `org--Model-7B`. Everything else keeps what can be kept, with a hash of the name after `---`.
+    """
+    written = model_name.replace("/", "--")
+    # A slash is the only way to two dashes, and nothing but a hash stands after three.
+    if _PLAIN.fullmatch(written) and "--" not in model_name and "---" not in written and len(written) <= SLUG_LENGTH:
+        return written
+    digest = hashlib.sha256(model_name.encode(errors="surrogatepass")).hexdigest()[:SLUG_DIGITS]
+    kept = re.sub(r"[^A-Za-z0-9._]+", "-", model_name)[: SLUG_LENGTH - SLUG_DIGITS - 3].strip("-._")
+    return f"{kept or 'model'}---{digest}"

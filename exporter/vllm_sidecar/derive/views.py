@@ -74,3 +74,5 @@ class Model:
     windows: Mapping[str, Window]
     window: Window | None
     server: Server
+    work: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Engine -> what tells its work from that of others, such as the stage of a pipeline; empty for most."""
