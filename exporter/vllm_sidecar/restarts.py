@@ -63,7 +63,8 @@ class Restarts:
         """The latest start time that was seen."""
         self._missed = 0
         self._held_until: float | None = None
-        self._unsure = False
+        self._fell_after: float | None = None
+        """When the process before answered last, where it may have been a restart that ended it."""
         self.count = 0
         """Later processes that were seen after the first."""
 
@@ -107,16 +108,17 @@ class Restarts:
 
     def _hold(self, who: _Who, answer: Answer, process: Process) -> Change:
         """Wait until one server answers alone; return the change that ends it."""
-        before = self._known[0]
+        before, answered = self._known[0], self._known[0].answered
         self._take(answer, process)
         if who is _Who.OTHER or (who is _Who.UNSURE and self.several):
-            self._held_until, self._unsure = answer.at + HOLD, False
+            self._held_until, self._fell_after = answer.at + HOLD, None
         elif who is _Who.UNSURE:
-            self._held_until, self._unsure = answer.at + CONFIRM, True
+            self._held_until, self._fell_after = answer.at + CONFIRM, answered
         elif self._held_until is not None and answer.at >= self._held_until:
-            self._held_until = None
-            return self._restarted(answer) if self._unsure else Change(anew=True)
-        raise PollError(Reason.SEVERAL_SERVERS, _detail(before, process, self._unsure))
+            since, self._held_until = self._fell_after, None
+            restarted = since is not None and is_fresh(answer.values, answer.at - since)
+            return self._restarted(answer) if restarted else Change(anew=True)
+        raise PollError(Reason.SEVERAL_SERVERS, _detail(before, process, unsure=self._fell_after is not None))
 
     def _restarted(self, answer: Answer) -> Change:
         self.count += 1
@@ -174,7 +176,7 @@ class Restarts:
         return None
 
 
-def _detail(before: Process, process: Process, unsure: bool) -> str:
+def _detail(before: Process, process: Process, *, unsure: bool) -> str:
     if unsure:
         return f"all counters fell while polls succeeded: a restart, if nothing older answers for {CONFIRM:g} s"
     if before is not process and before.started is not None and process.started is not None:
