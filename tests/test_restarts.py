@@ -140,9 +140,23 @@ def test_a_start_time_that_goes_back_is_another_server() -> None:
 
 
 def test_a_server_that_answers_alone_for_a_while_is_followed_from_there_on() -> None:
+    seen = Followed(body(900, BEGAN - 500))
+    assert seen.poll(body(40, BEGAN - 9000)) is None
+    assert seen.poll(body(900, BEGAN - 500)) is None
+    for _ in range(int(HOLD)):
+        assert seen.poll(body(45, BEGAN - 9000)) is None
+    change = seen.poll(body(46, BEGAN - 9000))
+    assert change is not None
+    assert (change.anew, change.restarted, change.fresh) == (True, False, frozenset())
+    assert (seen.state, seen.increase()) == ((0, False), None)
+    seen.poll(body(48, BEGAN - 9000))
+    assert (seen.state, seen.increase()) == ((0, False), 2.0)
+
+
+def test_a_younger_server_that_takes_over_is_followed_after_a_minute() -> None:
+    """A rolling update behind a Service: the new pod is up before the old one ends."""
     seen = Followed(body(900, BEGAN - 9000), body(901, BEGAN - 9000))
-    assert seen.poll(body(40, BEGAN - 500)) is None
-    for _ in range(int(HOLD) - 1):
+    for _ in range(int(CONFIRM)):
         assert seen.poll(body(45, BEGAN - 500)) is None
     change = seen.poll(body(46, BEGAN - 500))
     assert change is not None
@@ -154,7 +168,8 @@ def test_a_server_that_answers_alone_for_a_while_is_followed_from_there_on() -> 
 
 def test_every_return_of_the_other_server_makes_the_wait_begin_again() -> None:
     servers, seen = [body(900, BEGAN - 9000), body(40, BEGAN - 500)], Followed(body(900, BEGAN - 9000))
-    for turn in range(1, 8):
+    assert seen.poll(servers[1]) is None
+    for turn in range(2, 8):
         for _ in range(int(HOLD) - 20):
             assert seen.poll(servers[turn % 2]) is None
     assert seen.state == (0, True)

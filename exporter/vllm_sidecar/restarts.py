@@ -4,7 +4,8 @@ A process restart needs evidence of a later process: it started after the proces
 time, or, where no start time is exposed (several API servers, Rust front end), all counters fell together after an
 outage. A process that already ran while the other one answered is another server behind the same address. Then nobody
 can tell whose rates and increases those would be: the poll fails with the reason `several_servers`, and so do all until
-one server has answered alone for `HOLD` seconds. It is followed from there on; what happened meanwhile is not counted.
+one server has answered alone for `HOLD` seconds (`CONFIRM` after a younger one has taken over, as in a rolling update).
+It is followed from there on; what happened meanwhile is not counted.
 
 Counters that fall for one group only (elastic expert parallelism makes new ones) are a counter reset of that group, and
 a counter that is missing in a body is none.
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from vllm_sidecar.model import Readings
 
 CONFIRM = 60.0
-"""The same after all counters fell without an outage: if the process before does not return, it was a restart."""
+"""The same after a single change: to a younger server, which may have taken over for good, or to counters that have
+fallen without an outage. Those were a restart if the process before does not return."""
 OUTAGE = 3
 """Failed polls in a row after which counters that have fallen are those of a later process."""
 MOST_PROCESSES = 8
@@ -109,9 +111,10 @@ class Restarts:
     def _hold(self, who: _Who, answer: Answer, process: Process) -> Change:
         """Wait until one server answers alone; return the change that ends it."""
         before, answered = self._known[0], self._known[0].answered
+        took_over = not self.several and process.started is not None and process.started > self._newest
         self._take(answer, process)
         if who is _Who.OTHER or (who is _Who.UNSURE and self.several):
-            self._held_until, self._fell_after = answer.at + HOLD, None
+            self._held_until, self._fell_after = answer.at + (CONFIRM if took_over else HOLD), None
         elif who is _Who.UNSURE:
             self._held_until, self._fell_after = answer.at + CONFIRM, answered
         elif self._held_until is not None and answer.at >= self._held_until:
