@@ -73,11 +73,7 @@ def _columns(polls: Sequence[Poll], first: int) -> dict[str, Column]:
     ]
     points = [dict(_point(before, now)) for before, now in spans]
     columns = {name: [_short(point[name]) for point in points] for name in (*GAUGES, *RATES, "hit_ratio")}
-    ends = [
-        (old.histograms.get(latency), new.histograms.get(latency))
-        for latency in LATENCIES.values()
-        for (_, old), (_, new) in spans
-    ]
+    ends = [_ends(polls, latency, before, now) for latency in LATENCIES.values() for before, now in spans]
     found = iter(_quantiles(ends))
     for name in LATENCIES:
         mine = [next(found) for _ in spans]
@@ -105,6 +101,14 @@ def _point(before: Poll, now: Poll) -> Iterable[tuple[str, float | None]]:
 def _grown(old: Reading, new: Reading, counter: str) -> float | None:
     value = new.counters.get(counter)
     return None if value is None else value - old.counters.get(counter, 0.0)
+
+
+def _ends(polls: Sequence[Poll], name: str, before: Poll, now: Poll) -> tuple[Histogram | None, Histogram | None]:
+    """Return a histogram at both ends; none at the end where it was missing at the beginning, though it had come up."""
+    old, new = before[1].histograms.get(name), now[1].histograms.get(name)
+    if old is None and any(name in reading.histograms for at, reading in polls if at < before[0]):
+        return None, None
+    return old, new
 
 
 def _quantiles(ends: Sequence[tuple[Histogram | None, Histogram | None]]) -> list[list[Quantile]]:

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     NOT_PROMETHEUS = "not_prometheus"
     NO_VLLM_METRICS = "no_vllm_metrics"
     NOT_AN_ENGINE = "not_an_engine"
+    SEVERAL_SERVERS = "several_servers"
     LIBRARY_NOT_FOUND = "library_not_found"
     DRIVER_NOT_LOADED = "driver_not_loaded"
     DRIVER_MISMATCH = "driver_mismatch"
@@ -116,6 +117,8 @@ class Response:
     """From sending the request to the last byte."""
     wire_bytes: int
     """Size of the body before it was inflated."""
+    date: float | None = None
+    """The server's clock when it answered: Unix time of the Date header; None where it sends none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ REMEDY: Mapping[Reason, str] = MappingProxyType(
         "engine not served a request yet, or is url another program?",
         Reason.NOT_AN_ENGINE: "This is a router, a gateway or another program, not a vLLM engine: point url at the API "
         "port of an engine, with one sidecar or one target for each.",
+        Reason.SEVERAL_SERVERS: "Several servers answer at this address, as behind a Service or a load balancer, so "
+        "rates and counters would mix: run one sidecar in each pod, or give each server's own address as a target.",
         Reason.INTERNAL: "This is unexpected, perhaps a bug of the sidecar: report it with the detail from the log, "
         "and check its limit of open files.",
     }

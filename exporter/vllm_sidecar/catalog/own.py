@@ -46,8 +46,8 @@ OWN: tuple[Signal, ...] = (
     _own("rejected_lines_total", Kind.COUNTER, "Lines of bodies that were no valid samples; the others were used.",
          "source"),
     _own("dropped_values_total", Kind.COUNTER,
-         "Values that were left out. Cannot be true: not_finite, negative, bad_histogram, sum_fell; of GPUs also "
-         "sentinel, zero, out_of_range. Belong to no engine that can be told, or to one beyond the limit of 256: "
+         "Values that were left out. Cannot be true: not_finite, negative, bad_histogram, sum_fell, impossible; of "
+         "GPUs also sentinel, zero, out_of_range. Belong to no engine that can be told, or to one beyond the limit of 256: "
          "unattributed, too_many_engines.",
          "source", "anomaly"),
     _own("window_gaps_total", Kind.COUNTER, "Times at which windows began anew because polls had failed for too long."),
