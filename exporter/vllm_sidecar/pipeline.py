@@ -136,6 +136,7 @@ class Pipeline:
         async with self._windows_still:
             self._took(polled, readings)
             self._windows.expect(self._pace.interval)
+            self._windows.in_flight = self._introspector.identity.requests_in_flight if self._introspector else None
             restarted = self._windows.append(now, readings)
         self._beside.follow(self._windows, now, restarted=restarted)
         if self._tally:

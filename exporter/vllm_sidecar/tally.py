@@ -15,6 +15,7 @@ from vllm_sidecar.derive.requests import ABORTED, FAILED
 from vllm_sidecar.derive.slo import AVAILABILITY, good_of, is_certain, is_exact, objectives_of, split
 from vllm_sidecar.lives import is_made_anew
 from vllm_sidecar.model import Group, Histogram, Observed, Scope
+from vllm_sidecar.routes import reaches_an_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -206,7 +207,7 @@ class Tally:
         answered = sum(
             count
             for (handler, method, status), count in grown.items()
-            if status == SERVER_ERROR and method == "POST" and handler != "none"
+            if status == SERVER_ERROR and reaches_an_engine(handler, method)
         )
         open_before = self._unanswered.get(model, 0.0)
         matched = min(answered, open_before + failed)

@@ -14,6 +14,7 @@ from collections import deque
 from operator import sub
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
+from vllm_sidecar.front_end import FrontEnd
 from vllm_sidecar.lives import is_new_life, left_out
 from vllm_sidecar.model import Group, Histogram, Observed, Reading, Scope
 from vllm_sidecar.pulse import Pulse
@@ -279,6 +280,10 @@ class Windows:
         self._left_out: dict[tuple[Group, Key], float] = {}
         self.restarts = 0
         """New lives of the server that were seen after the first."""
+        self.front_end = FrontEnd()
+        """What clients wait for."""
+        self.in_flight: float | None = None
+        """Open requests as `/load` said last; None where it does not count them."""
         self.gaps = 0
         """Times at which the windows began anew because too long no poll had succeeded."""
 
@@ -304,9 +309,9 @@ class Windows:
             self._groups.clear()
         for group in self._groups.keys() - readings.groups.keys():
             del self._groups[group]
+        if not self._groups:
+            self.front_end = FrontEnd()
         goes_on = bool(self._groups) or (before is not None and not before.groups)
-        front_end = readings.groups.get(TARGET, EMPTY)
-        open_fds = front_end.gauges.get("server_open_fds")
         for group, reading in readings.groups.items():
             window = self._groups.get(group)
             if window is None:
@@ -315,8 +320,8 @@ class Windows:
                 if goes_on and group not in self._seen:
                     window.append(self._at, EMPTY)
             window.append(at, reading)
-            if window.pulse.progress_at == at:
-                window.pulse.open_fds_at_progress = open_fds
+        pulses = [window.pulse for window in self.of(Scope.ENGINE).values()]
+        self.front_end.follow(at, readings.groups.get(TARGET, EMPTY), pulses, self.in_flight)
         self._seen.update(readings.groups)
         self._at = at
         return restarted

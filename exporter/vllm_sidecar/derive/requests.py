@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.routes import reaches_an_engine
+
 if TYPE_CHECKING:
     from vllm_sidecar.derive.views import Engine, Model, Server
     from vllm_sidecar.window import Window
@@ -68,9 +70,9 @@ def error_ratio(server: Server) -> float | None:
 
 
 def _posts(window: Window | None) -> dict[str, float]:
-    """Increases of the HTTP requests that ask for work, by status class; `none` is the handler of unknown routes."""
+    """Increases of the HTTP requests to engines by status class: no other route is work, or fails as work does."""
     ended: dict[str, float] = {}
     for (handler, method, status), count in (window.increases("http_requests_total") if window else {}).items():
-        if method == "POST" and handler != "none":
+        if reaches_an_engine(handler, method):
             ended[status] = ended.get(status, 0.0) + count
     return ended
