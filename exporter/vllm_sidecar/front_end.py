@@ -31,6 +31,10 @@ SLOWEST_SHARE = 0.5
 """They came at this share, at least, of the rate at which requests ended."""
 SOONEST_SECONDS = 60.0
 """They came within this time after the last progress; a pool, a leak or a health check grows whenever it likes."""
+FEWEST_ENDED = 3
+"""HTTP requests that ended unanswered; fewer may have been cancelled before an engine saw them."""
+RECENT_SECONDS = 90.0
+"""They go on only while no two of them are further apart than this, nor the last one from now."""
 RATE_SECONDS = 60.0
 """Time over which the rate of requests is remembered."""
 
@@ -58,7 +62,7 @@ class FrontEnd:
         self.requests_per_post = 1.0
         """Requests in the engines per HTTP request: more than 1 with lists of prompts, or n above 1."""
         self.unanswered = 0
-        """HTTP requests that ended well, later than the last progress can explain."""
+        """HTTP requests in a row that ended well, later than the last progress can explain."""
         self.unanswered_first = self.unanswered_last = 0.0
         """When the first and the last of them did."""
         self.connections = 0.0
@@ -83,12 +87,18 @@ class FrontEnd:
         if max((pulse.progress_at for pulse in pulses), default=at) >= at:
             self._progressed(at)
         elif succeeded > 0.0 and at - self.progress_at > SETTLE_SECONDS:
-            self.unanswered_first = self.unanswered_first if self.unanswered else at
+            if not self.unanswered or at - self.unanswered_last > RECENT_SECONDS:
+                self.unanswered, self.unanswered_first = 0, at
             self.unanswered_last = at
             self.unanswered += round(succeeded)
         self._follow_load(at, in_flight)
         self._follow_files(at, reading.gauges.get(OPEN_FDS))
         self.now = at
+
+    @property
+    def ends_unanswered(self) -> bool:
+        """Requests go on ending well though no engine finished one or gave a first token: their clients give up."""
+        return self.unanswered >= FEWEST_ENDED and self.now - self.unanswered_last <= RECENT_SECONDS
 
     def _progressed(self, at: float) -> None:
         """Begin anew: what is open now has had an answer, or may still get it."""

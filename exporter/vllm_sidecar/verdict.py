@@ -214,7 +214,8 @@ def _queueing(engine: _Engine) -> State | None:
         return None
     severity = Severity.BAD if wait > LONG_WAIT_SECONDS else Severity.WATCH
     limit = next((f": {words}" for limit, words in LIMITS.items() if engine.get("admission_limit", limit=limit)), "")
-    running = "" if engine.get("requests_running") else ", none running"
+    still = engine.get("work_without_progress_seconds") and not engine.get("requests_running")
+    running = ", none running" if still else ""
     return State("queueing", severity, f"queueing: {waiting:.0f} waiting, {seconds_text(wait)}{running}{limit}")
 
 

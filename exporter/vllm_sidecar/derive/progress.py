@@ -47,12 +47,8 @@ WITNESSES = (
 - `gpu_busy`: more of the server's GPUs have been busy without a break than engines that make progress explain.
 """
 
-FEWEST_ENDED = 3
-"""HTTP requests that ended unanswered; fewer may have been cancelled before an engine saw them."""
 MANY_ENDED = 5
-"""So many, soon after the last progress, say that none was answered since then."""
-RECENT_SECONDS = 60.0
-"""They go on only if one of them ended in this time."""
+"""So many HTTP requests that ended unanswered, soon after the last progress, say that none was answered since then."""
 FEWEST_CONNECTIONS = 2.0
 """One more may be somebody who looks at the metrics."""
 LEFT_SHARE = 0.9
@@ -124,7 +120,7 @@ def _settled_after(engine: Engine) -> float:
 def _shown_by_the_front_end(server: Server) -> dict[str, float]:
     """Return since when the front end has shown that clients wait though no engine makes progress."""
     front, found = server.front_end, {}
-    if front.unanswered >= FEWEST_ENDED and front.now - front.unanswered_last <= RECENT_SECONDS:
+    if front.ends_unanswered:
         first = front.unanswered_first
         soon = first - front.progress_at <= server.settings.stall_after
         found["http_traffic"] = front.progress_at if soon and front.unanswered >= MANY_ENDED else first

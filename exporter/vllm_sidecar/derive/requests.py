@@ -57,8 +57,11 @@ def error_ratio(server: Server) -> float | None:
 
     Failed are those that ended as `error` in an engine, or HTTP 5xx answers, whichever are more: one failure shows in
     both, and a request that admission control refuses is a 503. The whole is the larger of the HTTP requests and the
-    requests that ended in the engines. None where none ended.
+    requests that ended in the engines. None where none ended, and while requests end that no engine answered: clients
+    that give up on an engine that takes nothing in leave with status 200.
     """
+    if server.front_end.ends_unanswered:
+        return None
     posts = _posts(server.window)
     failed = ended = 0.0
     for window in server.engines.values():
