@@ -95,7 +95,7 @@ def snapshot(health: Health = UP, **samples: float | Mapping[str, float]) -> Sna
             | {"admission_limit": {f'{FIRST},limit="batch"': 1.0, f'{FIRST},limit="kv_cache"': 0.0}},
             "queueing",
             Severity.BAD,
-            "queueing: 6 waiting, 30 s: the batch is full",
+            "queueing: 6 waiting, 30 s, 16 running: the batch is full",
         ),
         (
             {"requests_running": 0.0, "engine_healthy": 0.0, "stalled": 1.0},

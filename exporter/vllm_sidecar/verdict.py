@@ -213,10 +213,12 @@ def _queueing(engine: _Engine) -> State | None:
     if not waiting or wait < QUEUEING_SECONDS:
         return None
     severity = Severity.BAD if wait > LONG_WAIT_SECONDS else Severity.WATCH
+    running = engine.get("requests_running")
     limit = next((f": {words}" for limit, words in LIMITS.items() if engine.get("admission_limit", limit=limit)), "")
-    still = engine.get("work_without_progress_seconds") and not engine.get("requests_running")
-    running = ", none running" if still else ""
-    return State("queueing", severity, f"queueing: {waiting:.0f} waiting, {seconds_text(wait)}{running}{limit}")
+    runs = f", {running:.0f} running" if running and limit else ""
+    if not running and engine.get("work_without_progress_seconds"):
+        runs = ", none running"
+    return State("queueing", severity, f"queueing: {waiting:.0f} waiting, {seconds_text(wait)}{runs}{limit}")
 
 
 _RULES: tuple[Callable[[_Engine], State | None], ...] = (
