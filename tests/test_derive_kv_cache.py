@@ -212,7 +212,7 @@ def test_pressure_is_a_ratio(steps: list[tuple[float, int, int, int]]) -> None:
     [
         ([{USAGE: 0.97, "requests_running": 0, "requests_waiting": 0}] * 10, 0.97),
         ([{USAGE: 0.97, "requests_running": 0}] * 10, 0.97),
-        ([{USAGE: 0.97, "requests_running": 0, "requests_waiting": 0}] * 9, None),
+        ([{USAGE: 0.97, "requests_running": 0, "requests_waiting": 0}] * 9, 0.0),
         ([{USAGE: 0.97, "requests_running": 1}] + [{USAGE: 0.97, "requests_running": 0}] * 20, 0.0),
         ([{USAGE: 0.97, "requests_running": 0, "requests_waiting": i // 20} for i in range(21)], 0.0),
         ([{USAGE: 0.1 * (i % 5), "requests_running": 0} for i in range(20)], 0.0),

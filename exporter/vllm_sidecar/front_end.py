@@ -65,6 +65,8 @@ class FrontEnd:
         """HTTP requests in a row that ended well, later than the last progress can explain."""
         self.unanswered_first = self.unanswered_last = 0.0
         """When the first and the last of them did."""
+        self.gave_up = 0
+        """HTTP requests, since the server started, whose clients gave up on engines that answered none."""
         self.connections = 0.0
         """Open files above their lowest number since the last progress."""
         self.connections_since: float | None = None
@@ -86,11 +88,13 @@ class FrontEnd:
         self._succeeded += succeeded
         if max((pulse.progress_at for pulse in pulses), default=at) >= at:
             self._progressed(at)
-        elif succeeded > 0.0 and at - self.progress_at > SETTLE_SECONDS:
+        elif succeeded > 0.0 and self.now - self.progress_at > SETTLE_SECONDS:
             if not self.unanswered or at - self.unanswered_last > RECENT_SECONDS:
                 self.unanswered, self.unanswered_first = 0, at
+            known = self.unanswered if self.unanswered >= FEWEST_ENDED else 0
             self.unanswered_last = at
             self.unanswered += round(succeeded)
+            self.gave_up += self.unanswered - known if self.unanswered >= FEWEST_ENDED else 0
         self._follow_load(at, in_flight)
         self._follow_files(at, reading.gauges.get(OPEN_FDS))
         self.now = at

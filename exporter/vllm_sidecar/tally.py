@@ -60,6 +60,8 @@ class Tally:
         self._exact: dict[tuple[str, str, str], bool] = {}
         self._shares: dict[tuple[str, str, str], tuple[float, float | None]] = {}
         """When it was worked out, and which share of the bucket that holds the threshold is good."""
+        self._gave_up = 0
+        """Requests that no engine answered until their clients gave up, at the last poll."""
         self._unanswered: dict[str, float] = {}
         """Failures that an engine told at the last poll and the front end has not answered yet, by model."""
 
@@ -72,7 +74,7 @@ class Tally:
             if group.scope is Scope.ENGINE:
                 self._latencies(group, reading, windows)
         if self._availability:
-            self._outcomes(readings)
+            self._outcomes(readings, windows)
         for group, reading in readings.groups.items():
             self._last.setdefault(group, {}).update(_watched(reading, self._objectives))
         self._before = readings
@@ -178,7 +180,9 @@ class Tally:
                     found[key[1:]] = value - old if value >= old else value
         return found
 
-    def _outcomes(self, readings: Readings) -> None:
+    def _outcomes(self, readings: Readings, windows: Windows) -> None:
+        before, self._gave_up = self._gave_up, windows.front_end.gave_up
+        gave_up = self._gave_up - before if self._gave_up >= before else self._gave_up
         models: dict[str, list[Group]] = {}
         for group, reading in readings.groups.items():
             if group.scope is Scope.ENGINE and any(key[0] == FINISHED for key in reading.counters):
@@ -192,7 +196,7 @@ class Tally:
             own = Group(Scope.MODEL, (model,))
             failed += sum(self._grown(own, readings.groups.get(own), REJECTED).values())
             # Of several models nobody knows whose an answer was.
-            failed += self._unseen_failures(model, readings, failed) if len(models) == 1 else 0.0
+            failed += self._unseen_failures(model, readings, failed) + gave_up if len(models) == 1 else 0.0
             before = self._counts.get((model, "", AVAILABILITY), Count())
             counted = Count(before.requests + good + failed, before.good + good)
             self._counts[model, "", AVAILABILITY] = counted

@@ -111,13 +111,13 @@ def _waited_for_capacity(engine: Engine) -> float:
 def held_ratio(engine: Engine) -> float | None:
     """Return the least KV usage of the window where nothing ran or waited at any of its polls, else 0.
 
-    None where the server does not tell usage or running requests, and after few polls.
+    0 as well after few polls; None where the server does not tell usage or running requests.
     """
     window = engine.window
     usage, running, waiting = (window.extent(x) for x in (USAGE, "requests_running", "requests_waiting"))
-    if usage is None or running is None or window.polls < FEWEST_HELD:
+    if usage is None or running is None:
         return None
-    if running.peak > 0.0 or (waiting is not None and waiting.peak > 0.0):
+    if window.polls < FEWEST_HELD or running.peak > 0.0 or (waiting is not None and waiting.peak > 0.0):
         return 0.0
     return min(value for value in window.values(USAGE) if value is not None)
 
