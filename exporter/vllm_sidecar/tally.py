@@ -181,8 +181,8 @@ class Tally:
         return found
 
     def _outcomes(self, readings: Readings, windows: Windows) -> None:
-        before, self._gave_up = self._gave_up, windows.front_end.gave_up
-        gave_up = self._gave_up - before if self._gave_up >= before else self._gave_up
+        known, self._gave_up = self._gave_up, windows.front_end.gave_up
+        gave_up = self._gave_up - known if self._gave_up >= known else self._gave_up
         models: dict[str, list[Group]] = {}
         for group, reading in readings.groups.items():
             if group.scope is Scope.ENGINE and any(key[0] == FINISHED for key in reading.counters):
