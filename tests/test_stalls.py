@@ -185,6 +185,10 @@ def burst_of_a_pool(server: Clients) -> None:
     server.idle_files = 50.0 if server.at > 700 else 0.0
 
 
+def burst_of_a_pool_when_traffic_ends(server: Clients) -> None:
+    server.idle_files = 25.0 * min(2.0, max(0.0, server.at - 130.0))
+
+
 def leak(server: Clients) -> None:
     server.idle_files += 0.002
 
@@ -215,7 +219,15 @@ def requests_that_load_never_forgets(server: Clients) -> None:
 
 @pytest.mark.parametrize(
     "each",
-    [slow_pool, burst_of_a_pool, leak, health_checks, other_routes, requests_that_load_never_forgets],
+    [
+        slow_pool,
+        burst_of_a_pool,
+        burst_of_a_pool_when_traffic_ends,
+        leak,
+        health_checks,
+        other_routes,
+        requests_that_load_never_forgets,
+    ],
     ids=lambda each: each.__name__.replace("_", " "),
 )
 @pytest.mark.parametrize("shows", ["posts files", "posts files load"])
@@ -371,9 +383,16 @@ def test_an_open_session_that_is_silent_is_no_stall_by_itself() -> None:
     assert server.when(300).keys() == {"fine", "stale"}
 
 
-def test_the_share_of_errors_is_not_known_while_clients_give_up_with_status_200() -> None:
+def test_requests_whose_clients_give_up_with_status_200_are_failures() -> None:
     server = busy(patience=20.0)
     assert error_ratio(server.view().server) == 0.0
     server.engines[ENGINE].deaf = True
-    server.run(100)
-    assert error_ratio(server.view().server) is None
+    server.run(60)
+    ratio = error_ratio(server.view().server)
+    assert ratio is not None
+    assert 0.9 <= ratio < 1.0
+    server.run(60)
+    assert error_ratio(server.view().server) == 1.0
+    server.engines[ENGINE].deaf = False
+    server.run(65)
+    assert error_ratio(server.view().server) == 0.0

@@ -31,6 +31,8 @@ SLOWEST_SHARE = 0.5
 """They came at this share, at least, of the rate at which requests ended."""
 SOONEST_SECONDS = 60.0
 """They came within this time after the last progress; a pool, a leak or a health check grows whenever it likes."""
+FEWEST_RISES = 3
+"""They came at so many polls, at least; a pool is opened all at once."""
 FEWEST_ENDED = 3
 """HTTP requests that ended unanswered; fewer may have been cancelled before an engine saw them."""
 RECENT_SECONDS = 90.0
@@ -53,6 +55,7 @@ class FrontEnd:
         self._lowest_load, self._ended_at_lowest = inf, 0.0
         self._lowest_files_at = 0.0
         self._lowest_files: float | None = None
+        self._rises = 0
         self.now = 0.0
         """Time of the last poll."""
         self.progress_at = 0.0
@@ -161,8 +164,9 @@ class FrontEnd:
             self.connections, self.connections_since = 0.0, None
             return
         if self._lowest_files is None or files <= self._lowest_files:
-            self._lowest_files, self._lowest_files_at = files, at
-        self.connections = files - self._lowest_files
+            self._lowest_files, self._lowest_files_at, self._rises = files, at, 0
+        before, self.connections = self.connections, files - self._lowest_files
+        self._rises += self.connections > before
         if self.connections < FEWEST_CONNECTIONS:
             self.connections_since = None
         elif self.connections_since is None and self._came_like_requests(at):
@@ -175,4 +179,8 @@ class FrontEnd:
         wait for long; but an idle server has connections, too, and more of them with each that only looks at it.
         """
         soon = at - self.progress_at <= SOONEST_SECONDS and self._rate * SOONEST_SECONDS >= FEWEST_CONNECTIONS
-        return soon and self.connections >= self._rate * (at - self._lowest_files_at) * SLOWEST_SHARE
+        return (
+            soon
+            and self._rises >= FEWEST_RISES
+            and self.connections >= self._rate * (at - self._lowest_files_at) * SLOWEST_SHARE
+        )
