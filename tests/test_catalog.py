@@ -43,6 +43,7 @@ NOT_RECORDED = {
     "nixl_num_kv_expired_reqs_total": NEEDS_CONNECTOR,
     "nixl_xfer_time_seconds": NEEDS_CONNECTOR,
     "num_requests_kv_fetch_by_stage": NEEDS_CONNECTOR,
+    "engine_healthy": "needs --enable-fault-tolerance of a vLLM after 0.33",
     "corrupted_requests_total": "needs VLLM_COMPUTE_NANS_IN_LOGITS=1",
     "kv_block_idle_before_evict_seconds": "needs --kv-cache-metrics",
     "kv_block_lifetime_seconds": "needs --kv-cache-metrics",

@@ -195,7 +195,7 @@ def test_without_the_sidecar_a_query_reads_what_vllm_itself_gives() -> None:
 def test_states_are_words_for_all_values_that_the_expression_gives() -> None:
     values = {word.value for word in SERVER_STATES}
     for uid, title, target in every_target():
-        if "* 0 + 8" in target["expr"]:
+        if "* 0 + 11" in target["expr"]:
             assert {int(value) for value in re.findall(r"\* 0 \+ (\d+)", target["expr"])} == values, (uid, title)
 
 

@@ -129,18 +129,15 @@ def test_busy_gpus_are_a_witness_of_a_stall() -> None:
     gpus = [steady(i, seconds=150.0, **BUSY) for i in range(2)]
     view = server([frozen(150)], gpus)
     engine = Engine("m", view.engines["m", "0"], view)
-    assert stall_witnesses(engine) == {"waiting_grew": 0.0, "gpu_busy": 1.0}
+    assert {name for name, said in stall_witnesses(engine).items() if said} == {"gpu_busy"}
     assert stalled(engine) == 1.0
 
 
 def test_idle_gpus_are_none_and_without_gpus_there_is_no_such_witness() -> None:
-    for gpus, found in [
-        ([steady(seconds=150.0, **{**BUSY, "utilization_ratio": 0.0})], {"waiting_grew": 0.0, "gpu_busy": 0.0}),
-        (None, {"waiting_grew": 0.0}),
-    ]:
+    for gpus in [[steady(seconds=150.0, **{**BUSY, "utilization_ratio": 0.0})], None]:
         view = server([frozen(150)], gpus)
         engine = Engine("m", view.engines["m", "0"], view)
-        assert stall_witnesses(engine) == found
+        assert not any(stall_witnesses(engine).values())
         assert stalled(engine) == 0.0
 
 

@@ -11,6 +11,7 @@ from vllm_sidecar.derive.kv_cache import (
     USAGE,
     capacity_tokens,
     free_tokens,
+    held_ratio,
     preemptions_per_request,
     pressure,
     seconds_to_full,
@@ -19,6 +20,7 @@ from vllm_sidecar.derive.kv_cache import (
 PREEMPTIONS = "preemptions_total"
 FINISHED = "request_seconds"
 CAPACITY = ("requests_waiting", "capacity")
+THRASHING = {"requests_waiting": 1, USAGE: 0.8}
 BLOCKS = {"num_gpu_blocks": "1000", "block_size": "16"}
 
 
@@ -146,13 +148,15 @@ def test_preemptions_are_pressure_by_their_share(preempted: float, finished: flo
 @pytest.mark.parametrize(
     ("polls", "flags", "expected"),
     [
-        ([{CAPACITY: 1}, {CAPACITY: 3}, {CAPACITY: 1}, {CAPACITY: 2}], {}, 0.8),
-        ([{CAPACITY: 0}, {CAPACITY: 3}, {CAPACITY: 0}, {CAPACITY: 2}], {}, 0.4),
-        ([{CAPACITY: 0}, {CAPACITY: 0}, {CAPACITY: 0}, {CAPACITY: 0}], {}, 0.0),
-        ([{"requests_waiting": 1}] * 4, {}, 0.8),
-        ([{"requests_waiting": 5, CAPACITY: 0, ("requests_waiting", "deferred"): 5}] * 4, {}, 0.0),
-        ([{CAPACITY: 5, "requests_running": 8}] * 4, {"max_num_seqs": 8}, 0.0),
-        ([{CAPACITY: 5, "requests_running": 7}] * 4, {"max_num_seqs": 8}, 0.8),
+        ([{CAPACITY: 1}, {CAPACITY: 3}, {CAPACITY: 1}, {CAPACITY: 2}], {}, 0.96),
+        ([{CAPACITY: 0}, {CAPACITY: 3}, {CAPACITY: 0}, {CAPACITY: 2}], {}, 0.48),
+        ([{CAPACITY: 0, USAGE: 0.9}] * 4, {}, 0.0),
+        ([{"requests_waiting": 1}] * 4, {}, 0.96),
+        ([{"requests_waiting": 1, USAGE: 0.89}] * 4, {}, 0.0),
+        ([{**THRASHING, PREEMPTIONS: i, FINISHED: histogram(99 * i, 0, 0, 0)} for i in range(4)], {}, 0.8),
+        ([{"requests_waiting": 5, CAPACITY: 0, ("requests_waiting", "deferred"): 5, USAGE: 0.9}] * 4, {}, 0.0),
+        ([{CAPACITY: 5, "requests_running": 8, USAGE: 0.9}] * 4, {"max_num_seqs": 8}, 0.0),
+        ([{CAPACITY: 5, "requests_running": 7}] * 4, {"max_num_seqs": 8}, 0.96),
         ([{}] * 4, {}, 0.0),
     ],
     ids=[
@@ -160,6 +164,8 @@ def test_preemptions_are_pressure_by_their_share(preempted: float, finished: flo
         "at half of the polls",
         "at none",
         "the server does not tell why they wait",
+        "the cache has room",
+        "the cache has room because requests were preempted",
         "only for a transfer",
         "for a place in a full batch",
         "though the batch has places",
@@ -168,7 +174,7 @@ def test_preemptions_are_pressure_by_their_share(preempted: float, finished: flo
 )
 def test_usage_while_requests_wait_for_capacity_is_pressure(polls: list[dict], flags: dict, expected: float) -> None:
     waiting = [
-        {"requests_waiting": poll.get(CAPACITY, 0), USAGE: 0.8, **poll} if poll else {USAGE: 0.8} for poll in polls
+        {"requests_waiting": poll.get(CAPACITY, 0), USAGE: 0.96, **poll} if poll else {USAGE: 0.8} for poll in polls
     ]
     assert pressure(engine(window(*waiting), flags=flags)) == pytest.approx(expected)
 
@@ -199,3 +205,30 @@ def test_pressure_is_a_ratio(steps: list[tuple[float, int, int, int]]) -> None:
     assert found is not None
     assert 0.0 <= found <= 1.0
     assert (found == 1.0) <= (preempted > 0 or any(usage == 1.0 and waiting for usage, waiting, *_ in steps))
+
+
+@pytest.mark.parametrize(
+    ("polls", "expected"),
+    [
+        ([{USAGE: 0.97, "requests_running": 0, "requests_waiting": 0}] * 10, 0.97),
+        ([{USAGE: 0.97, "requests_running": 0}] * 10, 0.97),
+        ([{USAGE: 0.97, "requests_running": 0, "requests_waiting": 0}] * 9, 0.0),
+        ([{USAGE: 0.97, "requests_running": 1}] + [{USAGE: 0.97, "requests_running": 0}] * 20, 0.0),
+        ([{USAGE: 0.97, "requests_running": 0, "requests_waiting": i // 20} for i in range(21)], 0.0),
+        ([{USAGE: 0.1 * (i % 5), "requests_running": 0} for i in range(20)], 0.0),
+        ([{"requests_running": 0}] * 20, None),
+        ([{USAGE: 0.97}] * 20, None),
+    ],
+    ids=[
+        "all the time",
+        "the server does not tell who waits",
+        "since just now",
+        "a request ran in the window",
+        "a request waits",
+        "it is given back at times",
+        "usage is not told",
+        "running requests are not told",
+    ],
+)
+def test_blocks_that_are_held_while_nothing_runs(polls: list[dict], expected: float | None) -> None:
+    assert held_ratio(engine(window(*polls))) == expected

@@ -74,6 +74,12 @@ def test_a_queue_older_than_the_window_is_measured_over_the_window() -> None:
 
 
 def test_the_live_wait_grows_while_nobody_is_admitted() -> None:
-    polls = [poll(8, min(i, 5)) for i in range(300)]
+    polls = [{**poll(8, min(i, 5)), "generation_tokens_total": i} for i in range(300)]
     waits = [live_wait_seconds(engine(window(*polls[:n]))) for n in (6, 20, 60, 120, 300)]
     assert waits == [8 * 5.0 / 5, 8 * 19.0 / 5, 8 * 59.0 / 5, 119.0 - 5, 299.0 - 5]
+
+
+def test_a_gauge_that_froze_says_nothing_of_the_wait() -> None:
+    polls = [poll(8, min(i, 5)) for i in range(300)]
+    assert live_wait_seconds(engine(window(*polls[:120]))) == 119.0 - 5
+    assert live_wait_seconds(engine(window(*polls))) is None

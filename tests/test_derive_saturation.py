@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from readings import engine, window
+from readings import engine, histogram, window
 from vllm_sidecar.derive.saturation import SLUG_DIGITS, SLUG_LENGTH, saturation, slug
 
 LIMITS = {"max_num_seqs": 10, "max_num_queued_reqs": 20}
@@ -24,6 +24,10 @@ def poll(running: float, waiting: float, usage: float = 0.0, preempted: float = 
     }
 
 
+def finished(count: float, seen: dict) -> dict:
+    return {**seen, "request_seconds": histogram(count, 0, 0, 0)}
+
+
 @pytest.mark.parametrize(
     ("polls", "flags", "expected"),
     [
@@ -32,8 +36,10 @@ def poll(running: float, waiting: float, usage: float = 0.0, preempted: float = 
         ([poll(1, 12), poll(1, 20)], {"max_num_queued_reqs": 20, "max_num_seqs": 100}, 0.8),
         ([poll(30, 0), poll(30, 0)], LIMITS, 1.0),
         ([poll(1, 0, 0.98), poll(1, 0, 0.5)], LIMITS, 0.4),
-        ([poll(1, 1, 0.7), poll(1, 1, 0.7)], LIMITS, 0.7),
-        ([poll(1, 0, 0.7), poll(1, 0, 0.7, preempted=1)], LIMITS, 1.0),
+        ([poll(1, 1, 0.95), poll(1, 1, 0.95)], LIMITS, 0.95),
+        ([poll(4, 1, 0.7), poll(4, 1, 0.7)], LIMITS, 0.4),
+        ([poll(4, 0, 0.7), finished(9, poll(4, 0, 0.7, preempted=1))], LIMITS, 0.4),
+        ([poll(4, 0, 0.7), finished(9, poll(4, 0, 0.7, preempted=9))], LIMITS, 0.5),
         ([poll(9, 0), poll(9, 0)], {}, 0.0),
         ([poll(9, 1), poll(9, 1)], {}, 1.0),
         ([poll(9, 0), poll(9, 1)], {}, 0.0),
@@ -46,8 +52,10 @@ def poll(running: float, waiting: float, usage: float = 0.0, preempted: float = 
         "the mean of waiting by the places of the queue",
         "never above one",
         "a full cache alone is half",
-        "usage while requests wait",
-        "after a preemption",
+        "a nearly full cache while requests wait",
+        "a cache with room while requests wait",
+        "one preemption among ten requests",
+        "as many preemptions as requests",
         "no limit is known and nobody waits",
         "no limit is known and some wait all the time",
         "no limit is known and some wait at the end",
@@ -57,6 +65,22 @@ def poll(running: float, waiting: float, usage: float = 0.0, preempted: float = 
 )
 def test_saturation_is_the_largest_share_of_any_limit(polls: list[dict], flags: dict, expected: float) -> None:
     assert saturation(engine(window(*polls), flags=flags)) == {"m": pytest.approx(expected)}
+
+
+def test_saturation_falls_with_its_cause() -> None:
+    """Preemptions and a queue of two minutes ago are no reason to scale out."""
+    calm = [{**poll(2, 0, 0.3, preempted=40), "generation_tokens_total": i} for i in range(90)]
+    bad = [{**poll(9, 5, 0.99, preempted=i), "generation_tokens_total": i} for i in range(40)]
+    assert saturation(engine(window(*bad), flags=LIMITS))["m"] > 0.9
+    assert saturation(engine(window(*bad, *calm), flags=LIMITS)) == {"m": 0.2}
+
+
+def test_where_no_flag_is_known_the_most_that_ran_beside_a_queue_are_the_limit() -> None:
+    full = [{**poll(16, 3), "generation_tokens_total": i} for i in range(30)]
+    half = [{**poll(8, 0), "generation_tokens_total": 30 + i} for i in range(90)]
+    assert saturation(engine(window(*full, *half))) == {"m": 0.5}
+    more = [{**poll(20, 0), "generation_tokens_total": 200 + i} for i in range(90)]
+    assert saturation(engine(window(*full, *more))) == {"m": 0.0}
 
 
 @pytest.mark.parametrize("missing", ["requests_running", "requests_waiting"])

@@ -5,11 +5,21 @@ from __future__ import annotations
 import pytest
 
 from readings import engine, grown, histogram, window
-from vllm_sidecar.derive.throughput import batch_occupancy, computed_prompt_ratio, rate_of, tokens_per_step
+from vllm_sidecar.derive.throughput import (
+    batch_occupancy,
+    computed_prompt_ratio,
+    rate_of,
+    requests_per_second,
+    tokens_per_step,
+)
 
 TOKENS = "generation_tokens_total"
 SOURCE = "prompt_tokens_by_source_total"
 STEPS = "iteration_tokens"
+
+
+def done(**reasons: float) -> dict:
+    return {("requests_finished_total", reason): count for reason, count in reasons.items()}
 
 
 @pytest.mark.parametrize(
@@ -120,3 +130,23 @@ def test_without_steps_there_is_no_mean() -> None:
 def test_the_occupancy_of_the_batch(running: list[float], flags: dict, expected: float | None) -> None:
     polls = [{"requests_running": number} for number in running] or [{}, {}]
     assert batch_occupancy(engine(window(*polls), flags=flags)) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (done(stop=4, length=1), done(stop=9, length=6), 1.0),
+        (done(stop=4), done(stop=4), 0.0),
+        (
+            {**done(stop=4), "request_seconds": histogram(1, 0, 0, 0)},
+            {**done(stop=6), "request_seconds": histogram(9, 0, 0, 0)},
+            0.2,
+        ),
+        ({"request_seconds": histogram(1, 0, 0, 0)}, {"request_seconds": histogram(6, 0, 0, 0)}, 0.5),
+        ({}, {}, None),
+    ],
+    ids=["of all reasons", "none", "the counter goes before", "only how long they took is told", "nothing is told"],
+)
+def test_requests_per_second(first: dict, last: dict, expected: float | None) -> None:
+    assert requests_per_second(engine(grown(first, last))) == expected
+    assert requests_per_second(engine(window(last))) is None

@@ -316,15 +316,22 @@ async def test_an_engine_that_hangs_while_clients_keep_connecting_is_stalled_and
         assert (await running.poll())[stalled] == 0.0
 
 
-async def test_gauges_that_froze_on_a_server_without_connections_are_stale_and_no_stall() -> None:
+def left(body: bytes) -> bytes:
+    """End as many HTTP requests as the gauges claim, and close their connections."""
+    posts = b'http_requests_total{handler="/v1/completions",method="POST",status="2xx"}'
+    return changed(changed(body, b"process_open_fds", b"33.0"), posts, b"1000.0")
+
+
+async def test_gauges_that_froze_when_the_clients_left_are_stale_and_no_stall() -> None:
     settings = {"progress": {"stall_after": "30s"}}
     async with FakeVllm(BODY) as fake, run(config(fake.url, **settings)) as running:
         await running.poll()
-        fake.body = changed(BODY, b"process_open_fds", b"33.0")
+        fake.body = left(BODY)
         for _ in range(3):
             samples = await running.poll(after=20.0)
         assert samples['stalled{model_name="tiny",engine="0"}'] == 0.0
         assert samples['gauges_stale{model_name="tiny",engine="0"}'] == 1.0
+        assert samples['clients_left{model_name="tiny",engine="0"}'] == 1.0
 
 
 async def test_a_counter_that_is_nan_for_a_poll_is_no_restart_and_no_spike() -> None:

@@ -405,6 +405,26 @@ def test_other_methods_and_unknown_routes_are_no_requests() -> None:
     assert available(zero, odd) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("route", ["/tokenize", "/v1/load_lora_adapter", "/v1/messages/count_tokens", "/v1/new"])
+def test_failures_of_routes_that_reach_no_engine_are_none_of_requests(route: str) -> None:
+    failed = ended(stop=0)
+    failed.groups[TARGET].counters["http_requests_total", route, "POST", "5xx"] = 5.0  # type: ignore[index]
+    assert available(ended(stop=0), failed) == (0.0, 0.0)
+
+
+def test_requests_whose_clients_gave_up_on_an_engine_that_answers_none_are_failures() -> None:
+    """They end with status 200, some time after the last one that the engine finished."""
+    busy = [ended(stop=n, http={"2xx": n}) for n in range(1, 6)]
+    still = [ended(stop=5, http={"2xx": 5})] * 20
+    leaving = [ended(stop=5, http={"2xx": n}) for n in range(6, 13)]
+    back = [ended(stop=n, http={"2xx": n + 7}) for n in range(6, 9)]
+    followed = Followed(*busy, *still, *leaving)
+    assert followed.count("m", "", "availability") == (4.0 + 7.0, 4.0)
+    for poll in back:
+        followed.poll(poll)
+    assert followed.count("m", "", "availability") == (7.0 + 7.0, 7.0)
+
+
 def test_of_several_models_nobody_knows_whose_an_answer_was() -> None:
     def poll(errors: float, failed: float) -> Readings:
         groups = dict(ended(stop=0, error=errors, http={"5xx": failed}).groups)

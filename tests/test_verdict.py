@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import pytest
 
 from readings import ENGINE, readings
+from vllm_sidecar import verdict
 from vllm_sidecar.health import MISSES, Health
 from vllm_sidecar.model import Identity, Reason
 from vllm_sidecar.snapshot import Snapshot
@@ -63,13 +65,69 @@ def snapshot(health: Health = UP, **samples: float | Mapping[str, float]) -> Sna
             {"requests_running": 8.0, "requests_waiting": 1.0, "live_queue_wait_seconds": 0.01},
             "healthy",
             Severity.FINE,
-            "healthy: 8 running, 0 tokens/s",
+            "healthy: 8 running",
         ),
         (
-            {"requests_running": 8.0, "stalled": 1.0, "progress_age_seconds": 140.0},
+            {"requests_running": 8.0, "stalled": 1.0, "work_without_progress_seconds": 140.0},
             "stalled",
             Severity.BAD,
             "stalled for 140 s: running 8, waiting 0, no tokens",
+        ),
+        (
+            {"requests_running": 0.0, "stalled": 1.0, "work_without_progress_seconds": 140.0},
+            "stalled",
+            Severity.BAD,
+            "stalled for 140 s: clients wait for answers, and the engine says that it has no requests",
+        ),
+        (
+            {"requests_running": 3.0, "work_without_progress_seconds": 60.0},
+            "no_progress",
+            Severity.WATCH,
+            "no progress for 60 s: running 3, waiting 0, no tokens",
+        ),
+        (
+            {"requests_running": 0.0, "requests_waiting": 6.0, "live_queue_wait_seconds": 30.0}
+            | {"work_without_progress_seconds": 30.0},
+            "queueing",
+            Severity.BAD,
+            "queueing: 6 waiting, 30 s, none running",
+        ),
+        (
+            {"requests_running": 16.0, "requests_waiting": 6.0, "live_queue_wait_seconds": 30.0}
+            | {"admission_limit": {f'{FIRST},limit="batch"': 1.0, f'{FIRST},limit="kv_cache"': 0.0}},
+            "queueing",
+            Severity.BAD,
+            "queueing: 6 waiting, 30 s, 16 running: the batch is full",
+        ),
+        (
+            {"requests_running": 0.0, "engine_healthy": 0.0, "stalled": 1.0},
+            "unhealthy",
+            Severity.BAD,
+            "unhealthy: vLLM itself says that this engine failed",
+        ),
+        (
+            {"requests_running": 106.0, "gauges_stale": 1.0, "clients_left": 1.0},
+            "idle",
+            Severity.FINE,
+            "idle: the clients left, the gauges froze at 106 requests",
+        ),
+        (
+            {"requests_running": 0.0, "kv_cache_held_ratio": 0.97},
+            "kv_cache_held",
+            Severity.WATCH,
+            "KV cache held: 97% used, and nothing runs or waits",
+        ),
+        (
+            {"requests_running": 0.0, "recent_requests_per_second": 25.2, "recent_prompt_tokens_per_second": 3000.0},
+            "healthy",
+            Severity.FINE,
+            "healthy: 25 requests/s, 3000 prompt tokens/s",
+        ),
+        (
+            {"requests_running": 1.0, "recent_requests_per_second": 0.25},
+            "healthy",
+            Severity.FINE,
+            "healthy: 1 running, 0.25 requests/s",
         ),
         ({"requests_running": 0.0, "engine_sleeping": 1.0}, "asleep", Severity.WATCH, "asleep"),
         (
@@ -112,7 +170,7 @@ def test_a_state_has_a_name_a_severity_and_words(
 
 
 def test_a_stall_says_what_the_gpus_do() -> None:
-    stalled = snapshot(requests_running=8.0, stalled=1.0, progress_age_seconds=140.0)
+    stalled = snapshot(requests_running=8.0, stalled=1.0, work_without_progress_seconds=140.0)
     text = "stalled for 140 s: running 8, waiting 0, no tokens, GPU 100% at 95 W"
     assert target_state(stalled, GPUS).text == text
 
@@ -124,6 +182,23 @@ def test_a_source_that_is_down_says_why_and_what_to_do() -> None:
     state = target_state(snapshot(down))
     assert (state.name, state.severity) == ("down", Severity.BAD)
     assert state.text.startswith("down: refused. ")
+
+
+class Other(StrEnum):
+    """Reasons that are a state of their own."""
+
+    NOT_AN_ENGINE = "not_an_engine"
+    SEVERAL_SERVERS = "several_servers"
+
+
+@pytest.mark.parametrize("reason", Other)
+def test_an_address_of_no_single_engine_is_told_as_that(reason: Other, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict, "REMEDY", {reason: "Point it at vLLM itself."})
+    assert set(Other) == set(verdict.NOT_ONE_ENGINE)
+    for health in (Health("vllm"), UP):
+        state = target_state(snapshot(health.failed(reason, "a router")))  # type: ignore[arg-type]
+        assert (state.name, state.severity) == (reason.value, Severity.BAD)
+        assert state.text.endswith(". Point it at vLLM itself.")
 
 
 def test_before_the_first_answer_it_says_so() -> None:

@@ -216,6 +216,7 @@ class Pipeline:
         date = polled.response.date
         async with self._windows_still:
             self._windows.expect(self._throttle.interval)
+            self._windows.in_flight = self._introspector.identity.requests_in_flight if self._introspector else None
             change = self._windows.append(now, readings, self._wall() if date is None else date)
             self._took(polled, readings)
         self._beside.follow(self._windows, now, restarted=change.restarted or change.anew)

@@ -151,6 +151,7 @@ class Snapshotter:
             self.settings,
             {group.labels: window for group, window in engines.items()},
             gpus,
+            windows.front_end,
         )
         self._compute(TARGET, server, samples)
         models: dict[str, dict[str, Window]] = defaultdict(dict)

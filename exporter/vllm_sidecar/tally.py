@@ -18,6 +18,7 @@ from vllm_sidecar.derive.slo import AVAILABILITY, good_of, is_certain, is_exact,
 from vllm_sidecar.increments import HistogramSeries, Series, zero
 from vllm_sidecar.model import Group, Scope
 from vllm_sidecar.processes import gone
+from vllm_sidecar.routes import reaches_an_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +68,8 @@ class Tally:
         self._exact: dict[tuple[str, str, str], bool] = {}
         self._shares: dict[tuple[str, str, str], tuple[float, float | None]] = {}
         """When it was worked out, and which share of the bucket that holds the threshold is good."""
+        self._gave_up = 0
+        """Requests that no engine answered until their clients gave up, at the last poll."""
         self._unanswered: dict[str, float] = {}
         """Failures that an engine told at the last poll and the front end has not answered yet, by model."""
         self._at = self._seconds = 0.0
@@ -114,7 +117,7 @@ class Tally:
                 self._latencies(group, reading, windows)
         grown = {group: self._grown(group, reading) for group, reading in readings.groups.items()}
         if self._availability:
-            self._outcomes(readings, grown)
+            self._outcomes(readings, grown, windows)
         self._forget(readings)
 
     def rows(self, *, up: bool) -> Iterator[Row]:
@@ -209,7 +212,9 @@ class Tally:
                     found.setdefault(key[0], {})[key[1:]] = grown[0]
         return found
 
-    def _outcomes(self, readings: Readings, grown: Mapping[Group, Grown]) -> None:
+    def _outcomes(self, readings: Readings, grown: Mapping[Group, Grown], windows: Windows) -> None:
+        known, self._gave_up = self._gave_up, windows.front_end.gave_up
+        gave_up = self._gave_up - known if self._gave_up >= known else self._gave_up
         models: dict[str, list[Group]] = {}
         for group, reading in readings.groups.items():
             if group.scope is Scope.ENGINE and any(key[0] == FINISHED for key in reading.counters):
@@ -223,7 +228,7 @@ class Tally:
             own = Group(Scope.MODEL, (model,))
             failed += sum(grown.get(own, {}).get(REJECTED, {}).values())
             # Of several models nobody knows whose an answer was.
-            failed += self._unseen_failures(model, grown, failed) if len(models) == 1 else 0.0
+            failed += self._unseen_failures(model, grown, failed) + gave_up if len(models) == 1 else 0.0
             before = self._counts.get((model, "", AVAILABILITY), Count())
             counted = Count(before.requests + good + failed, before.good + good)
             self._counts[model, "", AVAILABILITY] = counted
@@ -238,7 +243,7 @@ class Tally:
         answered = sum(
             count
             for (handler, method, status), count in answers.items()
-            if status == SERVER_ERROR and method == "POST" and handler != "none"
+            if status == SERVER_ERROR and reaches_an_engine(handler, method)
         )
         open_before = self._unanswered.get(model, 0.0)
         matched = min(answered, open_before + failed)

@@ -23,6 +23,20 @@ LONG_WAIT_SECONDS = 10.0
 PRESSURE = 0.3
 PREEMPTIONS = 0.05
 FAILING = 0.05
+HELD = 0.5
+"""KV usage with nothing running, from which on somebody should know."""
+NOT_ONE_ENGINE = {
+    "not_an_engine": "not an engine",
+    "several_servers": "several servers answer at this address",
+}
+"""Reasons of failed polls that are a state of their own: the server is well, and it is the wrong address."""
+LIMITS = {
+    "batch": "the batch is full",
+    "kv_cache": "the KV cache is full",
+    "adapter": "all LoRA slots are taken",
+    "transfer": "KV blocks or a grammar are not ready",
+}
+"""What requests wait for, in words."""
 
 
 class Severity(IntEnum):
@@ -51,6 +65,9 @@ def target_state(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> State:
     `gpus` are the series of its GPUs, where they are known.
     """
     health = snapshot.health
+    if health.reason is not None and health.reason.value in NOT_ONE_ENGINE:
+        words = NOT_ONE_ENGINE[health.reason.value]
+        return State(health.reason.value, Severity.BAD, f"{words}. {REMEDY[health.reason]}")
     if not health.up:
         if health.reason is None:
             return State("starting", Severity.WATCH, "waiting for the first answer")
@@ -79,11 +96,11 @@ class _Engine:
         self._text = text
         self._gpus = gpus
 
-    def get(self, name: str) -> float:
-        """Return a value, or the sum of those that differ in one more label."""
-        own, more = self._text, self._text + ","
-        found = (value for text, value in self._samples.get(name, ()) if text == own or text.startswith(more))
-        return sum(value for value in found if isinstance(value, float))
+    def get(self, name: str, absent: float = 0.0, **label: str) -> float:
+        """Return a value, or the sum of those that differ in one more label; of those with a value of it, if given."""
+        own = self._text + "".join(f',{key}="{value}"' for key, value in label.items())
+        found = [value for text, value in self._samples.get(name, ()) if text == own or text.startswith(own + ",")]
+        return sum(value for value in found if isinstance(value, float)) if found else absent
 
     def gpus(self) -> str:
         """Say what the GPUs do, where they are known."""
@@ -99,18 +116,64 @@ def _engine(engine: _Engine) -> State:
         state = rule(engine)
         if state:
             return state
-    running, rate = engine.get("requests_running"), engine.get("recent_generation_tokens_per_second")
-    if not running and not rate:
+    running, load = engine.get("requests_running"), _load(engine)
+    if not running and not load:
         return State("idle", Severity.FINE, "idle: no requests")
-    return State("healthy", Severity.FINE, f"healthy: {running:.0f} running, {rate:.0f} tokens/s")
+    return State(
+        "healthy", Severity.FINE, "healthy: " + ", ".join([*([f"{running:.0f} running"] if running else []), *load])
+    )
+
+
+def _load(engine: _Engine) -> list[str]:
+    """Say what the engine gets done: generated tokens, or what there is to say where it generates none."""
+    generated = engine.get("recent_generation_tokens_per_second")
+    if generated:
+        return [f"{_rate(generated)} tokens/s"]
+    rates = {
+        "requests/s": engine.get("recent_requests_per_second"),
+        "prompt tokens/s": engine.get("recent_prompt_tokens_per_second"),
+    }
+    return [f"{_rate(rate)} {unit}" for unit, rate in rates.items() if rate]
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10.0 else f"{rate:.2g}"
+
+
+def _unhealthy(engine: _Engine) -> State | None:
+    if engine.get("engine_healthy", 1.0):
+        return None
+    return State("unhealthy", Severity.BAD, "unhealthy: vLLM itself says that this engine failed")
 
 
 def _stalled(engine: _Engine) -> State | None:
     if not engine.get("stalled"):
         return None
-    age = seconds_text(engine.get("progress_age_seconds"))
-    words = f"running {engine.get('requests_running'):.0f}, waiting {engine.get('requests_waiting'):.0f}, no tokens"
-    return State("stalled", Severity.BAD, f"stalled for {age}: {words}{engine.gpus()}")
+    age = seconds_text(engine.get("work_without_progress_seconds"))
+    return State("stalled", Severity.BAD, f"stalled for {age}: {_waiting_for_nothing(engine)}{engine.gpus()}")
+
+
+def _waiting(engine: _Engine) -> State | None:
+    """Say that clients wait without progress, before that is a stall."""
+    seconds = engine.get("work_without_progress_seconds")
+    if not seconds:
+        return None
+    words = f"no progress for {seconds_text(seconds)}: {_waiting_for_nothing(engine)}{engine.gpus()}"
+    return State("no_progress", Severity.WATCH, words)
+
+
+def _waiting_for_nothing(engine: _Engine) -> str:
+    running, waiting = engine.get("requests_running"), engine.get("requests_waiting")
+    if running or waiting:
+        return f"running {running:.0f}, waiting {waiting:.0f}, no tokens"
+    return "clients wait for answers, and the engine says that it has no requests"
+
+
+def _idle_but_for_the_gauges(engine: _Engine) -> State | None:
+    if not engine.get("clients_left"):
+        return None
+    frozen = engine.get("requests_running") + engine.get("requests_waiting")
+    return State("idle", Severity.FINE, f"idle: the clients left, the gauges froze at {frozen:.0f} requests")
 
 
 def _asleep(engine: _Engine) -> State | None:
@@ -129,6 +192,13 @@ def _frozen(engine: _Engine) -> State | None:
     return State("gauges_stale", Severity.WATCH, f"gauges frozen: they say {running:.0f} running, and nothing moves")
 
 
+def _holding(engine: _Engine) -> State | None:
+    held = engine.get("kv_cache_held_ratio")
+    if held < HELD:
+        return None
+    return State("kv_cache_held", Severity.WATCH, f"KV cache held: {held:.0%} used, and nothing runs or waits")
+
+
 def _preempting(engine: _Engine) -> State | None:
     preempted = engine.get("recent_preemptions_per_request")
     if engine.get("kv_cache_pressure_ratio") <= PRESSURE or preempted <= PREEMPTIONS:
@@ -143,10 +213,25 @@ def _queueing(engine: _Engine) -> State | None:
     if not waiting or wait < QUEUEING_SECONDS:
         return None
     severity = Severity.BAD if wait > LONG_WAIT_SECONDS else Severity.WATCH
-    return State("queueing", severity, f"queueing: {waiting:.0f} waiting, {seconds_text(wait)}")
+    running = engine.get("requests_running")
+    limit = next((f": {words}" for limit, words in LIMITS.items() if engine.get("admission_limit", limit=limit)), "")
+    runs = f", {running:.0f} running" if running and limit else ""
+    if not running and engine.get("work_without_progress_seconds"):
+        runs = ", none running"
+    return State("queueing", severity, f"queueing: {waiting:.0f} waiting, {seconds_text(wait)}{runs}{limit}")
 
 
-_RULES: tuple[Callable[[_Engine], State | None], ...] = (_stalled, _asleep, _frozen, _preempting, _queueing)
+_RULES: tuple[Callable[[_Engine], State | None], ...] = (
+    _unhealthy,
+    _stalled,
+    _asleep,
+    _idle_but_for_the_gauges,
+    _frozen,
+    _preempting,
+    _queueing,
+    _waiting,
+    _holding,
+)
 """The first that applies says the state."""
 
 

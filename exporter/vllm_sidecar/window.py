@@ -14,6 +14,7 @@ from collections import deque
 from operator import sub
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
+from vllm_sidecar.front_end import FrontEnd
 from vllm_sidecar.model import Group, Histogram, Observed, Reading, Scope
 from vllm_sidecar.processes import NOTHING as UNCHANGED
 from vllm_sidecar.pulse import Pulse
@@ -284,6 +285,10 @@ class Windows:
         """What the last poll told about the process."""
         self.now = 0.0
         """Monotonic time of the last poll."""
+        self.front_end = FrontEnd()
+        """What clients wait for."""
+        self.in_flight: float | None = None
+        """Open requests as `/load` said last; None where it does not count them."""
         self.gaps = 0
         """Times at which the windows began anew because too long no poll had succeeded."""
 
@@ -325,7 +330,8 @@ class Windows:
             self._groups.clear()
         for group in [group for group in self._groups if group in change.broken or group not in readings.groups]:
             del self._groups[group]
-        open_fds = readings.groups.get(TARGET, EMPTY).gauges.get("server_open_fds")
+        if not self._groups:
+            self.front_end = FrontEnd()
         for group, reading in readings.groups.items():
             window = self._groups.get(group)
             if window is None:
@@ -334,8 +340,8 @@ class Windows:
                 if group in change.fresh - change.broken and self._at is not None and not (change.restarted or gap):
                     window.append(self._at, EMPTY)
             window.append(at, reading)
-            if window.pulse.progress_at == at:
-                window.pulse.open_fds_at_progress = open_fds
+        pulses = [window.pulse for window in self.of(Scope.ENGINE).values()]
+        self.front_end.follow(at, readings.groups.get(TARGET, EMPTY), pulses, self.in_flight)
         self._at = self.now = at
         return change
 

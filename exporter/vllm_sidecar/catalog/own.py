@@ -47,8 +47,8 @@ OWN: tuple[Signal, ...] = (
          "source"),
     _own("dropped_values_total", Kind.COUNTER,
          "Values that were left out. Cannot be true: not_finite, negative, bad_histogram, sum_fell, impossible; of "
-         "GPUs also sentinel, zero, out_of_range. Belong to no engine that can be told, or to one beyond the limit of 256: "
-         "unattributed, too_many_engines.",
+         "GPUs also sentinel, zero, out_of_range. Belong to no engine that can be told, or to one beyond the limit of "
+         "256: unattributed, too_many_engines.",
          "source", "anomaly"),
     _own("window_gaps_total", Kind.COUNTER, "Times at which windows began anew because polls had failed for too long."),
     _own("unknown_families", Kind.GAUGE,

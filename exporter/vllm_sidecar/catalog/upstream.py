@@ -168,6 +168,8 @@ UPSTREAM: tuple[Upstream, ...] = (
     _gauge("engine_sleep_state", Unit.NONE, "engine_sleep_state",
            "1 for the state that the engine is in: awake, weights_offloaded (level 1) or discard_all (level 2).",
            "sleep_state"),
+    _gauge("engine_healthy", Unit.NONE, "engine_healthy",
+           "1 while vLLM calls the engine healthy, 0 after it failed (needs --enable-fault-tolerance)."),
     _gauge("requests_kv_fetching", Unit.NONE, "num_requests_kv_fetch_by_stage",
            "Requests that wait for KV blocks from a connector, by stage.", "stage", merge=Merge.SUM),
     _counter("prompt_tokens_total", Unit.TOKENS, "prompt_tokens_total",

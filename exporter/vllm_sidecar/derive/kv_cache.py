@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
+
+from vllm_sidecar.derive.admission import NEARLY_FULL, seats
+from vllm_sidecar.derive.progress import trusted
 
 if TYPE_CHECKING:
     from vllm_sidecar.derive.views import Engine
 
 USAGE = "kv_cache_usage_ratio"
-FULL_FROM = 0.9
-"""Usage from which on it counts as pressure; below it a busy cache is what vLLM aims for."""
 MOST_FROM_USAGE = 0.5
 """Usage alone never says more than half of full pressure: prefix caching fills the cache by design."""
+FEWEST_HELD = 10
+"""Polls in a row without a request after which blocks that are still taken are held by nothing that runs."""
 
 
 def capacity_tokens(engine: Engine) -> float | None:
@@ -70,34 +72,54 @@ def pressure(engine: Engine) -> float | None:
     """Score KV pressure from 0 (none) to 1: the largest of three parts.
 
     - preemptions / (preemptions + finished requests): the damage itself;
-    - usage averaged over the polls at which requests waited for capacity, counting the others as 0: the cache is
-      what they wait for only as far as it is full. Where --max-num-seqs is known, a full batch is what they wait for;
+    - usage averaged over the polls at which requests waited for capacity and the cache was nearly full, or requests
+      were preempted in the window, counting the others as 0: what waits with room in the cache waits for something
+      else, such as a place in a full batch;
     - usage above 0.9, scaled so that a full cache alone gives 0.5: context, for prefix caching fills it by design.
 
-    None where the server does not tell KV usage.
+    0 where the gauges froze when the clients left; None where they froze and nothing says whether anybody waits, and
+    where the server does not tell KV usage.
     """
-    window = engine.window
+    window, live = engine.window, trusted(engine)
     extent = window.extent(USAGE)
-    if extent is None:
+    if extent is None or live is None:
         return None
+    if not live:
+        return 0.0
     preempted = window.increase("preemptions_total") or 0.0
     finished = window.observed("request_seconds")
     events = preempted + (finished.observations if finished else 0.0)
     damage = preempted / events if events > 0.0 else 0.0
-    usage = MOST_FROM_USAGE * max(0.0, extent.peak - FULL_FROM) / (1.0 - FULL_FROM)
+    usage = MOST_FROM_USAGE * max(0.0, extent.peak - NEARLY_FULL) / (1.0 - NEARLY_FULL)
     return min(1.0, max(damage, _waited_for_capacity(engine), usage))
 
 
 def _waited_for_capacity(engine: Engine) -> float:
     """Mean usage over the window, taken as 0 at polls without requests that wait for KV cache."""
-    window, seats = engine.window, engine.server.flag("max_num_seqs") or inf
+    window, places = engine.window, seats(engine)
     waiting = window.extent("requests_waiting")
     if waiting is None or waiting.peak <= 0.0:
         return 0.0
     split = ("requests_waiting", "capacity") in window.latest.gauges
     blocked = window.values(("requests_waiting", "capacity") if split else "requests_waiting")
     polls = zip(window.values(USAGE), blocked, window.values("requests_running"), strict=True)
-    return sum(usage or 0.0 for usage, waits, runs in polls if waits and (runs or 0.0) < seats) / window.polls
+    full = 0.0 if window.increase("preemptions_total") else NEARLY_FULL
+    short = [usage for usage, waits, runs in polls if usage and waits and usage >= full and (runs or 0.0) < places]
+    return sum(short) / window.polls
+
+
+def held_ratio(engine: Engine) -> float | None:
+    """Return the least KV usage of the window where nothing ran or waited at any of its polls, else 0.
+
+    0 as well after few polls; None where the server does not tell usage or running requests.
+    """
+    window = engine.window
+    usage, running, waiting = (window.extent(x) for x in (USAGE, "requests_running", "requests_waiting"))
+    if usage is None or running is None:
+        return None
+    if window.polls < FEWEST_HELD or running.peak > 0.0 or (waiting is not None and waiting.peak > 0.0):
+        return 0.0
+    return min(value for value in window.values(USAGE) if value is not None)
 
 
 def _number(text: str | None) -> float | None:

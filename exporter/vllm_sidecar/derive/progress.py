@@ -1,8 +1,12 @@
-"""Whether the engine gets anything done: age of the last progress, stalls with their witnesses, gauges that froze.
+"""Whether clients are answered: age of the last progress, stalls with what corroborates them, gauges that froze.
 
 `/health` says 200 during a freeze, and running/waiting freeze at their last value when all requests are aborted at
-once on a server that is then idle (vllm#22545). So a stall needs work in flight, no change in any progress signal,
-and a second witness; without a witness the gauges are called stale.
+once on a server that is then idle (vllm#22545). So work is what clients wait for, and not what the gauges say:
+
+- what the front end shows while no engine makes progress concerns all engines that are awake, also idle ones;
+- what the gauges of an engine claim holds as long as its clients have not left, and something else says so too.
+
+Work is a stall when it has waited without a break, and without progress, for the configured time.
 """
 
 from __future__ import annotations
@@ -10,38 +14,49 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.derive.gpu_load import UTILIZATION, ours, unexplained
+from vllm_sidecar.pulse import SETTLE_SECONDS
 
 if TYPE_CHECKING:
-    from vllm_sidecar.derive.views import Engine
+    from collections.abc import Iterator
+
+    from vllm_sidecar.derive.views import Engine, Server
     from vllm_sidecar.window import Window
 
 SLEEPING = (("engine_sleep_state", "weights_offloaded"), ("engine_sleep_state", "discard_all"))
+DEFERRED = ("requests_waiting", "deferred")
 
-OPEN_FDS = "server_open_fds"
+WITNESSES = (
+    "engine_unhealthy",
+    "http_traffic",
+    "http_in_flight",
+    "connections_grew",
+    "requests_open",
+    "waiting_grew",
+    "sibling_progress",
+    "gpu_busy",
+)
+"""What can corroborate a stall:
+
+- `engine_unhealthy`: vLLM itself says that the engine failed (`engine_healthy` 0);
+- `http_traffic`: HTTP requests to engines go on ending, and no engine finished one or gave a first token;
+- `http_in_flight`: `/load` says that more requests are open than at the last progress, or than other engines have;
+- `connections_grew`: the API server has more open files than at the last progress, and they came as requests do;
+- `requests_open`: the gauges claim work, and fewer HTTP requests ended than that: its clients have not left;
+- `waiting_grew`: more requests wait than at the last progress, so the gauge is not frozen;
+- `sibling_progress`: other engines of the same model answer request after request;
+- `gpu_busy`: more of the server's GPUs have been busy without a break than engines that make progress explain.
+"""
+
+MANY_ENDED = 5
+"""So many HTTP requests that ended unanswered, soon after the last progress, say that none was answered since then."""
 FEWEST_CONNECTIONS = 2.0
 """One more may be somebody who looks at the metrics."""
-
-FRONT_END_ROUTES = frozenset(
-    (
-        "none",
-        "/tokenize",
-        "/detokenize",
-        "/sleep",
-        "/wake_up",
-        "/pause",
-        "/resume",
-        "/reset_prefix_cache",
-        "/reset_mm_cache",
-        "/collective_rpc",
-        "/start_profile",
-        "/stop_profile",
-        "/scale_elastic_ep",
-        "/is_scaling_elastic_ep",
-        "/v1/load_lora_adapter",
-        "/v1/unload_lora_adapter",
-    )
-)
-"""Routes that take POST and give no engine a request; `none` stands for all that are unknown."""
+LEFT_SHARE = 0.9
+"""Share of the claimed requests that has to have ended for their clients to have left."""
+SIBLING_ANSWERS = 5.0
+"""Answers of each sibling after which an engine that got none of these requests would be strange."""
+SIBLING_SECONDS = 0.5
+"""Share of the time after which a stall is called for which siblings have to go on."""
 
 
 def sleeping(engine: Engine) -> float | None:
@@ -60,38 +75,6 @@ def age_seconds(engine: Engine) -> float:
     return engine.window.now - engine.window.pulse.progress_at
 
 
-def witnesses(engine: Engine) -> dict[str, float]:
-    """Return 1 for each witness that the work in flight is real, else 0.
-
-    - `waiting_grew`: more requests wait than at the last progress;
-    - `http_traffic`: more HTTP requests ended in the second half of the time without progress than finished in any
-      engine: clients that gave up, or were refused. The first half is left out, for a mass abort ends many at once and
-      is what freezes gauges; so are requests that never reach an engine;
-    - `connections_grew`: the API server has more open files than at the last progress: a front end counts a request
-      only when it ends, but each that arrives on a new connection shows here;
-    - `http_in_flight`: the front end has more open requests than all other engines have (only with
-      --enable-server-load-tracking);
-    - `gpu_busy`: more of the server's GPUs have been busy without a break than engines that make progress explain.
-    """
-    window, server = engine.window, engine.server
-    grew = window.latest.gauges.get("requests_waiting", 0.0) > window.pulse.waiting_at_progress
-    found = {"waiting_grew": float(grew)}
-    if server.window is not None:
-        half = (still_since(window) + window.now) / 2.0
-        ended = sum(server.window.increase_since(half, key) or 0.0 for key in server.window.latest.counters
-                    if key[0] == "http_requests_total" and _reaches_an_engine(*key[1:]))  # fmt: skip
-        found["http_traffic"] = float(ended > sum(_finished_since(half, other) for other in server.engines.values()))
-        files, before = server.window.latest.gauges.get(OPEN_FDS), window.pulse.open_fds_at_progress
-        if files is not None and before is not None:
-            found["connections_grew"] = float(files - before >= FEWEST_CONNECTIONS)
-    if server.requests_in_flight is not None:
-        elsewhere = sum(in_flight(other) for other in server.engines.values() if other is not window)
-        found["http_in_flight"] = float(server.requests_in_flight > elsewhere)
-    if any(UTILIZATION in gpu.latest for gpu in ours(server)):
-        found["gpu_busy"] = float(bool(unexplained(server, window, still_since(window))))
-    return found
-
-
 def in_flight(window: Window) -> float:
     """Requests that run or wait, as the gauges say."""
     gauges = window.latest.gauges
@@ -100,35 +83,157 @@ def in_flight(window: Window) -> float:
 
 def still_since(window: Window) -> float:
     """Since when nothing moved though there was work: an idle engine is not expected to make progress."""
-    pulse = window.pulse
-    return pulse.progress_at if pulse.busy_since is None else max(pulse.progress_at, pulse.busy_since)
+    return window.pulse.still_since
 
 
-def _reaches_an_engine(handler: str, method: str, status: str) -> bool:
-    return method == "POST" and status != "4xx" and handler not in FRONT_END_ROUTES
+def witnesses(engine: Engine) -> dict[str, float]:
+    """Return what corroborates that clients wait for an engine without progress, and since when they do."""
+    since, found = still_since(engine.window), {}
+    if _unhealthy(engine):  # there is nothing to wait for
+        found["engine_unhealthy"] = min(since, engine.window.now - engine.server.settings.stall_after)
+    if _stands_still_on_purpose(engine):
+        return found
+    found |= _shown_by_the_front_end(engine.server)
+    if _claims_work(engine) and not clients_left(engine) and not _waits_for_others(engine):
+        found |= {name: min(since, found.get(name, since)) for name in _corroborating(engine)}
+    return found
 
 
-def _finished_since(at: float, window: Window) -> float:
+def _unhealthy(engine: Engine) -> bool:
+    return engine.window.latest.gauges.get("engine_healthy", 1.0) <= 0.0
+
+
+def _stands_still_on_purpose(engine: Engine) -> bool:
+    return bool(sleeping(engine)) or engine.server.front_end.on_hold
+
+
+def _claims_work(engine: Engine) -> bool:
+    """Tell whether the gauges claim work that does not move; work that came just now may still do."""
+    window = engine.window
+    return in_flight(window) > 0.0 and window.now - still_since(window) >= _settled_after(engine)
+
+
+def _settled_after(engine: Engine) -> float:
+    return min(SETTLE_SECONDS, engine.server.settings.stall_after)
+
+
+def _shown_by_the_front_end(server: Server) -> dict[str, float]:
+    """Return since when the front end has shown that clients wait though no engine makes progress."""
+    front, found = server.front_end, {}
+    if front.ends_unanswered:
+        first = front.unanswered_first
+        soon = first - front.progress_at <= server.settings.stall_after
+        found["http_traffic"] = front.progress_at if soon and front.unanswered >= MANY_ENDED else first
+    if front.in_flight_since is not None:
+        found["http_in_flight"] = front.in_flight_since
+    if front.connections_since is not None:
+        found["connections_grew"] = front.connections_since
+    return found
+
+
+def clients_left(engine: Engine) -> float:
+    """Return 1 while the gauges claim work whose clients have left: as many requests ended as they claim, unanswered.
+
+    While other engines go on, what ends later may have been theirs.
+    """
+    if not _claims_work(engine):
+        return 0.0
+    window, server = engine.window, engine.server
+    departed, aborted = window.pulse.departed, window.pulse.aborted
+    alone = server.front_end.progress_at <= window.pulse.still_since
+    ended = (departed.so_far if alone else departed.soon) * server.front_end.requests_per_post
+    return float(max(ended, aborted.so_far) >= LEFT_SHARE * in_flight(window))
+
+
+def _corroborating(engine: Engine) -> Iterator[str]:
+    """Yield what says that the work which the gauges claim is real."""
+    window, server = engine.window, engine.server
+    gauges, front, load = window.latest.gauges, server.front_end, server.requests_in_flight
+    # What is deferred may wait for its client: a session that is open and silent.
+    if front.measured and load != 0.0 and in_flight(window) > gauges.get(DEFERRED, 0.0):
+        yield "requests_open"
+    if gauges.get("requests_waiting", 0.0) > window.pulse.waiting_at_progress:
+        yield "waiting_grew"
+    if front.connections >= FEWEST_CONNECTIONS:
+        yield "connections_grew"
+    if load is not None and load > sum(in_flight(other) for other in server.engines.values() if other is not window):
+        yield "http_in_flight"
+    if _siblings_go_on(engine):
+        yield "sibling_progress"
+    if any(UTILIZATION in gpu.latest for gpu in ours(server)) and unexplained(server, window, still_since(window)):
+        yield "gpu_busy"
+
+
+def _siblings(engine: Engine) -> list[Window]:
+    return [
+        window
+        for (model, *_), window in engine.server.engines.items()
+        if model == engine.model_name and window is not engine.window
+    ]
+
+
+def _siblings_go_on(engine: Engine) -> bool:
+    """Tell whether other engines of the model answered so many requests that this one must have had some of them.
+
+    A single request that its client cancelled freezes the gauges of a rank, too, and then the next few may well go to
+    another.
+    """
+    since, siblings = still_since(engine.window), _siblings(engine)
+    going = since + SIBLING_SECONDS * engine.server.settings.stall_after
+    if not any(other.pulse.progress_at >= going for other in siblings):
+        return False
+    return sum(_answered_since(since, other) for other in siblings) >= SIBLING_ANSWERS * len(siblings)
+
+
+def _answered_since(at: float, window: Window) -> float:
     keys = [key for key in window.latest.counters if key[0] == "requests_finished_total"]
     return sum(window.increase_since(at, key) or 0.0 for key in keys)
 
 
-def _frozen(engine: Engine) -> bool:
-    window = engine.window
-    still = window.now - still_since(window) >= engine.server.settings.stall_after
-    return still and in_flight(window) > 0.0 and not sleeping(engine)
+def _old_enough(engine: Engine) -> list[str]:
+    since = engine.window.now - engine.server.settings.stall_after
+    return [name for name, at in witnesses(engine).items() if at <= since]
+
+
+def waited_seconds(engine: Engine) -> float:
+    """Return for how long clients have waited for the engine without any progress; 0 while none is known to wait."""
+    found = witnesses(engine)
+    seconds = engine.window.now - min(found.values(), default=engine.window.now)
+    return seconds if seconds >= _settled_after(engine) else 0.0
 
 
 def stalled(engine: Engine) -> float:
-    """Return 1 while work in flight has made no progress for the configured time and a witness says that it is real."""
-    return float(_frozen(engine) and any(witnesses(engine).values()))
+    """Return 1 while clients have waited without progress for the configured time, or vLLM calls the engine failed."""
+    return float(bool(_old_enough(engine)))
 
 
 def gauges_stale(engine: Engine) -> float:
-    """Return 1 while the gauges claim work, nothing moves, and no witness speaks for a stall; else 0."""
-    return float(_frozen(engine) and not any(witnesses(engine).values()))
+    """Return 1 while the gauges claim work that nobody waits for, or nothing else says that anybody does; else 0."""
+    return float(trusted(engine) is not True)
+
+
+def trusted(engine: Engine) -> bool | None:
+    """Tell whether the gauges of running and waiting requests can be believed.
+
+    False: their clients have left, so that the engine is idle. None: they froze, and nothing says whether anybody
+    waits.
+    """
+    if _stands_still_on_purpose(engine) or not _claims_work(engine):
+        return True
+    if clients_left(engine):
+        return False
+    still = engine.window.now - still_since(engine.window) >= engine.server.settings.stall_after
+    return None if still and not _waits_for_others(engine) and not witnesses(engine) else True
+
+
+def _waits_for_others(engine: Engine) -> bool:
+    """Tell whether all work is deferred while other engines of the model go on: a stage waits for the one before it."""
+    deferred = engine.window.latest.gauges.get(DEFERRED, 0.0)
+    since = still_since(engine.window)
+    return deferred >= in_flight(engine.window) and any(x.pulse.progress_at > since for x in _siblings(engine))
 
 
 def stall_witnesses(engine: Engine) -> dict[str, float]:
-    """Return the witnesses while something is frozen; empty otherwise, for they mean nothing then."""
-    return witnesses(engine) if _frozen(engine) else {}
+    """Return 1 for each thing that corroborates a stall, else 0; empty while the engine does not look frozen."""
+    found = _old_enough(engine)
+    return {name: float(name in found) for name in WITNESSES} if found or trusted(engine) is None else {}

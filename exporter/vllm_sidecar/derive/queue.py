@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.derive.progress import trusted
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,13 +39,14 @@ def live_wait_seconds(engine: Engine) -> float | None:
     Admissions are counted as first tokens, in the window or since requests began to wait, whichever is shorter: the
     rate before that says how many came, not how many get in. Nobody gets in faster than the last one did: the time
     since the last admission, while requests wait, is a lower bound, and all there is to say when nothing was
-    admitted. 0 while nothing waits, None where the server does not tell how many wait.
+    admitted. 0 while nothing waits, also where the gauge froze when those that waited left; None where the server does
+    not tell how many wait, and where the gauge froze and nothing says whether anybody does.
     """
     window, pulse = engine.window, engine.window.pulse
-    waiting = window.latest.gauges.get("requests_waiting")
-    if waiting is None:
+    waiting, live = window.latest.gauges.get("requests_waiting"), trusted(engine)
+    if waiting is None or live is None:
         return None
-    if pulse.waiting_since is None:
+    if pulse.waiting_since is None or not live:
         return 0.0
     seconds, admitted = window.now - pulse.waiting_since, pulse.admitted_while_waiting
     since = window.now - max(pulse.admission_at, pulse.waiting_since)

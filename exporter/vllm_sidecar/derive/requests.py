@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.routes import reaches_an_engine
+
 if TYPE_CHECKING:
     from vllm_sidecar.derive.views import Engine, Model, Server
     from vllm_sidecar.window import Window
@@ -54,8 +56,9 @@ def error_ratio(server: Server) -> float | None:
     """Return the share of requests in the window that failed for a reason on the server's side.
 
     Failed are those that ended as `error` in an engine, or HTTP 5xx answers, whichever are more: one failure shows in
-    both, and a request that admission control refuses is a 503. The whole is the larger of the HTTP requests and the
-    requests that ended in the engines. None where none ended.
+    both, and a request that admission control refuses is a 503. Clients that give up on engines that answer none leave
+    with status 200, and are failures too. The whole is the larger of the HTTP requests and the requests that ended in
+    the engines. None where none ended.
     """
     posts = _posts(server.window)
     failed = ended = 0.0
@@ -63,14 +66,17 @@ def error_ratio(server: Server) -> float | None:
         by_reason = window.increases("requests_finished_total")
         failed += sum(count for (reason,), count in by_reason.items() if reason in FAILED)
         ended += sum(by_reason.values())
+    front, unsuccessful = server.front_end, posts.get("5xx", 0.0)
+    if front.ends_unanswered:
+        unsuccessful += max(0.0, posts.get("2xx", 0.0) - ended / front.requests_per_post)
     whole = max(sum(posts.values()), ended)
-    return min(1.0, max(failed, posts.get("5xx", 0.0)) / whole) if whole > 0.0 else None
+    return min(1.0, max(failed, unsuccessful) / whole) if whole > 0.0 else None
 
 
 def _posts(window: Window | None) -> dict[str, float]:
-    """Increases of the HTTP requests that ask for work, by status class; `none` is the handler of unknown routes."""
+    """Increases of the HTTP requests to engines by status class: no other route is work, or fails as work does."""
     ended: dict[str, float] = {}
     for (handler, method, status), count in (window.increases("http_requests_total") if window else {}).items():
-        if method == "POST" and handler != "none":
+        if reaches_an_engine(handler, method):
             ended[status] = ended.get(status, 0.0) + count
     return ended

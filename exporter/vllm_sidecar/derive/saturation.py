@@ -7,9 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.derive.kv_cache import pressure
+from vllm_sidecar.derive.progress import trusted
 
 if TYPE_CHECKING:
     from vllm_sidecar.derive.views import Engine
+    from vllm_sidecar.window import Window
 
 SLUG_LENGTH = 63
 """Longest label value that Kubernetes takes."""
@@ -20,25 +22,33 @@ _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 def saturation(engine: Engine) -> dict[str, float]:
     """Return how near the engine is to its limits, 0 to 1, by the label-safe name of its model.
 
-    The largest of: running / --max-num-seqs, waiting / --max-num-queued-reqs, KV pressure; 1 after preemptions.
-    Running and waiting are means over the window. A limit that no source tells is left out; where --max-num-seqs is not
-    known, requests that waited during the whole window count as full. Empty where the server gives no scheduler gauge.
+    The largest of: running / --max-num-seqs, waiting / --max-num-queued-reqs, KV pressure. Running and waiting are
+    means over the window. A limit that no source tells is left out; where --max-num-seqs is not known, the most
+    requests that ran beside a queue stand in for it, and requests that waited during the whole window count as full.
+    0 where the gauges froze when the clients left; empty where they froze and nothing says whether anybody waits, and
+    where the server gives no scheduler gauge.
     """
-    window, server = engine.window, engine.server
+    window, server, live = engine.window, engine.server, trusted(engine)
     running, waiting = window.extent("requests_running"), window.extent("requests_waiting")
-    if running is None or waiting is None:
+    if running is None or waiting is None or live is None:
         return {}
+    if not live:
+        return {slug(engine.model_name): 0.0}
     parts = [pressure(engine) or 0.0]
-    seats, places = server.flag("max_num_seqs"), server.flag("max_num_queued_reqs")
-    if seats:
-        parts.append(running.mean / seats)
-    elif window.pulse.waiting_since is not None and window.now - window.pulse.waiting_since >= window.seconds > 0.0:
-        parts.append(1.0)
+    places = server.flag("max_num_seqs") or window.pulse.seats
     if places:
-        parts.append(waiting.mean / places)
-    if window.increase("preemptions_total"):
+        parts.append(running.mean / places)
+    if not server.flag("max_num_seqs") and _waited_all_the_time(window):
         parts.append(1.0)
+    queue = server.flag("max_num_queued_reqs")
+    if queue:
+        parts.append(waiting.mean / queue)
     return {slug(engine.model_name): min(1.0, max(parts))}
+
+
+def _waited_all_the_time(window: Window) -> bool:
+    since = window.pulse.waiting_since
+    return since is not None and window.now - since >= window.seconds > 0.0
 
 
 def slug(model_name: str) -> str:

@@ -20,6 +20,18 @@ def rate_of(counter: str) -> Callable[[Engine], float | None]:
     return rate
 
 
+def requests_per_second(engine: Engine) -> float | None:
+    """Return the rate at which requests finished in the window, for whatever reason; None after one poll only.
+
+    None as well where the server tells neither how requests end nor how long they took.
+    """
+    window = engine.window
+    by_reason, took = window.increases("requests_finished_total"), window.observed("request_seconds")
+    if window.seconds <= 0.0 or not (by_reason or took):
+        return None
+    return (sum(by_reason.values()) if by_reason else took.observations if took else 0.0) / window.seconds
+
+
 def computed_prompt_ratio(engine: Engine) -> float | None:
     """Return the share of the prompt tokens that were computed here rather than taken from a cache.
 

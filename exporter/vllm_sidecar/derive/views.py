@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.front_end import FrontEnd
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -48,6 +50,8 @@ class Server:
     """Windows of all engines by model name and engine."""
     gpus: Gpus | None = None
     """None where no GPU can be read, or it is not known whose they are."""
+    front_end: FrontEnd = field(default_factory=FrontEnd)
+    """What clients wait for."""
 
     def flag(self, name: str) -> float | None:
         """Return a numeric flag of the server; None where no source tells it or it is not above 0."""

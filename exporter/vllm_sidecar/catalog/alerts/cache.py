@@ -14,12 +14,17 @@ CACHE: tuple[Alert, ...] = (
             "(~recent_preemptions_per_request > <<preemptions>> or ~live_queue_wait_seconds > <<wait>>)"
         ),
         thresholds=(
-            ratio("pressure", 0.5, "Score of KV pressure; above 0.5 only with waiting or preempted requests."),
+            ratio(
+                "pressure",
+                0.5,
+                "Score of KV pressure; above 0.5 only if requests are preempted, or wait for a nearly full cache.",
+            ),
             number("preemptions", 0.05, "Preemptions per finished request."),
             latency("wait", 10, "Wait of a request that arrives now.", interactive=2, batch=120),
         ),
         summary=f"the KV cache of {ENGINE} is full and requests suffer",
-        description="Requests are preempted and computed again, or wait longer than <<wait>> for blocks.",
+        description="Requests are preempted and computed again, or wait longer than <<wait>> while the cache is nearly "
+        "full. A full batch is not meant: vllm_sidecar_admission_limit tells them apart.",
         cause="long prompts or long answers: compare the token histograms with yesterday's",
         first="PromQL: vllm_sidecar_recent_preemptions_per_request and vllm_sidecar_kv_cache_free_tokens",
         board="vllm-kv-cache",
@@ -40,6 +45,18 @@ CACHE: tuple[Alert, ...] = (
         description="More than <<per_request>> preemptions per finished request: the GPU computes the same twice.",
         cause="too many sequences for the KV cache: --max-num-seqs is too high for these lengths",
         first="PromQL: rate(vllm_sidecar_preemptions_total[5m]) beside vllm_sidecar_requests_running",
+        board="vllm-kv-cache",
+    ),
+    Alert(
+        name="VllmKvCacheHeld",
+        severity=Severity.TICKET,
+        hold="2m",
+        expr="~kv_cache_held_ratio > <<held>>",
+        thresholds=(ratio("held", 0.5, "KV-cache usage while nothing runs or waits."),),
+        summary=f"{{{{ $value | humanizePercentage }}}} of the KV cache of {ENGINE} is taken though nothing runs",
+        description="Nobody gives these blocks back: the next requests find less room, and in the end none.",
+        cause="prompts that a decode node never fetched from this prefill node, a leak, or gauges that froze",
+        first="kubectl logs POD | grep -i -e transfer -e expired -e nixl; then send one short request and look again",
         board="vllm-kv-cache",
     ),
     Alert(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from vllm_sidecar.catalog.alerts.types import ENGINE, STATUS, Alert, Severity, latency, number
 
 _AWAKE = " unless on (<<E>>) (~engine_sleeping == 1)"
+_LIVE = f"{_AWAKE} unless on (<<E>>) (~gauges_stale == 1)"
+"""The gauges of a server whose clients all left at once go on saying that they wait."""
 
 LATENCY: tuple[Alert, ...] = (
     Alert(
@@ -16,10 +18,10 @@ LATENCY: tuple[Alert, ...] = (
         summary=f"a request to {ENGINE} waits {{{{ $value | humanizeDuration }}}}",
         description="More than <<wait>> by what waits now and how fast it is admitted, not by what has finished.",
         cause=(
-            "more load than one replica takes; if KV-cache usage is near 1 the cache is the limit, "
-            "else --max-num-seqs or the number of replicas"
+            "more load than one replica takes: vllm_sidecar_admission_limit names the limit (batch: --max-num-seqs or "
+            "replicas; kv_cache: fewer or shorter requests; adapter: --max-loras; transfer: the KV connector)"
         ),
-        first=f"{STATUS}: is the KV cache full, or the batch?",
+        first="PromQL: vllm_sidecar_admission_limit == 1; and " + STATUS,
         board="vllm-engine",
     ),
     Alert(
@@ -28,7 +30,7 @@ LATENCY: tuple[Alert, ...] = (
         hold="5m",
         expr=(
             "sum without (reason) (~requests_waiting) > clamp_min(<<per_running>> * ~requests_running, <<requests>>)"
-            + _AWAKE
+            + _LIVE
         ),
         thresholds=(
             number("per_running", 1, "Waiting requests per running one."),
@@ -44,12 +46,12 @@ LATENCY: tuple[Alert, ...] = (
         name="VllmCapacityWaiting",
         severity=Severity.TICKET,
         hold="10m",
-        expr='min_over_time(~requests_waiting{reason="capacity"}[5m]) > <<requests>>' + _AWAKE,
+        expr='min_over_time(~requests_waiting{reason="capacity"}[5m]) > <<requests>>' + _LIVE,
         thresholds=(number("requests", 0, "Requests that may always wait for capacity."),),
         summary=f"requests always wait for capacity of {ENGINE}",
         description="For a quarter of an hour there was no moment without: a replica more would be used at once.",
         cause="steady load at the limit of the batch or of the KV cache",
-        first="PromQL: vllm_sidecar_recent_batch_occupancy_ratio and vllm_sidecar_kv_cache_usage_ratio",
+        first="PromQL: vllm_sidecar_admission_limit == 1: batch, or KV cache?",
         board="vllm-overview",
     ),
     Alert(

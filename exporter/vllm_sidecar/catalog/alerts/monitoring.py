@@ -45,8 +45,9 @@ MONITORING: tuple[Alert, ...] = (
         hold="1m",
         expr="~gauges_stale == 1",
         summary=f"the gauges of {ENGINE} froze",
-        description="They say that requests run, nothing moves and nothing else says that there is work.",
-        cause="a mass abort on an idle server, after which vLLM does not update its gauges",
+        description="They say that requests run or wait, and nothing moves. vllm_sidecar_clients_left is 1 where the "
+        "clients have left, so that the engine is idle; else nothing says whether anybody waits.",
+        cause="clients that all left at once, after which an idle vLLM does not update its gauges",
         first="send one short request: the gauges come right; until then do not scale by them",
         board="vllm-engine",
     ),

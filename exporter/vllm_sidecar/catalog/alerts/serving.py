@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import ENGINE, MODEL, REPLICA, STATUS, Alert, Severity, duration, number, ratio
+from vllm_sidecar.catalog.alerts.types import (
+    ENGINE,
+    MODEL,
+    NOT_ONE_ENGINE,
+    REPLICA,
+    STATUS,
+    Alert,
+    Severity,
+    duration,
+    number,
+    ratio,
+)
 
 _UNREADABLE = (
     "http_401|http_403|http_404|http_4xx|http_other|redirect|credentials|tls|not_http|too_large|truncated|"
@@ -10,6 +21,7 @@ _UNREADABLE = (
 )
 """Reasons of failed polls that say: something answers, but it cannot be read."""
 
+_ANSWERS = f"{_UNREADABLE}|{NOT_ONE_ENGINE}"
 _LEAST = number("least_requests", 30, "Requests in five minutes below which no ratio is judged.")
 
 SERVING: tuple[Alert, ...] = (
@@ -20,7 +32,7 @@ SERVING: tuple[Alert, ...] = (
         expr=(
             '~up{source="vllm"} == 0 '
             'and on (<<T>>) (~last_success_timestamp_seconds{source="vllm"} or ~up{source="vllm"} offset <<startup>>) '
-            f'unless on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{_UNREADABLE}"}}[2m]) > 0)'
+            f'unless on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{_ANSWERS}"}}[2m]) > 0)'
         ),
         thresholds=(duration("startup", 600, "Time that a server gets to load its model before its first answer."),),
         summary=f"vLLM behind {REPLICA} does not answer",
@@ -44,16 +56,29 @@ SERVING: tuple[Alert, ...] = (
         board="vllm-sidecar",
     ),
     Alert(
+        name="VllmTargetNotOneServer",
+        severity=Severity.TICKET,
+        hold="2m",
+        expr=f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE}"}}[2m]) > 0',
+        summary=f"{REPLICA} is the address of no single vLLM server ({{{{ $labels.reason }}}})",
+        description="A router, a gateway or a load balancer answers: what it says is not about one engine, so "
+        "nothing is exported, and no server behind it is watched.",
+        cause="the sidecar was given the address of a Service, an ingress or a router in place of a pod",
+        first=f"{STATUS}: `failure` says what answers; run one sidecar in each pod, or discover the pods",
+        board="vllm-sidecar",
+    ),
+    Alert(
         name="VllmEngineStalled",
         severity=Severity.PAGE,
         hold="30s",
         expr="~stalled == 1",
         summary=f"{ENGINE} makes no progress",
         description=(
-            "It has work, and no token, prompt or finished request came for longer than progress.stall_after, though "
-            "/health still says 200. A sleeping engine and one that starts are not meant."
+            "Clients wait, and no token, prompt or finished request came for longer than progress.stall_after, though "
+            "/health still says 200; or vLLM itself calls the engine failed. The gauges may say that it is idle. A "
+            "sleeping engine and one that starts are not meant."
         ),
-        cause="a hung collective of a tensor-parallel group, or a dead worker",
+        cause="a hung collective of a tensor-parallel group, a dead worker, or an engine that takes no requests in",
         first=f"{STATUS}: see the witness of the stall and the GPUs; then restart the server",
         board="vllm-engine",
     ),

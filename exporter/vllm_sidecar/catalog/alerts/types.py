@@ -149,4 +149,6 @@ REPLICA = "{{ $labels.instance }}{{ with $labels.target }} ({{ . }}){{ end }}"
 MODEL = "{{ $labels.model_name }} on " + REPLICA
 ENGINE = "{{ $labels.model_name }} engine {{ $labels.engine }} on " + REPLICA
 GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of {{ $labels.instance }}"
+NOT_ONE_ENGINE = "not_an_engine|several_servers"
+"""Reasons of failed polls that say: what answers is not one vLLM server, and nothing that it says is about one."""
 STATUS = "curl -s http://{{ $labels.instance }}/api/v1/status"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vllm_sidecar.catalog.dashboards.panels import (
     ENGINE,
+    LIMIT_HELP,
     NO_SIDECAR,
     NO_SIDECAR_SHORT,
     PARTS,
@@ -86,7 +87,7 @@ ENGINE_BOARD = Board(
                 lines("How full is the KV cache?", "Mean and peak of each second of the last minute. Full alone is healthy.", Unit.RATIO,
                       Query("~recent_kv_cache_usage_peak_ratio", f"peak {ENGINE}", Colour.CACHE, plain="~kv_cache_usage_ratio"),
                       Query("~recent_kv_cache_usage_mean_ratio", f"mean {ENGINE}", Colour.HISTOGRAM, dashed=True), most=1.0),
-                lines("Does it do damage?", "Pressure above 0.5 means preempted requests, or requests that wait for capacity.", Unit.RATIO,
+                lines("Does it do damage?", "Pressure above 0.5 means preempted requests, or requests that wait while the cache is nearly full.", Unit.RATIO,
                       Query("~kv_cache_pressure_ratio", ENGINE, Colour.WAITING), bad="VllmKvCachePressure.pressure", most=1.0, empty=NO_SIDECAR),
                 lines("How often is a request preempted?", "Preemptions per finished request; each is computed again.", Unit.NONE,
                       Query("~recent_preemptions_per_request", ENGINE, Colour.BAD),
@@ -104,6 +105,8 @@ ENGINE_BOARD = Board(
                 lines("How near is it to its limits?", "Saturation for autoscalers, and the share of --max-num-seqs in use.", Unit.RATIO,
                       Query("~saturation_ratio", f"saturation {ENGINE}", Colour.WAITING),
                       Query("~recent_batch_occupancy_ratio", f"batch {ENGINE}", Colour.RUNNING), most=1.0, empty=NO_SIDECAR),
+                lines("Which limit do they wait for?", LIMIT_HELP, Unit.NONE, Query("~admission_limit > 0", f"{{{{limit}}}} {ENGINE}"),
+                      width=24, height=5, stacked=True, decimals=0, empty="Nothing waits."),
             ),
         ),
         Row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vllm_sidecar.catalog.dashboards.panels import (
     ENGINE,
     FINISHED,
+    LIMIT_HELP,
     NO_SIDECAR,
     NO_SIDECAR_SHORT,
     PARTS,
@@ -74,7 +75,7 @@ _SYMPTOMS = (
 _WHAT_TO_DO = """
 1. **A release or a flag changed just before it began** (row 6): roll back first, look for the reason afterwards.
 2. **No progress**: save the stack (`py-spy dump --pid PID`), then restart the server; one GPU that is hot or idle beside its siblings is on the GPU board.
-3. **High TTFT**: queue (more replicas, or `--max-num-seqs`), or prefill (longer prompts, or a prefix cache that lost its hits).
+3. **High TTFT**: queue (row 4 names its limit: more replicas, or `--max-num-seqs`), or prefill (longer prompts, or a prefix cache that lost its hits).
 4. **Slow ITL**: throttled GPUs, larger batches, longer contexts, fewer accepted drafts.
 5. **OOM-like**: fewer or shorter requests (`--max-num-seqs`, `--max-model-len`), more cache (`--gpu-memory-utilization`, `--kv-cache-dtype fp8`), or a replica more.
 6. **Wrong output**: template, tokenizer, generation config and adapter first; NaN means weights, quantisation or a GPU.
@@ -128,8 +129,8 @@ INCIDENT = Board(
                 number("Errors", "Share of requests that end as an error of the server.", Unit.RATIO, "max(~recent_error_ratio)",
                        'sum(rate(~requests_finished_total{finished_reason="error"}[5m])) / (sum(rate(~requests_finished_total[5m])) > 0)',
                        bad="VllmErrorRatioHigh.errors", decimals=1),
-                number("Longest without progress", "Of the engines with work; minutes mean that one hangs though /health says 200.", Unit.SECONDS,
-                       "max(~progress_age_seconds and on (<<E>>) (~requests_running > 0)) or vector(0)", decimals=0),
+                number("Longest without progress", "For how long clients have been waiting for an engine that does nothing; minutes mean that it hangs though /health says 200.", Unit.SECONDS,
+                       "max(~work_without_progress_seconds) or vector(0)", decimals=0),
                 states("Since when does which symptom show?", "The worst engine of the model against the thresholds of the alerts, and against its own past: a release may make "
                        "it slower and still keep the objective.",
                        *_SYMPTOMS, words=FINE_OR_BAD),
@@ -164,6 +165,8 @@ INCIDENT = Board(
                       Query("~recent_requests_running_peak", ENGINE, Colour.RUNNING, plain="~requests_running"), decimals=0),
                 lines("How much waits, and for what?", "For capacity: no room in batch or KV cache. Deferred: for a LoRA slot, a grammar or a "
                       "transfer.", Unit.NONE, Query("sum by (reason) (~requests_waiting)", "{{reason}}"), stacked=True, decimals=0, named=REASONS),
+                lines("Which limit do they wait for?", LIMIT_HELP, Unit.NONE, Query("~admission_limit > 0", f"{{{{limit}}}} {ENGINE}"),
+                      width=24, height=5, stacked=True, decimals=0, empty="Nothing waits."),
                 lines("How full is the KV cache?", "Peaks between scrapes. Full alone is healthy; full with preemptions or waiting is not.", Unit.RATIO,
                       Query("~recent_kv_cache_usage_peak_ratio", ENGINE, Colour.CACHE, plain="~kv_cache_usage_ratio"), most=1.0),
                 lines("How many requests are preempted?", "Each loses its cache and is computed again.", Unit.PER_SECOND,

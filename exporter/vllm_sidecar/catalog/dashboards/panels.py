@@ -26,6 +26,10 @@ REASONS = (
     ("swapped", Colour.BAD),
     ("unspecified", Colour.HISTOGRAM),
 )
+LIMIT_HELP = (
+    "Batch: --max-num-seqs, or more replicas. KV cache: fewer or shorter requests, or a larger cache. Adapter: --max-loras. "
+    "Transfer: KV blocks or a grammar that is not ready."
+)
 NO_SIDECAR = "Needs the sidecar: a Prometheus that scrapes vLLM itself cannot know it."
 NO_SIDECAR_SHORT = "no sidecar"
 """The same where there is room for a number."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from vllm_sidecar.catalog.alerts.types import NOT_ONE_ENGINE
 from vllm_sidecar.catalog.dashboards.types import Colour, Word
 
 SERVER_STATES = (
     Word(0, "idle", Colour.GOOD),
     Word(1, "serving", Colour.GOOD),
-    Word(2, "gauges frozen", Colour.WATCH),
-    Word(3, "asleep", Colour.WATCH),
-    Word(4, "queueing", Colour.WATCH),
-    Word(5, "KV cache full", Colour.BAD),
-    Word(6, "failing", Colour.BAD),
-    Word(7, "stalled", Colour.BAD),
-    Word(8, "down", Colour.BAD),
+    Word(2, "KV cache held", Colour.WATCH),
+    Word(3, "no progress", Colour.WATCH),
+    Word(4, "gauges frozen", Colour.WATCH),
+    Word(5, "asleep", Colour.WATCH),
+    Word(6, "queueing", Colour.WATCH),
+    Word(7, "KV cache full", Colour.BAD),
+    Word(8, "failing", Colour.BAD),
+    Word(9, "stalled", Colour.BAD),
+    Word(10, "down", Colour.BAD),
+    Word(11, "not one engine", Colour.BAD),
 )
+_LEFT = " unless on (<<E>>) (~clients_left == 1)"
 
 
 def _any(condition: str, value: int) -> str:
@@ -23,18 +28,23 @@ def _any(condition: str, value: int) -> str:
 
 SERVER_STATE = " or ".join(
     (
-        _any('~up{source="vllm"} == 0', 8),
-        _any("~stalled == 1", 7),
-        _any("~recent_error_ratio > <<VllmErrorRatioHigh.errors>>", 6),
+        _any(f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE}"}}[5m]) > 0', 11),
+        _any('~up{source="vllm"} == 0', 10),
+        _any("~stalled == 1", 9),
+        _any("~recent_error_ratio > <<VllmErrorRatioHigh.errors>>", 8),
         _any(
             "~kv_cache_pressure_ratio > <<VllmKvCachePressure.pressure>> and on (<<E>>) "
             "(~recent_preemptions_per_request > <<VllmKvCachePressure.preemptions>>)",
-            5,
+            7,
         ),
-        _any("~live_queue_wait_seconds > <<VllmQueueWaitHigh.wait>>", 4),
-        _any("~engine_sleeping == 1", 3),
-        _any("~gauges_stale == 1", 2),
-        _any("(~recent_requests_running_peak or ~requests_running) > 0", 1),
+        _any("~live_queue_wait_seconds > <<VllmQueueWaitHigh.wait>>", 6),
+        _any("~engine_sleeping == 1", 5),
+        _any("~gauges_stale == 1" + _LEFT, 4),
+        _any("~work_without_progress_seconds > 0", 3),
+        _any("~kv_cache_held_ratio > <<VllmKvCacheHeld.held>>", 2),
+        _any(
+            "(~recent_requests_per_second > 0 or (~recent_requests_running_peak or ~requests_running) > 0)" + _LEFT, 1
+        ),
         _any('~up{source="vllm"} == 1', 0),
     )
 )
