@@ -244,6 +244,19 @@ def test_an_idle_server_never_stalls(each: object, shows: str) -> None:
     assert server.when(4000, each=lambda _: each(server)).keys() == {"fine"}  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("seconds", [8, 300])
+def test_a_pool_that_grows_when_traffic_ends_is_none_of_requests(seconds: int) -> None:
+    """It grows more slowly than requests came, also where the sidecar has seen little of them."""
+    server = Clients()
+    server.run(seconds)
+    server.rate = 0.0
+
+    def grow(passed: float) -> None:
+        server.idle_files = float(int(passed / 4.0))
+
+    assert server.when(600, each=grow).keys() == {"fine"}
+
+
 @pytest.mark.parametrize("rate", [0.01, 0.2, 5.0])
 def test_a_server_that_works_never_stalls(rate: float) -> None:
     server = Clients(rate=rate, seconds=7.0, shows="posts files load")

@@ -27,7 +27,7 @@ SUCCESS, CLIENT_ERROR = "2xx", "4xx"
 
 FEWEST_CONNECTIONS = 5.0
 """More connections than these say that requests wait on them, if they came as requests did before."""
-SLOWEST_SHARE = 0.5
+SLOWEST_SHARE = 0.7
 """They came at this share, at least, of the rate at which requests ended."""
 SOONEST_SECONDS = 60.0
 """They came within this time after the last progress; a pool, a leak or a health check grows whenever it likes."""
@@ -46,8 +46,8 @@ class FrontEnd:
 
     def __init__(self) -> None:
         self._counts: dict[Key, float] = {}
-        self._rate = 0.0
-        self._succeeded = 0.0
+        self._rate = self._succeeded = 0.0
+        self._recent_succeeded = self._recent_seconds = 0.0
         self._held_at = 0.0
         self._excess = 0.0
         self._completed = 0.0
@@ -111,7 +111,10 @@ class FrontEnd:
         """Begin anew: what is open now has had an answer, or may still get it."""
         seconds = at - self.progress_at if self.now else 0.0
         if seconds > 0.0:
-            self._rate += (self._succeeded / seconds - self._rate) * (1.0 - exp(-seconds / RATE_SECONDS))
+            kept = exp(-seconds / RATE_SECONDS)
+            self._recent_succeeded = self._recent_succeeded * kept + self._succeeded
+            self._recent_seconds = self._recent_seconds * kept + seconds
+            self._rate = self._recent_succeeded / self._recent_seconds
         if self._ended:
             self.requests_per_post = max(1.0, self._completed / self._ended)
         if at - self._held_at > SETTLE_SECONDS:
