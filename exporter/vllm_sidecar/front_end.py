@@ -33,6 +33,8 @@ SOONEST_SECONDS = 60.0
 """They came within this time after the last progress; a pool, a leak or a health check grows whenever it likes."""
 FEWEST_RISES = 3
 """They came at so many polls, at least; a pool is opened all at once."""
+MOST_LATE = 2.0
+"""Requests that may still end after the last progress; more of them are clients that left, and not those that wait."""
 FEWEST_ENDED = 3
 """HTTP requests that ended unanswered; fewer may have been cancelled before an engine saw them."""
 RECENT_SECONDS = 90.0
@@ -182,8 +184,6 @@ class FrontEnd:
         wait for long; but an idle server has connections, too, and more of them with each that only looks at it.
         """
         soon = at - self.progress_at <= SOONEST_SECONDS and self._rate * SOONEST_SECONDS >= FEWEST_CONNECTIONS
-        return (
-            soon
-            and self._rises >= FEWEST_RISES
-            and self.connections >= self._rate * (at - self._lowest_files_at) * SLOWEST_SHARE
-        )
+        as_requests = self._rises >= FEWEST_RISES and self._succeeded <= MOST_LATE
+        expected = self._rate * (at - self._lowest_files_at)
+        return soon and as_requests and self.connections >= SLOWEST_SHARE * expected
