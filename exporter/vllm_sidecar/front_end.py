@@ -25,13 +25,13 @@ HTTP_REQUESTS = "http_requests_total"
 OPEN_FDS = "server_open_fds"
 SUCCESS, CLIENT_ERROR = "2xx", "4xx"
 
-FEWEST_CONNECTIONS = 5.0
-"""More connections than these say that requests wait on them, if they came as requests did before."""
+FEWEST_CONNECTIONS = 8.0
+"""As many connections, or more, say that requests wait on them, if they came as requests did before."""
 SLOWEST_SHARE = 0.7
 """They came at this share, at least, of the rate at which requests ended."""
 SOONEST_SECONDS = 60.0
 """They came within this time after the last progress; a pool, a leak or a health check grows whenever it likes."""
-FEWEST_RISES = 3
+FEWEST_RISES = 5
 """They came at so many polls, at least; a pool is opened all at once."""
 MOST_LATE = 2.0
 """Requests that may still end after the last progress; more of them are clients that left, and not those that wait."""
