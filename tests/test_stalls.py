@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from math import inf
 
 import pytest
@@ -244,10 +245,44 @@ def test_an_idle_server_never_stalls(each: object, shows: str) -> None:
     assert server.when(4000, each=lambda _: each(server)).keys() == {"fine"}  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("seconds", [8, 300])
+def test_a_pool_that_grows_when_traffic_ends_is_none_of_requests(seconds: int) -> None:
+    """It grows more slowly than requests came, also where the sidecar has seen little of them."""
+    server = Clients()
+    server.run(seconds)
+    server.rate = 0.0
+
+    def grow(passed: float) -> None:
+        server.idle_files = float(int(passed / 4.0))
+
+    assert server.when(600, each=grow).keys() == {"fine"}
+
+
 @pytest.mark.parametrize("rate", [0.01, 0.2, 5.0])
 def test_a_server_that_works_never_stalls(rate: float) -> None:
     server = Clients(rate=rate, seconds=7.0, shows="posts files load")
     assert server.when(1500, each=lambda _: slow_pool(server)).keys() == {"fine"}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_clients_of_a_server_that_works_do_it_never_stalls(seed: int) -> None:
+    """They come in bursts, leave when they like, also the last one, and keep connections that they do not use."""
+    chance = random.Random(seed)
+    engines = {ENGINE: Backend(), OTHER_ENGINE: Backend()} if seed % 2 else None
+    shows = chance.choice(["posts", "posts files", "posts load", "posts files load"])
+    server = Clients(engines, seconds=chance.uniform(0.5, 20.0), shows=shows)
+
+    def live(_: float) -> None:
+        if chance.random() < 0.01:
+            server.rate = chance.choice([0.0, 0.0, 0.02, 0.3, 2.0])
+        if chance.random() < 0.05:
+            server.cancel(chance.choice([0.0, 0.5, 5.0]))
+        if chance.random() < 0.02:
+            server.idle_files = max(0.0, server.idle_files + chance.choice([-3.0, -1.0, 1.0, 1.0, 3.0]))
+        if chance.random() < 0.002:
+            server.abort()
+
+    assert server.when(4000, each=live).keys() <= {"fine", "idle"}
 
 
 def test_a_long_prompt_that_moves_only_the_kv_cache_is_progress() -> None:

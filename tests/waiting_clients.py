@@ -27,6 +27,8 @@ class Backend:
 
     open: list[list[float]] = field(default_factory=list)
     """Requests that it works at: when each arrived, and when it is done."""
+    left: list[float] = field(default_factory=list)
+    """When it notices of requests that their clients have left: it goes on with them until then."""
     finished: float = 0
     tokens: float = 0
     usage: float = 0.0
@@ -44,10 +46,12 @@ class Backend:
             return 0
         done = [request for request in self.open if request[1] <= at]
         self.open = [request for request in self.open if request[1] > at]
+        self.left = [noticed for noticed in self.left if noticed > at]
         self.finished += len(done)
-        self.tokens += 50 * (len(self.open) + len(done))
-        if self.open or done:
-            self.running, self.usage = len(self.open), 0.01 * len(self.open)
+        inside = len(self.open) + len(self.left)
+        self.tokens += 50 * (inside + len(done))
+        if inside or done:  # else there is no step, and the gauges stay at what they were
+            self.running, self.usage = inside, 0.01 * inside
         return len(done)
 
     def poll(self) -> dict:
@@ -131,6 +135,15 @@ class Clients:
         self._stuck, self.rate = [], 0.0
         for backend in self.engines.values():
             backend.open = []
+
+    def cancel(self, noticed: float) -> None:
+        """Let one client leave, which its engine notices after some seconds."""
+        for backend in self.engines.values():
+            if backend.open:
+                backend.open.pop()
+                backend.left.append(self.at + noticed)
+                self.posts += 1
+                return
 
     def poll(self) -> None:
         """Hand what `/metrics` and `/load` show to the windows."""

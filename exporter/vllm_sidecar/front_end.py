@@ -25,14 +25,16 @@ HTTP_REQUESTS = "http_requests_total"
 OPEN_FDS = "server_open_fds"
 SUCCESS, CLIENT_ERROR = "2xx", "4xx"
 
-FEWEST_CONNECTIONS = 5.0
-"""More connections than these say that requests wait on them, if they came as requests did before."""
-SLOWEST_SHARE = 0.5
+FEWEST_CONNECTIONS = 8.0
+"""As many connections, or more, say that requests wait on them, if they came as requests did before."""
+SLOWEST_SHARE = 0.7
 """They came at this share, at least, of the rate at which requests ended."""
 SOONEST_SECONDS = 60.0
 """They came within this time after the last progress; a pool, a leak or a health check grows whenever it likes."""
-FEWEST_RISES = 3
+FEWEST_RISES = 5
 """They came at so many polls, at least; a pool is opened all at once."""
+MOST_LATE = 2.0
+"""Requests that may still end after the last progress; more of them are clients that left, and not those that wait."""
 FEWEST_ENDED = 3
 """HTTP requests that ended unanswered; fewer may have been cancelled before an engine saw them."""
 RECENT_SECONDS = 90.0
@@ -46,8 +48,8 @@ class FrontEnd:
 
     def __init__(self) -> None:
         self._counts: dict[Key, float] = {}
-        self._rate = 0.0
-        self._succeeded = 0.0
+        self._rate = self._succeeded = 0.0
+        self._recent_succeeded = self._recent_seconds = 0.0
         self._held_at = 0.0
         self._excess = 0.0
         self._completed = 0.0
@@ -111,7 +113,10 @@ class FrontEnd:
         """Begin anew: what is open now has had an answer, or may still get it."""
         seconds = at - self.progress_at if self.now else 0.0
         if seconds > 0.0:
-            self._rate += (self._succeeded / seconds - self._rate) * (1.0 - exp(-seconds / RATE_SECONDS))
+            kept = exp(-seconds / RATE_SECONDS)
+            self._recent_succeeded = self._recent_succeeded * kept + self._succeeded
+            self._recent_seconds = self._recent_seconds * kept + seconds
+            self._rate = self._recent_succeeded / self._recent_seconds
         if self._ended:
             self.requests_per_post = max(1.0, self._completed / self._ended)
         if at - self._held_at > SETTLE_SECONDS:
@@ -179,8 +184,6 @@ class FrontEnd:
         wait for long; but an idle server has connections, too, and more of them with each that only looks at it.
         """
         soon = at - self.progress_at <= SOONEST_SECONDS and self._rate * SOONEST_SECONDS >= FEWEST_CONNECTIONS
-        return (
-            soon
-            and self._rises >= FEWEST_RISES
-            and self.connections >= self._rate * (at - self._lowest_files_at) * SLOWEST_SHARE
-        )
+        as_requests = self._rises >= FEWEST_RISES and self._succeeded <= MOST_LATE
+        expected = self._rate * (at - self._lowest_files_at)
+        return soon and as_requests and self.connections >= SLOWEST_SHARE * expected

@@ -61,7 +61,7 @@ INHIBITIONS: tuple[Inhibition, ...] = (
     Inhibition("In an engine that hangs or sleeps everything waits.",
                _HELD, _names("vllm-latency", "vllm-cache"), ENGINE),
     Inhibition("Requests to an engine that hangs fail when their clients give up.",
-               _HELD[:1], ("VllmErrorRatioHigh",), SERVER),
+               _HELD, ("VllmErrorRatioHigh",), SERVER),
     Inhibition("A full KV cache is the cause; the wait and the preemptions are what it does.",
                ("VllmKvCachePressure",), ("VllmPreemptionStorm", "VllmQueueWaitHigh", *_WAITING), ENGINE),
     Inhibition("Who is paged for the wait needs no ticket about the queue.",

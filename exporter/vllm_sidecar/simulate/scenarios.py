@@ -122,7 +122,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "sleep",
             "The engine sleeps at level 1, and the router still sends requests.",
             {"sleeping": True, "rate": 1.0},
-            alerts=("VllmAsleepWithRequests",),
+            alerts=("VllmAsleepWithRequests", "VllmErrorRatioHigh", "VllmAvailabilitySloBurn"),
         ),
     )
 }

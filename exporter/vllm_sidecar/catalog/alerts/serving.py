@@ -17,7 +17,7 @@ from vllm_sidecar.catalog.alerts.types import (
 
 _UNREADABLE = (
     "http_401|http_403|http_404|http_4xx|http_other|redirect|credentials|tls|not_http|too_large|truncated|"
-    "bad_encoding|empty|not_prometheus|no_vllm_metrics|not_an_engine"
+    "bad_encoding|empty|not_prometheus|no_vllm_metrics"
 )
 """Reasons of failed polls that say: something answers, but it cannot be read."""
 
