@@ -60,6 +60,7 @@ async def rehearse(text: str, seconds: float, **overrides: object) -> Rehearsal:
             fake.status = 200 if look.listening else 503
             watched.clock[0] += POLL
             await watched.pipeline.poll_once()
+            await watched.pipeline.probe_once()
             if second % SCRAPE == 0:
                 played.add(watched.samples())
     return played

@@ -34,9 +34,10 @@ class Run:
     clock: list[float] = field(default_factory=lambda: [1000.0])
 
     async def poll(self, *, after: float = 1.0) -> dict[str, float]:
-        """Let time pass, poll once, and return all samples by their text up to the value."""
+        """Let time pass, poll, send the probe that is due, and return all samples by their text up to the value."""
         self.clock[0] += after
         await self.pipeline.poll_once()
+        await self.pipeline.probe_once()
         return self.samples()
 
     def samples(self) -> dict[str, float]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from vllm_sidecar.introspect.process import Listener, ProcessFinder, local_listener
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LOCAL = Listener("127.0.0.1", 8000)
 
@@ -111,3 +115,21 @@ def test_a_server_that_came_back_under_another_pid_is_found_again(tmp_path: Path
     found = finder.find()
     assert found is not None
     assert found.flags["seed"] == 2
+
+
+def test_while_all_processes_are_searched_the_last_known_one_stays(tmp_path: Path) -> None:
+    add(tmp_path, 20, "vllm serve mine --port 8000")
+    finder = ProcessFinder(LOCAL, tmp_path)
+    finder.find()
+    seen = []
+
+    class Watching(type(tmp_path)):  # type: ignore[misc]
+        def iterdir(self) -> Iterator[Path]:
+            seen.append(finder.pid)
+            return iter(super().iterdir())
+
+    finder._root = Watching(tmp_path)
+    (tmp_path / "20" / "cmdline").unlink()
+    add(tmp_path, 30, "vllm serve mine --port 8000")
+    finder.find()
+    assert (seen, finder.pid) == ([20], 30)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -104,7 +103,7 @@ async def test_missing_log_stats_are_named_when_health_is_fine() -> None:
         await running.poll()
         await running.poll()
         assert "--disable-log-stats" in running.pipeline.snapshot().health.detail
-        assert [request.path for request in fake.requests] == ["/metrics", "/health", "/metrics"]
+        assert [request.path for request in fake.requests] == ["/metrics", "/health", "/metrics", "/version"]
 
 
 async def test_an_unhealthy_server_without_metrics_is_not_blamed_on_a_flag() -> None:
@@ -164,23 +163,6 @@ async def test_after_a_restart_the_server_is_asked_who_it_is_again() -> None:
             await running.poll()
         asked = [request.path for request in fake.requests if request.path != "/metrics"]
         assert asked[:3] == ["/version", "/v1/models", "/server_info?config_format=json"]
-
-
-async def test_only_gets_are_sent_and_one_at_a_time() -> None:
-    open_requests, most = 0, 0
-
-    def body() -> bytes:
-        nonlocal open_requests, most
-        open_requests += 1
-        most = max(most, open_requests)
-        open_requests -= 1
-        return BODY
-
-    async with FakeVllm(body) as fake, run(config(fake.url, scrape={"interval": "20ms"})) as running:
-        async with asyncio.timeout(5.0):
-            for _ in range(8):
-                await running.poll()
-    assert most == 1
 
 
 async def test_a_target_that_goes_down_is_logged_once_with_what_to_do(caplog: pytest.LogCaptureFixture) -> None:

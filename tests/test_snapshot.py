@@ -13,6 +13,7 @@ from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, OWN, SERVER, SIGNALS
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.derive.views import Gpus, Settings
 from vllm_sidecar.health import ANOMALIES, Health
+from vllm_sidecar.introspect import ProbeHealth
 from vllm_sidecar.model import VLLM_REASONS, Adapters, Histogram, Identity, Reason, Scope, ServedModel, Summary
 from vllm_sidecar.snapshot import CHECKLIST, MOST_TEXTS, Snapshotter
 from vllm_sidecar.window import Windows
@@ -73,6 +74,9 @@ def polled(i: int) -> Readings:
     )
 
 
+PROBES = {"/version": ProbeHealth(60.0, 0.001, 2, 1.7e9, 0.01), "/load": ProbeHealth(10.0)}
+
+
 def snapshotter(*labels: tuple[str, str]) -> Snapshotter:
     return Snapshotter("", labels, Settings(stall_after=1.0))
 
@@ -81,7 +85,7 @@ def take(*polls: Readings, labels: tuple[tuple[str, str], ...] = (), gpus: Gpus 
     seen, made = Windows(60.0, 300.0), snapshotter(*labels)
     for i, poll in enumerate(polls):
         seen.append(START + i, poll)
-    return made.take(polls[-1], seen, IDENTITY, UP, gpus=gpus)
+    return made.take(polls[-1], seen, IDENTITY, UP, gpus=gpus, probes=PROBES)
 
 
 def rows(snapshot: Snapshot, name: str) -> dict[str, object]:
@@ -211,6 +215,16 @@ def test_of_a_source_that_is_down_only_its_health_and_what_the_sidecar_counts_is
         "server_restarts_total", "window_gaps_total",
     }  # fmt: skip
     assert rows(down, "up") == {'source="vllm"': 0.0}
+
+
+def test_of_each_probe_its_failures_cost_and_last_success_are_shown_also_while_the_source_is_down() -> None:
+    found = snapshotter().take(None, Windows(60.0, 300.0), IDENTITY, DOWN, probes=PROBES)
+    assert found.probes == PROBES
+    assert rows(found, "probe_failures_total") == {'probe="/version"': 2.0, 'probe="/load"': 0.0}
+    assert rows(found, "probe_interval_seconds") == {'probe="/version"': 60.0, 'probe="/load"': 10.0}
+    assert rows(found, "probe_server_time_ratio") == {'probe="/version"': 0.001, 'probe="/load"': 0.0}
+    assert rows(found, "probe_last_success_timestamp_seconds") == {'probe="/version"': 1.7e9}
+    assert rows(found, "probe_duration_seconds") == {'probe="/version"': 0.01}
 
 
 def test_before_the_first_poll_every_reason_and_anomaly_is_counted_from_zero() -> None:

@@ -193,6 +193,12 @@ class Identity:
     """`/load` of a server with --enable-server-load-tracking; None while it was never above 0."""
     source_errors: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def served_model(self) -> str | None:
+        """The name that vLLM gives its model in metrics: the first served one, or where it was loaded from."""
+        name = self.flags.get("served_model_name", self.flags.get("model"))
+        return str(name) if name is not None else None
+
 
 Key = str | tuple[str, ...]
 """Canonical signal name, or the name followed by the values of the labels that it has beyond its scope's."""

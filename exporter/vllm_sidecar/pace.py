@@ -1,45 +1,41 @@
-"""How often to poll: as configured, but so rarely that the server spends little of its time on it."""
+"""How often to send requests of one kind: as configured, but so rarely that the server spends little time on them."""
 
 from __future__ import annotations
 
 from collections import deque
 
-POLLS = 10
-"""Polls whose response times are looked at."""
-QUESTIONS = 60
-"""Polls over which the time for the introspection's rarer questions is averaged."""
+RECENT = 10
+"""Answers whose response times are looked at."""
 
 
-class Pace:
-    """Stretches the interval between polls by what they cost the server.
+class Throttle:
+    """Stretches the interval between requests of one kind by what they cost the server, and by nothing else.
 
-    The response time is the measure, and of the last polls the shortest: vLLM renders its metrics on the event loop
-    that also serves requests, so under load most of a response time is waiting for its turn, which costs the server
-    nothing. What is left when little is in the way is the time for rendering.
+    The response time is the measure, and of the recent ones the shortest: vLLM answers on the event loop that also
+    serves requests, so under load most of a response time is waiting for its turn, which costs the server nothing.
+    What is left when little is in the way is the time for making the answer.
     """
 
     def __init__(self, interval: float, max_interval: float, server_time_ratio: float) -> None:
         self._interval = interval
         self._max_interval = max_interval
         self._allowed = server_time_ratio
-        self._polls: deque[float] = deque(maxlen=POLLS)
-        self._questions: deque[float] = deque(maxlen=QUESTIONS)
+        self._recent: deque[float] = deque(maxlen=RECENT)
 
-    def spent(self, poll: float, questions: float = 0.0) -> None:
-        """Take the response times of one poll and of the questions asked beside it, in seconds."""
-        self._polls.append(poll)
-        self._questions.append(questions)
-
-    @property
-    def _cost(self) -> float:
-        return min(self._polls) + sum(self._questions) / len(self._questions) if self._polls else 0.0
+    def spent(self, seconds: float) -> None:
+        """Take the response time of one request."""
+        self._recent.append(seconds)
 
     @property
     def interval(self) -> float:
-        """Seconds from the start of one poll to the next."""
+        """Seconds from the start of one request to the next."""
         return min(max(self._interval, self._cost / self._allowed), self._max_interval)
 
     @property
     def server_time_ratio(self) -> float:
-        """Share of the server's time that polls and questions take at this interval."""
+        """Share of the server's time that the requests take at this interval."""
         return self._cost / self.interval
+
+    @property
+    def _cost(self) -> float:
+        return min(self._recent, default=0.0)

@@ -1,8 +1,9 @@
-"""Wires the stages of one target; the only loop.
+"""Wires the stages of one target, and runs its two loops.
 
     scrape -> exposition -> normalise -> window -> derive -> snapshot
 
-One request at a time: a poll of the metrics, then at most one question of the introspection, then sleep.
+One loop polls the metrics, the other sends one probe at a time. No poll waits for a probe, and what probes take or
+break changes neither when the next poll is nor when it can be seen.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from dataclasses import replace
@@ -26,7 +28,7 @@ from vllm_sidecar.introspect.process import local_listener
 from vllm_sidecar.log import event
 from vllm_sidecar.model import Identity, PollError, Reason, Scope
 from vllm_sidecar.normalise import Normaliser
-from vllm_sidecar.pace import Pace
+from vllm_sidecar.pace import Throttle
 from vllm_sidecar.poller import Polled, Poller
 from vllm_sidecar.remedy import REMEDY
 from vllm_sidecar.scrape import Client
@@ -43,10 +45,21 @@ if TYPE_CHECKING:
 
 SOURCE = "vllm"
 HEALTH_TIMEOUT = 2.0
+NO_METRICS = "no vLLM metric in the body"
+PROBE_TICK = 1.0
+"""Seconds between two probes at least, so that those that are due together are spread."""
+MAX_PROBE_PAUSE = 60.0
+"""Seconds up to which the pause is doubled while a bug ends each probe."""
+NOT_ONE_SERVER = frozenset(("several_servers", "not_an_engine"))
+"""Reasons of failed polls with which an answer of a probe is not that of one server."""
+NOT_ONE_SERVER_HOLD = 120.0
+"""Seconds after such a poll for which no probe is sent."""
 COSTS_NOTHING = frozenset(
     (Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS, Reason.TLS, Reason.CREDENTIALS, Reason.TIMEOUT)
 )
 """Failures for which the server did not render its metrics; a timeout would hide its end behind a long interval."""
+MOST_BUGS = 20
+"""Kinds of bugs of the introspection that are logged."""
 SLEEPING = frozenset(("weights_offloaded", "discard_all"))
 
 _log = logging.getLogger(__name__)
@@ -61,6 +74,7 @@ class Pipeline:
         config: Config,
         changed: Callable[[], None],
         *,
+        client: Client | None = None,
         gpus: Callable[[], GpuMonitor | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -69,11 +83,11 @@ class Pipeline:
         self.name = target.name or ""
         self._label = target.name or SOURCE
         self._changed, self._clock, self._wall = changed, clock, wall
-        self._client = Client(target, scrape)
+        self._client = client or Client(target, scrape)
         self._poller = Poller(
             self._client, target.metrics_path, filtered=scrape.filtered, discovery_interval=scrape.discovery_interval
         )
-        self._pace = Pace(scrape.interval, scrape.max_interval, scrape.server_time_ratio)
+        self._throttle = Throttle(scrape.interval, scrape.max_interval, scrape.server_time_ratio)
         self._normaliser = Normaliser()
         self._windows = Windows(config.windows.length, config.windows.keep)
         self._windows_still = asyncio.Lock()
@@ -89,6 +103,10 @@ class Pipeline:
         self._readings: Readings | None = None
         self._polled: Polled | None = None
         self._logged_down: Reason | None = None
+        self._logged_bugs: set[str] = set()
+        self._health_says: str | None = None
+        """What /health said since the body has had no metric of vLLM; None where it was not asked."""
+        self._hold_until = -math.inf
         self._unknown: tuple[str, ...] = ()
         self._current: Snapshot | None = None
 
@@ -100,28 +118,80 @@ class Pipeline:
         await self._client.__aexit__(*error)
 
     async def run(self) -> None:
-        """Poll until cancelled."""
-        async with self:
+        """Poll and probe until cancelled.
+
+        Raises:
+            ExceptionGroup: Polling cannot go on; nothing is exported as if it did.
+        """
+        async with self, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_probing(), name=f"probe {self._label}")
+            await self._keep_polling()
+
+    async def _keep_polling(self) -> None:
+        try:
             while True:
-                due = self._clock() + self._pace.interval
+                due = self._clock() + self._throttle.interval
                 await self.poll_once()
                 await asyncio.sleep(max(0.0, due - self._clock()))
+        except (Exception, asyncio.CancelledError) as error:
+            if _told_to_end():
+                raise
+            self._health = self._health.unusable(f"{type(error).__name__}: {error}")
+            self._readings = self._current = None
+            self._changed()
+            raise RuntimeError(f"polling of {self._label} ended") from error
+
+    async def _keep_probing(self) -> None:
+        """Probe until cancelled; a bug is logged once, makes probes rarer, and costs no poll."""
+        pause = PROBE_TICK
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self.probe_once()
+                pause = PROBE_TICK
+            except (Exception, asyncio.CancelledError) as error:
+                if _told_to_end():
+                    raise
+                self._log_bug(error)
+                pause = min(2.0 * pause, MAX_PROBE_PAUSE)
 
     async def poll_once(self) -> None:
-        """Poll once and ask the introspection's next question."""
+        """Poll once, and show what came of it."""
         began = self._clock()
         try:
-            self._pace.spent(await self._poll(), await self._introspect())
+            self._throttle.spent(await self._poll())
         except PollError as error:
             if error.reason not in COSTS_NOTHING:
-                self._pace.spent(self._clock() - began)
-            await self._failed(error)
+                self._throttle.spent(self._clock() - began)
+            self._failed(error)
         except Exception as error:  # noqa: BLE001 - one target's bug must not end the others
             event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
-            await self._failed(PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
+            self._failed(PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
+        else:
+            self._observe()
         self._health = replace(
-            self._health, interval=self._pace.interval, server_time_ratio=self._pace.server_time_ratio
+            self._health, interval=self._throttle.interval, server_time_ratio=self._throttle.server_time_ratio
         )
+        self._show()
+
+    async def probe_once(self) -> None:
+        """Send the probe that is due, if any, to a server that answers polls; never while another one is open."""
+        reason = self._health.reason
+        if reason is Reason.NO_VLLM_METRICS and self._health_says is None:
+            await self._ask_health()
+        elif self._introspector and self._health.polls and reason in (None, Reason.NO_VLLM_METRICS):
+            if self._clock() < self._hold_until:
+                return
+            changes = self._introspector.identity.changes
+            asleep = self._readings is not None and _asleep(self._readings)
+            if not await self._introspector.step(self._clock(), asleep=asleep):
+                return
+            self._log_changes(changes)
+        else:
+            return
+        self._show()
+
+    def _show(self) -> None:
         self._current = None
         self._changed()
 
@@ -130,12 +200,12 @@ class Pipeline:
         polled = await self._poller.poll(now)
         readings = self._normaliser.normalise(polled.exposition)
         if not readings.dialect.prefix:
-            raise PollError(Reason.NO_VLLM_METRICS, await self._why_no_metrics())
+            raise PollError(Reason.NO_VLLM_METRICS, self._health_says or NO_METRICS)
         if polled.filtered:  # it holds only what is known
             readings = replace(readings, unknown=self._unknown)
         async with self._windows_still:
             self._took(polled, readings)
-            self._windows.expect(self._pace.interval)
+            self._windows.expect(self._throttle.interval)
             restarted = self._windows.append(now, readings)
         self._beside.follow(self._windows, now, restarted=restarted)
         if self._tally:
@@ -150,7 +220,7 @@ class Pipeline:
     def _took(self, polled: Polled, readings: Readings) -> None:
         """Keep a successful poll and log what is new about it."""
         before, health = self._polled, self._health
-        self._polled, self._readings = polled, readings
+        self._polled, self._readings, self._health_says = polled, readings, None
         exposition, response = polled.exposition, polled.response
         self._health = health.succeeded(
             last_success=self._wall(),
@@ -171,25 +241,37 @@ class Pipeline:
             self._unknown = readings.unknown
             event(_log, logging.INFO, "unknown_families", target=self._label, families=",".join(self._unknown))
 
-    async def _introspect(self) -> float:
+    def _observe(self) -> None:
+        """Tell the introspection what a poll says of the server."""
         introspector, readings = self._introspector, self._readings
         if introspector is None or readings is None:
-            return 0.0
-        config = readings.cache_config
-        introspector.observe_cache_config(config[min(config)] if config else None)
-        changes = introspector.identity.changes
+            return
+        config, changes = readings.cache_config, introspector.identity.changes
         try:
-            seconds = await introspector.step(self._clock(), asleep=_asleep(readings))
+            introspector.observe(self._clock(), config[min(config)] if config else None)
         except Exception as error:  # noqa: BLE001 - what the server is called must not cost what it measures
-            event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
-            return 0.0
-        if introspector.identity.changes != changes:
-            event(_log, logging.WARNING, "server_config_changed", target=self._label,
-                  fingerprint=introspector.identity.fingerprint)  # fmt: skip
-        return seconds
+            self._log_bug(error)
+        self._log_changes(changes)
 
-    async def _failed(self, error: PollError) -> None:
+    def _log_changes(self, before: int) -> None:
+        identity = self._introspector.identity if self._introspector else Identity()
+        if identity.changes != before:
+            event(_log, logging.WARNING, "server_config_changed", target=self._label,
+                  fingerprint=identity.fingerprint)  # fmt: skip
+
+    def _log_bug(self, error: BaseException) -> None:
+        """Log a bug of the introspection, each kind once: it may come back each second."""
+        kind = f"{type(error).__name__}: {error}"
+        if kind not in self._logged_bugs and len(self._logged_bugs) < MOST_BUGS:
+            self._logged_bugs.add(kind)
+            event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
+
+    def _failed(self, error: PollError) -> None:
         self._health = self._health.failed(error.reason, error.detail)
+        if error.reason.value in NOT_ONE_SERVER:
+            self._hold_until = self._clock() + NOT_ONE_SERVER_HOLD
+            if self._introspector:
+                self._introspector.start_over()
         if not self._health.up:
             self._readings = None
         down = self._health.misses >= MISSES or self._polled is None
@@ -198,15 +280,16 @@ class Pipeline:
             event(_log, logging.WARNING, "target_down", target=self._label, reason=error.reason.value,
                   detail=error.detail, remedy=REMEDY[error.reason])  # fmt: skip
 
-    async def _why_no_metrics(self) -> str:
-        """Say what `/health` says; asked on the first such poll only, for it is no answer to anything else."""
-        if self._health.reason is Reason.NO_VLLM_METRICS:
-            return self._health.detail
+    async def _ask_health(self) -> None:
+        """Find out with `/health` why there are no metrics: a server that is fine was told not to make any."""
         try:
             await self._client.get("/health", timeout=HEALTH_TIMEOUT)
         except PollError as error:
-            return f"no vLLM metric in the body, and /health fails: {error.detail}"
-        return "no vLLM metric in the body though /health is fine: is vLLM running with --disable-log-stats?"
+            self._health_says = f"{NO_METRICS}, and /health fails: {error.detail}"
+        else:
+            self._health_says = f"{NO_METRICS} though /health is fine: is vLLM running with --disable-log-stats?"
+        if self._health.reason is Reason.NO_VLLM_METRICS:
+            self._health = replace(self._health, detail=self._health_says)
 
     @property
     def health(self) -> Health:
@@ -243,7 +326,10 @@ class Pipeline:
         identity = self._introspector.identity if self._introspector else Identity()
         gpus = self._beside.view(self._windows)
         slos = self._tally.rows(up=self._readings is not None) if self._tally else ()
-        return self._snapshotter.take(self._readings, self._windows, identity, self._health, self._polled, gpus, slos)
+        probes = self._introspector.probes if self._introspector else {}
+        return self._snapshotter.take(
+            self._readings, self._windows, identity, self._health, self._polled, gpus, slos, probes
+        )
 
     @property
     def server_pid(self) -> int | None:
@@ -255,6 +341,12 @@ class Pipeline:
         """GPUs that the server uses, as its parallel sizes say; None where no source tells."""
         flags = self._introspector.identity.flags if self._introspector else {}
         return world_size(flags)
+
+
+def _told_to_end() -> bool:
+    """Tell whether the running task was cancelled from outside; libraries raise CancelledError on their own, too."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _asleep(readings: Readings) -> bool:
@@ -274,6 +366,7 @@ def _introspector(target: Target, config: Config, client: Client, wall: Callable
         client,
         interval=asked.interval,
         timeout=asked.timeout,
+        server_time_ratio=config.scrape.server_time_ratio,
         args=target.args,
         proc=asked.proc,
         url=str(target.url),

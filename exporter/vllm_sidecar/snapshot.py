@@ -21,10 +21,11 @@ from vllm_sidecar.model import Group, Scope, Summary
 from vllm_sidecar.window import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from vllm_sidecar.derive.views import Gpus
     from vllm_sidecar.health import Health
+    from vllm_sidecar.introspect import ProbeHealth
     from vllm_sidecar.model import Identity, Key, Readings, Value
     from vllm_sidecar.poller import Polled
     from vllm_sidecar.tally import Row
@@ -56,6 +57,8 @@ class Snapshot:
     """New lives of the server that were seen."""
     polled: Polled | None
     """The last body and what the parser made of it, kept while the source is down."""
+    probes: Mapping[str, ProbeHealth] = field(default_factory=dict)
+    """How the probes of each source went."""
 
 
 @dataclass(slots=True)
@@ -80,6 +83,7 @@ class Snapshotter:
         polled: Polled | None = None,
         gpus: Gpus | None = None,
         slos: Iterable[Row] = (),
+        probes: Mapping[str, ProbeHealth] | None = None,
     ) -> Snapshot:
         """Make a snapshot; `readings` is None while the source is down, `gpus` where none belong to the target."""
         samples: Samples = defaultdict(list)
@@ -91,10 +95,12 @@ class Snapshotter:
         self._server(readings, windows, identity, samples)
         for name, labels, value in health.samples():
             self._add(samples, name, labels, value)
+        for name, labels, value in _probe_samples(probes or {}):
+            self._add(samples, name, labels, value)
         for name, (model, *labels), value in slos:
             samples[name].append((self._text(Group(Scope.MODEL, (model,)), (name, *labels)), value))
         self._add_lasting(samples, health.failures, health.failure_samples)
-        return Snapshot(self.target, samples, health, identity, readings, windows.restarts, polled)
+        return Snapshot(self.target, samples, health, identity, readings, windows.restarts, polled, probes or {})
 
     def _forget(self, readings: Readings) -> None:
         """Drop the texts of engines that went away, and all texts where their number says that labels come and go."""
@@ -205,6 +211,16 @@ class Snapshotter:
             self._add(samples, name, labels, value)
         self._add(samples, "server_restarts_total", (), float(windows.restarts))
         self._add(samples, "window_gaps_total", (), float(windows.gaps))
+
+
+def _probe_samples(probes: Mapping[str, ProbeHealth]) -> Iterable[tuple[str, Sequence[str], float]]:
+    for source, probe in probes.items():
+        yield "probe_failures_total", (source,), float(probe.failures)
+        yield "probe_interval_seconds", (source,), probe.interval
+        yield "probe_server_time_ratio", (source,), probe.server_time_ratio
+        if probe.last_success is not None and probe.seconds is not None:
+            yield "probe_last_success_timestamp_seconds", (source,), probe.last_success
+            yield "probe_duration_seconds", (source,), probe.seconds
 
 
 def _identity_samples(readings: Readings | None, identity: Identity) -> Iterable[tuple[str, Sequence[str], float]]:

@@ -74,6 +74,7 @@ def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
         "life": {"restarts_seen": snapshot.restarts, "started": readings.started if readings else None},
         "dialect": asdict(readings.dialect) if readings else None,
         "identity": asdict(identity),
+        "probes": {source: asdict(probe) for source, probe in snapshot.probes.items()},
         "cache_config": dict(readings.cache_config) if readings else {},
         "missing": list(readings.missing) if readings else [],
         "unknown": list(readings.unknown) if readings else [],

@@ -93,7 +93,8 @@ class Scrape(Section):
         default=0.01,
         gt=0,
         le=1,
-        description="Share of the server's time that our requests may take; the interval stretches to stay below it.",
+        description="Share of the server's time that polls may take; their interval stretches to stay below it. Probes "
+        "have a budget of the same size, and intervals, of their own.",
     )
     max_body_size: Bytes = written("16MiB", "A body larger than this is refused, both as sent and after inflating it.")
     filtered: bool = Field(
@@ -137,11 +138,15 @@ class Progress(Section):
 
 
 class Introspection(Section):
-    """What the server tells about itself beside its metrics: version, models, flags."""
+    """Probes of what the server tells about itself next to its metrics: version, models, flags."""
 
-    enabled: bool = Field(default=True, description="Ask /version, /v1/models, /server_info and /load.")
-    interval: Seconds = written("60s", "Time between two rounds of questions.")
-    timeout: Seconds = written("5s", "Time for one question.")
+    enabled: bool = Field(default=True, description="Probe /version, /v1/models, /server_info and /load.")
+    interval: Seconds = written(
+        "60s",
+        "Time between two probes of an endpoint; a sixth of it for /load, 10s at most. Longer for one that is slow or "
+        "fails; polls never wait for a probe.",
+    )
+    timeout: Seconds = written("5s", "Time for one probe.")
     proc: bool = Field(
         default=True, description="Read vLLM's command line in /proc where the PID namespace is shared with it."
     )

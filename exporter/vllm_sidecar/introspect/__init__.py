@@ -1,17 +1,17 @@
-"""Asks a vLLM server slowly who it is and how it was started -> Identity. Only GETs, at most one per step.
+"""Probes of a vLLM server: who it is, how it was started, and what it has in flight -> Identity.
 
-Every source is optional: what does not answer is missing in the Identity and named in `source_errors`.
+Only GETs, one at a time, next to the polls and never in their way. Every source is optional: what does not answer is
+missing in the Identity and named in `source_errors`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from vllm_sidecar.introspect.arguments import parse_arguments
+from vllm_sidecar.introspect.arguments import Arguments, parse_arguments
 from vllm_sidecar.introspect.endpoints import (
     parse_cache_config,
     parse_load,
@@ -21,7 +21,9 @@ from vllm_sidecar.introspect.endpoints import (
 )
 from vllm_sidecar.introspect.identity import Facts, IdentityKeeper, Source
 from vllm_sidecar.introspect.process import PROC, ProcessFinder, local_listener
+from vllm_sidecar.introspect.schedule import Failure, ProbeHealth, Schedule
 from vllm_sidecar.model import Identity, PollError, Reason
+from vllm_sidecar.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.model import Response
 
-__all__ = ["Introspector"]
+__all__ = ["Introspector", "ProbeHealth"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,13 @@ BAD_BODY: Final = "bad_body"
 NO_PROCESS: Final = "no_process"
 """In `source_errors`: no process in /proc listens where the target is."""
 
+LOAD_INTERVAL: Final = 10.0
+"""Seconds between two probes of /load, whose value is that of a moment; less where the others are probed often."""
+LOAD_PER_INTERVAL: Final = 6.0
+"""Probes of /load to one of the others, at least."""
+LOAD_KEPT: Final = 3.0
+"""Intervals of /load after which its value is too old to be shown."""
+
 _PARSERS: Final[Mapping[Source, Callable[[bytes], Facts]]] = {
     Source.VERSION: parse_version,
     Source.MODELS: parse_models,
@@ -47,10 +56,12 @@ _PARSERS: Final[Mapping[Source, Callable[[bytes], Facts]]] = {
 }
 _QUERIES: Final[Mapping[Source, tuple[tuple[str, str], ...]]] = {Source.SERVER_INFO: (("config_format", "json"),)}
 _IDENTIFYING: Final = frozenset({Source.VERSION, Source.MODELS, Source.SERVER_INFO})
-_DENIED: Final = frozenset({Reason.HTTP_401, Reason.HTTP_403, Reason.HTTP_404, Reason.HTTP_4XX})
-_UNREACHED: Final = frozenset({Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS})
-_DENIED_INTERVALS: Final = 10.0
-_UNREACHED_INTERVALS: Final = 0.1
+_WHILE_ASLEEP: Final = (Source.PROC, Source.VERSION)
+_FAILURES: Final = {
+    **dict.fromkeys((Reason.HTTP_401, Reason.HTTP_403, Reason.HTTP_404, Reason.HTTP_4XX), Failure.CLOSED),
+    **dict.fromkeys((Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS), Failure.UNREACHED),
+}
+"""What else goes wrong may have cost the server something."""
 
 
 class Client(Protocol):
@@ -72,7 +83,8 @@ class Introspector:
     """Keeps the Identity of one target up to date.
 
     `interval` and `timeout` are seconds, `args` is a vLLM command line from the config (may be empty), `proc` allows
-    looking into /proc (`proc_root`) for a local target, `wall` gives Unix time. `step` takes monotonic seconds.
+    looking into /proc (`proc_root`) for a local target, `wall` gives Unix time. All endpoints together take
+    `server_time_ratio` of the server's time, each an equal share. `step` and `observe` take monotonic seconds.
     """
 
     def __init__(
@@ -81,6 +93,7 @@ class Introspector:
         *,
         interval: float,
         timeout: float,
+        server_time_ratio: float,
         args: Sequence[str],
         proc: bool,
         url: str,
@@ -89,13 +102,23 @@ class Introspector:
         proc_root: Path = PROC,
     ) -> None:
         self._client = client
-        self._interval = interval
         self._timeout = timeout
+        self._wall = wall
         listener = local_listener(url, unix_socket) if proc else None
         self._finder = ProcessFinder(listener, proc_root) if listener is not None else None
+        self._search: asyncio.Task[Arguments | None] | None = None
         self._keeper = IdentityKeeper(wall)
-        self._due = dict.fromkeys(_PARSERS, -math.inf)
-        self._proc_due = -math.inf
+        load_interval = min(interval / LOAD_PER_INTERVAL, LOAD_INTERVAL)
+        share = server_time_ratio / len(_PARSERS)
+        sources = (*((Source.PROC,) if self._finder else ()), *_PARSERS)
+        self._schedules = {
+            source: Schedule(load_interval if source is Source.LOAD else interval, interval, share)
+            for source in sources
+        }
+        self._load_kept = LOAD_KEPT * load_interval
+        self._load_at = 0.0
+        self._process = 0
+        """Counts restarts: what was sent before one, and is answered after it, is of the process before."""
         self._confirmed: set[Source] = set()
         self._tried: set[Source] = set()
         self._labels: Mapping[str, str] | None = None
@@ -106,8 +129,13 @@ class Introspector:
 
     @property
     def identity(self) -> Identity:
-        """What is known now; fingerprint and changes wait until every endpoint was asked once in this life."""
+        """What is known now; fingerprint and changes wait until every endpoint was tried once since the restart."""
         return self._keeper.identity
+
+    @property
+    def probes(self) -> Mapping[str, ProbeHealth]:
+        """How the probes of each source went."""
+        return {source.value: schedule.health for source, schedule in self._schedules.items()}
 
     @property
     def server_pid(self) -> int | None:
@@ -115,12 +143,13 @@ class Introspector:
         return self._finder.pid if self._finder else None
 
     def restart(self) -> None:
-        """Note that the server has a new life: ask everything again now.
+        """Note that the server is a new process: probe everything again now.
 
         What is known stays until its source answers, or says that it does not tell any more.
         """
-        self._due = dict.fromkeys(_PARSERS, -math.inf)
-        self._proc_due = -math.inf
+        self._process += 1
+        for schedule in self._schedules.values():
+            schedule.restart()
         self._confirmed.clear()
         self._tried.clear()
         self._labels = None
@@ -128,99 +157,120 @@ class Introspector:
         self._keeper.forget(Source.LOAD)
         self._keeper.hold()
 
-    def observe_cache_config(self, labels: Mapping[str, str] | None) -> None:
-        """Take the labels of cache_config_info from a metrics poll; None when the poll had no such metric.
+    def start_over(self) -> None:
+        """Note that it is not one server that answers: nothing that was answered is known, or a change of anything."""
+        self.restart()
+        self._keeper.start_over()
+
+    def observe(self, now: float, cache_config: Mapping[str, str] | None) -> None:
+        """Take what a poll says: the time, and the labels of cache_config_info; None when it had no such metric.
 
         The Rust front end never has it. Cheap when nothing changed.
         """
-        if labels is None:
+        if now - self._load_at > self._load_kept:
+            self._keeper.forget(Source.LOAD)
+        if cache_config is None:
             self._drop_unconfirmed(Source.CACHE_CONFIG)
-        elif labels is not self._labels and labels != self._labels:
-            self._keeper.update(Source.CACHE_CONFIG, parse_cache_config(labels))
+        elif cache_config is not self._labels and cache_config != self._labels:
+            self._keeper.update(Source.CACHE_CONFIG, parse_cache_config(cache_config))
             self._confirmed.add(Source.CACHE_CONFIG)
-            self._labels = labels
+            self._labels = cache_config
 
-    async def step(self, now: float, *, asleep: bool = False) -> float:
-        """Ask the one endpoint that is due longest, if any.
+    async def step(self, now: float, *, asleep: bool = False) -> bool:
+        """Probe the one source that is due longest, if any; return whether one was.
 
         Args:
             now: Monotonic time in seconds.
             asleep: The engine sleeps (`engine_sleep_state`): only /version, which the engine does not see, is asked.
-
-        Returns:
-            Seconds that the server spent on it; 0.0 when nothing was due.
         """
-        if self._finder is not None and now >= self._proc_due:
-            self._proc_due = now + self._interval
-            await self._look_into_proc(self._finder)
         if asleep:
             self._keeper.forget(Source.LOAD)
-        source = min((Source.VERSION,) if asleep else self._due, key=lambda source: self._due[source])
-        return await self._ask(source, now) if self._due[source] <= now else 0.0
+        allowed = [source for source in self._schedules if not asleep or source in _WHILE_ASLEEP]
+        source = min(allowed, key=lambda each: self._schedules[each].due)
+        if self._schedules[source].due > now:
+            return False
+        self._schedules[source].sent(now)
+        if self._finder is not None and source is Source.PROC:
+            await self._look_into_proc(self._finder)
+        else:
+            await self._ask(source, now)
+        return True
 
-    async def _ask(self, source: Source, now: float) -> float:
-        self._due[source] = now + self._interval
-        started = time.monotonic()
+    async def _ask(self, source: Source, now: float) -> None:
+        process = self._process
         try:
             answer = await self._client.get(
                 str(source), query=_QUERIES.get(source, ()), accept="application/json", timeout=self._timeout
             )
         except PollError as error:
-            # A request that failed may well have kept the server busy, so it costs what it took.
-            self._refused(source, error, now)
-            return time.monotonic() - started
-        self._read(source, answer.body)
-        self._settle()
-        return answer.seconds
-
-    def _read(self, source: Source, body: bytes) -> None:
-        self._tried.add(source)
-        try:
-            facts = _PARSERS[source](body)
-        except ValueError as error:
-            if self.identity.source_errors.get(source) != BAD_BODY:
-                log.warning("answer of %s is not vLLM's: %s", source, error)
-            self._keeper.fail(source, BAD_BODY)
-            self._drop_unconfirmed(source)
-            return
-        if source is Source.LOAD:
-            # Without --enable-server-load-tracking it says 0 for ever, which is not a number of requests.
-            self._loaded |= bool(facts.requests_in_flight)
-            facts = facts if self._loaded else Facts()
-        self._confirmed.add(source)
-        self._keeper.update(source, facts)
-        self._keeper.fail(source, None)
-
-    def _refused(self, source: Source, error: PollError, now: float) -> None:
-        if error.reason in _DENIED:
-            self._due[source] = now + self._interval * _DENIED_INTERVALS
-            self._tried.add(source)
-            self._drop_unconfirmed(source)
-        elif error.reason in _UNREACHED:
-            # Costs a server that starts or is gone nothing, and it should be known soon after it is up.
-            self._due[source] = now + self._interval * _UNREACHED_INTERVALS
-        elif self._tried:
-            self._tried.add(source)
-        if source is Source.LOAD:
-            self._keeper.forget(source)  # a number of requests is live or it is nothing
-        self._keeper.fail(source, str(error.reason))
-        self._settle()
-
-    def _settle(self) -> None:
+            if process == self._process:
+                self._refused(source, error.reason)
+        else:
+            if process == self._process:
+                self._read(source, answer, now)
         if self._tried >= _IDENTIFYING:
             self._keeper.settle()
 
+    def _read(self, source: Source, answer: Response, now: float) -> None:
+        self._tried.add(source)
+        try:
+            facts = _PARSERS[source](answer.body)
+        except ValueError as error:
+            if self.identity.source_errors.get(source) != BAD_BODY:
+                log.warning("answer of %s is not vLLM's: %s", source, error)
+            self._failed(source, BAD_BODY, Failure.UNUSABLE, answer.seconds)
+            self._drop_unconfirmed(source)
+            return
+        if source is Source.LOAD:
+            self._load_at = now
+            # Without --enable-server-load-tracking it says 0 for ever, which is not a number of requests.
+            self._loaded |= bool(facts.requests_in_flight)
+            facts = facts if self._loaded else Facts()
+        self._answered(source, facts, answer.seconds)
+
+    def _refused(self, source: Source, reason: Reason) -> None:
+        failure = _FAILURES.get(reason, Failure.COSTLY)
+        self._failed(source, reason.value, failure)
+        if failure is Failure.CLOSED:
+            self._tried.add(source)
+            self._drop_unconfirmed(source)
+        elif failure is Failure.COSTLY and (self._tried or self._schedules[source].keeps_failing):
+            # The first failure of all may be a server that is not up yet, which will tell.
+            self._tried.add(source)
+        if source is Source.LOAD:
+            self._keeper.forget(source)  # a number of requests is live or it is nothing
+
     async def _look_into_proc(self, finder: ProcessFinder) -> None:
-        found = await asyncio.to_thread(finder.find)
+        """Search /proc; a command line can block whoever reads it, for as long as its process hangs in the kernel."""
+        if self._search is not None and not self._search.done():
+            self._failed(Source.PROC, Reason.TIMEOUT.value, Failure.COSTLY)
+            return
+        process, began = self._process, time.monotonic()
+        self._search = asyncio.create_task(in_daemon_thread("proc", finder.find))
+        await asyncio.wait((self._search,), timeout=self._timeout)
+        if process != self._process:
+            return
+        if not self._search.done():
+            self._failed(Source.PROC, Reason.TIMEOUT.value, Failure.COSTLY)
+            return
+        found = self._search.result()
         if found is None:
-            self._keeper.fail(Source.PROC, NO_PROCESS)
+            self._failed(Source.PROC, NO_PROCESS, Failure.UNUSABLE)
             self._drop_unconfirmed(Source.PROC)
             return
-        self._keeper.update(Source.PROC, Facts(flags=found.flags))
-        self._keeper.fail(Source.PROC, None)
-        self._confirmed.add(Source.PROC)
+        self._answered(Source.PROC, Facts(flags=found.flags), time.monotonic() - began)
+
+    def _answered(self, source: Source, facts: Facts, seconds: float) -> None:
+        self._confirmed.add(source)
+        self._schedules[source].answered(seconds, self._wall())
+        self._keeper.update(source, facts)
+        self._keeper.fail(source, None)
+
+    def _failed(self, source: Source, reason: str, failure: Failure, seconds: float | None = None) -> None:
+        self._schedules[source].failed(failure, seconds)
+        self._keeper.fail(source, reason)
 
     def _drop_unconfirmed(self, source: Source) -> None:
-        """Forget what a source told of an earlier life of the server, now that it tells nothing of this one."""
+        """Forget what a source told of an earlier process of the server, now that it tells nothing of this one."""
         if source not in self._confirmed:
             self._keeper.forget(source)

@@ -38,6 +38,8 @@ PRIORITY: Final[tuple[str, ...]] = (
 )
 """Who wins where several sources tell a flag, last wins: what the running engine says beats what it was asked for."""
 
+_TOLD_BY_SERVER: Final = (Source.CACHE_CONFIG, Source.VERSION, Source.MODELS, Source.SERVER_INFO, Source.LOAD)
+
 _DIGITS = 12
 
 
@@ -86,6 +88,16 @@ class IdentityKeeper:
         """Drop what `source` told: it no longer does, and the server may be another one."""
         if self._facts.pop(source, None) is not None:
             self._merge()
+
+    def start_over(self) -> None:
+        """Drop what the server itself told, and compare nothing with it: it was not, or is not surely, one server."""
+        for source in _TOLD_BY_SERVER:
+            self._facts.pop(source, None)
+        self._known.clear()
+        self._identity = replace(self._identity, fingerprint=None)
+        self._changed = False
+        self._held = True
+        self._merge()
 
     def fail(self, source: str, reason: str | None) -> None:
         """Note why `source` gave nothing, from a closed set of words; None when it answered."""

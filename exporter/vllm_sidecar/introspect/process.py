@@ -54,35 +54,34 @@ class ProcessFinder:
     def __init__(self, listener: Listener, root: Path = PROC) -> None:
         self._listener = listener
         self._root = root
-        self._pid: str | None = None
+        self._pid: int | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process that was found last, None where none was."""
-        return int(self._pid) if self._pid is not None else None
+        """The process that the last complete search found, None where it found none; may be read by any thread."""
+        return self._pid
 
     def find(self) -> Arguments | None:
         """Return the arguments of the server; None when no process, or more than one guess, fits."""
-        if self._pid is not None:
-            found = self._read(self._pid)
-            if found is not None and self._fits(found):
-                return found
-        self._pid = None
-        guesses: list[tuple[str, Arguments]] = []
+        pid, found = self._found()
+        self._pid = pid  # only now: during the search the last known process stays
+        return found
+
+    def _found(self) -> tuple[int, Arguments] | tuple[None, None]:
+        known = self._pid
+        if known is not None and (found := self._read(str(known))) is not None and self._fits(found):
+            return known, found
+        guesses: list[tuple[int, Arguments]] = []
         for pid in self._pids():
             found = self._read(pid)
             if found is None:
                 continue
             if self._fits(found):
-                self._pid = pid
-                return found
+                return int(pid), found
             if found.port is None and found.uds is None:
-                guesses.append((pid, found))
+                guesses.append((int(pid), found))
         # Without --port, a --config file may hold the port; we do not read it, but a single such server is ours.
-        if len(guesses) != 1:
-            return None
-        self._pid, found = guesses[0]
-        return found
+        return guesses[0] if len(guesses) == 1 else (None, None)
 
     def _pids(self) -> Iterator[str]:
         try:
