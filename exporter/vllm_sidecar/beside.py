@@ -40,7 +40,8 @@ class Beside:
         self._gpus = gpus
         self._local = local
         """The server is reached through the loopback or a socket, so it is on this machine or in this pod."""
-        self._warm_up = warm_up
+        self.warm_up = warm_up
+        """Seconds of work after which a server counts as warm."""
         self._working_since: float | None = None
         self._warm: dict[str, float] = {}
 
@@ -56,7 +57,7 @@ class Beside:
         if works and self._working_since is None:
             self._working_since = now
         monitor = self._gpus()
-        if monitor is None or self._working_since is None or now - self._working_since < self._warm_up:
+        if monitor is None or self._working_since is None or now - self._working_since < self.warm_up:
             return
         for gpu in monitor.windows:
             used = gpu.latest.get(USED)

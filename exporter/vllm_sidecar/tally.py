@@ -62,6 +62,19 @@ class Tally:
         self._unanswered: dict[str, float] = {}
         """Failures that an engine told at the last poll and the front end has not answered yet, by model."""
 
+    def use(self, objectives: Sequence[Objective], *, availability: bool) -> None:
+        """Take changed objectives: those that stay as they are go on, and one that changed begins at 0."""
+        before, self._objectives, self._availability = self._objectives, objectives, availability
+        for model, engine, name in list(self._counts):
+            old, new = (
+                availability if name == AVAILABILITY else _of_name(objectives_of(each, model), name)
+                for each in (before, objectives)
+            )
+            if not new or old != new:
+                for kept in (self._counts, self._exact, self._shares):
+                    kept.pop((model, engine, name), None)
+        self._by_model.clear()
+
     def follow(self, readings: Readings, windows: Windows) -> None:
         """Count what came since the poll before; `windows` already have this one."""
         if self._before is not None:
@@ -225,6 +238,10 @@ def _watched(reading: Reading, objectives: Sequence[Objective]) -> dict[Key, flo
         if histogram is not None:
             found[objective.histogram] = histogram
     return found
+
+
+def _of_name(objectives: Sequence[Objective], name: str) -> Objective | None:
+    return next((objective for objective in objectives if objective.name == name), None)
 
 
 def _is_there(labels: tuple[str, str, str], readings: Readings) -> bool:

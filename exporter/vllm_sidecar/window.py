@@ -92,13 +92,32 @@ class Window:
 
     def append(self, at: float, reading: Reading) -> None:
         """Take a newer reading."""
-        polls, older = self._polls, self._older
+        polls = self._polls
         polls.append((at, reading))
         for gauge, values in self._values.items():
             values.append(reading.gauges.get(gauge))
         for name, seen in self._observed_by_poll.items():
             seen.append(between(self.latest.histograms.get(name), reading.histograms.get(name)))
-        while len(polls) > 2 and polls[1][0] <= at - self._length:
+        if not self.latest.histograms.keys() <= reading.histograms.keys():
+            self._torn_at = at
+        self.latest, self.now = reading, at
+        self._cut()
+        self.pulse.follow(at, reading, polls[0][0])
+
+    def resize(self, length: float, keep: float) -> None:
+        """Cut the window anew from what is kept; what was thinned out before stays so."""
+        self._length, self._keep = length, keep
+        self._polls, self._older = deque(self.history()), deque()
+        self._values.clear()
+        self._observed_by_poll.clear()
+        self._made.clear()
+        if self._polls:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Let go of what is older than the window, and forget what was worked out of it."""
+        polls, older = self._polls, self._older
+        while len(polls) > 2 and polls[1][0] <= self.now - self._length:
             gone = polls.popleft()
             for values in self._values.values():
                 values.popleft()
@@ -106,15 +125,12 @@ class Window:
                 seen.popleft()
             if not older or gone[0] - older[-1][0] >= COARSE:
                 older.append(gone)
-        while older and older[0][0] < at - self._keep:
+        while older and older[0][0] < self.now - self._keep:
             older.popleft()
-        if len(reading.histograms) < len(self.latest.histograms):
-            self._torn_at = at
         start, self._base = polls[0]
-        self.latest, self.now, self.seconds, self.polls = reading, at, at - start, len(polls)
+        self.seconds, self.polls = self.now - start, len(polls)
         self._extents.clear()
         self._increases.clear()
-        self.pulse.follow(at, reading, start)
 
     def increase(self, key: Key) -> float | None:
         """Return what a counter grew by during the window; None where it is not given, or after one poll only.
@@ -281,6 +297,12 @@ class Windows:
         """New lives of the server that were seen after the first."""
         self.gaps = 0
         """Times at which the windows began anew because too long no poll had succeeded."""
+
+    def resize(self, length: float, keep: float) -> None:
+        """Take another length of the windows, and of what is kept; they are cut anew."""
+        self._length, self._keep = length, keep
+        for window in self._groups.values():
+            window.resize(length, keep)
 
     def expect(self, interval: float) -> None:
         """Take the seconds between polls: those of a slow server may be further apart than a window is long."""

@@ -66,6 +66,10 @@ class Target(Section):
         description="The server's command line, a list or one text, for flags that it does not tell itself.",
     )
 
+    def is_same_server(self, other: "Target") -> bool:
+        """Whether this is the same server, however it is reached, and whatever its series are labelled with."""
+        return all(getattr(self, key) == getattr(other, key) for key in ("url", "unix_socket", "metrics_path"))
+
     @field_validator("bearer_token_file", "bearer_token")
     @classmethod
     def _the_only_authorization(cls, value: object, info: ValidationInfo) -> object:

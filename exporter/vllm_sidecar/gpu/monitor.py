@@ -82,6 +82,21 @@ class GpuMonitor:
             self._samples = samples.make(self.poll, self.health, self._events, self._opens, expected)
         return self._samples
 
+    @property
+    def last_success_age(self) -> float | None:
+        """Seconds since the last successful poll; None before the first."""
+        return None if self._succeeded_at is None else self._clock() - self._succeeded_at
+
+    def resize(self, length: float) -> None:
+        """Take another length of the windows."""
+        self._windows.resize(length)
+
+    def ended(self, error: BaseException) -> None:
+        """End all series that would look live: `run` ended, which is a bug."""
+        self.health = self.health.unusable(f"{type(error).__name__}: {error}")
+        self._down()
+        self._tell()
+
     async def run(self) -> None:
         """Follow the GPUs until cancelled."""
         if self.settings.simulate:
