@@ -207,3 +207,17 @@ def test_values_left_out_add_up() -> None:
         run.now += 5.0
         run.monitor.take(replace(poll(run.now, FINE), anomalies={"sentinel": 3}))
     assert run.samples()['dropped_values_total source="nvml",anomaly="sentinel"'] == 6.0
+
+
+def test_a_monitor_that_ended_has_no_live_series_and_goes_on_where_it_was() -> None:
+    run = Run()
+    run.took(FINE)
+    run.now += 3.0
+    assert run.monitor.last_success_age == 3.0
+    changes = run.changes
+    run.monitor.ended(ZeroDivisionError("bug"))
+    found = run.samples()
+    assert (found[UP], run.changes) == (0.0, changes + 1)
+    assert not [name for name in found if name.startswith("gpu_power")]
+    assert found['poll_failures_total source="nvml",reason="internal"'] == 1.0
+    assert run.took(FINE)[UP] == 1.0
