@@ -405,3 +405,14 @@ def test_check_config_says_that_a_worker_is_not_polled(
     assert main(["check-config", str(path)]) == 0
     said = "OK, GPUs of a worker without an HTTP server (vllm.headless) every 5s, served on :10190"
     assert capsys.readouterr().out == f"{path}: {said}\n"
+
+
+def test_a_sighup_while_serve_starts_waits_until_it_can_be_answered() -> None:
+    program = (
+        "import os, signal, sys; sys.argv = ['vllm-sidecar', 'serve', '--log.level', 'loud'];"
+        "import vllm_sidecar.__main__ as m; m.main(); os.kill(os.getpid(), signal.SIGHUP);"
+        "sys.exit(7 if signal.SIGHUP in signal.sigpending() else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=ENVIRONMENT, check=False)
+
+    assert done.returncode == 7

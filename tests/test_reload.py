@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from fake_vllm import FakeVllm
 from vllm_sidecar import app
 from vllm_sidecar.app import Sidecar
 from vllm_sidecar.config import Config, ConfigError
+from vllm_sidecar.gpu.monitor import GpuMonitor
 from vllm_sidecar.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -293,3 +295,60 @@ async def test_a_target_whose_loop_ends_is_down_at_once_and_begins_again(monkeyp
         assert samples['poll_failures_total{source="vllm",reason="internal"}'] == 1.0
         await run.polled(2)
         assert (run.samples()[UP], run.samples()[SLO]) == (1.0, 7.0)
+
+
+async def test_a_signal_that_came_while_the_program_started_is_a_reload() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
+    async with running() as run:
+        await run.reload()
+        app._on_signals(run.sidecar)
+        run.next = settings(run.fake.url, limits={"adapters": 7})
+        async with asyncio.timeout(5.0):
+            while run.sidecar.config.limits.adapters != 7:  # noqa: ASYNC110 - nothing tells a test
+                await asyncio.sleep(0.01)
+
+
+async def test_a_part_that_cannot_be_kept_running_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("still live")
+
+    monkeypatch.setattr(Pipeline, "run", broken)
+    monkeypatch.setattr(Pipeline, "ended", broken)
+    config = settings("http://127.0.0.1:1", web={"listen_address": "127.0.0.1:0"})
+    with pytest.raises(ExceptionGroup) as caught:
+        await app.serve(config, lambda: config)
+    assert [str(error) for error in caught.value.exceptions] == ["still live"]
+
+
+async def test_gpus_whose_loop_ends_are_down_at_once_and_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = 0
+
+    async def failing(_: GpuMonitor) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise ZeroDivisionError
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(GpuMonitor, "run", failing)
+    monkeypatch.setattr("vllm_sidecar.supervise.FIRST_PAUSE", 0.01)
+    async with running(gpu={"devices": "all"}) as run:
+        async with asyncio.timeout(5.0):
+            while runs < 2:  # noqa: ASYNC110 - nothing tells a test
+                await asyncio.sleep(0.01)
+        samples = await run.polled()
+        assert samples['up{source="nvml"}'] == 0.0
+        assert samples['internal_errors_total{part="gpus"}'] == 1.0
+        assert samples[UP] == 1.0
+
+
+async def test_gpu_windows_follow_the_length_of_windows_without_beginning_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[float] = []
+    monkeypatch.setattr(GpuMonitor, "resize", lambda _, length: lengths.append(length))
+    async with running(gpu={"devices": "all"}) as run:
+        task = run.sidecar._gpu_task
+        await run.reload(gpu={"devices": "all"}, windows={"length": "7s"})
+        await run.reload(gpu={"devices": "all"}, windows={"length": "7s"}, limits={"adapters": 7})
+        assert lengths == [7.0]
+        assert run.sidecar._gpu_task is task
