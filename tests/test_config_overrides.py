@@ -168,6 +168,7 @@ def test_unknown_variables_are_told_and_those_of_kubernetes_are_not() -> None:
             "VLLM_SIDECAR_GPU_SERVICE_HOST",
             "VLLM_SIDECAR_GPU_PORT_10190_TCP_ADDR",
             "VLLM_SIDECAR_CONFIG_FILE",
+            "VLLM_SIDECAR_PROMTOOL",
             "VLLM_SIDECAR_SCRAPE_INTERVAL",
             "VLLM_PORT",
         ),

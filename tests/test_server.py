@@ -317,6 +317,13 @@ async def test_a_headless_worker_is_ready_polls_nothing_and_says_so() -> None:
         assert fake.requests == []
 
 
+async def test_a_sidecar_that_watches_only_gpus_says_so() -> None:
+    async with serving(Config.model_validate({"gpu": {"only": True}})) as client:
+        answer, _ = await client.get("/api/v1/status")
+        status = await answer.json()
+        assert (status["targets"], status["state"]["name"]) == ([], "gpus_only")
+
+
 async def test_with_several_targets_the_history_and_the_last_scrape_are_those_of_one() -> None:
     async with FakeVllm(BODY) as a, FakeVllm(BODY) as b:
         targets = tuple({"name": name, "url": fake.url} for name, fake in (("a", a), ("b", b)))

@@ -219,7 +219,9 @@ class Body:
         """Return the bytes and their end as one gzip stream."""
         if self._begun is None:
             compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_FORMAT)
-            self._begun = (compressor.compress(self.text), compressor)
+            # Flushed, so that only the end is left to be encoded at each scrape.
+            begun = compressor.compress(self.text) + compressor.flush(zlib.Z_SYNC_FLUSH)
+            self._begun = (begun, compressor)
         begun, compressor = self._begun[0], self._begun[1].copy()
         return begun + compressor.compress(end) + compressor.flush()
 

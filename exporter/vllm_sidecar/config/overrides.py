@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PREFIX = "VLLM_SIDECAR_"
 CONFIG_FILE = PREFIX + "CONFIG_FILE"
 """The variable for --config.file."""
+_OTHERS = (CONFIG_FILE, PREFIX + "PROMTOOL")
+"""Variables that are no keys of the config."""
 
 _COMMAND_LINE = "command line"
 _OF_A_SERVICE = re.compile(
@@ -80,7 +82,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[KeyPath, Override]:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Say of each variable that looks like a setting and is none what it may be meant to be."""
-    known = [*_VARIABLES, CONFIG_FILE]
+    known = [*_VARIABLES, *_OTHERS]
     unknown = sorted(
         name
         for name in environment
