@@ -40,7 +40,6 @@ TOGETHER = 16
 """Histograms that are estimated at once, without a pause: many cost much less than each alone."""
 COLUMNS = (*GAUGES, *RATES, "hit_ratio", *(f"{name}_p{q * 100:g}" for name in LATENCIES for q in QUANTILES))
 
-Column = list[float | None]
 Point = dict[str, float | None]
 """The values of one poll by column."""
 
