@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).parent / "golden"
 STATES = ("idle", "warm", "load", "sleep1", "after")
 """In the order in which they were recorded; all of one server are replayed ten seconds apart."""
 WALL_CLOCK = re.compile(
-    r"process_|python_|vllm_sidecar_(poll_(duration|interval)_seconds|poll_server_time_ratio|build_info)"
+    r"process_|python_|vllm_sidecar_((poll|probe)_(duration|interval)_seconds|(poll|probe)_server_time_ratio|build_info)"
 )
 """What depends on this machine and not on the capture; asserted apart."""
 ESTIMATE = re.compile(r'(vllm_sidecar_recent_\w+\{.*quantile="[^"]+"\}) (\S+)')
