@@ -3,7 +3,7 @@
     python tests/fake_vllm.py CAPTURE... [--host 127.0.0.1] [--port 8000] [--interval 1]
 
 The program shows one capture after the other, each for one interval, and begins again after the last, which looks like
-a restart of vLLM. Ctrl-C ends it.
+a reset of all counters. Ctrl-C ends it.
 """
 
 from __future__ import annotations

@@ -90,6 +90,16 @@ def test_only_points_after_a_time_are_returned_and_they_are_the_same_as_in_the_w
     assert rest == {name: column[21:] for name, column in whole.items()}
 
 
+def test_a_histogram_that_one_body_left_out_is_not_drawn_with_all_that_it_ever_observed() -> None:
+    name = "time_to_first_token_seconds"
+    polls: list[Poll] = [{name: observed(*[0.5] * 9000, *[3.5] * i)} for i in range(40)]
+    polls[5] = {}
+    columns = one(*polls)
+    assert columns["ttft_p95"][19] > 2.0
+    assert columns["ttft_p95"][20] is None  # 15 s after the body without it
+    assert columns["ttft_p95"][21] > 2.0
+
+
 def test_each_engine_has_its_own_columns() -> None:
     first, second = drawn({ENGINE: {"requests_running": 1}, OTHER_ENGINE: {"requests_running": 2}})
     assert (first["engine"], first["series"]["running"]) == ("0", [1.0])

@@ -40,6 +40,21 @@ def test_negative_counters_and_gauges_are_dropped_and_counted() -> None:
     assert found.anomalies == {"negative": 2}
 
 
+def test_what_is_more_than_64_bits_can_count_is_impossible() -> None:
+    body = f"vllm:num_requests_running{LABELS} 1.7e308\nvllm:prompt_tokens_total{LABELS} 1e300\n"
+    body += f"vllm:num_requests_waiting{LABELS} 2\nvllm:generation_tokens_total{LABELS} 9e18\n"
+    found = read(body)
+    assert found.groups[ENGINE].counters == {"generation_tokens_total": 9e18}
+    assert "requests_running" not in found.groups[ENGINE].gauges
+    assert found.anomalies == {"impossible": 2}
+    whole = BUCKET % ("0.3", "1e300") + BUCKET % ("+Inf", "1e300")
+    assert read(whole).anomalies == {"bad_histogram": 1}
+    summed = BUCKET % ("0.3", "1") + BUCKET % ("+Inf", "2")
+    found = read(summed + 'vllm:request_queue_time_seconds_sum{engine="0",model_name="tiny"} 1e300\n')
+    assert found.groups[ENGINE].histograms["request_queue_seconds"].total is None
+    assert found.anomalies == {"impossible": 1}
+
+
 def test_a_sum_that_is_not_finite_leaves_the_buckets() -> None:
     body = BUCKET % (1, 2) + BUCKET % ("+Inf", 3) + f"vllm:request_queue_time_seconds_sum{LABELS} NaN\n"
     found = read(body)

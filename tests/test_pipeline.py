@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,59 @@ async def test_a_restart_begins_a_new_life_without_a_negative_or_spiked_rate() -
         assert rate not in samples
         fake.body = changed(fake.body, b"vllm:generation_tokens_total", b"90020.0")
         assert (await running.poll())[rate] == 20.0
+
+
+async def test_several_servers_behind_the_address_are_a_reason_and_nothing_else_is_exported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    older = changed(BODY, b"process_start_time", b"1.79e9")
+    younger = changed(CALM, b"process_start_time", b"1.7901e9")
+    async with FakeVllm(older) as fake, run(config(fake.url)) as running:
+        for _ in range(6):
+            samples = await running.poll()
+        assert any(name.startswith("slo_requests_total") for name in samples)
+        fake.requests.clear()
+        for i in range(20):
+            fake.body = younger if i % 2 == 0 else older
+            samples = await running.poll()
+            assert not any(name.startswith("slo_") for name in samples)
+        assert failures(samples) == {"several_servers": 20.0}
+        assert (samples[UP], samples["server_restarts_total"], samples["config_changes_total"]) == (0.0, 0.0, 0.0)
+        assert RUNNING not in samples
+        assert {request.path for request in fake.requests} == {"/metrics"}
+        await running.poll()
+        for _ in range(3):
+            samples = await running.poll(after=150.0)
+    assert (samples[UP], samples["server_restarts_total"]) == (1.0, 0.0)
+    assert any(name.startswith("slo_requests_total") for name in samples)
+    told = [record.fields["remedy"] for record in caplog.records if record.message == "target_down"]  # type: ignore[attr-defined]
+    assert len(told) == 1
+    assert "in each pod" in told[0]
+
+
+async def test_the_age_of_a_process_is_told_by_the_servers_own_clock() -> None:
+    """The server is an hour behind the sidecar: only its Date header makes its new process young."""
+    behind = WALL - 3600.0
+    async with FakeVllm(changed(BODY, b"process_start_time", b"%d" % (behind - 900))) as fake:
+        fake.headers["Date"] = formatdate(behind + 1.0, usegmt=True)
+        async with run(config(fake.url)) as running:
+            await running.poll()
+            fake.headers["Date"] = formatdate(behind + 2.0, usegmt=True)
+            fake.body = changed(BODY, b"process_start_time", b"%d" % (behind + 1))
+            assert (await running.poll())["server_restarts_total"] == 1.0
+
+
+async def test_increases_that_no_server_can_have_are_counted_as_dropped_values() -> None:
+    total = 'slo_requests_total{model_name="tiny",slo="availability"}'
+    dropped = 'dropped_values_total{source="vllm",anomaly="impossible"}'
+    async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
+        assert (await running.poll())[dropped] == 0.0
+        for value, least in ((b"1.7e308", 1.0), (b"1e15", 1.0)):
+            fake.body = changed(BODY, b"vllm:request_success_total", value)
+            samples = await running.poll()
+            assert (samples[total], samples[dropped] >= least) == (0.0, True)
+        fake.body = BODY
+        assert (await running.poll())[total] == 0.0
 
 
 async def test_after_a_restart_the_server_is_asked_who_it_is_again() -> None:

@@ -41,6 +41,22 @@ async def test_the_request_asks_for_plain_uncompressed_text_and_names_the_sideca
     assert "authorization" not in sent
 
 
+@pytest.mark.parametrize(
+    ("sent", "date"),
+    [
+        ("Fri, 27 Nov 2026 10:05:00 GMT", 1795773900.0),
+        ("Fri, 27 Nov 2026 10:05:00 +0100", 1795770300.0),
+        ("yesterday", None),
+        ("", None),
+        ("Fri, 99 Nov 99999999999 10:05:00 GMT", None),
+    ],
+)
+async def test_the_servers_clock_is_that_of_its_date_header(sent: str, date: float | None) -> None:
+    async with FakeVllm(BODY) as fake:
+        fake.headers["Date"] = sent
+        assert (await fetch(fake.url)).date == date
+
+
 async def test_the_time_does_not_include_connecting() -> None:
     async with FakeVllm(BODY) as fake, Client(Target(fake.url), Scrape()) as client:
         resolve = client._session.connector._resolve_host

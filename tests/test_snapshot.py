@@ -238,9 +238,9 @@ def test_before_the_first_poll_every_reason_and_anomaly_is_counted_from_zero() -
 
 
 def test_restarts_and_gaps_are_those_of_the_windows() -> None:
-    fallen = readings({ENGINE: {"preemptions_total": 0}})
-    seen = Windows(60.0, 300.0)
-    for at, poll in [(0.0, readings({ENGINE: {"preemptions_total": 5}})), (1.0, fallen), (100.0, fallen)]:
+    fallen = readings({ENGINE: {"preemptions_total": 0}}, started=1.79e9 + 9)
+    seen, first = Windows(60.0, 300.0), readings({ENGINE: {"preemptions_total": 5}}, started=1.79e9)
+    for at, poll in [(0.0, first), (1.0, fallen), (100.0, fallen)]:
         seen.append(START + at, poll)
     found = snapshotter().take(fallen, seen, Identity(), UP)
     assert (rows(found, "server_restarts_total"), rows(found, "window_gaps_total")) == ({"": 1.0}, {"": 1.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,17 +12,20 @@ from hypothesis import strategies as st
 
 from readings import ENGINE, MODEL, OTHER_ENGINE, START, TARGET, histogram, observed, readings
 from vllm_sidecar.derive.slo import Objective
-from vllm_sidecar.model import Group, Scope
+from vllm_sidecar.model import Group, PollError, Scope
+from vllm_sidecar.processes import FORGET, HOLD
 from vllm_sidecar.tally import MOST_COUNTS, Tally
 from vllm_sidecar.window import Windows
 
 if TYPE_CHECKING:
+    from readings import Poll
     from vllm_sidecar.model import Histogram, Readings
 
 TTFT = "time_to_first_token_seconds"
 AT_EDGE = Objective("ttft", TTFT, 2.0)
 BETWEEN = Objective("ttft", TTFT, 1.5)
 COMPLETIONS = "/v1/completions"
+BEGAN = 1.79e9
 
 
 class Followed:
@@ -63,7 +67,7 @@ def ended(rejected: float = 0, http: dict[str, float] | None = None, model: str 
         Group(Scope.MODEL, (model,)): {("requests_rejected_total", "max_num_queued_reqs"): rejected},
         TARGET: {("http_requests_total", COMPLETIONS, "POST", status): n for status, n in (http or {}).items()},
     }
-    return readings(groups, started=1.0)  # type: ignore[arg-type]
+    return readings(groups, started=BEGAN)  # type: ignore[arg-type]
 
 
 def available(*polls: Readings) -> tuple[float, float]:
@@ -92,41 +96,118 @@ def test_what_came_while_polls_failed_is_counted_afterwards() -> None:
     assert followed.count() == (15.0, 10.0)
 
 
-@pytest.mark.parametrize("more", [{}, {"started": 2.0}], ids=["a counter fell", "the process began later"])
-def test_a_new_life_goes_on_counting_from_what_the_old_one_had(more: dict) -> None:
-    before = {"started": 1.0} if more else {}
+def test_a_later_process_goes_on_counting_from_what_the_one_before_had() -> None:
+    old, new = {"started": BEGAN}, {"started": BEGAN + 9}
     followed = Followed(
-        ttft(histogram(10, 0, 0, 0), **before),
-        ttft(histogram(20, 0, 0, 0), **before),
-        ttft(histogram(3, 0, 2, 0), **more),
-        ttft(histogram(4, 0, 2, 0), **more),
+        ttft(histogram(10, 0, 0, 0), **old),
+        ttft(histogram(20, 0, 0, 0), **old),
+        ttft(histogram(3, 0, 2, 0), **new),
+        ttft(histogram(4, 0, 2, 0), **new),
     )
     assert followed.windows.restarts == 1
     assert followed.count() == (16.0, 14.0)
 
 
-def test_a_new_process_that_has_already_counted_more_is_counted_whole() -> None:
-    followed = Followed(ttft(histogram(1, 0, 0, 0), started=1.0), ttft(histogram(5, 0, 0, 0), started=2.0))
+def test_a_later_process_that_has_already_counted_more_is_counted_whole() -> None:
+    followed = Followed(ttft(histogram(1, 0, 0, 0), started=BEGAN), ttft(histogram(5, 0, 0, 0), started=BEGAN + 9))
     assert followed.count() == (5.0, 5.0)
 
 
 def test_counters_fall_for_no_body() -> None:
-    """A counter that is missing in one body may look like a new life; what did not fall goes on."""
     whole = {TTFT: histogram(1000, 0, 0, 0), "preemptions_total": 3.0}
     torn = {TTFT: histogram(1001, 0, 0, 0)}
     followed = Followed(readings(whole), readings(torn), readings({**whole, TTFT: histogram(1002, 0, 0, 0)}))
     assert followed.count() == (2.0, 2.0)
 
 
-def test_an_engine_whose_counters_were_not_made_anew_goes_on() -> None:
+def test_an_engine_whose_counters_were_not_made_again_goes_on() -> None:
     def poll(first: float, second: float, made: float) -> Readings:
         groups = {ENGINE: {TTFT: histogram(first, 0, 0, 0)}, OTHER_ENGINE: {TTFT: histogram(second, 0, 0, 0)}}
-        return readings(groups, started=1.0, created={ENGINE: 5.0, OTHER_ENGINE: made})  # type: ignore[arg-type]
+        return readings(groups, started=BEGAN, created={ENGINE: BEGAN, OTHER_ENGINE: made})  # type: ignore[arg-type]
 
-    followed = Followed(poll(1000, 1000, 5.0), poll(1002, 4, 6.0))
-    assert followed.windows.restarts == 1
+    followed = Followed(poll(1000, 1000, BEGAN), poll(1002, 4, BEGAN + 50))
+    assert followed.windows.restarts == 0
     assert followed.count("m", "0", "ttft") == (2.0, 2.0)
     assert followed.count("m", "1", "ttft") == (4.0, 4.0)
+
+
+def test_an_engine_that_joins_with_a_past_is_counted_from_then_on() -> None:
+    def poll(first: float, second: float) -> Readings:
+        return readings(
+            {ENGINE: {TTFT: histogram(first, 0, 0, 0)}, OTHER_ENGINE: {TTFT: histogram(second, 0, 0, 0)}},
+            started=BEGAN,
+        )
+
+    alone = readings({ENGINE: {TTFT: histogram(10, 0, 0, 0)}}, started=BEGAN)
+    followed = Followed(alone, poll(10, 800), poll(10, 805), alone, alone, poll(10, 809))
+    assert followed.count("m", "1", "ttft") == (9.0, 9.0)
+    assert followed.count("m", "0", "ttft") == (0.0, 0.0)
+
+
+def test_counters_that_were_0_for_one_poll_count_what_came_and_no_more() -> None:
+    seen = [ttft(histogram(n, 0, 0, 0), started=BEGAN) for n in (5000, 5003, 0, 5004, 5006)]
+    assert Followed(*seen).count() == (6.0, 6.0)
+
+
+def test_a_part_that_leaves_a_sum_and_returns_counts_nothing() -> None:
+    def poll(rejected: float) -> Readings:
+        return ended(stop=0, rejected=rejected)
+
+    assert available(poll(800), poll(803), poll(303), poll(304), poll(806)) == (6.0, 0.0)
+
+
+@pytest.mark.parametrize("value", [1e12, 1e300, 1.7e308])
+def test_a_value_that_no_server_can_have_counts_nothing_and_is_an_anomaly(value: float) -> None:
+    followed = Followed(ended(stop=3, error=1), ended(stop=4, error=1))
+    followed.poll(ended(stop=value, error=value))
+    assert followed.tally.anomalies == 2
+    followed.poll(ended(stop=6, error=2))
+    assert followed.tally.anomalies == 0
+    assert followed.count("m", "", "availability") == (4.0, 3.0)
+
+
+def test_an_impossible_value_that_stays_is_where_counting_goes_on() -> None:
+    followed = Followed(ttft(histogram(1, 0, 0, 0)), ttft(histogram(1e12, 0, 0, 0)))
+    assert followed.tally.anomalies == 1
+    followed.poll(ttft(histogram(1e12 + 1, 0, 0, 0)))
+    followed.poll(ttft(histogram(1e12 + 5, 0, 0, 0)))
+    assert followed.count() == (4.0, 4.0)
+
+
+def test_while_several_servers_answer_nothing_is_counted_nor_afterwards() -> None:
+    followed = Followed(
+        ttft(histogram(9000, 0, 0, 0), started=BEGAN), ttft(histogram(9002, 0, 0, 0), started=BEGAN)
+    )  # fmt: skip
+    for i in range(int(HOLD)):
+        with pytest.raises(PollError):
+            followed.poll(ttft(histogram(40 + i, 0, 0, 0), started=BEGAN - 500))
+    followed.poll(ttft(histogram(600, 0, 0, 0), started=BEGAN - 500))
+    followed.poll(ttft(histogram(603, 0, 0, 0), started=BEGAN - 500))
+    assert followed.count() == (5.0, 5.0)
+
+
+def test_objectives_that_stay_keep_their_counts_when_others_change() -> None:
+    slow, other = Objective("slow", TTFT, 4.0), Objective("ttft", TTFT, 1.0)
+
+    def poll(requests: float) -> Readings:
+        stop = ("requests_finished_total", "stop")
+        return readings({stop: requests, TTFT: histogram(requests, 0, 0, 0)}, started=BEGAN)
+
+    followed = Followed(poll(100), poll(103))
+    followed.tally.use((AT_EDGE, slow), availability=True)
+    followed.poll(poll(105))
+    followed.poll(poll(109))
+    assert followed.count("m", "", "availability") == followed.count() == (9.0, 9.0)
+    assert followed.count("m", "0", "slow") == (6.0, 6.0)
+    followed.tally.use((other, slow), availability=False)
+    followed.poll(poll(110))
+    assert followed.count() == (1.0, 1.0)
+    assert followed.count("m", "0", "slow") == (7.0, 7.0)
+    assert ("m", "", "availability") not in followed.rows()["slo_requests_total"]
+    followed.tally.use((AT_EDGE,), availability=True)
+    followed.poll(poll(113))
+    assert followed.count("m", "", "availability") == followed.count() == (3.0, 3.0)
+    assert ("m", "0", "slow") not in followed.rows()["slo_requests_total"]
 
 
 def test_a_histogram_that_a_body_left_out_is_counted_from_where_it_was() -> None:
@@ -203,10 +284,15 @@ def test_whatever_a_server_says_counters_never_fall_and_good_is_part_of_all(
     bodies: list[tuple[list[int], float, int] | None], objective: Objective, tells_its_age: bool
 ) -> None:
     followed, before = Followed(objective=objective), {}
+
+    def poll(made: Poll) -> None:
+        with suppress(PollError):  # several servers, as far as anybody can see
+            followed.poll(readings(made, started=BEGAN + life if tells_its_age else None))
+
     counts, total, life = [0.0] * 4, 0.0, 0
     for body in bodies:
         if body is None:
-            followed.poll(readings({ENGINE: {}}, started=float(life) if tells_its_age else None))
+            poll({"requests_running": 1.0})
         else:
             grown, summed, at = body
             if at != life:
@@ -214,7 +300,7 @@ def test_whatever_a_server_says_counters_never_fall_and_good_is_part_of_all(
             counts = [old + new for old, new in zip(counts, grown, strict=True)]
             total += summed
             seen = histogram(*counts, total=total)
-            followed.poll(ttft(seen, started=float(life) if tells_its_age else None))
+            poll({TTFT: seen})
         rows = followed.rows()
         after = {name: rows.get(name, {}) for name in ("slo_requests_total", "slo_good_requests_total")}
         for name, series in before.items():
@@ -246,13 +332,30 @@ def test_while_the_server_is_down_its_counts_stay_and_nothing_is_said_of_now() -
     }
 
 
-def test_counts_of_a_server_that_changes_its_name_each_time_are_dropped_in_the_end() -> None:
+def named(model: str) -> Readings:
+    return readings({Group(Scope.ENGINE, (model, "0")): {TTFT: histogram(1, 0, 0, 0)}}, started=BEGAN)
+
+
+def test_counts_of_models_that_come_and_go_are_bounded() -> None:
     followed = Followed()
     for i in range(2 * MOST_COUNTS):
-        group = Group(Scope.ENGINE, (f"m{i}", "0"))
-        poll = readings({group: {TTFT: histogram(1, 0, 0, 0)}}, started=float(i))
-        followed.tally.follow(poll, followed.windows)
-    assert len(followed.rows()["slo_requests_total"]) <= MOST_COUNTS + 1
+        followed.poll(named(f"m{i}"), after=0.01)
+        assert len(followed.tally._counts) <= MOST_COUNTS
+        assert len(followed.tally._series) <= MOST_COUNTS
+
+
+def test_counts_of_a_model_that_is_gone_for_long_end() -> None:
+    followed = Followed(named("old"), named("new"))
+    followed.poll(named("new"), after=FORGET - 1.0)
+    assert {model for model, *_ in followed.rows()["slo_requests_total"]} == {"old", "new"}
+    followed.poll(named("new"), after=2.0)
+    assert {model for model, *_ in followed.rows()["slo_requests_total"]} == {"new"}
+
+
+def test_counts_stay_while_a_server_is_down_for_long() -> None:
+    followed = Followed(named("m"))
+    followed.poll(named("m"), after=10 * FORGET)
+    assert followed.count() == (0.0, 0.0)
 
 
 def test_a_request_that_finishes_is_good_and_an_error_or_a_rejection_is_not() -> None:

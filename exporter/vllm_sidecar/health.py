@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MISSES = 3
 """Polls in a row that must fail before what the source said last counts as stale."""
-ANOMALIES = ("not_finite", "negative", "bad_histogram", "sum_fell")
+ANOMALIES = ("not_finite", "negative", "bad_histogram", "sum_fell", "impossible")
 GPU_ANOMALIES = ("not_finite", "negative", "sentinel", "zero", "out_of_range")
 
 
@@ -64,6 +64,10 @@ class Health:
             reason=reason,
             detail=detail,
         )
+
+    def dropped(self, **anomalies: int) -> Health:
+        """Return the health where more values of the last poll were found to be impossible."""
+        return replace(self, anomalies=Counter(self.anomalies) + Counter(anomalies))
 
     def unusable(self, detail: str) -> Health:
         """Return the health where a poll succeeded and a bug kept the sidecar from making anything of it."""

@@ -59,6 +59,7 @@ class Reason(StrEnum):
     EMPTY = "empty"
     NOT_PROMETHEUS = "not_prometheus"
     NO_VLLM_METRICS = "no_vllm_metrics"
+    SEVERAL_SERVERS = "several_servers"
     LIBRARY_NOT_FOUND = "library_not_found"
     DRIVER_NOT_LOADED = "driver_not_loaded"
     DRIVER_MISMATCH = "driver_mismatch"
@@ -115,6 +116,8 @@ class Response:
     """From sending the request to the last byte."""
     wire_bytes: int
     """Size of the body before it was inflated."""
+    date: float | None = None
+    """The server's clock when it answered: Unix time of the Date header; None where it sends none."""
 
 
 @dataclass(frozen=True, slots=True)

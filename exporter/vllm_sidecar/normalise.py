@@ -5,6 +5,7 @@ known layout only picks values. What a server gives that cannot be true is left 
 
 - `not_finite`: NaN or infinity; unknown is not a number to compare with;
 - `negative`: v0 says -1 for a prefix-cache hit rate that is off; no signal here can be below zero;
+- `impossible`: more than 64 bits can count;
 - `bad_histogram`: bucket counts that fall, or an edge that is missing;
 - `sum_fell`: a sum that fell while its count did not, by negative observations; the windows then leave its mean out.
 """
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.model import Exposition, Layout
 
+MOST = 2.0**63
+"""No server counts further, in whatever unit."""
 PLANS = 4
 """Layouts whose plans are kept: the full and the filtered body, each with its predecessor."""
 
@@ -92,12 +95,11 @@ def _scalars(plan: ScalarPlan, values: Sequence[float], anomalies: Counter[str])
     result = dict(zip(plan.keys, picked, strict=True))
     for key, slots, merge, factor in plan.merged:
         result[key] = merge(max(values[slot] for slot in alike) for alike in slots) * factor
-    # One sum in C finds NaN and infinity, one minimum finds what is negative; both are rare.
-    total = sum(result.values())
-    if total - total != 0.0 or min(result.values(), default=0.0) < 0.0:
+    # One sum in C finds NaN and what is too large, one minimum finds what is negative; both are rare.
+    if not sum(result.values()) <= MOST or min(result.values(), default=0.0) < 0.0:
         for key, value in list(result.items()):
-            if not isfinite(value) or value < 0.0:
-                anomalies["not_finite" if not isfinite(value) else "negative"] += 1
+            if not 0.0 <= value <= MOST:
+                anomalies["not_finite" if not isfinite(value) else "negative" if value < 0.0 else "impossible"] += 1
                 del result[key]
     return result
 
@@ -112,13 +114,13 @@ def _histogram(
         total = total + values[slot] if total is not None and slot is not None else None
     if before is not None and before.cumulative == cumulative and before.total == total:
         return before  # the same object lets later stages see that nothing changed
-    if not isfinite(sum(cumulative)) or cumulative[0] < 0.0 or list(cumulative) != sorted(cumulative):
+    if not sum(cumulative) <= MOST or cumulative[0] < 0.0 or list(cumulative) != sorted(cumulative):
         anomalies["bad_histogram"] += 1
         return None
     if before is not None and _sum_alone_fell(before, cumulative, total):
         anomalies["sum_fell"] += 1
-    if total is not None and not isfinite(total):
-        anomalies["not_finite"] += 1
+    if total is not None and not abs(total) <= MOST:
+        anomalies["not_finite" if not isfinite(total) else "impossible"] += 1
         total = None
     return Histogram(plan.bounds, cumulative, total)
 

@@ -236,15 +236,19 @@ class Pipeline:
             raise PollError(Reason.NO_VLLM_METRICS, self._health_says or NO_METRICS)
         if polled.filtered:  # it holds only what is known
             readings = replace(readings, unknown=self._unknown)
+        date = polled.response.date
         async with self._windows_still:
-            self._took(polled, readings)
             self._windows.expect(self._throttle.interval)
-            restarted = self._windows.append(now, readings)
-        self._beside.follow(self._windows, now, restarted=restarted)
+            change = self._windows.append(now, readings, self._wall() if date is None else date)
+            self._took(polled, readings)
+        self._beside.follow(self._windows, now, restarted=change.restarted or change.anew)
         if self._tally:
             self._tally.follow(readings, self._windows)
-        if restarted:
+            if self._tally.anomalies:
+                self._health = self._health.dropped(impossible=self._tally.anomalies)
+        if change.restarted:
             event(_log, logging.WARNING, "server_restarted", target=self._label, restarts=self._windows.restarts)
+        if change.restarted or change.anew:
             self._poller.rediscover()
             if self._introspector:
                 self._introspector.restart()
@@ -278,7 +282,7 @@ class Pipeline:
     def _observe(self) -> None:
         """Tell the introspection what a poll says of the server."""
         introspector, readings = self._introspector, self._readings
-        if introspector is None or readings is None:
+        if introspector is None or readings is None or self._windows.several:
             return
         config, changes = readings.cache_config, introspector.identity.changes
         try:
@@ -306,6 +310,8 @@ class Pipeline:
             self._hold_until = self._clock() + NOT_ONE_SERVER_HOLD
             if self._introspector:
                 self._introspector.start_over()
+        if error.reason is not Reason.SEVERAL_SERVERS:
+            self._windows.missed()
         if not self._health.up:
             self._readings = None
         down = self._health.misses >= MISSES or self._polled is None
@@ -376,7 +382,8 @@ class Pipeline:
     def _take(self) -> Snapshot:
         identity = self._introspector.identity if self._introspector else Identity()
         gpus = self._beside.view(self._windows)
-        slos = self._tally.rows(up=self._readings is not None) if self._tally else ()
+        followed = self._tally if not self._windows.several else None
+        slos = followed.rows(up=self._readings is not None) if followed else ()
         probes = self._introspector.probes if self._introspector else {}
         return self._snapshotter.take(
             self._readings, self._windows, identity, self._health, self._polled, gpus, slos, probes

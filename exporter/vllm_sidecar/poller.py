@@ -48,7 +48,7 @@ class Poller:
         """Monotonic time of the next discovery."""
 
     def rediscover(self) -> None:
-        """Ask for the full body next time: the server has a new life."""
+        """Ask for the full body next time: another process answers."""
         self._discover_at = 0.0
 
     async def poll(self, now: float) -> Polled:

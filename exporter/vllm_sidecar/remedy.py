@@ -48,6 +48,8 @@ REMEDY: Mapping[Reason, str] = MappingProxyType(
         "web page or login form.",
         Reason.NO_VLLM_METRICS: "Metrics came, but none of vLLM's: was it started with --disable-log-stats, has its "
         "engine not served a request yet, or is url another program?",
+        Reason.SEVERAL_SERVERS: "Several servers answer at this address, as behind a Service or a load balancer, so "
+        "rates and counters would mix: run one sidecar in each pod, or give each server's own address as a target.",
         Reason.INTERNAL: "This is unexpected, perhaps a bug of the sidecar: report it with the detail from the log, "
         "and check its limit of open files.",
     }

@@ -54,7 +54,7 @@ class Snapshot:
     readings: Readings | None
     """The last successful poll; None before the first and while the source is down."""
     restarts: int
-    """New lives of the server that were seen."""
+    """Restarts of the server that were seen."""
     polled: Polled | None
     """The last body and what the parser made of it, kept while the source is down."""
     probes: Mapping[str, ProbeHealth] = field(default_factory=dict)

@@ -1,26 +1,29 @@
 """Stage 5: counts for each objective what was observed and what of it was good, from poll to poll.
 
 These counters are the sidecar's own: they begin at 0 when it starts, and go on over restarts of the server and over
-polls that failed, for a server's counters tell afterwards what was missed. What a new life of the server has counted
-by its first poll is counted; what the old one counted after its last poll nobody knows. What the server had counted
-before the sidecar came is not.
+polls that failed, for a server's counters show afterwards what was missed. What a later process has counted by its
+first poll is counted; what the process before counted after its last poll is unknown. What a server, or an engine that
+joins it, had counted before it was followed is not counted.
+
+Increases are computed per series and then added. A series that falls counts nothing, and neither does its return to
+where it was; what no server can do between two polls is counted as an anomaly and nothing else.
 """
 
 from __future__ import annotations
 
-from operator import sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.derive.requests import ABORTED, FAILED
 from vllm_sidecar.derive.slo import AVAILABILITY, good_of, is_certain, is_exact, objectives_of, split
-from vllm_sidecar.lives import is_made_anew
-from vllm_sidecar.model import Group, Histogram, Observed, Scope
+from vllm_sidecar.increments import HistogramSeries, Series, zero
+from vllm_sidecar.model import Group, Scope
+from vllm_sidecar.processes import gone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from vllm_sidecar.derive.slo import Objective
-    from vllm_sidecar.model import Key, Reading, Readings
+    from vllm_sidecar.model import Histogram, Key, Observed, Reading, Readings
     from vllm_sidecar.window import Window, Windows
 
 FINISHED = "requests_finished_total"
@@ -31,8 +34,12 @@ TARGET = Group(Scope.TARGET, ())
 SPLIT_SECONDS = 5.0
 """For how long the split of a bucket is used: worked out at each poll it costs four times as much and gains nothing."""
 MOST_COUNTS = 1000
-"""With more, those of engines that a new life of the server does not have are dropped."""
+"""With more, those of engines that have been gone longest are dropped at once, else all after `processes.FORGET`."""
 
+COUNTED = frozenset((FINISHED, REJECTED, HTTP))
+
+Grown = dict[str, dict[tuple[str, ...], float]]
+"""Signal -> increases by label values."""
 Row = tuple[str, tuple[str, ...], float]
 """Signal, label values (model_name first), value."""
 
@@ -45,15 +52,16 @@ class Count(NamedTuple):
 
 
 class Tally:
-    """The counters of one target, for the life of the sidecar."""
+    """The counters of one target, as long as the sidecar runs."""
 
     def __init__(self, objectives: Sequence[Objective], *, availability: bool) -> None:
         self._objectives = objectives
         self._by_model: dict[str, list[Objective]] = {}
         self._availability = availability
-        self._before: Readings | None = None
-        self._last: dict[Group, dict[Key, float | Histogram]] = {}
-        """What each group of this life of the server said last, also where the last poll left it out."""
+        self._series: dict[Group, dict[Key, Series | HistogramSeries]] = {}
+        """What each group exposed last, also where the last poll left it out."""
+        self._seen: dict[Group, float] = {}
+        """When each group was there last."""
         self._counts: dict[tuple[str, str, str], Count] = {}
         """By model, engine (none where an objective is told by model) and name of the objective."""
         self._exact: dict[tuple[str, str, str], bool] = {}
@@ -61,33 +69,53 @@ class Tally:
         """When it was worked out, and which share of the bucket that holds the threshold is good."""
         self._unanswered: dict[str, float] = {}
         """Failures that an engine told at the last poll and the front end has not answered yet, by model."""
+        self._at = self._seconds = 0.0
+        self._fresh: frozenset[Group] = frozenset()
+        """Groups whose counters began at 0 since the poll before."""
+        self._new: set[Group] = set()
+        """Groups that this poll shows for the first time."""
+        self.anomalies = 0
+        """Increases of the last poll that no server can have, and that were left out."""
 
     def use(self, objectives: Sequence[Objective], *, availability: bool) -> None:
-        """Take changed objectives: those that stay as they are go on, and one that changed begins at 0."""
-        before, self._objectives, self._availability = self._objectives, objectives, availability
-        for model, engine, name in list(self._counts):
-            old, new = (
-                availability if name == AVAILABILITY else _of_name(objectives_of(each, model), name)
-                for each in (before, objectives)
-            )
-            if not new or old != new:
-                for kept in (self._counts, self._exact, self._shares):
-                    kept.pop((model, engine, name), None)
+        """Take other objectives; what was counted for those that stay as they are is kept."""
+        before = {labels: self._objective(*labels) for labels in self._counts}
+        self._objectives, self._availability = objectives, availability
         self._by_model.clear()
+        for labels, objective in before.items():
+            model, engine, name = labels
+            stays = availability if engine == "" else objective == self._objective(model, engine, name)
+            if not stays:
+                for table in (self._counts, self._exact, self._shares):
+                    table.pop(labels, None)
+        watched = {objective.histogram for objective in objectives}
+        for known in self._series.values():
+            for key in [key for key in known if isinstance(key, str) and key not in watched]:
+                del known[key]
+
+    def _objective(self, model: str, engine: str, name: str) -> Objective | None:
+        return next((each for each in self._of(model) if engine and each.name == name), None)
 
     def follow(self, readings: Readings, windows: Windows) -> None:
         """Count what came since the poll before; `windows` already have this one."""
-        if self._before is not None:
-            self._forget_lives(self._before, readings)
+        change = windows.change
+        self._seconds, self._at, self.anomalies = windows.now - self._at, windows.now, 0
+        if change.restarted or change.anew:
+            self._unanswered.clear()
+            self._series.clear()
+        for group in change.fresh:
+            for series in self._series.setdefault(group, {}).values():
+                series.reset(self._at)
+        self._fresh, self._new = change.fresh, readings.groups.keys() - self._series.keys()
+        self._series.update((group, {}) for group in self._new)
         self._exact.clear()
         for group, reading in readings.groups.items():
             if group.scope is Scope.ENGINE:
                 self._latencies(group, reading, windows)
+        grown = {group: self._grown(group, reading) for group, reading in readings.groups.items()}
         if self._availability:
-            self._outcomes(readings)
-        for group, reading in readings.groups.items():
-            self._last.setdefault(group, {}).update(_watched(reading, self._objectives))
-        self._before = readings
+            self._outcomes(readings, grown)
+        self._forget(readings)
 
     def rows(self, *, up: bool) -> Iterator[Row]:
         """Yield the series: counts always, for they are the sidecar's own, and what is true only now while `up`."""
@@ -100,22 +128,23 @@ class Tally:
             for objective in self._of(model):
                 yield "slo_threshold_seconds", (model, objective.name), objective.threshold
 
-    def _forget_lives(self, before: Readings, after: Readings) -> None:
-        """Forget what groups said that were made anew: theirs begins at 0.
-
-        Where a fall alone tells of a new life, it is left to each counter to tell by its own: one that did not fall
-        then either went on, or lost less than it has now.
-        """
-        if not is_made_anew(before, after):
-            return
-        for group in list(self._last):
-            made = after.created.get(group)
-            same = made is not None and made == before.created.get(group) and before.started == after.started
-            if not same:
-                self._last[group] = {}
-        if len(self._counts) > MOST_COUNTS:
-            for labels in [labels for labels in self._counts if not _is_there(labels, after)]:
-                del self._counts[labels]
+    def _forget(self, readings: Readings) -> None:
+        """Drop what belongs to engines and models that have been gone for long, or are too many."""
+        self._seen.update(dict.fromkeys(readings.groups, self._at))
+        forgotten = gone(self._seen, self._at, most=MOST_COUNTS // (len(self._objectives) + 1))
+        for group in forgotten:
+            del self._seen[group]
+            self._series.pop(group, None)
+        if forgotten:
+            engines = {group.labels for group in self._seen if group.scope is Scope.ENGINE}
+            models = {model for model, _ in engines}
+            for model, engine, name in list(self._counts):
+                if (model, engine) not in engines and not (engine == "" and model in models):
+                    self._shares.pop((model, engine, name), None)
+                    del self._counts[model, engine, name]
+            for model in self._by_model.keys() - models:
+                del self._by_model[model]
+                self._unanswered.pop(model, None)
 
     def _of(self, model: str) -> list[Objective]:
         if model not in self._by_model:
@@ -124,6 +153,7 @@ class Tally:
 
     def _latencies(self, group: Group, reading: Reading, windows: Windows) -> None:
         model, engine = group.labels
+        polls: dict[str, Observed] = {}  # several objectives may be about one histogram
         for objective in self._of(model):
             histogram = reading.histograms.get(objective.histogram)
             if histogram is None:
@@ -131,7 +161,9 @@ class Tally:
             labels = (model, engine, objective.name)
             self._exact[labels] = is_exact(histogram.bounds, objective.threshold)
             count = self._counts.setdefault(labels, Count())
-            poll = self._observed(group, objective.histogram, histogram)
+            poll = polls.get(objective.histogram)
+            if poll is None:
+                poll = polls[objective.histogram] = self._observed(group, objective.histogram, histogram)
             if poll.bins:
                 certain = is_certain(histogram.bounds, poll, objective.threshold)
                 share = None if certain else self._share(labels, windows.get(group), objective, histogram.bounds)
@@ -153,44 +185,31 @@ class Tally:
 
     def _observed(self, group: Group, name: str, new: Histogram) -> Observed:
         """Return what a histogram observed since it was seen last; nothing where that cannot be said."""
-        nothing = Observed((), None)
-        old = self._base(group, name)
-        if old is None or old is new:
-            return nothing
-        if not isinstance(old, Histogram) or new.cumulative[-1] < old.cumulative[-1]:
-            old = Histogram(new.bounds, (0.0,) * len(new.cumulative), 0.0)
-        if old.bounds != new.bounds:
-            return nothing
-        grown = list(map(sub, new.cumulative, old.cumulative))
-        counts = [grown[0], *map(sub, grown[1:], grown)]
-        if min(counts) < 0.0:
-            return nothing
-        total = new.total - old.total if new.total is not None and old.total is not None else None
-        bins = tuple([(bucket, count) for bucket, count in enumerate(counts) if count > 0.0])
-        return Observed(bins, total if total is not None and total >= 0.0 else None)
+        known = self._series[group]
+        series = known.get(name)
+        if not isinstance(series, HistogramSeries):
+            # In a group that was there only labelled counters come up, at their first use; a histogram was left out.
+            series = known[name] = HistogramSeries(zero(new) if group in self._fresh else new)
+        seen = series.grow(new, self._at, self._seconds)
+        self.anomalies += series.odd
+        return seen
 
-    def _base(self, group: Group, key: Key) -> float | Histogram | None:
-        """Return what a counter said last, 0 where it began since the last poll, None where it is not known."""
-        known = self._last.get(group)
-        if known is not None and key in known:
-            return known[key]
-        if self._before is None:
-            return None
-        # A group that comes up, or is of a new life, began at 0. In one that was there only labelled counters come
-        # up, at their first use; a histogram was left out of the bodies.
-        return 0.0 if not known or isinstance(key, tuple) else None
-
-    def _grown(self, group: Group, reading: Reading | None, signal: str) -> dict[tuple[str, ...], float]:
-        """Return what the series of a labelled counter grew by since the poll before, by label values."""
-        found = {}
-        for key, value in reading.counters.items() if reading else ():
-            if isinstance(key, tuple) and key[0] == signal:
-                old = self._base(group, key)
-                if isinstance(old, float):
-                    found[key[1:]] = value - old if value >= old else value
+    def _grown(self, group: Group, reading: Reading) -> Grown:
+        """Return what the labelled counters that matter here grew by since they were seen last."""
+        found: Grown = {}
+        known = self._series[group]
+        for key, value in reading.counters.items():
+            if isinstance(key, tuple) and key[0] in COUNTED:
+                series = known.get(key)
+                if not isinstance(series, Series):
+                    series = known[key] = Series((value if group in self._new else 0.0,))
+                grown = series.grow((value,), self._at, self._seconds)
+                self.anomalies += series.odd
+                if grown is not None:
+                    found.setdefault(key[0], {})[key[1:]] = grown[0]
         return found
 
-    def _outcomes(self, readings: Readings) -> None:
+    def _outcomes(self, readings: Readings, grown: Mapping[Group, Grown]) -> None:
         models: dict[str, list[Group]] = {}
         for group, reading in readings.groups.items():
             if group.scope is Scope.ENGINE and any(key[0] == FINISHED for key in reading.counters):
@@ -198,55 +217,30 @@ class Tally:
         for model, groups in models.items():
             good = failed = 0.0
             for group in groups:
-                for (reason, *_), count in self._grown(group, readings.groups[group], FINISHED).items():
+                for (reason, *_), count in grown[group].get(FINISHED, {}).items():
                     failed += count if reason in FAILED else 0.0
                     good += count if reason not in FAILED | ABORTED else 0.0
             own = Group(Scope.MODEL, (model,))
-            failed += sum(self._grown(own, readings.groups.get(own), REJECTED).values())
+            failed += sum(grown.get(own, {}).get(REJECTED, {}).values())
             # Of several models nobody knows whose an answer was.
-            failed += self._unseen_failures(model, readings, failed) if len(models) == 1 else 0.0
+            failed += self._unseen_failures(model, grown, failed) if len(models) == 1 else 0.0
             before = self._counts.get((model, "", AVAILABILITY), Count())
             counted = Count(before.requests + good + failed, before.good + good)
             self._counts[model, "", AVAILABILITY] = counted
 
-    def _unseen_failures(self, model: str, readings: Readings, failed: float) -> float:
+    def _unseen_failures(self, model: str, grown: Mapping[Group, Grown], failed: float) -> float:
         """Return how many requests the front end failed that no engine told of: 5xx when an engine is dead, say.
 
         An engine's failure, or a rejection, is answered with 5xx at the same poll or the next; or not at all, where
         the answer was being streamed.
         """
-        grown = self._grown(TARGET, readings.groups.get(TARGET), HTTP)
+        answers = grown.get(TARGET, {}).get(HTTP, {})
         answered = sum(
             count
-            for (handler, method, status), count in grown.items()
+            for (handler, method, status), count in answers.items()
             if status == SERVER_ERROR and method == "POST" and handler != "none"
         )
         open_before = self._unanswered.get(model, 0.0)
         matched = min(answered, open_before + failed)
         self._unanswered[model] = failed - max(0.0, matched - open_before)
         return answered - matched
-
-
-def _watched(reading: Reading, objectives: Sequence[Objective]) -> dict[Key, float | Histogram]:
-    found: dict[Key, float | Histogram] = {
-        key: value
-        for key, value in reading.counters.items()
-        if isinstance(key, tuple) and key[0] in (FINISHED, REJECTED, HTTP)
-    }
-    for objective in objectives:
-        histogram = reading.histograms.get(objective.histogram)
-        if histogram is not None:
-            found[objective.histogram] = histogram
-    return found
-
-
-def _of_name(objectives: Sequence[Objective], name: str) -> Objective | None:
-    return next((objective for objective in objectives if objective.name == name), None)
-
-
-def _is_there(labels: tuple[str, str, str], readings: Readings) -> bool:
-    model, engine, _ = labels
-    return any(
-        group.scope is Scope.ENGINE and group.labels[0] == model and engine in ("", group.labels[1])
-        for group in readings.groups
-    )

@@ -1,7 +1,7 @@
-"""Stage 4: rings of readings on a monotonic clock; increases, extents, lives and gaps.
+"""Stage 4: rings of readings on a monotonic clock; increases, extents and gaps.
 
-A window never reaches over a restart or a gap: `Windows` begins anew there. Within a window counters only grow, so
-an increase is the difference of its ends.
+A window never reaches over a process restart, a counter reset or a gap: `Windows` begins a new one there. Within a
+window counters only grow, so an increase is the difference of its ends.
 
 Memory: a window keeps every poll of its length and, older than that, one poll each `COARSE` seconds for as long as
 it keeps history: with the defaults 60 + 48 readings of about 8 KiB under load, so below 1 MiB per engine. What did not
@@ -14,14 +14,16 @@ from collections import deque
 from operator import sub
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-from vllm_sidecar.lives import is_new_life, left_out
 from vllm_sidecar.model import Group, Histogram, Observed, Reading, Scope
+from vllm_sidecar.processes import NOTHING as UNCHANGED
 from vllm_sidecar.pulse import Pulse
+from vllm_sidecar.restarts import Restarts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from vllm_sidecar.model import Key, Readings
+    from vllm_sidecar.processes import Change
 
 COARSE = 5.0
 """Seconds between the polls that are kept beyond the window, for charts."""
@@ -54,7 +56,7 @@ class Extent(NamedTuple):
 
 
 class Window:
-    """The recent readings of one group within one life of the server."""
+    """The recent readings of one group since the last restart, reset or gap."""
 
     def __init__(self, length: float, keep: float) -> None:
         self._length = length
@@ -277,7 +279,7 @@ def between(old: Histogram | None, new: Histogram | None) -> Observed | None:
 
 
 class Windows:
-    """All windows of one target, and the lives of its server.
+    """All windows of one target, and the restarts of its server.
 
     They begin anew where no poll has succeeded for longer than their length, or twice the interval that polls are
     expected at.
@@ -287,19 +289,29 @@ class Windows:
         self._length = length
         self._keep = keep
         self._gap = length
-        self._before: Readings | None = None
-        self._at = 0.0
+        self._at: float | None = None
         self._groups: dict[Group, Window] = {}
-        self._seen: set[Group] = set()
-        """All groups of this life of the server."""
-        self._left_out: dict[tuple[Group, Key], float] = {}
-        self.restarts = 0
-        """New lives of the server that were seen after the first."""
+        self._restarts = Restarts()
+        self.change = UNCHANGED
+        """What the last poll told about the process."""
+        self.now = 0.0
+        """Monotonic time of the last poll."""
         self.gaps = 0
         """Times at which the windows began anew because too long no poll had succeeded."""
 
+    @property
+    def restarts(self) -> int:
+        """Restarts of the server that were seen."""
+        return self._restarts.count
+
+    @property
+    def several(self) -> bool:
+        """Several servers answer at the address, so that none is followed."""
+        return self._restarts.several
+
     def resize(self, length: float, keep: float) -> None:
-        """Take another length of the windows, and of what is kept; they are cut anew."""
+        """Take other lengths; the polls within both stay."""
+        self._gap = max(length, self._gap)
         self._length, self._keep = length, keep
         for window in self._groups.values():
             window.resize(length, keep)
@@ -308,49 +320,36 @@ class Windows:
         """Take the seconds between polls: those of a slow server may be further apart than a window is long."""
         self._gap = max(self._length, 2.0 * interval)
 
-    def append(self, at: float, readings: Readings) -> bool:
-        """Take the readings of one poll; return True where a new life of the server begins with them."""
-        before, self._before = self._before, readings
-        restarted = before is not None and is_new_life(before, readings)
-        back = bool(self._left_out) and self._is_back(readings)
-        if before is not None:
-            self._left_out.update(left_out(before, readings))
-        if before is not None and restarted:
-            self.restarts += 1
+    def missed(self) -> None:
+        """Take note of a poll that nothing answered."""
+        self._restarts.missed()
+
+    def append(self, at: float, readings: Readings, clock: float | None = None) -> Change:
+        """Take the readings of one poll, and the server's Unix time where it is known; return what is new with them.
+
+        Raises:
+            PollError: Several servers answer at the address; the poll is not taken.
+        """
+        change = self.change = self._restarts.follow(at, readings, clock)
+        gap = self._at is not None and at - self._at > self._gap
+        if change.restarted or change.anew or gap:
+            self.gaps += not (change.restarted or change.anew)
             self._groups.clear()
-            self._seen.clear()
-        elif before is not None and at - self._at > self._gap:
-            self.gaps += 1
-            self._groups.clear()
-        elif back:
-            self._groups.clear()
-        for group in self._groups.keys() - readings.groups.keys():
+        for group in [group for group in self._groups if group in change.broken or group not in readings.groups]:
             del self._groups[group]
-        goes_on = bool(self._groups) or (before is not None and not before.groups)
-        front_end = readings.groups.get(TARGET, EMPTY)
-        open_fds = front_end.gauges.get("server_open_fds")
+        open_fds = readings.groups.get(TARGET, EMPTY).gauges.get("server_open_fds")
         for group, reading in readings.groups.items():
             window = self._groups.get(group)
             if window is None:
                 window = self._groups[group] = Window(self._length, self._keep)
                 # v0 makes an engine's series, and HTTP counters are made, with the first request: they began at 0.
-                if goes_on and group not in self._seen:
+                if group in change.fresh - change.broken and self._at is not None and not (change.restarted or gap):
                     window.append(self._at, EMPTY)
             window.append(at, reading)
             if window.pulse.progress_at == at:
                 window.pulse.open_fds_at_progress = open_fds
-        self._seen.update(readings.groups)
-        self._at = at
-        return restarted
-
-    def _is_back(self, readings: Readings) -> bool:
-        """Tell whether a counter is back and goes on from its old value; as a new one it would be a huge increase."""
-        back = [
-            (readings.groups[group].counters[key], self._left_out.pop((group, key)))
-            for group, key in list(self._left_out)
-            if group in readings.groups and key in readings.groups[group].counters
-        ]
-        return any(now >= then > 0.0 for now, then in back)
+        self._at = self.now = at
+        return change
 
     def get(self, group: Group) -> Window | None:
         """Return the window of a group; None where the last poll did not have it."""

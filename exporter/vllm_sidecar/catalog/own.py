@@ -49,8 +49,8 @@ OWN: tuple[Signal, ...] = (
     _own("rejected_lines_total", Kind.COUNTER, "Lines of bodies that were no valid samples; the others were used.",
          "source"),
     _own("dropped_values_total", Kind.COUNTER,
-         "Values that cannot be true and were left out: not_finite, negative, bad_histogram, sum_fell; of GPUs also "
-         "sentinel, zero, out_of_range.",
+         "Values that cannot be true and were left out: not_finite, negative, bad_histogram, sum_fell, impossible; of "
+         "GPUs also sentinel, zero, out_of_range.",
          "source", "anomaly"),
     _own("window_gaps_total", Kind.COUNTER, "Times at which windows began anew because polls had failed for too long."),
     _own("unknown_families", Kind.GAUGE,

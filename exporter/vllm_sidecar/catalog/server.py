@@ -55,7 +55,9 @@ SERVER: tuple[Signal, ...] = (
     _target("config_last_change_timestamp_seconds", Kind.GAUGE,
             "Unix time of the last change of version, models or flags; absent before the first.",
             unit=Unit.TIMESTAMP),
-    _target("server_restarts_total", Kind.COUNTER, "New lives of the server that the sidecar saw since it started."),
+    _target("server_restarts_total", Kind.COUNTER,
+            "Restarts of the server that the sidecar saw since it started; several servers behind one address are "
+            "not counted."),
     _target("server_start_timestamp_seconds", Kind.GAUGE,
             "Unix time at which the API server, else its counters, were made; absent where vLLM does not tell.",
             unit=Unit.TIMESTAMP),

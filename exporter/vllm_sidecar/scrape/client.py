@@ -10,6 +10,7 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -135,7 +136,8 @@ class Client:
         if encoding not in ("", "identity"):
             # In a thread, for a bomb keeps a CPU busy up to the cap, and other targets must not notice.
             body = await asyncio.to_thread(inflate, wire, encoding, self._scrape.max_body_size, where)
-        return Response(body, answer.headers.get("Content-Type", ""), seconds, len(wire))
+        content_type, date = answer.headers.get("Content-Type", ""), unix_time(answer.headers.get("Date", ""))
+        return Response(body, content_type, seconds, len(wire), date)
 
     async def _read(self, answer: aiohttp.ClientResponse, where: str) -> bytes:
         limit = self._scrape.max_body_size
@@ -172,6 +174,14 @@ def join(base: URL, path: str, query: Sequence[tuple[str, str]] = ()) -> URL:
     joined = re.sub("/{2,}", "/", f"{base.raw_path}/{quote(path, safe=_PATH_SAFE)}")
     pairs = [*URL.build(query_string=own_query).query.items(), *query]
     return base.with_path(joined, encoded=True).with_query(pairs or None)
+
+
+def unix_time(date: str) -> float | None:
+    """Return the Unix time of a Date header; None where it is none."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return None
 
 
 def _tracing() -> aiohttp.TraceConfig:
