@@ -289,7 +289,10 @@ async def test_a_target_whose_loop_ends_is_down_at_once_and_begins_again(monkeyp
         async with asyncio.timeout(5.0):
             while run.samples()[UP]:  # noqa: ASYNC110 - nothing tells a test
                 await asyncio.sleep(0.01)
+            while not run.samples()['internal_errors_total{part="target"}']:  # noqa: ASYNC110
+                await asyncio.sleep(0)
         samples = run.samples()
+        assert samples[UP] == 0.0
         assert 'requests_running{model_name="tiny",engine="0"}' not in samples
         assert samples['internal_errors_total{part="target"}'] == 1.0
         assert samples['poll_failures_total{source="vllm",reason="internal"}'] == 1.0

@@ -79,6 +79,23 @@ async def test_a_part_that_ran_for_long_begins_again_soon() -> None:
     assert part.pauses == [FIRST_PAUSE] * 5
 
 
+async def test_a_part_that_breaks_while_it_is_cancelled_is_cancelled() -> None:
+    class Breaking(Part):
+        async def run(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ValueError("while it closes")
+
+    part = Breaking()
+    task = asyncio.create_task(supervise(part, "part", part.count))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert part.counted == 0
+
+
 async def test_a_part_whose_series_cannot_be_ended_ends_the_program() -> None:
     class Stuck(Part):
         def ended(self, error: BaseException) -> None:

@@ -70,6 +70,6 @@ async def _end_of(part: Supervised) -> BaseException:
     except (Exception, asyncio.CancelledError) as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            raise
+            raise asyncio.CancelledError from error
         return error
     return RuntimeError("it returned")
