@@ -13,7 +13,7 @@ from aiohttp import web
 from vllm_sidecar import __version__, log
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.export import Exporter
-from vllm_sidecar.gpu import GpuMonitor
+from vllm_sidecar.gpu.monitor import GpuMonitor
 from vllm_sidecar.log import event
 from vllm_sidecar.pipeline import Pipeline
 from vllm_sidecar.server import make_app

@@ -10,7 +10,7 @@ from vllm_sidecar.model import Scope
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from vllm_sidecar.gpu import GpuMonitor
+    from vllm_sidecar.gpu.monitor import GpuMonitor
     from vllm_sidecar.model import FlagValue
     from vllm_sidecar.window import Windows
 

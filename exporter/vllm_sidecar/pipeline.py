@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_sidecar.config import Config, Slos, Target
-    from vllm_sidecar.gpu import GpuMonitor
+    from vllm_sidecar.gpu.monitor import GpuMonitor
     from vllm_sidecar.model import Readings
 
 SOURCE = "vllm"
