@@ -12,6 +12,7 @@ from gpus import device, poll, values
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.gpu import EVENTS, XID_SEVERITY
 from vllm_sidecar.config import Config
+from vllm_sidecar.export import Exporter
 from vllm_sidecar.gpu.frames import GpuEvent, Note, Opened
 from vllm_sidecar.gpu.monitor import GpuMonitor
 from vllm_sidecar.gpu.samples import MOST_XIDS
@@ -172,6 +173,21 @@ def test_a_bug_in_the_gpus_series_costs_them_and_says_so(
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == ["internal_error"]
     monkeypatch.undo()
     assert run.took(FINE)[UP] == 1.0
+
+
+def test_a_node_that_cannot_be_shown_at_all_is_no_failure_of_a_scrape(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        health = Run().monitor.health
+
+        def samples(self) -> Any:
+            raise ZeroDivisionError("a bug")
+
+    exporter = Exporter(60.0)
+    exporter.node = Broken()
+    body = exporter.render(openmetrics=True)
+    assert b"vllm_sidecar_build_info" in body
+    assert b"nvml" not in body
+    assert [record.getMessage() for record in caplog.records] == ["internal_error"]
 
 
 def test_what_events_lack_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

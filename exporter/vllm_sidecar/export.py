@@ -7,6 +7,7 @@ would be made for nobody. A scrape never waits for a server: it gets what the la
 from __future__ import annotations
 
 import gzip
+import logging
 import platform
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +19,7 @@ from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
 from vllm_sidecar.exposition import Family, Renderer, labels_text
+from vllm_sidecar.log import event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from vllm_sidecar.health import Health
     from vllm_sidecar.model import Value
     from vllm_sidecar.snapshot import Snapshot
+
+_log = logging.getLogger(__name__)
 
 GZIP_LEVEL = 1
 """Level 1 makes a tenth of the text in a fraction of the time of the default."""
@@ -122,13 +126,20 @@ class Exporter:
     def _render(self, openmetrics: bool) -> bytes:
         own: dict[str, list[tuple[str, Value]]] = {name: [("", value)] for name, value in self._own.items()}
         own["build_info"] = [(self._build, 1.0)]
-        node = [self.node.samples()] if self.node else []
-        everything = [*(snapshot.samples for snapshot in self.snapshots.values()), *node, own]
+        everything = [*(snapshot.samples for snapshot in self.snapshots.values()), self._of_node(), own]
         families = (
             (family, [one for samples in everything for one in samples.get(name, ())])
             for name, family in self._families.items()
         )
         return self._renderer.render(chain(self._own_process(), families), openmetrics=openmetrics)
+
+    def _of_node(self) -> Mapping[str, list[tuple[str, Value]]]:
+        """Return the series of the GPUs; a bug in them must not cost vLLM's, which are in the same scrape."""
+        try:
+            return self.node.samples() if self.node else {}
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            event(_log, logging.ERROR, "internal_error", source="nvml", exc_info=error)
+            return {}
 
     def _own_process(self) -> Iterator[tuple[Family, list[tuple[str, Value]]]]:
         """Yield CPU, memory and open files of this process under the names that every exporter has."""

@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from vllm_sidecar.beside import Beside, world_size
+from vllm_sidecar.beside import Beside, gpus_here
 from vllm_sidecar.charts import charts
 from vllm_sidecar.derive import latency
 from vllm_sidecar.derive.slo import Objective
@@ -83,8 +83,8 @@ class Pipeline:
         settings = Settings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
         self._snapshotter = Snapshotter(self.name, labels, settings)
         self._health = Health(SOURCE, interval=scrape.interval)
-        local = local_listener(str(target.url), target.unix_socket) is not None
-        self._beside = Beside(gpus, config.windows.length, local=local)
+        self._local = local_listener(str(target.url), target.unix_socket) is not None
+        self._beside = Beside(gpus, config.windows.length, local=self._local)
         self._tally = _tally(config.slos)
         self._readings: Readings | None = None
         self._polled: Polled | None = None
@@ -252,9 +252,9 @@ class Pipeline:
 
     @property
     def gpus_used(self) -> int | None:
-        """GPUs that the server uses, as its parallel sizes say; None where no source tells."""
+        """GPUs of this machine that the server uses, as its parallel sizes say; None where no source tells."""
         flags = self._introspector.identity.flags if self._introspector else {}
-        return world_size(flags)
+        return gpus_here(flags, local=self._local)
 
 
 def _asleep(readings: Readings) -> bool:

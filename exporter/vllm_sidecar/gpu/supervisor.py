@@ -65,10 +65,21 @@ class Supervisor:
     ) -> None:
         self._plan, self._publish, self._server_pids, self._tick = plan, publish, server_pids, tick
         self._program, self._clock = program, clock
+        self._child: Child | None = None
         self._stuck: list[Child] = []
         self._unnamed = 0
         self._pids: tuple[int, ...] = ()
         self._last: Frame | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process that calls NVML now; None between two."""
+        return self._child.pid if self._child else None
+
+    @property
+    def call(self) -> str:
+        """The call that it is in, or was in last."""
+        return self._child.page.call if self._child else ""
 
     async def run(self) -> None:
         """Start one child after the other until cancelled."""
@@ -107,10 +118,12 @@ class Supervisor:
         except OSError as error:
             return PollError(Reason.INTERNAL, f"the process that calls NVML cannot be started: {error}")
         failure: PollError | None = None
+        self._child = child
         try:
             child.send("plan", self._request())
             failure = await self._follow(child)
         finally:
+            self._child = None
             call = await self._end(child, at_once=failure is not None)
         return failure or self._why(child, call)
 
