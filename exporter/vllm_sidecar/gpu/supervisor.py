@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from vllm_sidecar.catalog.gpu import EVENTS
 from vllm_sidecar.gpu.child import Child, command, start, watch_without_threads
@@ -53,6 +53,9 @@ class Supervisor:
     `server_pids` are vLLM's processes on this machine; `tick` is called at every look.
     """
 
+    _stuck: ClassVar[list[Child]] = []
+    """Processes that could not be killed and have not ended, of all supervisors: a reload must not forget them."""
+
     def __init__(
         self,
         plan: Plan,
@@ -66,7 +69,6 @@ class Supervisor:
         self._plan, self._publish, self._server_pids, self._tick = plan, publish, server_pids, tick
         self._program, self._clock = program, clock
         self._child: Child | None = None
-        self._stuck: list[Child] = []
         self._unnamed = 0
         self._pids: tuple[int, ...] = ()
         self._last: Frame | None = None
@@ -108,7 +110,7 @@ class Supervisor:
 
     async def _one(self) -> PollError | None:
         """Run one child until it ends; return why it failed, None where it found other devices than at its start."""
-        self._stuck = [child for child in self._stuck if not child.exited.is_set()]
+        self._stuck[:] = [child for child in self._stuck if not child.exited.is_set()]
         if len(self._stuck) >= MOST_STUCK:
             return PollError(Reason.HUNG, f"{len(self._stuck)} processes hang in the driver and cannot be ended")
         reader = FrameReader(processes=self._plan.processes)
@@ -177,15 +179,14 @@ class Supervisor:
 
         One that cannot even be killed is left behind and remembered.
         """
-        call = child.page.call
         child.close_input()
         if at_once or not await _within(child.exited, END_SECONDS):
             if not at_once:
-                event(_log, logging.WARNING, "gpu_process_killed", pid=child.pid, call=call)
+                event(_log, logging.WARNING, "gpu_process_killed", pid=child.pid, call=child.page.call)
             child.kill()
             if not await _within(child.exited, KILL_SECONDS):
                 self._stuck.append(child)
-                event(_log, logging.ERROR, "gpu_process_left_behind", pid=child.pid, call=call)
+                event(_log, logging.ERROR, "gpu_process_left_behind", pid=child.pid, call=child.page.call)
         call = child.page.call
         child.release()
         return call
