@@ -29,10 +29,11 @@ def has_events(run: Following, index: int = 0) -> bool:
     return len(readings) > index and readings[index].capabilities.get("events", False)
 
 
-async def test_polls_come_until_it_is_stopped_and_then_nvml_is_let_go(stub: Stub) -> None:
+@pytest.mark.parametrize("interval", [0.05, 5.0])
+async def test_polls_come_until_it_is_stopped_and_then_nvml_is_let_go(interval: float, stub: Stub) -> None:
     stub.script("gpus 2")
-    async with following() as run:
-        await run.until_polled(more=3)
+    async with following(QUICK._replace(interval=interval, timeout=10.0)) as run:
+        await run.until_polled(more=3 if interval < 1.0 else 1)
         assert run.found[0] == Opened("580.95.05", 2, 0, "13.580.95.05")
         began = time.monotonic()
         await run.stop()

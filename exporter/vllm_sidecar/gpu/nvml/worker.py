@@ -31,6 +31,8 @@ from vllm_sidecar.gpu.nvml.page import CallPage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+LONGEST_WAIT = 0.3
+"""Seconds of one wait for events, in which nothing that the parent says is heard, and so not its end."""
 _PR_SET_PDEATHSIG = 1
 _MOST_INPUT = 1 << 16
 
@@ -85,7 +87,7 @@ class Worker:
                 self._send("outdated", {})
                 return
             while (left := now + interval - time.monotonic()) > 0.0 and not self._ended:
-                self._wait(events, min(left, self._plan["heartbeat"]))
+                self._wait(events, min(left, self._plan["heartbeat"], LONGEST_WAIT))
 
     def _wait(self, events: Events, seconds: float) -> None:
         """Let time pass, at most so long, for events where there can be any."""
