@@ -14,7 +14,7 @@ from aiohttp import web
 from vllm_sidecar import __version__, log
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.export import Exporter
-from vllm_sidecar.gpu import GpuMonitor
+from vllm_sidecar.gpu.monitor import GpuMonitor
 from vllm_sidecar.log import event
 from vllm_sidecar.pipeline import Pipeline
 from vllm_sidecar.server import make_app
@@ -190,11 +190,11 @@ class Sidecar:
         self._gpus = self._gpu_task = None
 
     def _server_pids(self) -> list[int]:
-        """Return the processes of the servers on this machine; asked by another thread."""
+        """Return the processes of the servers on this machine."""
         return [pid for pipeline in list(self._pipelines.values()) if (pid := pipeline.server_pid) is not None]
 
     def _servers_use(self) -> int | None:
-        """Return how many GPUs all servers use together; None where one does not tell."""
+        """Return how many GPUs of this machine all servers use together; None where one does not tell."""
         sizes = [pipeline.gpus_used for pipeline in self._pipelines.values()]
         known = [size for size in sizes if size is not None]
         return sum(known) if known and len(known) == len(sizes) else None

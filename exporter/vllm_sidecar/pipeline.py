@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from vllm_sidecar.beside import Beside, world_size
+from vllm_sidecar.beside import Beside, gpus_here
 from vllm_sidecar.charts import Charts
 from vllm_sidecar.derive import latency
 from vllm_sidecar.derive.slo import Objective
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vllm_sidecar.config import Config, Slos, Target
-    from vllm_sidecar.gpu import GpuMonitor
+    from vllm_sidecar.gpu.monitor import GpuMonitor
     from vllm_sidecar.model import Readings
 
 SOURCE = "vllm"
@@ -89,8 +89,8 @@ class Pipeline:
         """Held while they are read one after the other, for a poll in between would undo them."""
         self._health = Health(SOURCE, interval=config.scrape.interval)
         self._succeeded_at: float | None = None
-        local = local_listener(str(target.url), target.unix_socket) is not None
-        self._beside = Beside(gpus, config.windows.length, local=local)
+        self._local = local_listener(str(target.url), target.unix_socket) is not None
+        self._beside = Beside(gpus, config.windows.length, local=self._local)
         self._introspector: Introspector | None = None
         self._tally: Tally | None = None
         self._charts = Charts()
@@ -396,9 +396,9 @@ class Pipeline:
 
     @property
     def gpus_used(self) -> int | None:
-        """GPUs that the server uses, as its parallel sizes say; None where no source tells."""
+        """GPUs of this machine that the server uses, as its parallel sizes say; None where no source tells."""
         flags = self._introspector.identity.flags if self._introspector else {}
-        return world_size(flags)
+        return gpus_here(flags, local=self._local)
 
 
 def _told_to_end() -> bool:

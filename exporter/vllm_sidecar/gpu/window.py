@@ -96,6 +96,7 @@ class GpuWindows:
             del self._by_uuid[uuid]
         for uuid, reading in alive.items():
             window = self._by_uuid.setdefault(uuid, GpuWindow(reading.device, self._length))
+            window.device = reading.device  # its index may be another since NVML was initialised again
             window.append(poll.at, reading.values)
 
     def resize(self, length: float) -> None:
