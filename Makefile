@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench e2e fmt generate clean
+.PHONY: help demo test check bench e2e gpu fmt generate clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,6 +26,9 @@ test: $(READY) ## unit, replay and failure tests
 
 e2e: $(READY) ## the real program against real Prometheus
 	@$(BIN)/pytest -q -m e2e
+
+gpu: $(READY) ## the program beside a CUDA load, on a machine with an NVIDIA GPU
+	@$(BIN)/python tests/hardware
 
 check: $(READY) ## format, lint, types, generated files
 	@$(BIN)/ruff format --check .

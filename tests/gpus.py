@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 EVERY = 5.0
 
 
-def device(index: int | str, parent: str | None = None) -> GpuDevice:
+def device(index: int | str, parent: str | None = None, uuid: str = "") -> GpuDevice:
     kind = "MIG" if parent else "GPU"
-    return GpuDevice(str(index), f"{kind}-{index}", "NVIDIA H100", parent=parent)
+    return GpuDevice(str(index), uuid or f"{kind}-{index}", "NVIDIA H100", parent=parent)
 
 
 def values(**fields: float) -> dict[Key, float]:
@@ -28,10 +28,10 @@ def values(**fields: float) -> dict[Key, float]:
     return {f"gpu_{name}": value for name, value in fields.items()}
 
 
-def poll(at: float, *readings: Mapping[Key, float] | None, chosen_by: str = "all") -> GpuPoll:
+def poll(at: float, *readings: Mapping[Key, float] | None, chosen_by: str = "all", present: int = 0) -> GpuPoll:
     """Make a poll of GPUs 0, 1, ...; None is one that is lost."""
     made = (GpuReading(device(i), found or {}, lost=found is None) for i, found in enumerate(readings))
-    return GpuPoll(tuple(made), at, 0.01, chosen_by=chosen_by)
+    return GpuPoll(tuple(made), at, 0.01, chosen_by=chosen_by, present=present)
 
 
 def gpu(*polls: Mapping[Key, float], index: int | str = 0, parent: str | None = None) -> GpuWindow:

@@ -42,6 +42,7 @@ class Target:
     url: str = "http://127.0.0.1:1"
     headers: dict[str, SecretStr] = field(default_factory=dict)
     bearer_token_file: Path | None = None
+    bearer_token: SecretStr | None = None
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -30,7 +31,8 @@ def build(folder: Path, *definitions: str) -> Path:
         tell("cc is missing: apt-get install gcc libc6-dev")
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / NAME
-    flags = ["-std=gnu11", "-shared", "-fPIC", "-O1", "-pthread", *(f"-D{each}" for each in definitions)]
+    flags = ["-std=gnu11", "-shared", "-fPIC", "-O1", "-pthread", f"-Wl,-soname,{NAME}"]
+    flags += [f"-D{each}" for each in definitions]
     subprocess.run([str(compiler), *flags, "-o", str(library), str(SOURCE)], check=True, timeout=60)
     return library
 
@@ -74,11 +76,12 @@ def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stub(stub_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    """The library with a script of its own, loaded in this process too where NVML is looked for."""
+    """The library with a script of its own: found by children, and loaded in this process, which finds it by name."""
     made = Stub(stub_library, tmp_path / "script")
     made.script()
-    monkeypatch.setattr("vllm_sidecar.gpu.nvml.LIBRARY", str(stub_library))
-    monkeypatch.setenv("NVML_STUB_SCRIPT", str(made.file))
+    ctypes.CDLL(str(stub_library))
+    for name, value in made.variables.items():
+        monkeypatch.setenv(name, value)
     yield made
     made.script()
     made.at_end.close()

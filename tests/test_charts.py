@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from readings import ENGINE, OTHER_ENGINE, observed, readings
-from vllm_sidecar.charts import SPAN, charts
+from vllm_sidecar.charts import SPAN, TOGETHER, Charts
+from vllm_sidecar.distribution import estimates
 from vllm_sidecar.window import Windows
 
 if TYPE_CHECKING:
@@ -17,11 +19,15 @@ if TYPE_CHECKING:
 OFFSET = 1_800_000_000.0
 
 
+def draw(charts: Charts, windows: Windows, since: float = 0.0, engine: str | None = None) -> list[dict[str, Any]]:
+    return asyncio.run(charts.draw(windows, OFFSET, since, engine))
+
+
 def drawn(*polls: dict[Group, Poll], since: float = 0.0, every: float = 1.0) -> list[dict[str, Any]]:
     windows = Windows(60.0, 300.0)
     for index, poll in enumerate(polls):
         windows.append(index * every, readings(poll))
-    return charts(windows, OFFSET, since)
+    return draw(Charts(), windows, since)
 
 
 def one(*polls: Poll, since: float = 0.0, every: float = 1.0) -> dict[str, list[float | None]]:
@@ -98,3 +104,90 @@ def test_each_engine_has_its_own_columns() -> None:
     first, second = drawn({ENGINE: {"requests_running": 1}, OTHER_ENGINE: {"requests_running": 2}})
     assert (first["engine"], first["series"]["running"]) == ("0", [1.0])
     assert (second["engine"], second["series"]["running"]) == ("1", [2.0])
+
+
+TTFT = "time_to_first_token_seconds"
+
+
+def test_a_histogram_that_was_left_out_of_a_body_is_not_drawn_over_the_life_of_the_server() -> None:
+    """It is back with all that it ever counted, which says nothing of the span."""
+    old = [0.1] * 500
+    polls: list[Poll] = [{TTFT: observed(*old, *[5.0] * n)} for n in range(40)]
+    polls[10] = {"requests_running": 1}
+    columns = one(*polls)
+    assert columns["ttft_p50"][9] == pytest.approx(5.0, rel=0.5)
+    assert columns["ttft_p50"][10] is None
+    assert columns["ttft_p50"][10 + int(SPAN)] is None, "its span begins at the body that lacks it"
+    assert columns["ttft_p50"][11 + int(SPAN)] == pytest.approx(5.0, rel=0.5)
+
+
+def test_a_histogram_that_comes_up_with_the_first_request_is_drawn_from_there() -> None:
+    columns = one({}, {}, {TTFT: observed(1.5, 1.5)})
+    assert 1.0 <= (columns["ttft_p50"][2] or 0.0) <= 2.0
+
+
+def test_a_rate_that_no_float_holds_is_nothing() -> None:
+    columns = one({"prompt_tokens_total": 0.0}, {"prompt_tokens_total": 1.7e308}, every=0.5)
+    assert columns["prompt_tokens"] == [None, None]
+
+
+def test_each_point_is_worked_out_once_however_often_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    worked_out = 0
+
+    def counting(windows: list[Any], quantiles: tuple[float, ...]) -> list[list[Any]]:
+        nonlocal worked_out
+        worked_out += len(windows)
+        return estimates(windows, quantiles)
+
+    monkeypatch.setattr("vllm_sidecar.charts.estimates", counting)
+    windows, charts = Windows(60.0, 300.0), Charts()
+    for at in range(40):
+        windows.append(float(at), readings({ENGINE: {TTFT: observed(*[1.5] * at)}}))
+    first = draw(charts, windows)
+    assert (worked_out, draw(charts, windows)) == (3 * 40, first)
+    windows.append(40.0, readings({ENGINE: {TTFT: observed(*[1.5] * 40)}}))
+    assert [len(engine["at"]) for engine in draw(charts, windows)] == [41]
+    assert worked_out == 3 * 41
+
+
+def test_points_are_kept_as_long_as_their_polls() -> None:
+    windows, charts = Windows(10.0, 20.0), Charts()
+    for at in range(200):
+        group = ENGINE if at < 100 else OTHER_ENGINE
+        windows.append(float(at), readings({group: {"requests_running": 1}}))
+        draw(charts, windows)
+    (engine,) = draw(charts, windows)
+    assert {group: len(points) for group, points in charts._drawn.items()} == {OTHER_ENGINE: len(engine["at"])}
+    assert len(engine["at"]) < 20
+
+
+def test_only_the_engine_that_is_asked_for_is_drawn() -> None:
+    windows = Windows(60.0, 300.0)
+    windows.append(0.0, readings({ENGINE: {"requests_running": 1}, OTHER_ENGINE: {"requests_running": 2}}))
+    (engine,) = draw(Charts(), windows, engine="1")
+    assert engine["series"]["running"] == [2.0]
+
+
+async def test_what_nobody_has_looked_at_yet_is_worked_out_in_short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: between two pauses no more than some histograms are estimated."""
+    pieces = [0]
+
+    def counting(windows: list[Any], quantiles: tuple[float, ...]) -> list[list[Any]]:
+        pieces[-1] += len(windows)
+        return estimates(windows, quantiles)
+
+    async def other() -> None:
+        while True:
+            pieces.append(0)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("vllm_sidecar.charts.estimates", counting)
+    windows = Windows(60.0, 300.0)
+    for at in range(50):
+        poll: Poll = {TTFT: observed(*[1.5] * at)}
+        windows.append(float(at), readings({ENGINE: poll, OTHER_ENGINE: poll}))
+    task = asyncio.create_task(other())
+    await Charts().draw(windows, OFFSET, 0.0)
+    task.cancel()
+    assert sum(pieces) == 2 * 3 * 50
+    assert max(pieces) <= TOGETHER

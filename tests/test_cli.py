@@ -136,7 +136,8 @@ def test_check_config_of_a_node_without_vllm_counts_no_target(
 def test_only_gpus_and_a_vllm_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--gpu.only", "--vllm.url", "http://127.0.0.1:8000"]) == 1
     assert capsys.readouterr().err == (
-        "vllm-sidecar: command line: gpu.only: got true; allowed: true only without vllm, --vllm.url and targets\n"
+        "vllm-sidecar: command line: gpu.only: got true; "
+        "allowed: true only without vllm (in the file, by flag or environment) and targets\n"
     )
 
 
@@ -314,3 +315,104 @@ def test_the_command_line_itself_loads_neither_what_serves_nor_what_generates() 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_command_line_reads_a_config_without_numpy(tmp_path: Path) -> None:
+    """Its import takes longer than everything else that --help does."""
+    (tmp_path / "c.yaml").write_text("vllm: {labels: {team: a}}\n", encoding="utf-8")
+    program = (
+        "import sys; from vllm_sidecar.cli import main; codes = main(['--help']), main(['check-config', 'c.yaml']);"
+        "sys.exit(str(codes) if any(codes) else 'numpy is loaded' if 'numpy' in sys.modules else None)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_numpy_makes_no_thread_for_each_core_of_the_machine() -> None:
+    program = "import os, vllm_sidecar.__main__ as m; m.main(); import numpy; print(len(os.listdir('/proc/self/task')))"
+    hidden = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = {name: value for name, value in ENVIRONMENT.items() if name not in hidden}
+    command = [sys.executable, "-c", program, "version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+
+    assert done.stdout.splitlines()[-1] == "1"
+
+
+def test_serve_hands_on_what_the_environment_sets(app: App, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("log: {level: warning}\nlimits: {adapters: 3}\n", encoding="utf-8")
+    monkeypatch.setenv("VLLM_SIDECAR_CONFIG_FILE", str(path))
+    monkeypatch.setenv("VLLM_SIDECAR_SCRAPE_INTERVAL", "5s")
+    monkeypatch.setenv("VLLM_SIDECAR_VLLM_BEARER_TOKEN", "s3cret")
+
+    assert main(["serve", "--vllm.insecure-skip-verify", "--vllm.labels", "{team: search}"]) == 0
+    assert (app.config.scrape.interval, app.config.limits.adapters) == (5.0, 3)
+    assert (app.config.vllm.insecure_skip_verify, app.config.vllm.labels) == (True, {"team": "search"})
+    assert app.config.vllm.bearer_token is not None
+
+
+def test_every_setting_of_the_target_that_is_no_secret_has_a_flag(app: App) -> None:
+    given = ["--vllm.url", "http://a:1", "--vllm.metrics-path", "/m", "--vllm.cert-file", __file__]
+    given += ["--vllm.ca-file", __file__, "--vllm.key-file", __file__, "--vllm.bearer-token-file", __file__]
+    given += ["--vllm.unix-socket", "a.sock", "--vllm.args", "--max-num-seqs 8", "--vllm.headless=false"]
+    given += ["--vllm.insecure-skip-verify=true", "--vllm.labels", "{a: b}"]
+
+    assert main(["serve", *given]) == 0
+    assert set(type(app.config.vllm).model_fields) - app.config.vllm.model_fields_set == {"headers", "bearer_token"}
+
+
+@pytest.mark.parametrize("secret", ["--vllm.bearer-token", "--vllm.headers"])
+def test_no_flag_takes_a_secret(secret: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", secret, "s3cret"]) == 2
+    assert f"unrecognized arguments: {secret}" in capsys.readouterr().err
+
+
+def test_an_unknown_variable_is_a_warning(
+    app: App, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_SIDECAR_SCRAPE_INTERVALL", "5s")
+    monkeypatch.setenv("VLLM_SIDECAR_PORT", "tcp://10.0.0.1:10190")
+
+    assert main(["serve"]) == 0
+    assert app.config == Config()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "level=warning" in line
+    assert "did you mean VLLM_SIDECAR_SCRAPE_INTERVAL?" in line
+
+
+def test_check_config_checks_the_environment_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("log: {level: loud}\n", encoding="utf-8")
+    monkeypatch.setenv("VLLM_SIDECAR_SCRAPE_INTERVAL", "soon")
+
+    assert main(["check-config", str(path)]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert "environment variable VLLM_SIDECAR_SCRAPE_INTERVAL: scrape.interval: got" in first
+    assert "line 1: log.level: got" in second
+
+
+def test_check_config_says_that_a_worker_is_not_polled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("vllm: {url: 'http://localhost:8000'}\n", encoding="utf-8")
+    monkeypatch.setenv("LWS_WORKER_INDEX", "1")
+
+    assert main(["check-config", str(path)]) == 0
+    said = "OK, GPUs of a worker without an HTTP server (vllm.headless) every 5s, served on :10190"
+    assert capsys.readouterr().out == f"{path}: {said}\n"
+
+
+def test_a_sighup_while_serve_starts_waits_until_it_can_be_answered() -> None:
+    program = (
+        "import os, signal, sys; sys.argv = ['vllm-sidecar', 'serve', '--log.level', 'loud'];"
+        "import vllm_sidecar.__main__ as m; m.main(); os.kill(os.getpid(), signal.SIGHUP);"
+        "sys.exit(7 if signal.SIGHUP in signal.sigpending() else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=ENVIRONMENT, check=False)
+
+    assert done.returncode == 7

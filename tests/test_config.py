@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.config import (
     DEFAULT_PORT,
     Config,
@@ -20,6 +21,7 @@ from vllm_sidecar.config import (
     parse_duration,
     parse_size,
 )
+from vllm_sidecar.config.values import LABELS_OF_SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,11 +161,11 @@ def test_the_one_target_has_no_name_and_listed_ones_replace_it(write: Callable[[
 def test_files_are_found_from_the_folder_of_the_config(tmp_path: Path, write: Callable[[str], Path]) -> None:
     (tmp_path / "token").write_text("s3cret", encoding="utf-8")
 
-    target = load(write("vllm: {bearer_token_file: token, unix_socket: run/vllm.sock, ca_file: /dev/null}\n")).vllm
+    target = load(write(f"vllm: {{bearer_token_file: token, unix_socket: run/vllm.sock, ca_file: {__file__}}}\n")).vllm
 
     assert target.bearer_token_file == tmp_path / "token"
     assert target.unix_socket == tmp_path / "run" / "vllm.sock"
-    assert target.ca_file == Path("/dev/null")
+    assert target.ca_file == Path(__file__)
 
 
 def test_a_config_shows_no_secret(write: Callable[[str], Path]) -> None:
@@ -180,6 +182,14 @@ def test_a_config_shows_no_secret(write: Callable[[str], Path]) -> None:
     )
     assert "s3cret" not in repr(config) + str(config) + str(config.redacted())
     assert config.vllm.headers["X-Token"].get_secret_value() == "s3cret"
+
+
+def test_the_labels_that_a_target_must_not_take_are_those_of_the_catalog() -> None:
+    """The catalog cannot be asked where a file is read: it would load numpy."""
+    used = {name for signal in SIGNALS.values() for name in signal.label_names}
+
+    assert used - LABELS_OF_SIGNALS == set(), "add them to LABELS_OF_SIGNALS in config/values.py"
+    assert LABELS_OF_SIGNALS - used == set(), "no signal has them: delete them from LABELS_OF_SIGNALS"
 
 
 def test_a_config_without_secrets_reads_back_from_what_it_displays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_sidecar.config import RESERVED_LABELS, ConfigError, load, parse_duration
+from vllm_sidecar.config.document import MOST_VALUES
+from vllm_sidecar.config.files import MOST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,7 +62,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(write: Callable[
         'line 4: scrape.max_interval: got "60s" (the default); allowed: at least interval (1m30s)',
         "line 6: scrape.interval: given twice; it is also on line 5",
         'line 7: vllm.url: got "ftp://a"; allowed: http://HOST[:PORT][/PREFIX] or https://...',
-        "line 8: targets: got a list; allowed: either vllm (or --vllm.url) or targets, not both",
+        "line 8: targets: got a list; allowed: either vllm (in the file, by flag or environment) or targets, not both",
         'line 9: targets.0.url: got "ftp://b"; allowed: http://HOST[:PORT][/PREFIX] or https://...',
         'line 10: targets.1.name: got "a"; allowed: a name that targets.0 does not have',
     )
@@ -96,11 +99,55 @@ def test_a_key_with_a_line_break_is_told_on_one_line(write: Callable[[str], Path
     assert answers(write('log: {"a\\nb": 1}\n')) == ("line 1: log.a\\nb: unknown key; allowed: level, format",)
 
 
-@pytest.mark.parametrize("tagged", ["!!int x", "!!float x"])
-def test_a_tag_that_does_not_fit_its_value_is_one_mistake(write: Callable[[str], Path], tagged: str) -> None:
-    (mistake,) = answers(write(f"log: {tagged}\n"))
+@pytest.mark.parametrize(
+    "tagged", ["!!int x", "!!float x", "!!bool maybe", "!!timestamp x", "!!int ''", "!!binary \u00e9"]
+)
+def test_a_tag_that_does_not_fit_its_value_is_one_mistake_with_its_line(
+    write: Callable[[str], Path], tagged: str
+) -> None:
+    (mistake,) = answers(write(f"web: {{}}\nlog: {tagged}\n"))
 
-    assert mistake.startswith("not valid YAML: ")
+    assert mistake.startswith("line 2, column 6: not valid YAML: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
+        "a0: &a0 {k: x}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 30)),
+    ],
+    ids=["lists", "merges"],
+)
+def test_a_few_lines_that_stand_for_billions_of_values_are_one_mistake(write: Callable[[str], Path], text: str) -> None:
+    assert answers(write(text)) == (
+        f"holds more than {MOST_VALUES} values, counting each alias as often as it is used",
+    )
+
+
+def test_a_key_that_stands_for_billions_of_values_is_a_mistake(write: Callable[[str], Path]) -> None:
+    lines = "".join(f"a{n}: &a{n} {{? *a{n - 1} : *a{n - 1}}}\n" for n in range(1, 40))
+
+    assert answers(write("a0: &a0 {k: x}\n" + lines)) != ()
+
+
+def test_a_named_pipe_is_refused_at_once_in_place_of_the_file_and_of_those_that_it_names(
+    tmp_path: Path, write: Callable[[str], Path]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    assert answers(pipe) == ("cannot be read: Not a regular file",)
+    assert answers(write("vllm: {bearer_token_file: pipe}")) == (
+        f'line 1: vllm.bearer_token_file: got "pipe"; allowed: a file that can be read ({pipe}: Not a regular file)',
+    )
+
+
+def test_a_file_that_is_too_large_for_a_configuration_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"#" * (MOST_BYTES + 1))
+
+    assert answers(path) == (f"cannot be read: Larger than {MOST_BYTES} bytes",)
 
 
 @given(st.binary(max_size=60) | st.text(alphabet="abn\\:-[]{}&*!|>'\"#% \n?,1.", max_size=40).map(str.encode))
@@ -129,7 +176,7 @@ def test_a_value_below_something_that_is_no_section_leaves_that_mistake(write: C
 
 def test_a_url_on_the_command_line_excludes_targets_in_the_file(write: Callable[[str], Path]) -> None:
     assert answers(write("targets: [{name: a}]\n"), {"vllm.url": "http://b:2"}) == (
-        "line 1: targets: got a list; allowed: either vllm (or --vllm.url) or targets, not both",
+        "line 1: targets: got a list; allowed: either vllm (in the file, by flag or environment) or targets, not both",
     )
 
 

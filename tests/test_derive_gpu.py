@@ -73,6 +73,45 @@ def test_gpus_that_may_be_others_are_not_joined() -> None:
     assert derive.request_watts(server([working()], gpus, chosen_by="configured")) is not None
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"tensor_parallel_size": 2, "distributed_executor_backend": "ray"},
+        {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "nnodes": 2},
+        {"tensor_parallel_size": 1, "data_parallel_size": 4, "data_parallel_size_local": 2},
+        {"tensor_parallel_size": 4},
+    ],
+    ids=["ray", "nodes", "ranks elsewhere", "fewer than it asks for"],
+)
+def test_a_part_of_the_gpus_is_not_taken_for_all_and_still_shows_that_they_spin(flags: dict) -> None:
+    gpus = [steady(i, seconds=160.0, **BUSY) for i in range(1 if "ray" in flags.values() else 2)]
+    made = server([working()], gpus, flags=flags, chosen_by="processes")
+    assert derive.tokens_per_joule(made) == {}
+    assert derive.request_watts(made) is None
+    assert derive.generation_tokens_per_second(made) is None
+    assert derive.imbalance(made) == {}
+    assert derive.starved(made) is None
+    assert derive.busy_without_progress(server([frozen()], gpus, flags=flags, chosen_by="processes"))["low"] == 1.0
+
+
+def test_ray_on_one_machine_with_all_its_gpus_is_joined() -> None:
+    flags = {"tensor_parallel_size": 2, "distributed_executor_backend": "ray"}
+    gpus = [steady(i, **BUSY) for i in range(2)]
+    assert derive.request_watts(server([working()], gpus, flags=flags, chosen_by="all")) is not None
+
+
+def test_one_rank_behind_an_external_balancer_is_joined_with_its_own_gpus() -> None:
+    flags = {"tensor_parallel_size": 1, "data_parallel_size": 8, "data_parallel_rank": 3}
+    assert derive.request_watts(server([working()], [steady(0, **BUSY)], flags=flags)) is not None
+
+
+def test_stages_of_a_pipeline_are_not_compared() -> None:
+    gpus = [steady(i, power_watts=watts, utilization_ratio=1.0) for i, watts in enumerate((600.0, 600.0, 200.0, 200.0))]
+    flags = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
+    assert derive.imbalance(server([], gpus, flags=flags))["power"] == 0.0
+    assert derive.imbalance(server([], gpus, flags={"tensor_parallel_size": 1, "pipeline_parallel_size": 4})) == {}
+
+
 def test_a_straggler_shows_in_its_own_tensor_parallel_group() -> None:
     watts = [600.0, 600.0, 600.0, 150.0, 300.0, 300.0, 300.0, 300.0]
     gpus = [steady(i, power_watts=each, utilization_ratio=1.0) for i, each in enumerate(watts)]

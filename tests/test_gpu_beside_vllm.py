@@ -179,6 +179,8 @@ async def test_a_server_elsewhere_is_not_joined_with_gpus_that_nobody_said_are_i
         for devices, joined in ("auto", False), ("all", True):
             async with running(elsewhere, devices=devices) as run:
                 found = await run.until({UP: 1.0, 'up{source="vllm"}': 1.0, "gpu_devices": 1.0})
+                polls = 'polls_total{source="vllm"}'
+                found = await run.until({polls: found[polls] + 1.0})  # the join is seen with the next poll of vLLM
                 assert ("gpu_starved" in found) is joined
 
 

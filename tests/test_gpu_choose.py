@@ -6,16 +6,17 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gpus import device
-from vllm_sidecar.gpu import choose
-from vllm_sidecar.gpu.driver import Driver, Plan
-from vllm_sidecar.gpu.nvml import Nvml, NvmlFailedError
-from vllm_sidecar.gpu.processes import environment, family
-from vllm_sidecar.model import Reason
+from stub_nvml import LOST
+from vllm_sidecar.gpu.nvml import choose
+from vllm_sidecar.gpu.nvml.binding import Nvml, NvmlFailedError
+from vllm_sidecar.gpu.nvml.driver import Driver, Plan
+from vllm_sidecar.gpu.nvml.processes import environment, family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,13 +78,17 @@ def test_mig_instances_are_named_by_uuid() -> None:
 def read(stub: Stub, plan: Plan, pids: tuple[int, ...] = (), *lines: str) -> tuple[list[str], str]:
     stub.script("gpus 4", *lines)
     nvml = Nvml()
-    driver = Driver(nvml, plan, lambda: pids)
+    driver = Driver(nvml, plan)
     try:
-        found = driver.poll(time.monotonic())
+        found = driver.poll(time.monotonic(), pids)
     finally:
         driver.close()
         nvml.close()
-    return [reading.device.index for reading in found.readings], found.chosen_by
+    return indices(found), found["chosen_by"]
+
+
+def indices(frame: dict) -> list[str]:
+    return [device["device"][0] for device in frame["devices"]]
 
 
 @pytest.fixture
@@ -110,19 +115,18 @@ def test_auto_takes_processes_before_the_environment_and_that_before_all(stub: S
 
 def test_what_vllm_uses_is_looked_for_again_as_soon_as_it_is_found(stub: Stub, server_pid: int) -> None:
     stub.script("gpus 4")
-    nvml, pids = Nvml(), []
-    driver = Driver(nvml, Plan(slow_interval=3600.0), lambda: pids)
+    nvml, pids = Nvml(), list[int]()
+    driver = Driver(nvml, Plan(slow_interval=3600.0))
     now = time.monotonic()
-    assert len(driver.poll(now).readings) == 4
+    assert len(driver.poll(now)["devices"]) == 4
     pids.append(server_pid)
-    found = driver.poll(now + 5.0)
-    assert found.chosen_by == "environment"
-    assert "gpu_power_limit_watts" in found.readings[0].values
+    found = driver.poll(now + 5.0, pids)
+    assert found["chosen_by"] == "environment"
+    assert "power_limit_watts" in [row[0] for row in found["devices"][0]["slow"]]
     calls = nvml.calls
-    driver.poll(now + 10.0)
+    driver.poll(now + 10.0, pids)
     assert nvml.calls - calls <= 2 * 12
-    pids.clear()
-    assert driver.poll(now + 15.0).chosen_by == "all"
+    assert driver.poll(now + 15.0)["chosen_by"] == "all"
     nvml.close()
 
 
@@ -135,7 +139,7 @@ def test_a_list_takes_what_it_names_and_mig_instances_with_the_gpu_they_are_on(s
 def test_names_of_which_none_is_there_are_a_failure(stub: Stub) -> None:
     with pytest.raises(NvmlFailedError, match="none of the 4 devices here is 9, GPU-x") as caught:
         read(stub, Plan(wanted=("9", "GPU-x")))
-    assert caught.value.reason is Reason.NO_GPU
+    assert caught.value.reason == "no_gpu"
 
 
 def test_of_an_environment_only_what_is_about_gpus_is_kept(server_pid: int) -> None:
@@ -155,10 +159,61 @@ def test_on_a_split_gpu_only_the_instance_that_vllm_uses_is_chosen(stub: Stub, s
     """NVML lists the processes of all instances on the GPU itself too."""
     stub.script("gpus 1", "mig 2", f"process {server_pid}")
     nvml = Nvml()
-    driver = Driver(nvml, Plan(), lambda: (server_pid,))
+    driver = Driver(nvml, Plan())
     by_index = {gpu.device.index: gpu for gpu in driver.devices}
     by_index["0:1"].processes = frozenset  # type: ignore[method-assign]
-    found = driver.poll(time.monotonic())
+    found = driver.poll(time.monotonic(), [server_pid])
     nvml.close()
-    assert [reading.device.index for reading in found.readings] == ["0", "0:0"]
-    assert found.chosen_by == "processes"
+    assert indices(found) == ["0", "0:0"]
+    assert found["chosen_by"] == "processes"
+
+
+MIXED = [device(i) for i in range(3)]
+MIXED[2] = replace(MIXED[2], name="NVIDIA A2")
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-1,0"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, {"GPU-2"}),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-2"}, {"GPU-2"}),
+        ({"CUDA_VISIBLE_DEVICES": "1", "NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-0"}, {"GPU-1"}),
+    ],
+)
+def test_where_models_are_mixed_cudas_indices_say_nothing_without_its_order(
+    variables: dict[str, str], found: set[str] | None
+) -> None:
+    choice = choose.by_environment(variables, MIXED)
+    assert choice == (None if found is None else (found, "environment"))
+
+
+@pytest.mark.parametrize(
+    ("plan", "pids", "lost"),
+    [
+        (Plan(), False, ["3"]),
+        (Plan(), True, []),
+        (Plan(wanted=()), True, ["3"]),
+        (Plan(wanted=("0",)), True, []),
+        (Plan(wanted=("0", "3")), True, ["3"]),
+    ],
+    ids=["auto that took all", "auto that knows", "all", "a list without it", "a list with it"],
+)
+def test_a_gpu_without_a_handle_is_lost_only_where_it_was_selected(
+    plan: Plan, pids: bool, lost: list[str], stub: Stub, server_pid: int
+) -> None:
+    stub.script("gpus 4", f"3.ret.nvmlDeviceGetHandleByIndex_v2 {LOST}")
+    nvml = Nvml()
+    driver = Driver(nvml, plan)
+    found = driver.poll(time.monotonic(), [server_pid] if pids else [])
+    nvml.close()
+    assert [each["device"][0] for each in found["devices"] if each["lost"]] == lost
+    assert found["present"] == 4
+
+
+def test_a_list_of_which_only_a_lost_gpu_is_left_says_that_it_is_lost(stub: Stub) -> None:
+    with pytest.raises(NvmlFailedError) as caught:
+        read(stub, Plan(wanted=("3",)), (), f"3.ret.nvmlDeviceGetHandleByIndex_v2 {LOST}")
+    assert caught.value.reason == "gpu_lost"

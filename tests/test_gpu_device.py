@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ import pytest
 
 from stub_nvml import LOST, NO_PERMISSION, NOT_SUPPORTED, OLD, RESET, Stub
 from vllm_sidecar.catalog.gpu import GPU_FIELDS, GROUPS
-from vllm_sidecar.gpu.driver import Driver, Plan
-from vllm_sidecar.gpu.nvml import Nvml
+from vllm_sidecar.gpu.frames import FrameReader
+from vllm_sidecar.gpu.nvml.binding import Nvml
+from vllm_sidecar.gpu.nvml.driver import Driver, Plan
 from vllm_sidecar.gpu.samples import EventLog, make
 from vllm_sidecar.health import Health
 
@@ -28,16 +30,19 @@ PROCESSES = {"gpu_processes", "gpu_process_memory_bytes"}
 
 
 class Reader:
-    """A driver that the test polls."""
+    """A driver that the test polls; what it says goes through frames, as from the child."""
 
     def __init__(self, plan: Plan) -> None:
         self.nvml = Nvml()
         self.driver = Driver(self.nvml, plan)
+        self.frames = FrameReader(processes=plan.processes)
+        versions = {"driver": self.driver.driver_version, "nvml": self.driver.nvml_version}
+        self.frames.read(json.dumps(["opened", {**versions, "devices": 1, "gone": 0}]).encode())
 
     def poll(self, times: int = 2) -> GpuPoll:
         for _ in range(times):
-            found = self.driver.poll(time.monotonic())
-        return found
+            found = self.frames.read(json.dumps(["poll", self.driver.poll(time.monotonic())]).encode())
+        return found  # type: ignore[return-value]
 
     def one(self, times: int = 2) -> dict[str, float]:
         """Values of the first device; of labelled ones the key is signal and labels, joined by blanks."""
@@ -267,7 +272,7 @@ def test_processes_of_many_names_share_a_series(stub: Stub, monkeypatch: pytest.
     reader = read(stub, plan=Plan(slow_interval=0.0, processes=True))
     found = [SimpleNamespace(pid=i, usedGpuMemory=10) for i in range(50)]
     monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses_v3", lambda _: found)
-    monkeypatch.setattr("vllm_sidecar.gpu.device.names_of", lambda pids: {pid: f"job-{pid}" for pid in pids})
+    monkeypatch.setattr("vllm_sidecar.gpu.nvml.device.names_of", lambda pids: {pid: f"job-{pid}" for pid in pids})
     memory = {name: used for name, used in reader.one().items() if name.startswith("gpu_process_memory")}
     assert len(memory) == 21
     assert memory["gpu_process_memory_bytes others"] == 300.0

@@ -12,9 +12,9 @@ from gpus import device, poll, values
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.gpu import EVENTS, XID_SEVERITY
 from vllm_sidecar.config import Config
-from vllm_sidecar.gpu.events import GpuEvent
+from vllm_sidecar.export import Exporter
+from vllm_sidecar.gpu.frames import GpuEvent, Note, Opened
 from vllm_sidecar.gpu.monitor import GpuMonitor
-from vllm_sidecar.gpu.poller import Opened
 from vllm_sidecar.gpu.samples import MOST_XIDS
 from vllm_sidecar.model import GPU_REASONS, GpuPoll, GpuReading, PollError, Reason
 
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 
 FINE = values(utilization_ratio=0.5, power_watts=300.0)
 UP = 'up source="nvml"'
-
-
-class Hung:
-    """Stands for the thread: busy since a time, in a call."""
-
-    doing = "nvmlDeviceGetName of GPU 3"
-
-    def __init__(self, busy_since: float | None) -> None:
-        self.busy_since = busy_since
 
 
 class Run:
@@ -65,7 +56,7 @@ class Run:
 def test_all_series_are_of_the_catalog_and_have_its_labels() -> None:
     run = Run()
     run.monitor.take(Opened("580", 2, 0))
-    run.monitor.take(GpuEvent("0", "GPU-0", "xid", 79, 5.0))
+    run.monitor.take(GpuEvent("0", "GPU-0", ("xid",), 79, 5.0))
     run.took(FINE, None)
     for name, rows in run.monitor.samples().items():
         for text, _ in rows:
@@ -94,24 +85,13 @@ def test_values_stay_for_two_misses_and_go_with_the_third() -> None:
     assert 'gpu_failing reason="driver_mismatch"' not in run.samples()
 
 
-def test_a_thread_that_hangs_counts_as_missed_polls_and_what_it_said_ends() -> None:
+def test_values_that_nothing_follows_end() -> None:
     run = Run()
     run.took(FINE)
-    hung = Hung(run.now)
-    for seconds, up, failures in [(5, 1.0, 0), (10, 1.0, 0), (15, 1.0, 1), (20, 0.0, 2)]:
-        run.now = hung.busy_since + seconds
-        run.monitor._look_after(hung)
-        found = run.samples()
-        assert (found[UP], found['poll_failures_total source="nvml",reason="timeout"']) == (up, failures)
-    assert run.monitor.health.detail == "nvmlDeviceGetName of GPU 3 has not returned for 20 s"
-
-
-def test_a_thread_that_only_pauses_long_lets_its_values_end_too() -> None:
-    run = Run()
-    run.took(FINE)
-    run.now += 16.0
-    run.monitor._look_after(Hung(None))
-    assert run.samples()[UP] == 0.0
+    for seconds, up in [(15.0, 1.0), (1.0, 0.0)]:
+        run.now += seconds
+        run.monitor._expire(run.now)
+        assert run.samples()[UP] == up
     assert run.monitor.poll is None
 
 
@@ -122,9 +102,9 @@ def test_events_are_counted_from_zero_and_shown_while_nothing_can_be_polled() ->
     assert sum(name.startswith("gpu_xid_errors_total") for name in found) == len(XID_SEVERITY)
     for _ in range(4):
         run.failed()
-    run.monitor.take(GpuEvent("0", "GPU-0", "xid", 79, 77.0))
-    run.monitor.take(GpuEvent("0", "GPU-0", "xid", 999, 78.0))
-    run.monitor.take(GpuEvent("0", "GPU-0", "recovery_action", 1, 79.0))
+    run.monitor.take(GpuEvent("0", "GPU-0", ("xid",), 79, 77.0))
+    run.monitor.take(GpuEvent("0", "GPU-0", ("xid",), 999, 78.0))
+    run.monitor.take(GpuEvent("0", "GPU-0", ("recovery_action",), 1, 79.0))
     found = run.samples()
     assert found[UP] == 0.0
     assert found['gpu_xid_errors_total gpu="0",uuid="GPU-0",xid="79",severity="critical"'] == 1.0
@@ -137,24 +117,86 @@ def test_events_are_counted_from_zero_and_shown_while_nothing_can_be_polled() ->
 def test_a_driver_that_makes_up_codes_does_not_make_up_series_without_end() -> None:
     run = Run()
     for code in range(1000, 2000):
-        run.monitor.take(GpuEvent("0", "GPU-0", "xid", code, 1.0))
+        run.monitor.take(GpuEvent("0", "GPU-0", ("xid",), code, 1.0))
     found = run.samples()
     assert sum(name.startswith("gpu_xid_errors_total") for name in found) == MOST_XIDS
     assert found['gpu_events_total gpu="0",uuid="GPU-0",event="xid"'] == 1000.0
 
 
 @pytest.mark.parametrize(
-    ("settings", "servers", "seen", "expected"),
-    [({"expected": 8}, 4, 2, 8), ({}, 4, 2, 4), ({}, None, 2, 2)],
-    ids=["configured", "as vLLM's sizes say", "the most seen"],
+    ("settings", "servers", "present", "expected"),
+    [
+        ({"expected": 8}, 4, 4, 8),
+        ({}, 4, 4, 4),
+        ({}, None, 4, 2),
+        ({}, 0, 4, 2),
+        ({}, 16, 8, 2),
+        ({"devices": [0, 1]}, 4, 4, 2),
+    ],
+    ids=["configured", "as the servers use", "unknown", "all are remote", "more than the node has", "a list"],
 )
-def test_how_many_gpus_are_expected(settings: dict, servers: int | None, seen: int, expected: int) -> None:
+def test_how_many_gpus_are_expected(settings: dict, servers: int | None, present: int, expected: int) -> None:
     run = Run(lambda: servers, **settings)
-    run.took(*[FINE] * seen)
-    found = run.took(FINE, *[None] * (seen - 1))
+    run.took(FINE, FINE, present=present)
+    found = run.took(FINE, None)
     assert found["gpu_expected_devices"] == expected
     assert found["gpu_missing_devices"] == expected - 1
     assert found['gpu_lost gpu="1",uuid="GPU-1"'] == 1.0
+
+
+def test_a_gpu_that_has_another_index_after_a_restart_of_the_driver_is_there_once() -> None:
+    run = Run()
+    run.took(FINE, FINE)
+    run.monitor.take(GpuEvent("1", "GPU-1", ("xid",), 79, 5.0))
+    moved = GpuReading(device(0, uuid="GPU-1"), FINE)
+    run.monitor.take(GpuPoll((moved,), run.now + 5.0, 0.01))
+    names = [name for name in run.samples() if 'uuid="GPU-1"' in name]
+    assert names
+    assert not [name for name in names if 'gpu="1"' in name]
+    assert run.samples()['gpu_xid_errors_total gpu="0",uuid="GPU-1",xid="79",severity="critical"'] == 1.0
+    assert [window.device.index for window in run.monitor.windows] == ["0"]
+
+
+def test_a_bug_in_the_gpus_series_costs_them_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run()
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("vllm_sidecar.gpu.samples._values", broken)
+    found = run.took(FINE)
+    assert found[UP] == 0.0
+    assert found['gpu_failing reason="internal"'] == 1.0
+    assert "gpu_devices" not in found
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == ["internal_error"]
+    monkeypatch.undo()
+    assert run.took(FINE)[UP] == 1.0
+
+
+def test_a_node_that_cannot_be_shown_at_all_is_no_failure_of_a_scrape(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        health = Run().monitor.health
+
+        def samples(self) -> Any:
+            raise ZeroDivisionError("a bug")
+
+    exporter = Exporter(60.0)
+    exporter.node = Broken()
+    body = exporter.render(openmetrics=True)
+    assert b"vllm_sidecar_build_info" in body
+    assert b"nvml" not in body
+    assert [record.getMessage() for record in caplog.records] == ["internal_error"]
+
+
+def test_what_events_lack_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    run = Run()
+    for _ in range(3):
+        run.monitor.take(Note("gpu_events_unsupported", "not supported"))
+        run.monitor.take(Note("gpu_without_events", "not supported", "3"))
+    assert [record.getMessage() for record in caplog.records] == ["gpu_events_unsupported", "gpu_without_events"]
 
 
 def test_instances_of_a_split_gpu_count_and_it_does_not() -> None:
@@ -207,3 +249,17 @@ def test_values_left_out_add_up() -> None:
         run.now += 5.0
         run.monitor.take(replace(poll(run.now, FINE), anomalies={"sentinel": 3}))
     assert run.samples()['dropped_values_total source="nvml",anomaly="sentinel"'] == 6.0
+
+
+def test_a_monitor_that_ended_has_no_live_series_and_goes_on_where_it_was() -> None:
+    run = Run()
+    run.took(FINE)
+    run.now += 3.0
+    assert run.monitor.last_success_age == 3.0
+    changes = run.changes
+    run.monitor.ended(ZeroDivisionError("bug"))
+    found = run.samples()
+    assert (found[UP], run.changes) == (0.0, changes + 1)
+    assert not [name for name in found if name.startswith("gpu_power")]
+    assert found['poll_failures_total source="nvml",reason="internal"'] == 1.0
+    assert run.took(FINE)[UP] == 1.0

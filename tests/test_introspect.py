@@ -414,3 +414,26 @@ async def test_no_failure_carries_its_detail_into_the_identity() -> None:
     await walk(probing, 0.0, 8)
     assert SECRET not in repr(probing.identity)
     assert set(probing.identity.source_errors.values()) == {"http_5xx"}
+
+
+async def test_changed_settings_leave_what_is_known() -> None:
+    client, other = FakeClient(), FakeClient(timeout=1.0)
+    probing = introspector(client, ["--max-num-seqs", "8"])
+    await walk(probing, 0.0, 4)
+    before = probing.identity
+    probing.use(
+        other, interval=60.0, timeout=1.0, server_time_ratio=0.1, args=["--max-num-seqs", "16"], proc=False,
+        url="http://127.0.0.1:8000", unix_socket=None,
+    )  # fmt: skip
+    assert (probing.identity.version, probing.identity.models) == (before.version, before.models)
+    assert probing.identity.flags["max_num_seqs"] == 16
+    assert probing.probes[INFO.partition("?")[0]].failures == 1
+    await walk(probing, 4.0, 60)
+    assert VERSION in other.asked
+    probing.use(
+        other, interval=30.0, timeout=1.0, server_time_ratio=0.1, args=(), proc=False,
+        url="http://127.0.0.1:8000", unix_socket=None,
+    )  # fmt: skip
+    assert "max_num_seqs" not in probing.identity.flags
+    assert probing.identity.version == before.version
+    assert probing.probes[VERSION].interval == 30.0

@@ -251,7 +251,7 @@ async def test_static_labels_are_on_every_series_of_the_target() -> None:
     async with FakeVllm(BODY) as fake, run(config(fake.url, vllm={"labels": {"team": "a"}})) as running:
         await running.poll()
         samples = await running.poll()
-    own = {"build_info", "window_seconds"}
+    own = {"build_info", "window_seconds", "internal_errors_total", "config_restart_needed"}
     without = {name for name in samples if 'team="a"' not in name and not name.startswith("process_")}
     assert {name.partition("{")[0] for name in without} == own
 

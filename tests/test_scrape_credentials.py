@@ -232,3 +232,10 @@ async def test_certificates_are_used_as_soon_as_they_are_there_and_when_they_cha
         assert caught.value.reason is Reason.TLS
         ca_file.write_bytes((pki.folder / "ca.pem").read_bytes())
         assert (await client.get("/metrics")).body == BODY
+
+
+async def test_a_token_of_the_configuration_is_sent() -> None:
+    async with FakeVllm(BODY) as fake:
+        async with Client(Target(fake.url, bearer_token=SecretStr("s3cret")), Scrape()) as client:
+            await client.get("/metrics")
+        assert fake.requests[0].headers["authorization"] == "Bearer s3cret"

@@ -20,6 +20,7 @@ from fake_vllm import FakeVllm
 from running import config
 from vllm_sidecar.app import Sidecar
 from vllm_sidecar.config import Config, ConfigError
+from vllm_sidecar.page import _known_asset
 from vllm_sidecar.server import make_app
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class Client:
 
     async def get(self, path: str, **headers: str) -> tuple[aiohttp.ClientResponse, bytes]:
         async with self._session.get(path, headers=headers) as answer:
+            return answer, await answer.read()
+
+    async def head(self, path: str, **headers: str) -> tuple[aiohttp.ClientResponse, bytes]:
+        async with self._session.head(path, headers=headers) as answer:
             return answer, await answer.read()
 
     async def post(self, path: str) -> tuple[int, str]:
@@ -116,14 +121,6 @@ async def test_gzip_is_used_where_it_is_taken() -> None:
             answer, body = await client.get("/metrics", **{"Accept-Encoding": accepted})
             assert answer.headers.get("Content-Encoding") == encoding
             assert b"vllm_sidecar_up" in body
-
-
-async def test_scrapers_share_the_bytes_of_one_poll() -> None:
-    settings = config("http://127.0.0.1:1", scrape={"interval": "60s"})
-    async with serving(settings) as client:
-        await client.until_polled()
-        exporter = client.sidecar.exporter
-        assert exporter.render(openmetrics=False) is exporter.render(openmetrics=False)
 
 
 async def test_ready_follows_the_first_success_of_any_target_and_healthy_does_not_wait() -> None:
@@ -249,6 +246,94 @@ async def test_the_page_allows_only_its_own_script_and_style_and_is_asked_for_ag
         chart, _ = await client.get("/page/uplot.js")
         assert chart.headers["Content-Type"] == "text/javascript; charset=utf-8"
         assert "Content-Security-Policy" not in chart.headers
+
+
+@pytest.mark.parametrize("known", ["*", "W/{tag}", '"other", {tag}', "{tag},{tag}"])
+async def test_a_page_that_the_client_has_is_not_sent_again(known: str) -> None:
+    async with serving(config("http://127.0.0.1:1")) as client:
+        for path in ("/", "/page/uplot.js"):
+            tag = (await client.get(path))[0].headers["ETag"]
+            again, nothing = await client.get(path, **{"If-None-Match": known.replace("{tag}", tag)})
+            assert (again.status, nothing, again.headers["ETag"]) == (304, b"", tag)
+
+
+async def test_names_that_are_no_files_of_the_page_leave_nothing_behind() -> None:
+    async with serving(config("http://127.0.0.1:1")) as client:
+        await client.get("/page/uplot.js")
+        before = _known_asset.cache_info().currsize
+        for number in range(50):
+            assert (await client.get(f"/page/{number}.js"))[0].status == 404
+        assert _known_asset.cache_info().currsize == before
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/api/v1/status", "/page/none", "/none"])
+async def test_no_answer_names_versions_of_what_it_is_made_with(path: str) -> None:
+    async with serving(config("http://127.0.0.1:1")) as client:
+        answer, _ = await client.get(path)
+        assert answer.headers["Server"] == "vllm-sidecar"
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text;version=x", "text/plain;version=x", ";;,q="])
+async def test_odd_wishes_get_the_text_format(accept: str) -> None:
+    async with serving(config("http://127.0.0.1:1")) as client:
+        answer, body = await client.get("/metrics", Accept=accept)
+        assert (answer.status, answer.content_type) == (200, "text/plain")
+        assert b"vllm_sidecar_up" in body
+
+
+async def test_a_head_request_gets_the_headers_of_a_get() -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
+        await client.until_polled()
+        for path in ("/", "/-/healthy", "/debug/last-scrape", "/page/uplot.js"):
+            full, body = await client.get(path)
+            head, nothing = await client.head(path)
+            assert (head.status, nothing, head.headers["Content-Length"]) == (200, b"", str(len(body)))
+            assert head.headers["Content-Type"] == full.headers["Content-Type"]
+        head, nothing = await client.head("/metrics", **{"Accept-Encoding": "gzip"})
+        assert (head.status, nothing, head.headers["Content-Encoding"]) == (200, b"", "gzip")
+
+
+async def test_the_last_scrape_is_shown_without_working_out_what_is_derived() -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
+        await client.until_polled()
+        client.sidecar.exporter.sources[""].snapshot = None  # type: ignore[method-assign,assignment]
+        assert (await client.get("/debug/last-scrape"))[1] == BODY
+
+
+async def test_a_headless_worker_is_ready_polls_nothing_and_says_so() -> None:
+    async with FakeVllm(BODY) as fake, serving(config(fake.url, vllm={"headless": True})) as client:
+        answer, text = await client.get("/-/ready")
+        assert (answer.status, text) == (200, b"vllm-sidecar is ready: nothing is polled beside a headless worker.\n")
+        answer, _ = await client.get("/api/v1/status")
+        status = await answer.json()
+        assert status["targets"] == []
+        assert status["state"] == {
+            "name": "headless",
+            "severity": "fine",
+            "text": "a worker without an HTTP server (vllm.headless): nothing is polled, only its GPUs are watched",
+        }
+        _, body = await client.get("/metrics")
+        assert b'source="vllm"' not in body
+        assert fake.requests == []
+
+
+async def test_a_sidecar_that_watches_only_gpus_says_so() -> None:
+    async with serving(Config.model_validate({"gpu": {"only": True}})) as client:
+        answer, _ = await client.get("/api/v1/status")
+        status = await answer.json()
+        assert (status["targets"], status["state"]["name"]) == ([], "gpus_only")
+
+
+async def test_with_several_targets_the_history_and_the_last_scrape_are_those_of_one() -> None:
+    async with FakeVllm(BODY) as a, FakeVllm(BODY) as b:
+        targets = tuple({"name": name, "url": fake.url} for name, fake in (("a", a), ("b", b)))
+        async with serving(Config.model_validate({"targets": targets, "introspection": {"proc": False}})) as client:
+            await client.until_polled()
+            assert (await client.get("/debug/last-scrape"))[0].status == 400
+            assert (await client.get("/debug/last-scrape?target=b"))[1] == BODY
+            _, body = await client.get("/api/v1/history?target=b&engine=0")
+            assert [target["target"] for target in json.loads(body)["targets"]] == ["b"]
+            assert (await client.get("/api/v1/history?since=nan"))[0].status == 400
 
 
 async def test_only_the_files_of_the_page_are_served() -> None:

@@ -445,3 +445,46 @@ def test_availability_can_be_left_out() -> None:
     tally = Tally((), availability=False)
     tally.follow(ended(stop=1), Windows(60.0, 300.0))
     assert list(tally.rows(up=True)) == []
+
+
+FAST = Objective("fast", TTFT, 0.5)
+
+
+def test_objectives_that_come_and_go_leave_the_others_their_counts() -> None:
+    followed = Followed(ttft(observed(1.5)), ttft(observed(1.5, 1.5, 9.0)))
+    assert followed.count() == (2.0, 1.0)
+    followed.tally.use((AT_EDGE, FAST), availability=True)
+    followed.poll(ttft(observed(1.5, 1.5, 9.0, 0.25)))
+    assert followed.count() == (3.0, 2.0)
+    assert followed.count("m", "0", "fast") == (1.0, 1.0), "counted from the poll before on, which knew the histogram"
+    followed.tally.use((FAST,), availability=True)
+    followed.poll(ttft(observed(1.5, 1.5, 9.0, 0.25, 0.25)))
+    assert followed.count("m", "0", "fast") == (2.0, 2.0)
+    assert ("m", "0", "ttft") not in followed.rows().get("slo_requests_total", {})
+    assert ("m", "ttft") not in followed.rows()["slo_threshold_seconds"]
+
+
+@pytest.mark.parametrize("changed", [AT_EDGE._replace(threshold=4.0), AT_EDGE._replace(histogram="request_seconds")])
+def test_an_objective_that_means_something_else_begins_at_0(changed: Objective) -> None:
+    followed = Followed(ttft(observed(1.5)), ttft(observed(1.5, 1.5)))
+    followed.tally.use((changed,), availability=True)
+    assert ("m", "0", "ttft") not in followed.rows().get("slo_requests_total", {})
+
+
+def test_an_objective_of_another_model_changes_nothing_for_this_one() -> None:
+    followed = Followed(ttft(observed(1.5)), ttft(observed(1.5, 1.5)))
+    followed.tally.use((AT_EDGE, AT_EDGE._replace(model="other", threshold=4.0)), availability=True)
+    assert followed.count() == (1.0, 1.0)
+    followed.tally.use((AT_EDGE, AT_EDGE._replace(model="m", threshold=4.0)), availability=True)
+    assert ("m", "0", "ttft") not in followed.rows().get("slo_requests_total", {})
+
+
+def test_availability_that_is_turned_off_and_on_begins_at_0() -> None:
+    followed = Followed(ended(stop=1), ended(stop=3))
+    assert followed.count("m", "", "availability") == (2.0, 2.0)
+    followed.tally.use((AT_EDGE,), availability=False)
+    assert "slo_requests_total" not in followed.rows()
+    followed.poll(ended(stop=4))
+    followed.tally.use((AT_EDGE,), availability=True)
+    followed.poll(ended(stop=6))
+    assert followed.count("m", "", "availability") == (2.0, 2.0)

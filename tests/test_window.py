@@ -389,3 +389,45 @@ def test_what_a_histogram_observed_is_never_negative_and_adds_up(counts: list[li
     for at, one in seen.current():
         fresh.append(at, one)
     assert fresh.observed_by_poll(TTFT) == seen.observed_by_poll(TTFT)
+
+
+ITL = "inter_token_latency_seconds"
+
+
+def test_a_histogram_lost_in_the_body_in_which_another_comes_up_is_not_counted_from_zero() -> None:
+    seen = window({TTFT: observed(0.5, 0.5), TOKENS: 1}, {ITL: observed(0.5), TOKENS: 2}, every=1.0, length=2.0)
+    for at in range(2, 5):
+        seen.append(START + at, reading({TTFT: observed(0.5, 0.5, 0.5), ITL: observed(0.5), TOKENS: at}))
+    assert seen.observed(TTFT) is None or seen.observed(TTFT).observations == 0.0  # type: ignore[union-attr]
+
+
+def test_a_shorter_window_is_cut_from_the_polls_of_the_longer_one_and_the_rest_is_history() -> None:
+    seen = window(*({TOKENS: 10 * i, TTFT: observed(*[0.5] * i)} for i in range(61)), every=1.0, length=60.0)
+    assert seen.observed_by_poll(TTFT)
+    seen.resize(20.0, 300.0)
+    assert (seen.seconds, seen.polls, seen.increase(TOKENS)) == (20.0, 21, 200.0)
+    assert len(seen.observed_by_poll(TTFT)) == 20
+    assert next(seen.history())[0] == START
+    seen.append(START + 61, reading({TOKENS: 610, TTFT: observed(*[0.5] * 61)}))
+    assert (seen.seconds, seen.increase(TOKENS), len(seen.observed_by_poll(TTFT))) == (20.0, 200.0, 20)
+
+
+def test_a_longer_window_takes_in_what_was_history() -> None:
+    seen = window(*({TOKENS: 10 * i} for i in range(61)), every=1.0, length=20.0)
+    seen.resize(60.0, 300.0)
+    assert (seen.seconds, seen.increase(TOKENS)) == (60.0, 600.0)
+    assert seen.extent("requests_running") is None
+    assert seen.pulse.progress_at == START + 60
+
+
+def test_what_is_kept_for_shorter_is_dropped() -> None:
+    seen = window(*({TOKENS: 10 * i} for i in range(61)), every=1.0, length=10.0)
+    seen.resize(10.0, 30.0)
+    assert next(seen.history())[0] >= START + 30.0
+
+
+def test_a_window_without_a_poll_can_be_resized() -> None:
+    seen = Window(60.0, 300.0)
+    seen.resize(30.0, 60.0)
+    seen.append(START, reading({TOKENS: 1}))
+    assert seen.polls == 1

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.derive.placement import placement
 from vllm_sidecar.derive.views import Gpus
 from vllm_sidecar.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from vllm_sidecar.gpu import GpuMonitor
+    from vllm_sidecar.gpu.monitor import GpuMonitor
     from vllm_sidecar.model import FlagValue
     from vllm_sidecar.window import Windows
 
 USED = "gpu_memory_used_bytes"
-SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
-def world_size(flags: Mapping[str, FlagValue]) -> int | None:
-    """Return the product of the parallel sizes; None where the tensor parallel one is not known."""
-    if not isinstance(flags.get(SIZES[0]), int):
-        return None
-    size = 1
-    for name in SIZES:
-        value = flags.get(name)
-        size *= value if isinstance(value, int) and value > 0 else 1
-    return size
+def gpus_here(flags: Mapping[str, FlagValue], *, local: bool) -> int | None:
+    """Return how many GPUs of this machine a server uses: none where it is elsewhere, None where nothing tells."""
+    return placement(flags).here if local else 0
 
 
 class Beside:
@@ -40,7 +34,8 @@ class Beside:
         self._gpus = gpus
         self._local = local
         """The server is reached through the loopback or a socket, so it is on this machine or in this pod."""
-        self._warm_up = warm_up
+        self.warm_up = warm_up
+        """Seconds of work after which a server counts as warm."""
         self._working_since: float | None = None
         self._warm: dict[str, float] = {}
 
@@ -56,7 +51,7 @@ class Beside:
         if works and self._working_since is None:
             self._working_since = now
         monitor = self._gpus()
-        if monitor is None or self._working_since is None or now - self._working_since < self._warm_up:
+        if monitor is None or self._working_since is None or now - self._working_since < self.warm_up:
             return
         for gpu in monitor.windows:
             used = gpu.latest.get(USED)

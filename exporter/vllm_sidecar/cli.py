@@ -21,11 +21,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from vllm_sidecar import __version__, log
-from vllm_sidecar.config import Config, ConfigError, format_duration, load
+from vllm_sidecar.config import (
+    CONFIG_FILE,
+    Config,
+    ConfigError,
+    Source,
+    format_duration,
+    is_secret,
+    keys,
+    kinds,
+    unknown_variables,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
+
+    from pydantic.fields import FieldInfo
 
     from vllm_sidecar.generate import Changes, Format
 
@@ -73,23 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version_text())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="watch vLLM and serve /metrics", allow_abbrev=False)
-    serve.add_argument("--config.file", type=Path, metavar="FILE", help="YAML file; without it, the defaults")
-    # These flags are the config's own keys, so that one text tells about both; their values are checked there.
-    serve.add_argument("--vllm.url", metavar="URL", help="address of vLLM (default http://127.0.0.1:8000)")
-    serve.add_argument(
-        "--web.listen-address",
-        dest="web.listen_address",
-        metavar="ADDRESS",
-        help=f"where to serve: HOST:PORT or :PORT (default {Config().web.listen_address})",
-    )
-    serve.add_argument("--gpu.only", action="store_true", default=None, help="watch the GPUs of this node and no vLLM")
-    serve.add_argument(
-        "--gpu.simulate", action="store_true", default=None, help="take the GPUs from the simulator in place of NVML"
-    )
-    serve.add_argument("--log.level", metavar="LEVEL", help="debug, info, warning or error (default info)")
-    serve.add_argument("--log.format", metavar="FORMAT", help="logfmt or json (default logfmt)")
-    serve.set_defaults(command=_serve)
+    _add_serve(commands)
 
     check = commands.add_parser("check-config", help="list all mistakes of a config file", allow_abbrev=False)
     check.add_argument("file", type=Path, metavar="FILE")
@@ -111,6 +107,49 @@ def _parser() -> argparse.ArgumentParser:
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(command=_version)
     return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="watch vLLM and serve /metrics",
+        epilog="Every key of the config can be set by an environment variable, VLLM_SIDECAR_<SECTION>_<KEY>, such as "
+        "VLLM_SIDECAR_SCRAPE_INTERVAL=2s. A flag goes before the environment, and that before the file.",
+        allow_abbrev=False,
+    )
+    serve.add_argument(
+        "--config.file", type=Path, metavar="FILE", help=f"YAML file; without it, the defaults; also as {CONFIG_FILE}"
+    )
+    # These flags are the config's own keys, so that one text tells about both; their values are checked there.
+    serve.add_argument(
+        "--web.listen-address",
+        dest="web.listen_address",
+        metavar="ADDRESS",
+        help=f"where to serve: HOST:PORT or :PORT (default {Config().web.listen_address})",
+    )
+    serve.add_argument("--gpu.only", action="store_true", default=None, help="watch the GPUs of this node and no vLLM")
+    serve.add_argument(
+        "--gpu.simulate", action="store_true", default=None, help="take the GPUs from the simulator in place of NVML"
+    )
+    serve.add_argument("--log.level", metavar="LEVEL", help="debug, info, warning or error (default info)")
+    serve.add_argument("--log.format", metavar="FORMAT", help="logfmt or json (default logfmt)")
+    for path, field in keys():
+        if path[0] == "vllm" and not is_secret(field):
+            _add_key(serve, path, field)
+    serve.set_defaults(command=_serve)
+
+
+def _add_key(serve: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
+    """Add the flag of a key, such as --vllm.ca-file; one that is true or false may be given without a value."""
+    dotted = ".".join(path)
+    flag = "--" + dotted.replace("_", "-")
+    text = str(field.description).rstrip(".").replace("%", "%%")
+    if isinstance(field.default, str):
+        text += f" (default {field.default})"
+    if bool in kinds(field):
+        serve.add_argument(flag, dest=dotted, metavar="BOOL", help=text, nargs="?", const="true")
+    else:
+        serve.add_argument(flag, dest=dotted, metavar=path[-1].upper(), help=text)
 
 
 def _add_rules(generate: argparse.ArgumentParser) -> None:
@@ -249,28 +288,32 @@ def _listening(address: str, flag: str, run: Callable[[], int]) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     flags = {name: value for name, value in vars(arguments).items() if "." in name and value is not None}
-    file: Path | None = flags.pop("config.file", None)
-
-    def reload() -> Config:
-        return load(file, flags)
-
-    config = reload()
+    variable = os.environ.get(CONFIG_FILE)
+    file: Path | None = flags.pop("config.file", None) or (Path(variable) if variable else None)
+    source = Source(file, flags, os.environ)
+    config = source.load()
     log.setup(config.log.level, config.log.format)
-    # The matrices of percentiles are small: a thread for each core of a GPU node would only cost memory.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for problem in unknown_variables(os.environ):
+        log.event(logging.getLogger(__name__), logging.WARNING, "unknown_variable", detail=problem)
     from vllm_sidecar.app import serve  # not needed, and slow to load, for the other commands
 
     try:
-        return _listening(config.web.listen_address, "--web.listen-address", lambda: asyncio.run(serve(config, reload)))
+        return _listening(
+            config.web.listen_address, "--web.listen-address", lambda: asyncio.run(serve(config, source.load))
+        )
     except Exception as error:
         log.event(logging.getLogger(__name__), logging.ERROR, "internal_error", exc_info=error)
         raise
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
-    config = load(arguments.file)
+    config = Source(arguments.file, environment=os.environ).load()
+    for problem in unknown_variables(os.environ):
+        _complain(problem)
     targets = config.all_targets
     count = "1 target" if len(targets) == 1 else f"{len(targets)} targets" if targets else "GPUs and no target"
+    if config.headless:
+        count = "GPUs of a worker without an HTTP server (vllm.headless)"
     every = format_duration(config.scrape.interval if targets else config.gpu.interval)
     print(f"{arguments.file}: OK, {count} every {every}, served on {config.web.listen_address}")
     for target in targets:

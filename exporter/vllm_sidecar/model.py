@@ -69,6 +69,8 @@ class Reason(StrEnum):
     GPU_LOST = "gpu_lost"
     NO_GPU = "no_gpu"
     NVML_ERROR = "nvml_error"
+    CRASHED = "crashed"
+    HUNG = "hung"
     NOT_A_SIMULATOR = "not_a_simulator"
     INTERNAL = "internal"
 
@@ -82,12 +84,14 @@ GPU_REASONS = (
     Reason.GPU_LOST,
     Reason.NO_GPU,
     Reason.NVML_ERROR,
+    Reason.CRASHED,
+    Reason.HUNG,
     Reason.TIMEOUT,
     Reason.NOT_A_SIMULATOR,
     Reason.REFUSED,
     Reason.INTERNAL,
 )
-"""Why a poll of the GPUs fails; NOT_A_SIMULATOR and REFUSED only with `gpu.simulate`."""
+"""Why a poll of the GPUs fails; TIMEOUT, NOT_A_SIMULATOR and REFUSED only with `gpu.simulate`."""
 VLLM_REASONS = tuple(
     reason for reason in Reason if reason not in GPU_REASONS or reason in ("refused", "timeout", "internal")
 )
@@ -371,3 +375,5 @@ class GpuPoll:
     nvml_version: str = ""
     anomalies: Mapping[str, int] = field(default_factory=dict)
     """Values left out at this poll, by kind."""
+    present: int = 0
+    """Devices that the driver lists, whether they are read or not; of a GPU that is split by MIG its instances."""

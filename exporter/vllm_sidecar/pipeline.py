@@ -15,10 +15,11 @@ import math
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from vllm_sidecar.beside import Beside, world_size
-from vllm_sidecar.charts import charts
+from vllm_sidecar.beside import Beside, gpus_here
+from vllm_sidecar.charts import Charts
 from vllm_sidecar.derive import latency
 from vllm_sidecar.derive.slo import Objective
 from vllm_sidecar.derive.views import Settings
@@ -37,10 +38,10 @@ from vllm_sidecar.tally import Tally
 from vllm_sidecar.window import Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vllm_sidecar.config import Config, Slos, Target
-    from vllm_sidecar.gpu import GpuMonitor
+    from vllm_sidecar.gpu.monitor import GpuMonitor
     from vllm_sidecar.model import Readings
 
 SOURCE = "vllm"
@@ -81,29 +82,20 @@ class Pipeline:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        scrape = config.scrape
         self.name = target.name or ""
         self._label = target.name or SOURCE
         self._changed, self._clock, self._wall = changed, clock, wall
-        self._client = client or Client(target, scrape)
-        self._poller = Poller(
-            self._client, target.metrics_path, filtered=scrape.filtered, discovery_interval=scrape.discovery_interval
-        )
-        self._throttle = Throttle(
-            scrape.interval, scrape.max_interval, scrape.server_time_ratio, answers_needed=POLLS_NEEDED
-        )
         self._normaliser = Normaliser()
         self._windows = Windows(config.windows.length, config.windows.keep)
         self._windows_still = asyncio.Lock()
         """Held while they are read one after the other, for a poll in between would undo them."""
-        self._introspector = _introspector(target, config, self._client, wall)
-        labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
-        settings = Settings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
-        self._snapshotter = Snapshotter(self.name, labels, settings)
-        self._health = Health(SOURCE, interval=scrape.interval)
-        local = local_listener(str(target.url), target.unix_socket) is not None
-        self._beside = Beside(gpus, config.windows.length, local=local)
-        self._tally = _tally(config.slos)
+        self._health = Health(SOURCE, interval=config.scrape.interval)
+        self._succeeded_at: float | None = None
+        self._local = local_listener(str(target.url), target.unix_socket) is not None
+        self._beside = Beside(gpus, config.windows.length, local=self._local)
+        self._introspector: Introspector | None = None
+        self._tally: Tally | None = None
+        self._charts = Charts()
         self._readings: Readings | None = None
         self._polled: Polled | None = None
         self._logged_down: Reason | None = None
@@ -113,6 +105,42 @@ class Pipeline:
         self._hold_until = -math.inf
         self._unknown: tuple[str, ...] = ()
         self._current: Snapshot | None = None
+        self._use_polling(target, config, client or Client(target, config.scrape))
+        self._use_rest(target, config)
+
+    def is_polled_anew(self, target: Target, config: Config) -> bool:
+        """Say whether changed settings are about how the server is polled, so that `run` has to end for `use`."""
+        before = (self.target.model_copy(update={"labels": {}}), self._scrape, self._introspection)
+        return before != (target.model_copy(update={"labels": {}}), config.scrape, config.introspection)
+
+    async def use(self, target: Target, config: Config) -> None:
+        """Take changed settings of the same server: its counters, its windows and what is known of it stay."""
+        if self.is_polled_anew(target, config):
+            self._use_polling(target, config, Client(target, config.scrape))
+        self._use_rest(target, config)
+        async with self._windows_still:
+            self._windows.resize(config.windows.length, config.windows.keep)
+        self._show()
+
+    def _use_polling(self, target: Target, config: Config, client: Client) -> None:
+        scrape = self._scrape = config.scrape
+        self._introspection = config.introspection
+        self._client = client
+        self._poller = Poller(
+            client, target.metrics_path, filtered=scrape.filtered, discovery_interval=scrape.discovery_interval
+        )
+        self._throttle = Throttle(
+            scrape.interval, scrape.max_interval, scrape.server_time_ratio, answers_needed=POLLS_NEEDED
+        )
+        self._introspector = _introspector(self._introspector, target, config, client, self._wall)
+
+    def _use_rest(self, target: Target, config: Config) -> None:
+        self.target = target
+        labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
+        settings = Settings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
+        self._snapshotter = Snapshotter(self.name, labels, settings)
+        self._beside.warm_up = config.windows.length
+        self._tally = _tally(self._tally, config.slos)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -140,10 +168,15 @@ class Pipeline:
         except (Exception, asyncio.CancelledError) as error:
             if _told_to_end():
                 raise
-            self._health = self._health.unusable(f"{type(error).__name__}: {error}")
-            self._readings = self._current = None
-            self._changed()
+            self.ended(error)
             raise RuntimeError(f"polling of {self._label} ended") from error
+
+    def ended(self, error: BaseException) -> None:
+        """End all series that would look live: `run` ended, which is a bug."""
+        if self._health.up or self._health.reason is not Reason.INTERNAL:
+            self._health = self._health.unusable(f"{type(error).__name__}: {error}")
+        self._readings = None
+        self._show()
 
     async def _keep_probing(self) -> None:
         """Probe until cancelled; a bug is logged once, makes probes rarer, and costs no poll."""
@@ -236,6 +269,7 @@ class Pipeline:
         """Keep a successful poll and log what is new about it."""
         before, health = self._polled, self._health
         self._polled, self._readings, self._health_says = polled, readings, None
+        self._succeeded_at = self._clock()
         exposition, response = polled.exposition, polled.response
         self._health = health.succeeded(
             last_success=self._wall(),
@@ -309,6 +343,21 @@ class Pipeline:
             self._health = replace(self._health, detail=self._health_says)
 
     @property
+    def labels(self) -> Sequence[tuple[str, str]]:
+        """Labels on every series of the target."""
+        return self._snapshotter.labels
+
+    @property
+    def polled(self) -> Polled | None:
+        """The last body; it costs nothing."""
+        return self._polled
+
+    @property
+    def last_success_age(self) -> float | None:
+        """Seconds since the last successful poll; None before the first."""
+        return None if self._succeeded_at is None else self._clock() - self._succeeded_at
+
+    @property
     def health(self) -> Health:
         """How the last polls went; unlike a snapshot it costs nothing."""
         return self._health
@@ -335,9 +384,11 @@ class Pipeline:
                     latency.prepare(window, self._snapshotter.settings.min_observations)
                 await asyncio.sleep(0)
 
-    def charts(self, since: float, engine: str | None) -> list[dict[str, object]]:
+    async def charts(self, since: float, engine: str | None) -> list[dict[str, object]]:
         """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
-        return charts(self._windows, self._wall() - self._clock(), since, engine) if self._health.up else []
+        if not self._health.up:
+            return []
+        return await self._charts.draw(self._windows, self._wall() - self._clock(), since, engine)
 
     def _take(self) -> Snapshot:
         identity = self._introspector.identity if self._introspector else Identity()
@@ -356,9 +407,9 @@ class Pipeline:
 
     @property
     def gpus_used(self) -> int | None:
-        """GPUs that the server uses, as its parallel sizes say; None where no source tells."""
+        """GPUs of this machine that the server uses, as its parallel sizes say; None where no source tells."""
         flags = self._introspector.identity.flags if self._introspector else {}
-        return world_size(flags)
+        return gpus_here(flags, local=self._local)
 
 
 def _told_to_end() -> bool:
@@ -376,27 +427,35 @@ def _asleep(readings: Readings) -> bool:
     )
 
 
-def _introspector(target: Target, config: Config, client: Client, wall: Callable[[], float]) -> Introspector | None:
-    asked = config.introspection
-    if not asked.enabled:
+def _introspector(
+    known: Introspector | None, target: Target, config: Config, client: Client, wall: Callable[[], float]
+) -> Introspector | None:
+    """Return an introspector with these settings, and with what the one before knows."""
+    probes = config.introspection
+    if not probes.enabled:
         return None
-    return Introspector(
+    make = partial(Introspector, wall=wall) if known is None else known.use
+    made = make(
         client,
-        interval=asked.interval,
-        timeout=asked.timeout,
+        interval=probes.interval,
+        timeout=probes.timeout,
         server_time_ratio=config.scrape.server_time_ratio,
         args=target.args,
-        proc=asked.proc,
+        proc=probes.proc,
         url=str(target.url),
         unix_socket=target.unix_socket,
-        wall=wall,
     )
+    return known or made
 
 
-def _tally(slos: Slos) -> Tally | None:
+def _tally(counted: Tally | None, slos: Slos) -> Tally | None:
+    """Return the counters of these objectives, with what was counted before."""
     if not slos.enabled:
         return None
     found = [
         Objective(each.name, latency.LATENCIES[each.latency], each.threshold, each.model) for each in slos.latencies
     ]
-    return Tally(found, availability=slos.availability)
+    if counted is None:
+        return Tally(found, availability=slos.availability)
+    counted.use(found, availability=slos.availability)
+    return counted

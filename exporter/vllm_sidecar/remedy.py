@@ -76,9 +76,12 @@ GPU_REMEDY: Mapping[Reason, str] = MappingProxyType(
         "of the container.",
         Reason.NVML_ERROR: "NVML answered with an error, and it is tried again: if it stays, look at nvidia-smi and "
         "dmesg on the host.",
-        Reason.TIMEOUT: "A call to the driver does not return, as after some XIDs, and vLLM's metrics go on: look at "
-        "dmesg and whether nvidia-smi hangs too, drain the node, and reset the GPU or reboot; with --gpu.simulate, the "
-        "simulator is too slow.",
+        Reason.CRASHED: "The process that calls NVML was ended, by a fault in the driver's library or by a signal, and "
+        "is started again: read the detail in the log and dmesg (a SIGKILL may be the memory limit); if it stays, run "
+        "nvidia-smi and update the driver, or set gpu.devices to none.",
+        Reason.HUNG: "A call to the driver does not return, as after some XIDs, and vLLM's metrics go on: look at "
+        "dmesg and whether nvidia-smi hangs too, drain the node, and reset the GPU or reboot.",
+        Reason.TIMEOUT: "With --gpu.simulate: the simulator is too slow.",
         Reason.NOT_A_SIMULATOR: "gpu.simulate takes GPUs from vllm-sidecar's simulator, and the target is something "
         "else: leave --gpu.simulate out for a real vLLM.",
         Reason.REFUSED: "With --gpu.simulate: the simulator does not listen there; check that it runs and the url.",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import hdrs, web
-from prometheus_client.exposition import choose_encoder
 
 from vllm_sidecar.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
+from vllm_sidecar.negotiation import has_already, takes_gzip, takes_openmetrics
 from vllm_sidecar.page import asset, page
-from vllm_sidecar.status import status
+from vllm_sidecar.status import Gpus, status
+from vllm_sidecar.verdict import without_targets
 
 if TYPE_CHECKING:
     from vllm_sidecar.config import Config, ConfigError
@@ -35,6 +37,7 @@ def make_app(sidecar: Running) -> web.Application:
     """Make the aiohttp application of one sidecar."""
     app = web.Application()
     app[SIDECAR] = sidecar
+    app.on_response_prepare.append(_name_the_server)
     app.router.add_get("/", _page)
     app.router.add_get("/page/{name}", _asset)
     app.router.add_get("/metrics", _metrics)
@@ -47,10 +50,14 @@ def make_app(sidecar: Running) -> web.Application:
     return app
 
 
+async def _name_the_server(_: web.Request, response: web.StreamResponse) -> None:
+    """Name the program only: aiohttp names itself and Python with their versions, which help nobody but an attacker."""
+    response.headers[hdrs.SERVER] = "vllm-sidecar"
+
+
 async def _metrics(request: web.Request) -> web.Response:
-    _, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
-    openmetrics = content_type.startswith("application/openmetrics-text")
-    compressed = _takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, ""))
+    openmetrics = takes_openmetrics(_header(request, hdrs.ACCEPT))
+    compressed = takes_gzip(_header(request, hdrs.ACCEPT_ENCODING))
     headers = {
         hdrs.CONTENT_TYPE: CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_TEXT,
         hdrs.VARY: "Accept, Accept-Encoding",
@@ -63,12 +70,9 @@ async def _metrics(request: web.Request) -> web.Response:
     return web.Response(body=body, headers=headers)
 
 
-def _takes_gzip(accept_encoding: str) -> bool:
-    for part in accept_encoding.split(","):
-        name, _, weight = part.partition(";")
-        if name.strip().lower() in ("gzip", "*"):
-            return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    return False
+def _header(request: web.Request, name: str) -> str:
+    """Return a header that may be given several times, which means the same as a list."""
+    return ",".join(request.headers.getall(name, ()))
 
 
 async def _healthy(_: web.Request) -> web.Response:
@@ -76,8 +80,11 @@ async def _healthy(_: web.Request) -> web.Response:
 
 
 async def _ready(request: web.Request) -> web.Response:
-    exporter = request.app[SIDECAR].exporter
-    healths = exporter.healths
+    sidecar = request.app[SIDECAR]
+    if sidecar.config.headless:  # a pod of a group must not wait for what it may not have
+        return web.Response(text="vllm-sidecar is ready: nothing is polled beside a headless worker.\n")
+    exporter = sidecar.exporter
+    healths = [source.health for source in exporter.sources.values()]
     if not healths and exporter.node:  # nothing but GPUs is watched
         healths.append(exporter.node.health)
     if any(health.last_success is not None for health in healths):
@@ -96,21 +103,23 @@ async def _reload(request: web.Request) -> web.Response:
 
 
 async def _status(request: web.Request) -> web.Response:
-    exporter = request.app[SIDECAR].exporter
+    sidecar = request.app[SIDECAR]
+    exporter = sidecar.exporter
     await exporter.prepare()
-    report = status(exporter.snapshots.values(), exporter.node)
+    gpus = Gpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
+    report = status(exporter.snapshots.values(), gpus, without_targets(sidecar.config))
     return web.json_response(report, dumps=_json)
 
 
 async def _last_scrape(request: web.Request) -> web.Response:
-    snapshots = request.app[SIDECAR].exporter.snapshots
+    sources = request.app[SIDECAR].exporter.sources
     wanted = request.query.get("target")
-    if wanted is None and len(snapshots) > 1:
-        return web.Response(status=400, text=f"name one with ?target=: {', '.join(snapshots)}\n")
-    snapshot = snapshots.get(wanted) if wanted is not None else next(iter(snapshots.values()), None)
-    if snapshot is None or snapshot.polled is None:
+    if wanted is None and len(sources) > 1:
+        return web.Response(status=400, text=f"name one with ?target=: {', '.join(sources)}\n")
+    source = sources.get(wanted) if wanted is not None else next(iter(sources.values()), None)
+    if source is None or source.polled is None:
         return web.Response(status=404, text="no such target, or no body from it yet.\n")
-    response = snapshot.polled.response
+    response = source.polled.response
     headers = {
         hdrs.CONTENT_TYPE: "text/plain; charset=utf-8",
         "X-Content-Type-Options": "nosniff",
@@ -121,14 +130,21 @@ async def _last_scrape(request: web.Request) -> web.Response:
 
 
 async def _history(request: web.Request) -> web.Response:
-    try:
-        since = float(request.query.get("since", "0"))
-    except ValueError:
+    since = _number(request.query.get("since", "0"))
+    if since is None:
         return web.Response(status=400, text="since must be a Unix time in seconds.\n")
     exporter, query = request.app[SIDECAR].exporter, request.query
-    targets = exporter.charts(since, query.get("target"), query.get("engine"))
+    targets = await exporter.charts(since, query.get("target"), query.get("engine"))
     report = [{"target": name or None, "engines": engines} for name, engines in targets.items()]
     return web.json_response({"targets": report}, dumps=_json)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
 
 
 async def _page(request: web.Request) -> web.Response:
@@ -149,7 +165,7 @@ def _serve(request: web.Request, found: Asset) -> web.Response:
     }
     if found.policy:
         headers["Content-Security-Policy"] = found.policy
-    if any(etag.value == found.etag for etag in request.if_none_match or ()):
+    if has_already(_header(request, hdrs.IF_NONE_MATCH), found.etag):
         return web.Response(status=304, headers=headers)
     return web.Response(body=found.body, headers=headers, content_type=found.content_type, charset="utf-8")
 

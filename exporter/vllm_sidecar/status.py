@@ -4,35 +4,50 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.model import Histogram, Summary
 from vllm_sidecar.remedy import GPU_REMEDY, REMEDY
-from vllm_sidecar.verdict import states_json
+from vllm_sidecar.verdict import NO_GPUS, states_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from vllm_sidecar.export import Node
     from vllm_sidecar.health import Health
     from vllm_sidecar.model import Reason, Value
     from vllm_sidecar.snapshot import Snapshot
-    from vllm_sidecar.verdict import Samples
+    from vllm_sidecar.verdict import Samples, State
 
 
-def status(snapshots: Iterable[Snapshot], node: Node | None = None) -> dict[str, object]:
-    """Return the status of all targets, and of the GPUs (None where nobody looks at them), as plain JSON values."""
+class Gpus(NamedTuple):
+    """The GPUs of the node."""
+
+    health: Health
+    samples: Samples
+
+
+def status(
+    snapshots: Iterable[Snapshot], gpus: Gpus | None = None, without_targets: State | None = None
+) -> dict[str, object]:
+    """Return the status of all targets, and of the GPUs (None where nobody looks at them), as plain JSON values.
+
+    `without_targets` says why there are none, where that is as it should be.
+    """
     known = list(snapshots)
     # Of several targets it is not known whose GPUs they are.
-    gpus = node.samples() if node and len(known) == 1 else {}
-    targets = [_target(snapshot, gpus) for snapshot in known]
-    return {"version": __version__, "targets": targets, "gpus": _gpus(node) if node else None}
+    joined = gpus.samples if gpus and len(known) == 1 else NO_GPUS
+    return {
+        "version": __version__,
+        "state": without_targets.as_json() if without_targets else None,
+        "targets": [_target(snapshot, joined) for snapshot in known],
+        "gpus": _gpus(gpus) if gpus else None,
+    }
 
 
-def _gpus(node: Node) -> dict[str, object]:
-    health = node.health
+def _gpus(gpus: Gpus) -> dict[str, object]:
+    health = gpus.health
     return {
         "up": health.up,
         "last_error": _error(health, GPU_REMEDY),
@@ -41,7 +56,7 @@ def _gpus(node: Node) -> dict[str, object]:
         "last_success": health.last_success,
         "interval_seconds": health.interval,
         "poll_seconds": health.seconds,
-        "signals": _signals(node.samples()),
+        "signals": _signals(gpus.samples),
     }
 
 

@@ -10,6 +10,7 @@ from vllm_sidecar.remedy import REMEDY
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from vllm_sidecar.config import Config
     from vllm_sidecar.model import Value
     from vllm_sidecar.snapshot import Snapshot
 
@@ -80,6 +81,15 @@ def target_state(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> State:
     if not states:
         return State("no_engines", Severity.WATCH, "answers, but reports no engine yet")
     return max(states, key=lambda state: state.severity)
+
+
+def without_targets(config: Config) -> State | None:
+    """Say why no server is watched where none should be; None where one is."""
+    if config.headless:
+        watched = "only its GPUs are watched" if config.gpu.enabled else "and its GPUs are not watched (gpu.devices)"
+        words = f"a worker without an HTTP server (vllm.headless): nothing is polled, {watched}"
+        return State("headless", Severity.FINE, words)
+    return State("gpus_only", Severity.FINE, "watching the GPUs of this node (gpu.only)") if config.gpu.only else None
 
 
 def engine_states(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> list[tuple[str, State]]:

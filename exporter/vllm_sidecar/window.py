@@ -84,10 +84,6 @@ class Window:
         self.pulse = Pulse()
         """What is remembered from poll to poll."""
 
-    def resize(self, length: float, keep: float) -> None:
-        """Take other lengths; polls beyond them go with the next one."""
-        self._length, self._keep = length, keep
-
     def current(self) -> Iterable[tuple[float, Reading]]:
         """Return the readings of the window, oldest first, with their monotonic times."""
         return self._polls
@@ -99,13 +95,32 @@ class Window:
 
     def append(self, at: float, reading: Reading) -> None:
         """Take a newer reading."""
-        polls, older = self._polls, self._older
+        polls = self._polls
         polls.append((at, reading))
         for gauge, values in self._values.items():
             values.append(reading.gauges.get(gauge))
         for name, seen in self._observed_by_poll.items():
             seen.append(between(self.latest.histograms.get(name), reading.histograms.get(name)))
-        while len(polls) > 2 and polls[1][0] <= at - self._length:
+        if not self.latest.histograms.keys() <= reading.histograms.keys():
+            self._torn_at = at
+        self.latest, self.now = reading, at
+        self._cut()
+        self.pulse.follow(at, reading, polls[0][0])
+
+    def resize(self, length: float, keep: float) -> None:
+        """Cut the window anew from what is kept; what was thinned out before stays so."""
+        self._length, self._keep = length, keep
+        self._polls, self._older = deque(self.history()), deque()
+        self._values.clear()
+        self._observed_by_poll.clear()
+        self._made.clear()
+        if self._polls:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Let go of what is older than the window, and forget what was worked out of it."""
+        polls, older = self._polls, self._older
+        while len(polls) > 2 and polls[1][0] <= self.now - self._length:
             gone = polls.popleft()
             for values in self._values.values():
                 values.popleft()
@@ -113,15 +128,12 @@ class Window:
                 seen.popleft()
             if not older or gone[0] - older[-1][0] >= COARSE:
                 older.append(gone)
-        while older and older[0][0] < at - self._keep:
+        while older and older[0][0] < self.now - self._keep:
             older.popleft()
-        if not self.latest.histograms.keys() <= reading.histograms.keys():
-            self._torn_at = at
         start, self._base = polls[0]
-        self.latest, self.now, self.seconds, self.polls = reading, at, at - start, len(polls)
+        self.seconds, self.polls = self.now - start, len(polls)
         self._extents.clear()
         self._increases.clear()
-        self.pulse.follow(at, reading, start)
 
     def increase(self, key: Key) -> float | None:
         """Return what a counter grew by during the window; None where it is not given, or after one poll only.

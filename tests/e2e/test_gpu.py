@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 FAST = "{interval: 200ms, slow_interval: 400ms, timeout: 300ms"
-UP, TIMEOUT = 'up{source="nvml"}', 'poll_failures_total{source="nvml",reason="timeout"}'
+UP, HUNG = 'up{source="nvml"}', 'poll_failures_total{source="nvml",reason="hung"}'
 PATIENCE = 15.0
 
 
@@ -74,32 +74,54 @@ def test_a_call_that_hangs_makes_the_source_stale_and_stops_neither_scrapes_nor_
     with watching(stub) as run:
         run.until({UP: 1.0, "gpu_utilization_ratio" + of(1): 0.97})
         stub.add("1.hang.nvmlDeviceGetUtilizationRates 1")
-        found = run.until({UP: 0.0, "gpu_utilization_ratio" + of(1): None, 'gpu_failing{reason="timeout"}': 1.0})
-        assert found[TIMEOUT] >= 1.0
+        found = run.until({UP: 0.0, "gpu_utilization_ratio" + of(1): None, 'gpu_failing{reason="hung"}': 1.0})
+        assert found[HUNG] >= 1.0
         error = json.loads(run.get("/api/v1/status"))["gpus"]["last_error"]
         assert error["detail"].startswith("nvmlDeviceGetUtilizationRates of GPU 1 has not returned for ")
         began = time.monotonic()
         run.samples()
         assert time.monotonic() - began < 1.0
         assert run.process.stop() < 2.0
-        assert "event=gpu_thread_left_behind" in run.process.log
 
 
-def test_a_call_that_returns_late_brings_everything_back(stub: Stub) -> None:
+def test_a_call_that_hangs_at_the_end_is_named(stub: Stub) -> None:
+    with watching(stub) as run:
+        run.until({UP: 1.0})
+        stub.add("hang.nvmlShutdown 1")
+        assert run.process.stop() < 2.0
+        assert "event=gpu_process_killed" in run.process.log
+        assert "call=nvmlShutdown" in run.process.log
+
+
+def test_after_a_hang_the_next_process_brings_everything_back(stub: Stub) -> None:
     with watching(stub) as run:
         run.until({UP: 1.0})
         stub.script("hang.nvmlDeviceGetClockInfo 1")
-        run.until({UP: 0.0})
+        run.until({UP: 0.0, 'gpu_failing{reason="hung"}': 1.0})
         stub.script()
-        found = run.until({UP: 1.0, 'gpu_failing{reason="timeout"}': None})
-        assert found["gpu_driver_opens_total"] == 1.0
+        found = run.until({UP: 1.0, 'gpu_failing{reason="hung"}': None})
+        assert found["gpu_driver_opens_total"] >= 2.0
         assert run.process.stop() < 2.0
 
 
-def test_a_library_that_hangs_in_its_initialisation_is_a_timeout_too(stub: Stub) -> None:
+def test_a_library_that_faults_costs_the_gpus_only_and_says_where(stub: Stub) -> None:
+    stub.script("gpus 2")
+    with watching(stub) as run:
+        run.until({UP: 1.0})
+        stub.add("1.crash.nvmlDeviceGetUtilizationRates 1")
+        run.until({UP: 0.0, 'gpu_failing{reason="crashed"}': 1.0, "gpu_devices": None})
+        error = json.loads(run.get("/api/v1/status"))["gpus"]["last_error"]
+        assert error["detail"] == "signal SIGSEGV, in nvmlDeviceGetUtilizationRates of GPU 1"
+        assert run.process.log.count("reason=crashed ") == 1
+        stub.script("gpus 2")
+        run.until({UP: 1.0, "gpu_devices": 2.0})
+        assert run.process.stop() < 2.0
+
+
+def test_a_library_that_hangs_in_its_initialisation_is_hung_too(stub: Stub) -> None:
     stub.script("hang.nvmlInitWithFlags 1")
     with watching(stub) as run:
-        run.until({UP: 0.0, 'gpu_failing{reason="timeout"}': 1.0})
+        run.until({UP: 0.0, 'gpu_failing{reason="hung"}': 1.0})
         assert run.process.stop() < 2.0
 
 
@@ -147,7 +169,7 @@ def test_a_driver_that_goes_away_and_comes_back_is_opened_again_and_events_with_
         found = run.until({UP: 0.0, 'gpu_failing{reason="driver_not_loaded"}': 1.0})
         assert found[xid] == 1.0
         stub.script("energy 1000")
-        run.until({UP: 1.0, "gpu_energy_joules_total" + of(0): 1.0, "gpu_driver_opens_total": 2.0})
+        run.until({UP: 1.0, "gpu_energy_joules_total" + of(0): 1.0})
         run.until({"gpu_capability" + of(0, ',group="events"'): 1.0})
         stub.add("event 0 8 79")
         assert run.until({xid: 2.0})["gpu_xid_last_timestamp_seconds" + of(0)] == pytest.approx(time.time(), abs=30)
@@ -193,5 +215,5 @@ def test_only_gpus_are_watched_and_ready_means_that_they_were_read(stub: Stub) -
         result = promtool.check_metrics(run.get("/metrics"))
         assert (result.ok, result.output) == (True, "")
         assert run.process.stop() < 2.0
-        assert "left_behind" not in run.process.log
+        assert "gpu_process" not in run.process.log
         assert stub.log == ["init", "shutdown"]

@@ -14,6 +14,9 @@
  *   ret.nvmlInitWithFlags 18       what a function returns; `3.ret.NAME 15` for GPU 3 only
  *   fieldret.186 3                 the nvmlReturn of one field value
  *   hang.nvmlDeviceGetName 1       the function does not return as long as this line is there; also `3.hang.NAME`
+ *   crash.nvmlDeviceGetName 1      the function faults; also `3.crash.NAME`
+ *   exit.nvmlDeviceGetName 7       the function ends the process with this code
+ *   print.nvmlDeviceGetName text   the function writes a line to standard output and standard error
  *   event 3 8 79                   an event for GPU 3: type, data, and optionally GPU and compute instance
  *
  * Initialisations and shutdowns are written to the script's name with .log at its end.
@@ -24,6 +27,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 #include <pthread.h>
 
 #define MOST_GPUS 16
@@ -42,6 +46,7 @@ static unsigned long long registered[MOST_GPUS];
 static device_t devices[MOST_GPUS][9];
 static struct timespec script_time;
 static off_t script_size = -1;
+static ino_t script_file;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void load(void) {
@@ -50,9 +55,10 @@ static void load(void) {
     char text[256];
     FILE *file;
     if (!path || stat(path, &found)) { line_count = 0; return; }
-    if (found.st_size == script_size && found.st_mtim.tv_sec == script_time.tv_sec &&
+    if (found.st_ino == script_file && found.st_size == script_size && found.st_mtim.tv_sec == script_time.tv_sec &&
         found.st_mtim.tv_nsec == script_time.tv_nsec) return;
     if (!(file = fopen(path, "r"))) return;
+    script_file = found.st_ino;
     script_size = found.st_size;
     script_time = found.st_mtim;
     line_count = event_count = 0;
@@ -100,11 +106,18 @@ static int gpu_count(void) {
     return count < MOST_GPUS ? count : MOST_GPUS;
 }
 
-/* What every function does first: hang, or return what the script says; -1 to go on. */
+/* What every function does first: hang, fault, or return what the script says; -1 to go on. */
 static int enter(const char *name, int gpu) {
     const char *text;
     struct timespec nap = {0, 20000000};
+    if ((text = find(gpu, "print.", name))) {
+        printf("%s\n", text);
+        fflush(stdout);
+        fprintf(stderr, "%s\n", text);
+    }
     while (find(gpu, "hang.", name)) nanosleep(&nap, NULL);
+    if (find(gpu, "crash.", name)) *(volatile int *)0 = 1;
+    if ((text = find(gpu, "exit.", name))) _exit(atoi(text));
     if ((text = find(gpu, "ret.", name))) return atoi(text);
     if (gpu >= 0 && (text = find(gpu, "", "ret"))) return atoi(text);
     return -1;

@@ -262,7 +262,8 @@ GPU_STATE: tuple[Signal, ...] = (
     _gpu("events_total", Kind.COUNTER, "Events that NVML sent since the sidecar started, by kind.", "event"),
     _gpu("devices", Kind.GAUGE, "GPUs that answer; of one that is split by MIG its instances.", scope=Scope.SIDECAR),
     _gpu("expected_devices", Kind.GAUGE,
-         "GPUs that should answer: gpu.expected, else what vLLM's parallel sizes say, else the most that ever did.",
+         "GPUs of this machine that should answer: gpu.expected, otherwise what the servers here use by their parallel "
+         "sizes, otherwise the most that ever did.",
          scope=Scope.SIDECAR),
     _gpu("missing_devices", Kind.GAUGE, "Expected GPUs that do not answer.", scope=Scope.SIDECAR),
     _gpu("selection_info", Kind.INFO,

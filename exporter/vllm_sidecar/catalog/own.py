@@ -17,6 +17,9 @@ OWN: tuple[Signal, ...] = (
          "source"),
     _own("last_success_timestamp_seconds", Kind.GAUGE, "Unix time of the last successful poll.", "source",
          unit=Unit.TIMESTAMP),
+    _own("last_success_age_seconds", Kind.GAUGE,
+         "Seconds since the last successful poll when this was scraped, by the sidecar's own monotonic clock.",
+         "source", unit=Unit.SECONDS),
     _own("poll_failures_total", Kind.COUNTER, "Failed polls by reason.", "source", "reason"),
     _own("polls_total", Kind.COUNTER, "Polls, failed ones included.", "source"),
     _own("poll_duration_seconds", Kind.GAUGE, "Response time of the last successful poll.", "source",
@@ -64,6 +67,13 @@ OWN: tuple[Signal, ...] = (
          scope=Scope.SIDECAR),
     _own("config_last_reload_successful", Kind.GAUGE, "1 if the last load of the configuration succeeded.",
          scope=Scope.SIDECAR),
+    _own("config_restart_needed", Kind.GAUGE,
+         "1 while the last load of the configuration changed something that only a restart applies: the section web.",
+         scope=Scope.SIDECAR),
+    _own("internal_errors_total", Kind.COUNTER,
+         "Bugs of the sidecar that it survived: in the loop of a target or of the gpus, which began again, or in "
+         "the making of gpu_series, which were left out. The log has the first of each.",
+         "part", scope=Scope.SIDECAR),
     _own("config_last_reload_success_timestamp_seconds", Kind.GAUGE, "Unix time of the last successful load.",
          unit=Unit.TIMESTAMP, scope=Scope.SIDECAR),
 )  # fmt: skip

@@ -33,14 +33,17 @@ class Gpu(Section):
     )
     interval: Seconds = written("5s", "Time between two polls of the fast fields; at least 200ms.")
     slow_interval: Seconds = written("60s", "Time between two polls of the slow fields; at least interval.")
-    timeout: Seconds = written("10s", "A call to the driver that takes longer counts as hung.")
+    timeout: Seconds = written(
+        "10s", "A call to the driver that takes longer counts as hung, and its process is replaced."
+    )
     processes: bool = Field(
         default=False, description="List the processes on each GPU with their memory; an expensive call."
     )
     expected: int | None = Field(
         default=None,
         ge=1,
-        description="GPUs that should be there; by default as many as vLLM's parallel sizes say, else the most seen.",
+        description="GPUs that should answer; by default those of this machine that vLLM's parallel sizes ask for, "
+        "otherwise the most seen.",
     )
     only: bool = Field(default=False, description="Watch GPUs and no vLLM, as a DaemonSet does.")
     simulate: bool = Field(default=False, description="Take the GPUs from vllm-sidecar's simulator in place of NVML.")

@@ -15,7 +15,7 @@ from vllm_sidecar.config.target import HIDDEN
 from vllm_sidecar.config.values import NOT_ALLOWED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KeyPath = tuple[str, ...]
 """Where a value is: ("targets", "0", "timeout")."""
 
-_SECRET_KEYS = {"headers", "args"}
+_SECRET_KEYS = {"headers", "args", "bearer_token"}
 _SHOWN_CHARACTERS = 80
 _ALLOWED = {
     "bool_type": "true or false",
@@ -60,14 +60,14 @@ def _printable(character: str) -> str:
 
 
 def describe(
-    error: ErrorDetails, lines: Mapping[KeyPath, int], flags: Collection[KeyPath], root: type[BaseModel] = Config
+    error: ErrorDetails, lines: Mapping[KeyPath, int], origins: Mapping[KeyPath, str], root: type[BaseModel] = Config
 ) -> tuple[int, str]:
     """Write one mistake that the schema found.
 
     Args:
         error: The mistake.
         lines: The line of each path that the file has.
-        flags: The paths that the command line gave.
+        origins: Where each path comes from that the file does not decide: "command line", or a variable's name.
         root: What the whole file describes.
 
     Returns:
@@ -78,16 +78,16 @@ def describe(
     name = ".".join(path)
     kind = error["type"]
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), 0)
-    origin = f"line {line}: " if line else ""
-    flagged = any(path[:end] in flags for end in range(1, len(path) + 1))
-    if flagged:
-        line, origin = 0, "command line: "
+    given_by = next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), None)
+    if given_by:
+        line = 0
+    origin = f"{given_by}: " if given_by else f"line {line}: " if line else ""
     if kind == "extra_forbidden":
         return line, f"{origin}{name}: unknown key; {_suggestion(root, path)}"
     allowed = _allowed(root, error, path)
     if kind == "missing":
         return line, f"{origin}{name}: missing; allowed: {allowed}"
-    default = "" if path in lines or flagged else " (the default)"
+    default = "" if path in lines or given_by else " (the default)"
     return line, f"{origin}{name}: got {show(path, error['input'])}{default}; allowed: {allowed}"
 
 

@@ -180,10 +180,18 @@ class Config(Section):
 
     @field_validator("gpu")
     @classmethod
+    def _simulated_with_a_server(cls, value: Gpu, info: ValidationInfo) -> Gpu:
+        if value.simulate and "vllm" in info.data and info.data["vllm"].headless is True:
+            allowed = "false with vllm.headless, for the simulator stands in for a vLLM"
+            raise ValidationError.from_exception_data("gpu", [mistake(("simulate",), allowed, True)])
+        return value
+
+    @field_validator("gpu")
+    @classmethod
     def _only_without_vllm(cls, value: Gpu, info: ValidationInfo) -> Gpu:
         named = "vllm" in info.data and info.data["vllm"].model_fields_set
         if value.only and (named or info.data.get("targets")):
-            allowed = "true only without vllm, --vllm.url and targets"
+            allowed = "true only without vllm (in the file, by flag or environment) and targets"
             raise ValidationError.from_exception_data("gpu", [mistake(("only",), allowed, True)])
         return value
 
@@ -195,7 +203,9 @@ class Config(Section):
         mistakes = list(repeated_names(items))
         # A mistaken `vllm` is missing here, but it was given.
         if items and ("vllm" not in info.data or info.data["vllm"].model_fields_set):
-            mistakes.append(mistake((), "either vllm (or --vllm.url) or targets, not both", value))
+            mistakes.append(
+                mistake((), "either vllm (in the file, by flag or environment) or targets, not both", value)
+            )
         result = None
         try:
             result = handler(value)
@@ -216,13 +226,19 @@ class Config(Section):
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
-        """The servers to watch: those listed, or else the one; none with gpu.only."""
-        return () if self.gpu.only else self.targets or (self.vllm,)
+        """The servers to watch: those listed, or else the one; none with gpu.only or beside a headless worker."""
+        return () if self.gpu.only or self.headless else self.targets or (self.vllm,)
+
+    @property
+    def headless(self) -> bool:
+        """Whether the server next to the sidecar is a worker without an HTTP server."""
+        return not (self.targets or self.gpu.only or self.gpu.simulate) and self.vllm.is_headless
 
     def redacted(self) -> dict[str, Any]:
         """The config as plain values for display: durations and sizes as text, secrets hidden."""
         plain: dict[str, Any] = self.model_dump(mode="json")
         for target in (plain["vllm"], *plain["targets"]):
             target["headers"] = dict.fromkeys(target["headers"], HIDDEN)
+            target["bearer_token"] = HIDDEN if target["bearer_token"] is not None else None
             target["args"] = list(hide_secrets(target["args"]))
         return plain

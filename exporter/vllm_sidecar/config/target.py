@@ -1,8 +1,10 @@
 """The servers to watch: how to reach each, and the checks on all of them together."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails
@@ -12,10 +14,12 @@ from vllm_sidecar.config.values import (
     Arguments,
     FilePath,
     Headers,
+    Headless,
     HttpPath,
     SocketPath,
     StaticLabels,
     Text,
+    Token,
     Url,
     not_allowed,
 )
@@ -23,6 +27,8 @@ from vllm_sidecar.config.values import (
 HIDDEN = "***"
 """What is shown in place of a secret."""
 
+WORKER_INDEX = "LWS_WORKER_INDEX"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SECRET_OPTION = re.compile(r"--?(?:[\w.-]*[_.-])?(?:api[-_]?key|token|secret|password)", re.IGNORECASE)
 
 
@@ -44,6 +50,9 @@ class Target(Section):
     bearer_token_file: FilePath | None = Field(
         default=None, description="File with the token for the Authorization header."
     )
+    bearer_token: Token | None = Field(
+        default=None, description="The token itself, in place of the file; kept secret, and not a flag."
+    )
     ca_file: FilePath | None = Field(default=None, description="CA certificates to trust in place of the system's.")
     cert_file: FilePath | None = Field(default=None, description="Certificate to show to the server.")
     key_file: FilePath | None = Field(default=None, description="Key of cert_file, unless that file holds it too.")
@@ -57,11 +66,17 @@ class Target(Section):
         description="The server's command line, a list or one text, for flags that it does not tell itself.",
     )
 
-    @field_validator("bearer_token_file")
+    def is_same_server(self, other: "Target") -> bool:
+        """Whether this is the same server, however it is reached, and whatever its series are labelled with."""
+        return all(getattr(self, key) == getattr(other, key) for key in ("url", "unix_socket", "metrics_path"))
+
+    @field_validator("bearer_token_file", "bearer_token")
     @classmethod
     def _the_only_authorization(cls, value: object, info: ValidationInfo) -> object:
         if value is not None and any(name.lower() == "authorization" for name in info.data.get("headers", ())):
-            raise not_allowed("either bearer_token_file or an Authorization header, not both")
+            raise not_allowed(f"either {info.field_name} or an Authorization header, not both")
+        if value is not None and info.data.get("bearer_token_file") is not None:
+            raise not_allowed("either bearer_token or bearer_token_file, not both")
         return value
 
     @field_validator("key_file")
@@ -74,6 +89,24 @@ class Target(Section):
 
 class SoleTarget(Target):
     """The one server that the sidecar stands next to; its series have no target label."""
+
+    headless: Headless = Field(
+        default="auto",
+        description="No HTTP server to poll, as in the pod of a worker; auto: where LWS_WORKER_INDEX is above 0.",
+    )
+
+    @property
+    def is_headless(self) -> bool:
+        """Whether no HTTP server is expected: a worker of a LeaderWorkerSet, or vLLM with --headless.
+
+        LeaderWorkerSet sets LWS_WORKER_INDEX in every container of a group, so one template serves leader and workers.
+        A sidecar that was told to watch another machine watches it wherever it runs.
+        """
+        if self.headless != "auto":
+            return bool(self.headless)
+        here = self.unix_socket is not None or (urlsplit(self.url).hostname or "") in _LOOPBACK
+        index = os.environ.get(WORKER_INDEX, "")
+        return here and index.isdecimal() and int(index[:9]) > 0
 
     @property
     def name(self) -> None:

@@ -202,7 +202,7 @@ def load_thresholds(path: Path | None) -> Thresholds:
     Raises:
         ConfigError: With every mistake found.
     """
-    return load_as(Thresholds, path, {})
+    return load_as(Thresholds, path)
 
 
 def resolve(thresholds: Thresholds, alert: Alert, model: str | None = None) -> Resolved:

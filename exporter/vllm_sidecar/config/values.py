@@ -5,6 +5,7 @@ hidden, in one place when a mistake is reported.
 """
 
 import ipaddress
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.config.files import open_regular
 
 NOT_ALLOWED = "not_allowed"
 """Type of the errors raised here; their message is what is allowed."""
@@ -31,14 +32,23 @@ _LISTEN = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[\w.-]*)):(?P<port>\d{1,
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
-RESERVED_LABELS = frozenset(
-    (
-        *("instance", "job", "pod", "namespace", "container", "node", "service", "endpoint"),  # set by Prometheus
-        *("le", "quantile", "type"),  # of histograms, of summaries, and too general to be aggregated over
-        *("target", "gpu", "uuid"),  # set by the sidecar, as are all labels of its signals:
-        *(name for signal in SIGNALS.values() for name in signal.label_names),
-    )
+LABELS_OF_SIGNALS = frozenset(
+    """
+    action anomaly cache cause check chosen_by compute_capability driver_version edge enable_prefix_caching engine
+    engine_generation error event fingerprint finished_reason front_end generation_config gpu
+    gpu_memory_utilization group handler kv_cache_dtype latency load lora_adapter max_model_len method mode model
+    model_name name nvml_version outcome parent part pci_bus_id pipeline_parallel_size position power power_source
+    process python_version reason request_type root severity side signal sleep_state slo source source_metric
+    speculative_config stage state status tensor_parallel_size tier tokens uuid version witness xid
+    """.split()  # noqa: SIM905 - a list of so many words would be longer than the module
 )
+"""All labels of the catalog's signals, which a test compares: the catalog itself would load numpy to read a file."""
+
+RESERVED_LABELS = LABELS_OF_SIGNALS | {
+    *("instance", "job", "pod", "namespace", "container", "node", "service", "endpoint"),  # set by Prometheus
+    *("le", "quantile", "type"),  # of histograms, of summaries, and too general to be aggregated over
+    *("target", "gpu", "uuid"),  # set by the sidecar
+}
 """Label names that a static label of a target must not take."""
 
 
@@ -153,6 +163,13 @@ def _header_name(value: str) -> str:
     return value
 
 
+def _token(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise not_allowed("a token: printable ASCII without blanks")
+    return value
+
+
 def _header_value(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().isprintable():
         raise not_allowed("text on one line")
@@ -168,12 +185,18 @@ def _path(value: object, info: ValidationInfo) -> Path:
     return Path((info.context or {}).get("folder", "."), value)
 
 
+def _headless(value: object) -> bool | str:
+    if isinstance(value, bool) or value == "auto":
+        return value
+    raise not_allowed("true, false or auto")
+
+
 def _readable_file(path: Path) -> Path:
     try:
-        with path.open("rb"):
-            return path
+        os.close(open_regular(path))
     except OSError as error:
         raise not_allowed(f"a file that can be read ({path}: {error.strerror})") from None
+    return path
 
 
 def as_tuple(value: object) -> object:
@@ -214,6 +237,8 @@ HttpPath = Annotated[str, AfterValidator(_http_path)]
 Text = Annotated[str, AfterValidator(_not_blank)]
 SocketPath = Annotated[Path, BeforeValidator(_path)]
 FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
+Headless = Annotated[bool | str, BeforeValidator(_headless)]
 Arguments = Annotated[tuple[str, ...], BeforeValidator(_arguments)]
 StaticLabels = Annotated[Mapping[Annotated[str, AfterValidator(_label_name)], Text], AfterValidator(as_frozen)]
 Headers = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.derive.gpu_load import UTILIZATION, gpus_per_engine, ours, unexplained
+from vllm_sidecar.derive.gpu_load import UTILIZATION, all_of_ours, ours, unexplained
 from vllm_sidecar.derive.progress import in_flight, sleeping_state, still_since
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def tokens_per_joule(server: Server) -> dict[str, float]:
 
     Energy is that of all GPUs of the server, idle ones too. Empty after one poll, and while nothing was drawn.
     """
-    gpus = ours(server)
+    gpus = all_of_ours(server)
     used = [gpu.joules() for gpu in gpus]
     joules = sum(each for each in used if each is not None)
     if not gpus or None in used or joules <= 0.0:
@@ -59,7 +59,7 @@ def tokens_per_joule(server: Server) -> dict[str, float]:
 
 def request_watts(server: Server) -> float | None:
     """Return mean power of all GPUs over mean running requests; None while none run, or without power."""
-    power = [gpu.mean(POWER) for gpu in ours(server)]
+    power = [gpu.mean(POWER) for gpu in all_of_ours(server)]
     running = [extent.mean for each in server.engines.values() if (extent := each.extent("requests_running"))]
     if not power or None in power or sum(running) <= 0.0:
         return None
@@ -68,7 +68,7 @@ def request_watts(server: Server) -> float | None:
 
 def generation_tokens_per_second(server: Server) -> float | None:
     """Return generated tokens per second and GPU; None without GPUs, and after one poll."""
-    gpus = ours(server)
+    gpus = all_of_ours(server)
     rates = [
         increase / each.seconds
         for each in server.engines.values()
@@ -78,14 +78,14 @@ def generation_tokens_per_second(server: Server) -> float | None:
 
 
 def imbalance(server: Server) -> dict[str, float]:
-    """Return 1 - min / max of the GPUs' means, of the worst engine: 0 is balanced, a straggler makes it rise.
+    """Return 1 - min / max of the GPUs' means, of the worst group: 0 is balanced, a straggler makes it rise.
 
-    The GPUs of an engine are taken to be neighbours in NVML's order, as vLLM assigns them; where no source tells how
-    many it uses, the engines are taken to share them equally. Empty where an engine has one GPU, and where the number
-    of GPUs is no multiple of what it uses.
+    A group is tensor parallel: its GPUs do the same work in step, while stages of a pipeline need not. They are taken
+    to be neighbours in NVML's order, as vLLM assigns them; where no source tells how many there are, the engines are
+    taken to share the GPUs equally. Empty where a group has one GPU, and where not all groups are whole.
     """
-    gpus = ours(server)
-    size = gpus_per_engine(server) or len(gpus) // max(1, len(server.engines))
+    gpus = all_of_ours(server)
+    size = int(server.flag("tensor_parallel_size") or len(gpus) // max(1, len(server.engines)))
     if size < 2 or len(gpus) % size:
         return {}
     groups = [gpus[start : start + size] for start in range(0, len(gpus), size)]
@@ -133,7 +133,7 @@ def _level(gpu: GpuWindow) -> str:
 
 def starved(server: Server) -> float | None:
     """Return 1 while requests wait and every GPU is idle, 0 otherwise; None where no GPU tells its utilisation."""
-    gpus = [gpu for gpu in ours(server) if UTILIZATION in gpu.latest]
+    gpus = [gpu for gpu in all_of_ours(server) if UTILIZATION in gpu.latest]
     if not gpus:
         return None
     for engine in server.engines.values():

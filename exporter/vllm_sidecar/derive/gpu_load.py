@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.derive.placement import gpus_of_engine, placement
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,13 +25,12 @@ def whole(windows: Sequence[GpuWindow]) -> list[GpuWindow]:
 
 
 def gpus_per_engine(server: Server) -> int | None:
-    """Return tensor parallel size times pipeline parallel size; None where no source tells the first."""
-    tensor = server.flag("tensor_parallel_size")
-    return int(tensor * (server.flag("pipeline_parallel_size") or 1.0)) if tensor else None
+    """Return how many GPUs one engine uses; None where no source tells its tensor parallel size."""
+    return gpus_of_engine(server.flags) if server.flag("tensor_parallel_size") else None
 
 
 def ours(server: Server) -> list[GpuWindow]:
-    """Return the GPUs of the server; none where others' may be among them.
+    """Return GPUs that are the server's, perhaps not all of them; none where others' may be among them.
 
     Where nothing says which GPUs vLLM uses (`all`), they are its own if there is but one, or no more than its parallel
     sizes ask for: a pod may see all GPUs of its node and own one.
@@ -37,11 +38,20 @@ def ours(server: Server) -> list[GpuWindow]:
     gpus = server.gpus
     if gpus is None:
         return []
-    found, each = whole(gpus.windows), gpus_per_engine(server)
+    found = whole(gpus.windows)
     if gpus.chosen_by == "all":
-        size = each * (server.flag("data_parallel_size") or 1.0) if each is not None else 1.0
-        return found if len(found) <= size else []
+        where = placement(server.flags)
+        return found if len(found) <= (where.here or where.in_all or 1) else []
     return found
+
+
+def all_of_ours(server: Server) -> list[GpuWindow]:
+    """Return all GPUs of the server; none where some may be in other machines, or are lost: a part is not the whole."""
+    found, where = ours(server), placement(server.flags)
+    if where.in_all is None:
+        return found
+    elsewhere = where.here is not None and where.here < where.in_all
+    return [] if elsewhere or len(found) < where.in_all else found
 
 
 def busy(server: Server, since: float) -> list[GpuWindow]:

@@ -39,8 +39,13 @@ class Renderer:
         self._headers: tuple[dict[str, str], dict[str, str]] = ({}, {})
         self._templates: dict[tuple[str, str, tuple[float, ...]], str] = {}
 
-    def render(self, families: Iterable[tuple[Family, Sequence[tuple[str, Value]]]], *, openmetrics: bool) -> bytes:
-        """Render families with their series, each a text of labels (`a="b",c="d"`, see `labels_text`) and a value."""
+    def render(
+        self, families: Iterable[tuple[Family, Sequence[tuple[str, Value]]]], *, openmetrics: bool, whole: bool = True
+    ) -> bytes:
+        """Render families with their series, each a text of labels (`a="b",c="d"`, see `labels_text`) and a value.
+
+        Without `whole` more is to follow, and OpenMetrics is not closed by its last line.
+        """
         parts: list[str] = []
         headers = self._headers[openmetrics]
         for family, series in families:
@@ -50,7 +55,7 @@ class Renderer:
                 if header is None:
                     header = headers[metric] = _header(family, openmetrics)
                 parts += (header, self._family(metric, series))
-        if openmetrics:
+        if openmetrics and whole:
             parts.append("# EOF\n")
         return "".join(parts).encode()
 

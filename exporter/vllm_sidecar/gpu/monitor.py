@@ -1,4 +1,4 @@
-"""The event loop's side of the GPUs: takes what the thread found, sees when it hangs, and shows the last state."""
+"""Follows the GPUs: takes what the child process or the simulator says, lets it get stale, and shows the last state."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.gpu import samples, simulated
-from vllm_sidecar.gpu.driver import Plan
-from vllm_sidecar.gpu.events import GpuEvent
-from vllm_sidecar.gpu.poller import Opened, PollThread
+from vllm_sidecar.gpu.frames import GpuEvent, Note, Opened
+from vllm_sidecar.gpu.supervisor import Plan, Supervisor
 from vllm_sidecar.gpu.window import GpuWindows
 from vllm_sidecar.health import GPU_ANOMALIES, MISSES, Health
 from vllm_sidecar.log import event
@@ -24,13 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vllm_sidecar.config import Config
+    from vllm_sidecar.gpu.frames import Frame
     from vllm_sidecar.gpu.samples import Samples
     from vllm_sidecar.gpu.window import GpuWindow
 
 SOURCE = "nvml"
-END_SECONDS = 1.0
-"""What the thread gets to release NVML at the end; one that hangs is left behind, as a daemon."""
-
+MOST_NOTES = 100
 _log = logging.getLogger(__name__)
 
 
@@ -63,10 +60,11 @@ class GpuMonitor:
         self._windows = GpuWindows(config.windows.length)
         self._events = samples.EventLog()
         self._opens = 0
-        self._most_seen = 0
+        self._most_seen = self._most_present = 0
         self._succeeded_at: float | None = None
         self._logged: Reason | None = None
         self._logged_lost: frozenset[str] = frozenset()
+        self._noted: set[Note] = set()
         self._logged_choice = ""
         self._samples: Samples | None = None
 
@@ -76,11 +74,44 @@ class GpuMonitor:
         return self._windows.all()
 
     def samples(self) -> Samples:
-        """Return all series; the same object until something changes."""
+        """Return all series; the same object until something changes. A bug in them costs the GPUs and nothing else."""
         if self._samples is None:
-            expected = self.settings.expected or self._servers_use() or self._most_seen
-            self._samples = samples.make(self.poll, self.health, self._events, self._opens, expected)
+            try:
+                self._samples = self._make()
+            except Exception as error:  # noqa: BLE001 - vLLM's metrics are in the same scrape
+                event(_log, logging.ERROR, "internal_error", source=SOURCE, exc_info=error)
+                self.health = self.health.unusable(f"{type(error).__name__}: {error}")
+                self._down()
+                self._samples = self._make()
         return self._samples
+
+    @property
+    def last_success_age(self) -> float | None:
+        """Seconds since the last successful poll; None before the first."""
+        return None if self._succeeded_at is None else self._clock() - self._succeeded_at
+
+    def resize(self, length: float) -> None:
+        """Take another length of the windows."""
+        self._windows.resize(length)
+
+    def ended(self, error: BaseException) -> None:
+        """End all series that would look live: `run` ended, which is a bug."""
+        self.health = self.health.unusable(f"{type(error).__name__}: {error}")
+        self._down()
+        self._tell()
+
+    def _make(self) -> Samples:
+        return samples.make(self.poll, self.health, self._events, self._opens, self._expected())
+
+    def _expected(self) -> int:
+        """Return how many devices should answer: as configured, as the servers use, or the most that ever did.
+
+        Servers that use more than there ever were span several machines, or share GPUs: their sizes say nothing then.
+        """
+        if self.settings.expected:
+            return self.settings.expected
+        use = None if self.settings.wanted else self._servers_use()
+        return use if use and use <= self._most_present else self._most_seen
 
     async def run(self) -> None:
         """Follow the GPUs until cancelled."""
@@ -90,40 +121,11 @@ class GpuMonitor:
             await self._watch()
 
     async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        settings, ended = self.settings, asyncio.Event()
-
-        def publish(found: Opened | GpuPoll | GpuEvent | PollError | None) -> None:
-            with suppress(RuntimeError):  # the program ended while NVML was asked
-                loop.call_soon_threadsafe(*((ended.set,) if found is None else (self.take, found)))
-
-        thread = PollThread(
-            Plan(settings.wanted, settings.slow_interval, settings.processes),
-            settings.interval,
-            publish,
-            self._server_pids,
-            lambda: publish(None),
-        )
-        thread.start()
-        try:
-            while True:
-                await asyncio.sleep(settings.interval)
-                self._look_after(thread)
-        finally:
-            thread.stop()
-            # Not asyncio.timeout: before Python 3.11.4 it says nothing in a task that is being cancelled.
-            waiting = asyncio.ensure_future(ended.wait())
-            if not (await asyncio.wait([waiting], timeout=END_SECONDS))[0]:
-                waiting.cancel()
-                event(_log, logging.WARNING, "gpu_thread_left_behind", call=thread.doing)
-
-    def _look_after(self, thread: PollThread) -> None:
-        """Count a missed poll where the thread hangs in NVML, and drop what is too old."""
-        now, since = self._clock(), thread.busy_since
-        if since is not None and now - since > self.settings.timeout:
-            detail = f"{thread.doing} has not returned for {now - since:.0f} s"
-            self.take(PollError(Reason.TIMEOUT, detail))
-        self._expire(now)
+        settings = self.settings
+        plan = Plan(
+            settings.wanted, settings.interval, settings.slow_interval, settings.timeout, settings.processes
+        )  # fmt: skip
+        await Supervisor(plan, self.take, self._server_pids, lambda: self._expire(self._clock())).run()
 
     def _expire(self, now: float) -> None:
         if self._succeeded_at is None or not self.health.up:
@@ -148,7 +150,7 @@ class GpuMonitor:
                     self._expire(self._clock())
                 await asyncio.sleep(max(0.0, due - self._clock()))
 
-    def take(self, found: Opened | GpuPoll | GpuEvent | PollError | simulated.Simulated) -> None:
+    def take(self, found: Frame | simulated.Simulated) -> None:
         """Take what was found; the only way in, and always in the event loop."""
         if isinstance(found, Opened):
             self._opens += 1
@@ -156,13 +158,21 @@ class GpuMonitor:
                   without_handle=found.gone)  # fmt: skip
         elif isinstance(found, GpuEvent):
             self._events.add(found)
-            event(_log, logging.WARNING, "gpu_event", gpu=found.index, uuid=found.uuid, kind=found.kind,
+            event(_log, logging.WARNING, "gpu_event", gpu=found.index, uuid=found.uuid, kind=",".join(found.kinds),
                   data=found.data)  # fmt: skip
+        elif isinstance(found, Note):
+            self._take_note(found)
         elif isinstance(found, PollError):
             self._failed(found)
-        else:
+        elif isinstance(found, GpuPoll | simulated.Simulated):
             self._took(found)
         self._tell()
+
+    def _take_note(self, note: Note) -> None:
+        """Log what events lack, once for each GPU and cause however often NVML is initialised."""
+        if note not in self._noted and len(self._noted) < MOST_NOTES:
+            self._noted.add(note)
+            event(_log, logging.INFO, note.what, **({"gpu": note.gpu} if note.gpu else {}), detail=note.detail)
 
     def _tell(self) -> None:
         self._samples = None
@@ -178,12 +188,13 @@ class GpuMonitor:
         )
         self._windows.append(poll)
         self._most_seen = max(self._most_seen, samples.answering(poll))
+        self._most_present = max(self._most_present, poll.present, self._most_seen)
         for reading in poll.readings:
             if reading.device.parent is None:
-                self._events.know(reading.device.labels, xids_only=not isinstance(found, GpuPoll))
+                self._events.know(*reading.device.labels, xids_only=not isinstance(found, GpuPoll))
         if isinstance(found, simulated.Simulated):
             for (device, code), count in found.xids.items():
-                self._events.set_xid(device.labels, code, count, self._wall())
+                self._events.set_xid(device.uuid, code, count, self._wall())
         self._log_success(poll)
 
     def _log_success(self, poll: GpuPoll) -> None:
@@ -194,12 +205,14 @@ class GpuMonitor:
             self._logged_choice = poll.chosen_by
             names = ",".join(reading.device.index for reading in poll.readings)
             event(_log, logging.INFO, "gpus_chosen", chosen_by=poll.chosen_by, gpus=names)
-        lost = frozenset(reading.device.index for reading in poll.readings if reading.lost)
-        for index in sorted(lost - self._logged_lost):
-            event(_log, logging.ERROR, "gpu_lost", gpu=index, remedy=GPU_REMEDY[Reason.GPU_LOST])
-        for index in sorted(self._logged_lost - lost):
-            event(_log, logging.INFO, "gpu_back", gpu=index)
-        self._logged_lost = lost
+        lost = {reading.device.uuid or reading.device.index: reading.device.index
+                for reading in poll.readings if reading.lost}  # fmt: skip
+        for device in sorted(lost.keys() - self._logged_lost):
+            event(_log, logging.ERROR, "gpu_lost", gpu=lost[device], remedy=GPU_REMEDY[Reason.GPU_LOST])
+        for reading in poll.readings:
+            if reading.device.uuid in self._logged_lost and not reading.lost:
+                event(_log, logging.INFO, "gpu_back", gpu=reading.device.index)
+        self._logged_lost = frozenset(lost)
 
     def _failed(self, error: PollError) -> None:
         self.health = self.health.failed(error.reason, error.detail)

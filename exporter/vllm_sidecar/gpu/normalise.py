@@ -5,11 +5,18 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog.gpu import FIELDS_BY_NAME, PREFIX
+from vllm_sidecar.catalog.gpu import (
+    FABRIC_CHECKS,
+    FABRIC_STATES,
+    FIELDS_BY_NAME,
+    PREFIX,
+    RECOVERY_ACTIONS,
+    THROTTLE_BITS,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from vllm_sidecar.catalog.gpu import GpuField
     from vllm_sidecar.model import Key
@@ -19,6 +26,48 @@ Raw = dict[tuple[str, ...], float]
 
 SENTINELS = frozenset((2.0**32 - 1, 2.0**64 - 1, 2.0**63))
 """All ones in 32 or 64 bits: NVML's "not available" that comes with SUCCESS."""
+
+
+def decode(rows: Iterable[Iterable[str | float]]) -> Raw:
+    """Return the raw values of a frame by name and label; bits and numbers with a meaning become one value for each.
+
+    Raises:
+        ValueError, TypeError: they are not names and a number.
+    """
+    raw: Raw = {}
+    for *names, value in rows:
+        key = tuple(str(name) for name in names)
+        if key[0] in _MEANINGS and len(key) == 1:
+            raw.update(((key[0], label), number) for label, number in _MEANINGS[key[0]](int(value)))
+        else:
+            raw[key] = float(value)
+    return raw
+
+
+def _throttled(bits: int) -> Iterator[tuple[str, float]]:
+    return ((reason, float(bool(bits & bit))) for reason, bit in THROTTLE_BITS.items())
+
+
+def _recovery_action(number: int) -> Iterator[tuple[str, float]]:
+    return ((action, float(number == each)) for each, action in enumerate(RECOVERY_ACTIONS))
+
+
+def _fabric_state(number: int) -> Iterator[tuple[str, float]]:
+    return ((state, float(number == each)) for each, state in enumerate(FABRIC_STATES) if each)
+
+
+def _fabric_unhealthy(mask: int) -> Iterator[tuple[str, float]]:
+    told = ((check, mask >> shift & 3) for check, shift in FABRIC_CHECKS.items())
+    return ((check, float(value == 1)) for check, value in told if value)
+
+
+_MEANINGS = {
+    "throttled": _throttled,
+    "recovery_action": _recovery_action,
+    "fabric_state": _fabric_state,
+    "fabric_unhealthy": _fabric_unhealthy,
+}
+"""Field whose value is a set of bits or a number with a meaning -> its labels and their values."""
 
 
 def normalise(

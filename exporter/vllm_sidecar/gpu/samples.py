@@ -14,7 +14,7 @@ from vllm_sidecar.model import Scope
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from vllm_sidecar.gpu.events import GpuEvent
+    from vllm_sidecar.gpu.frames import GpuEvent
     from vllm_sidecar.health import Health
     from vllm_sidecar.model import GpuPoll, GpuReading, Value
 
@@ -23,52 +23,60 @@ Row = tuple[str, "Sequence[str]", float]
 """Signal, all its label values, value."""
 MOST_XIDS = 100
 """Codes that get a series of their own for each device; a driver that made them up must not fill a Prometheus."""
+MOST_DEVICES = 200
+"""Devices, MIG instances among them, whose events are counted; splitting a GPU anew makes new UUIDs."""
 
 
 @dataclass(slots=True)
 class EventLog:
-    """Events since the sidecar started; they are shown even while nothing can be polled.
+    """Events since the sidecar started, by UUID; they are shown even while nothing can be polled.
 
-    The counters of kinds and of known codes begin at 0, so that `rate()` sees their first increase.
+    The counters of kinds and of known codes begin at 0, so that `rate()` sees their first increase. The label gpu is
+    the newest index: after a restart of the driver a GPU may have another, and must not be there twice.
     """
 
-    kinds: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
-    xids: dict[tuple[str, str], Counter[int]] = field(default_factory=dict)
-    last_xid: dict[tuple[str, str], float] = field(default_factory=dict)
+    indices: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, Counter[str]] = field(default_factory=dict)
+    xids: dict[str, Counter[int]] = field(default_factory=dict)
+    last_xid: dict[str, float] = field(default_factory=dict)
 
-    def know(self, device: tuple[str, str], *, xids_only: bool = False) -> None:
-        """Begin to count for a device: its values of the labels gpu and uuid."""
-        if device not in self.xids:
-            self.xids[device] = Counter(dict.fromkeys(XID_SEVERITY, 0))
+    def know(self, index: str, uuid: str, *, xids_only: bool = False) -> None:
+        """Begin to count for a device, which has this index now; one without UUID has no events."""
+        if not uuid or (uuid not in self.indices and len(self.indices) >= MOST_DEVICES):
+            return
+        self.indices[uuid] = index
+        if uuid not in self.xids:
+            self.xids[uuid] = Counter(dict.fromkeys(XID_SEVERITY, 0))
             if not xids_only:
-                self.kinds[device] = Counter(dict.fromkeys(EVENTS, 0))
+                self.kinds[uuid] = Counter(dict.fromkeys(EVENTS, 0))
 
     def add(self, event: GpuEvent) -> None:
         """Count one event."""
-        device = (event.index, event.uuid)
-        self.know(device)
-        self.kinds[device][event.kind] += 1
-        if event.kind == "xid":
-            self.set_xid(device, event.data, self.xids[device][event.data] + 1, event.at)
+        self.know(event.index, event.uuid)
+        kinds = self.kinds.get(event.uuid)
+        if kinds is None:
+            return
+        kinds.update(event.kinds)
+        if "xid" in event.kinds:
+            self.set_xid(event.uuid, event.data, self.xids[event.uuid][event.data] + 1, event.at)
 
-    def set_xid(self, device: tuple[str, str], code: int, count: int, at: float) -> None:
+    def set_xid(self, uuid: str, code: int, count: int, at: float) -> None:
         """Set how often a code came; its time moves if that is more than before."""
-        xids = self.xids[device]
+        xids = self.xids[uuid]
         if (code in xids or len(xids) < MOST_XIDS) and count > xids[code]:
             xids[code] = count
-            self.last_xid[device] = at
+            self.last_xid[uuid] = at
 
     def rows(self) -> Iterator[Row]:
         """Yield the series of all events."""
-        for device, kinds in self.kinds.items():
-            for kind, count in kinds.items():
-                yield "events_total", (*device, kind), float(count)
-        for device, xids in self.xids.items():
-            for code, count in xids.items():
+        for uuid, index in self.indices.items():
+            for kind, count in self.kinds.get(uuid, {}).items():
+                yield "events_total", (index, uuid, kind), float(count)
+            for code, count in self.xids[uuid].items():
                 severity = XID_SEVERITY.get(code, "warning")
-                yield "xid_errors_total", (*device, str(code), severity), float(count)
-        for device, at in self.last_xid.items():
-            yield "xid_last_timestamp_seconds", device, at
+                yield "xid_errors_total", (index, uuid, str(code), severity), float(count)
+            if uuid in self.last_xid:
+                yield "xid_last_timestamp_seconds", (index, uuid), self.last_xid[uuid]
 
 
 def answering(poll: GpuPoll) -> int:

@@ -22,13 +22,22 @@ class GpuWindow:
         self._length = length
         self._polls: deque[tuple[float, Mapping[Key, float]]] = deque()
 
+    def resize(self, length: float) -> None:
+        """Take another length; what is older goes."""
+        self._length = length
+        self._cut()
+
     def append(self, at: float, values: Mapping[Key, float]) -> None:
         """Take newer values; `at` is monotonic seconds."""
         polls = self._polls
         if polls and any(_fell(key, before, values) for key, before in polls[-1][1].items()):
             polls.clear()
         polls.append((at, values))
-        while len(polls) > 2 and polls[1][0] <= at - self._length:
+        self._cut()
+
+    def _cut(self) -> None:
+        polls = self._polls
+        while len(polls) > 2 and polls[1][0] <= polls[-1][0] - self._length:
             polls.popleft()
 
     @property
@@ -87,7 +96,14 @@ class GpuWindows:
             del self._by_uuid[uuid]
         for uuid, reading in alive.items():
             window = self._by_uuid.setdefault(uuid, GpuWindow(reading.device, self._length))
+            window.device = reading.device  # its index may be another since NVML was initialised again
             window.append(poll.at, reading.values)
+
+    def resize(self, length: float) -> None:
+        """Take another length of all windows."""
+        self._length = length
+        for window in self._by_uuid.values():
+            window.resize(length)
 
     def clear(self) -> None:
         """Forget all: nothing could be read for too long."""

@@ -101,21 +101,13 @@ class Introspector:
         wall: Callable[[], float] = time.time,
         proc_root: Path = PROC,
     ) -> None:
-        self._client = client
-        self._timeout = timeout
         self._wall = wall
-        listener = local_listener(url, unix_socket) if proc else None
-        self._finder = ProcessFinder(listener, proc_root) if listener is not None else None
+        self._proc_root = proc_root
+        self._finder: ProcessFinder | None = None
         self._search: asyncio.Task[Arguments | None] | None = None
         self._keeper = IdentityKeeper(wall)
-        load_interval = min(interval / LOAD_PER_INTERVAL, LOAD_INTERVAL)
-        share = server_time_ratio / len(_PARSERS)
-        sources = (*((Source.PROC,) if self._finder else ()), *_PARSERS)
-        self._schedules = {
-            source: Schedule(load_interval if source is Source.LOAD else interval, interval, share)
-            for source in sources
-        }
-        self._load_kept = LOAD_KEPT * load_interval
+        self._schedules: dict[Source, Schedule] = {}
+        self._settings: tuple[float, float] | None = None
         self._load_at = 0.0
         self._process = 0
         """Counts restarts: what was sent before one, and is answered after it, is of the process before."""
@@ -124,8 +116,50 @@ class Introspector:
         self._labels: Mapping[str, str] | None = None
         self._loaded = False
         self._keeper.hold()
+        self.use(
+            client,
+            interval=interval,
+            timeout=timeout,
+            server_time_ratio=server_time_ratio,
+            args=args,
+            proc=proc,
+            url=url,
+            unix_socket=unix_socket,
+        )
+
+    def use(
+        self,
+        client: Client,
+        *,
+        interval: float,
+        timeout: float,
+        server_time_ratio: float,
+        args: Sequence[str],
+        proc: bool,
+        url: str,
+        unix_socket: Path | None,
+    ) -> None:
+        """Take settings, also changed ones of the same server: what is known of it stays."""
+        self._client, self._timeout = client, timeout
+        listener = local_listener(url, unix_socket) if proc else None
+        if listener is None:
+            self._finder = None
+            self._keeper.forget(Source.PROC)
+        elif self._finder is None:
+            self._finder = ProcessFinder(listener, self._proc_root)
+        load_interval = min(interval / LOAD_PER_INTERVAL, LOAD_INTERVAL)
+        share = server_time_ratio / len(_PARSERS)
+        before, self._settings = self._settings, (interval, share)
+        kept = self._schedules if before == self._settings else {}
+        self._schedules = {
+            source: kept.get(source) or Schedule(load_interval if source is Source.LOAD else interval, interval, share)
+            for source in (*((Source.PROC,) if self._finder else ()), *_PARSERS)
+        }
+        self._load_kept = LOAD_KEPT * load_interval
         if args:
             self._keeper.update(Source.CONFIG, Facts(flags=parse_arguments(args).flags))
+        else:
+            self._keeper.forget(Source.CONFIG)
 
     @property
     def identity(self) -> Identity:

@@ -57,6 +57,8 @@ class Flag:
     """The option takes several values (`--served-model-name a b`)."""
     nested: bool = False
     """The option takes JSON, so also `--name.key value`."""
+    per_server: bool = False
+    """It differs between the servers of one deployment, and says nothing about their configuration."""
 
     def value(self, raw: object) -> FlagValue | None:
         """Read the flag's value out of what a source says; None if it says nothing that fits."""
@@ -112,7 +114,17 @@ FLAGS: Final[tuple[Flag, ...]] = (
         paths=_parallel("pipeline_parallel_size"),
         key="pipeline_parallel_size",
     ),
+    Flag("prefill_context_parallel_size", _INT, ("-pcp",), paths=_parallel("prefill_context_parallel_size")),
     Flag("data_parallel_size", _INT, ("-dp",), paths=_parallel("data_parallel_size"), key="data_parallel_size"),
+    Flag("data_parallel_size_local", _INT, ("-dpl",), paths=_parallel("data_parallel_size_local")),
+    # Of a server that was given none /server_info says 0, so only the command line tells of a rank.
+    Flag("data_parallel_rank", _INT, ("-dpn",), per_server=True),
+    Flag("data_parallel_external_lb", _BOOL, ("-dpe",), paths=_parallel("data_parallel_external_lb")),
+    Flag("data_parallel_hybrid_lb", _BOOL, ("-dph",), paths=_parallel("data_parallel_hybrid_lb")),
+    Flag("data_parallel_backend", _STR, ("-dpb",), paths=_parallel("data_parallel_backend")),
+    Flag("data_parallel_multi_port_external_lb", _BOOL),
+    Flag("nnodes", _INT, ("-n",), paths=_parallel("nnodes")),
+    Flag("distributed_executor_backend", _STR, paths=_parallel("distributed_executor_backend")),
     Flag("enable_expert_parallel", _BOOL, ("-ep",), paths=_parallel("enable_expert_parallel")),
     Flag(
         "enable_prefix_caching",

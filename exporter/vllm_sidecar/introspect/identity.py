@@ -41,6 +41,7 @@ PRIORITY: Final[tuple[str, ...]] = (
 _TOLD_BY_SERVER: Final = (Source.CACHE_CONFIG, Source.VERSION, Source.MODELS, Source.SERVER_INFO, Source.LOAD)
 
 _DIGITS = 12
+_PER_SERVER = frozenset(flag.name for flag in FLAGS if flag.per_server)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +170,15 @@ class IdentityKeeper:
 def fingerprint(identity: Identity) -> str | None:
     """Hash version, base models and flags to 12 hex digits; None while nothing is known.
 
-    LoRA adapters are left out because they load and unload at run time. None of the whitelisted flags differs between
-    two identical starts (num_gpu_blocks would: it follows the memory that was free).
+    LoRA adapters are left out because they load and unload at run time, and so is what only tells the servers of one
+    deployment apart. None of the other flags differs between two identical starts (num_gpu_blocks would: it follows
+    the memory that was free).
     """
     models = _base_models(identity)
     if identity.version is None and not models and not identity.flags:
         return None
-    told = [identity.version, identity.rust_frontend_version, models, dict(identity.flags)]
+    flags = {name: value for name, value in identity.flags.items() if name not in _PER_SERVER}
+    told = [identity.version, identity.rust_frontend_version, models, flags]
     canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGITS]
 

@@ -34,10 +34,14 @@ def page() -> Asset:
     return _asset(text.encode(), "text/html", policy)
 
 
-@cache
 def asset(name: str) -> Asset | None:
-    """Return a file that the page loads; None for any other name."""
-    return _asset(_read(name), TYPES[name]) if name in TYPES else None
+    """Return a file that the page loads; None for any other name, which leaves nothing behind."""
+    return _known_asset(name) if name in TYPES else None
+
+
+@cache
+def _known_asset(name: str) -> Asset:
+    return _asset(_read(name), TYPES[name])
 
 
 def _read(name: str) -> bytes:

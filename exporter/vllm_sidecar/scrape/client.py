@@ -162,6 +162,8 @@ class Client:
             headers[name.lower()] = header_value(name, secret.get_secret_value())
         if self._target.bearer_token_file is not None:
             headers["authorization"] = f"Bearer {read_token(self._target.bearer_token_file)}"
+        elif self._target.bearer_token is not None:
+            headers["authorization"] = f"Bearer {self._target.bearer_token.get_secret_value()}"
         # Compressing costs the server more than a loopback transfer costs anybody.
         return headers | {"accept": accept, "accept-encoding": "identity"}
 

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 
 from vllm_sidecar.config import ConfigError, parse_duration
 from vllm_sidecar.config.loader import load_as
+from vllm_sidecar.config.overrides import from_flags
 from vllm_sidecar.config.section import Section
 from vllm_sidecar.config.values import as_tuple, not_allowed
 from vllm_sidecar.simulate.scenarios import SCENARIOS, Scenario
@@ -97,7 +98,7 @@ def read_script(text: str | None, file: Path | None, overrides: Mapping[str, obj
     changes = dict(overrides)
     if text is not None or file is None:
         changes["phases"] = _phases(text or "healthy")
-    script = load_as(Script, file, changes)
+    script = load_as(Script, file, from_flags(changes))
     problem = script.problem()
     if problem:
         raise ConfigError(file, [problem])

@@ -106,8 +106,7 @@ MONITORING: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="5m",
         expr=(
-            'timestamp(~last_success_timestamp_seconds{source="vllm"}) '
-            '- ~last_success_timestamp_seconds{source="vllm"} > <<intervals>> '
+            '~last_success_age_seconds{source="vllm"} > <<intervals>> '
             '* ~poll_interval_seconds{source="vllm"} and on (<<T>>) (~up{source="vllm"} == 1)'
         ),
         thresholds=(number("intervals", 5, "Poll intervals that the last success may be back."),),

@@ -26,7 +26,7 @@ SIDECAR_BOARD = Board(
                 number("Unknown families", "Metric families of vLLM that this release does not know: read the changelog.", Unit.NONE,
                        "max(~unknown_families)", watch="one", decimals=0, empty=NO_SIDECAR_SHORT),
                 number("Oldest success", "Age of the oldest last good answer of any source.", Unit.SECONDS,
-                       "max(time() - ~last_success_timestamp_seconds)", decimals=0, empty=NO_SIDECAR_SHORT),
+                       "max(~last_success_age_seconds)", decimals=0, empty=NO_SIDECAR_SHORT),
                 number("Failed polls", "Share of polls in five minutes.", Unit.RATIO,
                        "sum(rate(~poll_failures_total[5m])) / (sum(rate(~polls_total[5m])) > 0)", bad="VllmSidecarPollsFailing.failing", decimals=1,
                        empty=NO_SIDECAR_SHORT),

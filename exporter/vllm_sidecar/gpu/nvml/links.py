@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vllm_sidecar.gpu.device import FieldId, Gpu
-    from vllm_sidecar.gpu.normalise import Raw
+    from vllm_sidecar.gpu.nvml.device import FieldId, Gpu, Raw
 
 LINK_COUNT = 91
 MOST_LINKS = 36

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.gpu import (
-    FABRIC_CHECKS,
-    FABRIC_STATES,
-    FIELDS_BY_NAME,
-    GROUPS,
-    RECOVERY_ACTIONS,
-    THROTTLE_BITS,
-    Tier,
-)
-from vllm_sidecar.gpu.activity import Activity
-from vllm_sidecar.gpu.links import Links
-from vllm_sidecar.gpu.nvml import CallError, GoneError, LackingError, error_of
-from vllm_sidecar.gpu.processes import names_of
-from vllm_sidecar.model import GpuDevice
+from vllm_sidecar.gpu.nvml.activity import Activity
+from vllm_sidecar.gpu.nvml.binding import CallError, GoneError, LackingError, error_of
+from vllm_sidecar.gpu.nvml.links import Links
+from vllm_sidecar.gpu.nvml.processes import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_sidecar.gpu.normalise import Raw
-    from vllm_sidecar.gpu.nvml import Nvml
+    from vllm_sidecar.gpu.nvml.binding import Nvml
 
 HOPPER = 9
 """Major compute capability from which on the legacy NVLink counters say SUCCESS and 0."""
@@ -53,6 +41,24 @@ MOST_NAMES, OTHERS = 20, "others"
 """Processes by name that get a series of their own, on each GPU, and what the rest is called."""
 FieldId = int | tuple[int, int]
 """A field, or a field of one link."""
+Raw = dict[tuple[str, ...], float]
+"""Name of a field, then the value of its label -> NVML's number."""
+
+
+class Device:
+    """A GPU, or a MIG instance of one: then `parent` is the UUID of its GPU and `index` is GPU:INSTANCE."""
+
+    def __init__(self, index: str, uuid: str, parent: str | None = None) -> None:
+        self.index, self.uuid, self.parent = index, uuid, parent
+        self.name = self.pci_bus_id = self.compute_capability = ""
+        self.power_source = ""
+        """How its power was measured: instant, average or usage."""
+
+    def row(self) -> list[str | None]:
+        """Return what a frame says of it."""
+        return [
+            self.index, self.uuid, self.name, self.pci_bus_id, self.compute_capability, self.power_source, self.parent
+        ]  # fmt: skip
 
 
 class Gpu:
@@ -63,8 +69,6 @@ class Gpu:
         self._nvml = nvml
         self._processes = processes
         self._lacks: set[object] = set()
-        self._gives: set[str] = set()
-        self._power_source = ""
         self.major = 0
         self.last_error: CallError | None = None
         """Of a call that failed for now: why there are no values, where there are none."""
@@ -72,7 +76,7 @@ class Gpu:
         """Its MIG instances are read beside it."""
         self.events = False
         """Events come from it."""
-        self.device = GpuDevice(index, str(self._must("nvmlDeviceGetUUID")))
+        self.device = Device(index, str(self._must("nvmlDeviceGetUUID")))
         self._identify()
         self._activity = Activity(nvml, handle)
         self._links = Links(self, legacy=0 < self.major < HOPPER)
@@ -132,35 +136,16 @@ class Gpu:
         self.major = capability[0] if capability else 0
         version = f"{capability[0]}.{capability[1]}" if capability else ""
         bus = str(pci.busId) if pci else ""
-        self.device = replace(self.device, name=name, pci_bus_id=bus, compute_capability=version)
+        self.device.name, self.device.pci_bus_id, self.device.compute_capability = name, bus, version
 
-    @property
-    def identity(self) -> GpuDevice:
-        """Who it is, with how its power is measured."""
-        return replace(self.device, power_source=self._power_source)
-
-    @property
-    def capabilities(self) -> dict[str, bool]:
-        """Group -> whether this device gave any of it; processes only where they are asked for."""
-        gives = self._gives | ({"events"} if self.events else set())
-        return {group: group in gives for group in GROUPS if group != "processes" or self._processes}
-
-    def read(self, tier: Tier) -> Raw:
-        """Return the raw values of a tier.
+    def read_fast(self) -> Raw:
+        """Return the raw values of the fast tier.
 
         Raises:
             GoneError: the device is lost.
             NvmlFailedError: NVML does not work any more.
         """
         raw: Raw = {}
-        if tier is Tier.FAST:
-            self._fast(raw)
-        else:
-            self._slow(raw)
-        self._gives.update(FIELDS_BY_NAME[key[0]].group for key in raw)
-        return raw
-
-    def _fast(self, raw: Raw) -> None:
         rates = self.ask("nvmlDeviceGetUtilizationRates")
         if rates is not None:
             raw["utilization_ratio",] = rates.gpu
@@ -180,6 +165,7 @@ class Gpu:
         if fields.get(MEMORY_TEMPERATURE):
             raw["memory_temperature_celsius",] = fields[MEMORY_TEMPERATURE]
         raw.update(self._activity.read())
+        return raw
 
     @staticmethod
     def _put(raw: Raw, key: tuple[str, ...], value: float | None) -> None:
@@ -201,26 +187,24 @@ class Gpu:
 
     def _power_fields(self) -> tuple[int, ...]:
         known = {"instant": (POWER_INSTANT,), "average": (POWER_AVERAGE,), "usage": ()}
-        return known.get(self._power_source, (POWER_INSTANT, POWER_AVERAGE))
+        return known.get(self.device.power_source, (POWER_INSTANT, POWER_AVERAGE))
 
     def _power(self, raw: Raw, fields: dict[FieldId, float]) -> None:
         """A running GPU draws something, so 0 is how some drivers say that a field is not there."""
         for field, source in ((POWER_INSTANT, "instant"), (POWER_AVERAGE, "average")):
             if fields.get(field):
-                raw["power_watts",], self._power_source = fields[field], source
+                raw["power_watts",], self.device.power_source = fields[field], source
                 return
-        if self._power_source in ("", "usage"):
+        if self.device.power_source in ("", "usage"):
             usage = self.ask("nvmlDeviceGetPowerUsage")
             if usage is not None:
-                raw["power_watts",], self._power_source = usage, "usage"
+                raw["power_watts",], self.device.power_source = usage, "usage"
 
     def _throttling(self, raw: Raw, fields: dict[FieldId, float]) -> None:
         bits = self.ask("nvmlDeviceGetCurrentClocksEventReasons")
         if bits is None:
             bits = self.ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-        if bits is not None:
-            for reason, bit in THROTTLE_BITS.items():
-                raw["throttled", reason] = float(bool(bits & bit))
+        self._put(raw, ("throttled",), bits)
         times = {reason: fields[field] for field, reason in THROTTLE_TIME.items() if field in fields}
         thermal = "sw_thermal" in times or "hw_thermal" in times
         for reason, policy in VIOLATIONS.items():
@@ -231,7 +215,9 @@ class Gpu:
         for reason, nanoseconds in times.items():
             raw["throttle_seconds_total", reason] = nanoseconds
 
-    def _slow(self, raw: Raw) -> None:
+    def read_slow(self) -> Raw:
+        """Return the raw values of the slow tier; raises as `read_fast` does."""
+        raw: Raw = {}
         self._put(raw, ("power_limit_watts",), self.ask("nvmlDeviceGetEnforcedPowerLimit"))
         self._put(raw, ("sm_clock_max_hertz",), self.ask("nvmlDeviceGetMaxClockInfo", 1))
         self._put(raw, ("memory_clock_max_hertz",), self.ask("nvmlDeviceGetMaxClockInfo", 2))
@@ -239,7 +225,7 @@ class Gpu:
         for field, key in SIMPLE_SLOW.items():
             if not (key[0].startswith("pcie") and self._made_up_pcie):
                 self._put(raw, key, fields.get(field))
-        self._recovery(raw, fields)
+        self._put(raw, ("recovery_action",), fields.get(RECOVERY_ACTION))
         self._errors(raw)
         raw.update(self._links.read())
         self._pcie(raw)
@@ -249,18 +235,13 @@ class Gpu:
         self._fabric(raw)
         if self._processes:
             self._list_processes(raw)
-
-    @staticmethod
-    def _recovery(raw: Raw, fields: dict[FieldId, float]) -> None:
-        if RECOVERY_ACTION in fields:
-            for number, action in enumerate(RECOVERY_ACTIONS):
-                raw["recovery_action", action] = float(number == fields[RECOVERY_ACTION])
+        return raw
 
     def last_words(self) -> Raw:
         """Return what a GPU that is lost may still tell: what the driver wants done about it."""
         raw: Raw = {}
         with suppress(CallError):
-            self._recovery(raw, self.fields((RECOVERY_ACTION,)))
+            self._put(raw, ("recovery_action",), self.fields((RECOVERY_ACTION,)).get(RECOVERY_ACTION))
         return raw
 
     def _errors(self, raw: Raw) -> None:
@@ -295,12 +276,7 @@ class Gpu:
             return
         if self.ask("nvmlDeviceGetGpuFabricInfoV", ctypes.byref(info)) is None or not info.state:
             return
-        for number, state in enumerate(FABRIC_STATES[1:], 1):
-            raw["fabric_state", state] = float(info.state == number)
-        for check, shift in FABRIC_CHECKS.items():
-            told = info.healthMask >> shift & 3
-            if told:
-                raw["fabric_unhealthy", check] = float(told == 1)
+        raw["fabric_state",], raw["fabric_unhealthy",] = info.state, info.healthMask
 
     def _list_processes(self, raw: Raw) -> None:
         processes = self._running()

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.gpu import FIELDS_BY_NAME, Tier
-from vllm_sidecar.gpu.activity import Activity
-from vllm_sidecar.gpu.device import Gpu
-from vllm_sidecar.gpu.nvml import CallError, GoneError
+from vllm_sidecar.gpu.nvml.activity import Activity
+from vllm_sidecar.gpu.nvml.binding import CallError, GoneError
+from vllm_sidecar.gpu.nvml.device import Gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vllm_sidecar.gpu.normalise import Raw
-    from vllm_sidecar.gpu.nvml import Nvml
-
-GROUPS = ("memory", "activity")
+    from vllm_sidecar.gpu.nvml.binding import Nvml
+    from vllm_sidecar.gpu.nvml.device import Raw
 
 
 class MigInstance(Gpu):
@@ -25,24 +21,21 @@ class MigInstance(Gpu):
     def __init__(self, nvml: Nvml, handle: Any, parent: Gpu, number: int) -> None:
         super().__init__(nvml, handle, f"{parent.device.index}:{number}")
         self.parent = parent
-        self.device = replace(self.device, parent=parent.device.uuid, pci_bus_id=parent.device.pci_bus_id)
+        self.device.parent, self.device.pci_bus_id = parent.device.uuid, parent.device.pci_bus_id
         self.instance: int | None = self.ask("nvmlDeviceGetGpuInstanceId")
         self._activity = Activity(nvml, parent.handle, self.instance if self.instance is not None else -1)
         self._activity.supported = self._activity.supported and self.instance is not None
 
-    @property
-    def capabilities(self) -> dict[str, bool]:
-        """Group -> whether the instance gave any of it, for those that an instance can have."""
-        return {group: group in self._gives for group in GROUPS}
-
-    def read(self, tier: Tier) -> Raw:
-        """Return the raw values of a tier; there are none in the slow one."""
+    def read_fast(self) -> Raw:
+        """Return the raw values of the fast tier."""
         raw: Raw = {}
-        if tier is Tier.FAST:
-            self._memory(raw)
-            raw.update(self._activity.read())
-            self._gives.update(FIELDS_BY_NAME[key[0]].group for key in raw)
+        self._memory(raw)
+        raw.update(self._activity.read())
         return raw
+
+    def read_slow(self) -> Raw:
+        """Return none: an instance has nothing in the slow tier."""
+        return {}
 
 
 def instances(nvml: Nvml, gpu: Gpu) -> Iterator[MigInstance]:

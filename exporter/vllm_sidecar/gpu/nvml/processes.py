@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PROC: Final = Path("/proc")
+PROC: Final = "/proc"
 UNKNOWN: Final = "unknown"
 _MOST_ENVIRONMENT = 1 << 20
-WANTED: Final = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+WANTED: Final = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 """The only variables that are kept: an environment holds secrets."""
 
 
-def names_of(pids: Iterable[int], root: Path = PROC) -> dict[int, str]:
+def names_of(pids: Iterable[int], root: str = PROC) -> dict[int, str]:
     """Return the name of each process; `unknown` where the PID namespace does not show it."""
-    return {pid: _name(root / str(pid)) for pid in pids}
+    return {pid: _name(f"{root}/{pid}") for pid in pids}
 
 
-def _name(process: Path) -> str:
+def _name(process: str) -> str:
     try:
-        name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+        with open(f"{process}/comm", encoding="utf-8", errors="replace") as file:
+            name = file.read().strip()
     except OSError:
         return UNKNOWN
     return "".join(c for c in name if c.isprintable()) or UNKNOWN
 
 
-def environment(pid: int, root: Path = PROC) -> dict[str, str] | None:
+def environment(pid: int, root: str = PROC) -> dict[str, str] | None:
     """Return what a process was told about GPUs; None where it may not be read (another user's process)."""
     try:
-        with (root / str(pid) / "environ").open("rb") as file:
+        with open(f"{root}/{pid}/environ", "rb") as file:
             data = file.read(_MOST_ENVIRONMENT)
     except OSError:
         return None
@@ -40,15 +41,15 @@ def environment(pid: int, root: Path = PROC) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs if name in WANTED}
 
 
-def family(pid: int, root: Path = PROC) -> frozenset[int]:
+def family(pid: int, root: str = PROC) -> frozenset[int]:
     """Return a process and all that descend from it: vLLM computes in children of its API server."""
     children = defaultdict(list)
     try:
-        entries = [int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()]
+        entries = [int(name) for name in os.listdir(root) if name.isdecimal()]
     except OSError:
         return frozenset((pid,))
     for each in entries:
-        parent = _parent(root / str(each))
+        parent = _parent(f"{root}/{each}")
         if parent is not None:
             children[parent].append(each)
     found, new = {pid}, [pid]
@@ -58,9 +59,10 @@ def family(pid: int, root: Path = PROC) -> frozenset[int]:
     return frozenset(found)
 
 
-def _parent(process: Path) -> int | None:
+def _parent(process: str) -> int | None:
     try:
-        # The name in brackets may hold blanks and brackets of its own.
-        return int((process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+        with open(f"{process}/stat", encoding="utf-8", errors="replace") as file:
+            # The name in brackets may hold blanks and brackets of its own.
+            return int(file.read().rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):
         return None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.gpu.nvml import CallError, GoneError, LackingError, NvmlFailedError
+from vllm_sidecar.gpu.nvml.binding import CallError, GoneError, LackingError, NvmlFailedError
 
 if TYPE_CHECKING:
-    from vllm_sidecar.gpu.normalise import Raw
-    from vllm_sidecar.gpu.nvml import Nvml
+    from vllm_sidecar.gpu.nvml.binding import Nvml
+    from vllm_sidecar.gpu.nvml.device import Raw
 
 METRICS = {2: "sm_active_ratio", 3: "sm_occupancy_ratio", 5: "tensor_active_ratio", 10: "dram_active_ratio"}
 """NVML's number of a metric -> field."""
 
 
 class Activity:
-    """Two samples of one device, in turn; samples must not be shared between threads.
+    """Two samples of one device, in turn.
 
     `instance` is the id of a MIG instance of the device, whose samples are asked of the GPU.
     """

@@ -3,63 +3,55 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_sidecar.catalog.gpu import Tier
-from vllm_sidecar.gpu import choose
-from vllm_sidecar.gpu.device import Gpu
-from vllm_sidecar.gpu.mig import MigInstance, instances, mig_uuids
-from vllm_sidecar.gpu.normalise import normalise
-from vllm_sidecar.gpu.nvml import NO_PERMISSION, CallError, GoneError, Nvml, NvmlFailedError
-from vllm_sidecar.gpu.processes import environment, family
-from vllm_sidecar.model import GpuDevice, GpuPoll, GpuReading, Reason
+from vllm_sidecar.gpu.nvml import choose
+from vllm_sidecar.gpu.nvml.binding import CallError, GoneError, NvmlFailedError, reason_of
+from vllm_sidecar.gpu.nvml.device import Device, Gpu
+from vllm_sidecar.gpu.nvml.mig import MigInstance, instances, mig_uuids
+from vllm_sidecar.gpu.nvml.processes import environment, family
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from vllm_sidecar.model import Key
+    from vllm_sidecar.gpu.nvml.binding import Nvml
+    from vllm_sidecar.gpu.nvml.device import Raw
 
 LOOKS = 3
 """Times that vLLM's processes are looked for on the GPUs before its environment is believed: it may still load."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to read: `wanted` is None for auto, empty for all, else indices or UUIDs."""
+class Plan(NamedTuple):
+    """What to read: `wanted` is None for auto, empty for all, otherwise indices or UUIDs."""
 
-    wanted: tuple[str, ...] | None = None
+    wanted: Sequence[str] | None = None
     slow_interval: float = 60.0
     processes: bool = False
 
 
-@dataclass(slots=True)
 class _Place:
-    """One device and what is remembered of it between polls."""
+    """One device and whether it was lost at the last poll."""
 
-    gpu: Gpu
-    slow: Mapping[Key, float]
-    lost: bool = False
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.lost = False
 
 
 class Driver:
     """Devices and handles of one initialisation of NVML.
 
-    `server_pids` is asked for the vLLM processes of this machine, for choosing devices.
-
     Raises:
         NvmlFailedError: NVML cannot be used.
     """
 
-    def __init__(self, nvml: Nvml, plan: Plan, server_pids: Callable[[], Sequence[int]] = tuple) -> None:
-        self._nvml, self._plan, self._server_pids = nvml, plan, server_pids
+    def __init__(self, nvml: Nvml, plan: Plan) -> None:
+        self._nvml, self._plan = nvml, plan
         self.driver_version = self._text("nvmlSystemGetDriverVersion")
         self.nvml_version = self._text("nvmlSystemGetNVMLVersion")
-        self.gone: list[GpuDevice] = []
+        self.gone: list[Device] = []
         """GPUs that did not even give a handle."""
         self._count = 0
-        self._places = [_Place(gpu, {}) for gpu in self._devices()]
+        self._places = [_Place(gpu) for gpu in self._devices()]
         self.outdated = False
         """There are other devices now: a GPU was added or removed, came back, or was split in another way."""
         self._chosen = choose.Choice(frozenset(), "")
@@ -93,12 +85,12 @@ class Driver:
             except CallError as error:  # without permission it is another container's
                 failures.append(error)
                 if isinstance(error, GoneError):
-                    self.gone.append(GpuDevice(str(index), ""))
+                    self.gone.append(Device(str(index), ""))
         self._nvml.about = ""
         if not found and failures:
             raise NvmlFailedError(reason_of(failures[0]), str(failures[0]))
         if not found:
-            raise NvmlFailedError(Reason.NO_GPU, "the driver runs and has no GPU for this process")
+            raise NvmlFailedError("no_gpu", "the driver runs and has no GPU for this process")
         return found
 
     def _device(self, index: int) -> list[Gpu]:
@@ -108,40 +100,44 @@ class Driver:
         gpu.split = bool(parts)
         return [gpu, *parts]
 
-    def poll(self, now: float) -> GpuPoll:
-        """Read all chosen devices; those of the slow tier's fields that are not due keep their values.
+    def poll(self, now: float, pids: Sequence[int] = ()) -> dict[str, Any]:
+        """Read all chosen devices and return a frame: the slow tier where it is due, or vLLM's processes changed.
+
+        `pids` are vLLM's processes on this machine, for choosing devices.
 
         Raises:
             NvmlFailedError: NVML does not work any more, or no device can be read.
         """
         began, calls = time.monotonic(), self._nvml.calls
-        slow = now >= self._slow_due or (self._plan.wanted is None and tuple(self._server_pids()) != self._looked[0])
+        slow = now >= self._slow_due or (self._plan.wanted is None and tuple(pids) != self._looked[0])
         if slow:
             self._slow_due = now + self._plan.slow_interval
-            self._choose()
-        anomalies: Counter[str] = Counter()
+            self._choose(tuple(pids))
         failures: list[CallError] = []
         self._calls["fast"] = 0
-        readings = [
-            self._read(place, anomalies, failures, slow=slow) for place in self._places if self._is_read(place.gpu)
-        ]
+        readings = [self._read(place, failures, slow=slow) for place in self._places if self._is_read(place.gpu)]
         self._nvml.about = ""
         if slow:
             self.outdated = self.outdated or self._is_outdated()
             self._calls["slow"] = self._nvml.calls - calls - self._calls["fast"]
-        readings += [GpuReading(device, {}, lost=True) for device in self.gone]
-        if not any(reading.values and not reading.lost for reading in readings):
-            raise self._nothing(failures)
-        return GpuPoll(
-            tuple(readings),
-            now,
-            time.monotonic() - began,
-            dict(self._calls),
-            self._chosen.by,
-            self.driver_version,
-            self.nvml_version,
-            anomalies,
-        )
+        gone = self._gone()
+        readings += [_reading(device, lost=True) for device in gone]
+        if not any(reading["fast"] for reading in readings):
+            raise self._nothing(failures, gone)
+        return {
+            "devices": readings,
+            "at": now,
+            "seconds": time.monotonic() - began,
+            "calls": dict(self._calls),
+            "chosen_by": self._chosen.by,
+            "present": len(self._places) - sum(place.gpu.split for place in self._places) + len(self.gone),
+        }
+
+    def _gone(self) -> list[Device]:
+        """Return the GPUs without handle that are to be read: they have no UUID, so only an index can mean one."""
+        if self._chosen.by == "all" or self._plan.wanted == ():
+            return self.gone
+        return [device for device in self.gone if device.index in (self._plan.wanted or ())]
 
     def _is_outdated(self) -> bool:
         try:
@@ -169,13 +165,15 @@ class Driver:
             return True
         return False
 
-    def _nothing(self, failures: Sequence[CallError]) -> NvmlFailedError:
+    def _nothing(self, failures: Sequence[CallError], gone: Sequence[Device]) -> NvmlFailedError:
         if failures:
             return NvmlFailedError(reason_of(failures[0]), str(failures[0]))
+        if gone:
+            return NvmlFailedError("gpu_lost", f"GPU {gone[0].index} has no handle")
         if not self._chosen.uuids:
             wanted = ", ".join(self._plan.wanted or ())
-            return NvmlFailedError(Reason.NO_GPU, f"none of the {len(self._places)} devices here is {wanted}")
-        return NvmlFailedError(Reason.NVML_ERROR, "no GPU gives any value")
+            return NvmlFailedError("no_gpu", f"none of the {len(self._places)} devices here is {wanted}")
+        return NvmlFailedError("nvml_error", "no GPU gives any value")
 
     def _is_read(self, gpu: Gpu) -> bool:
         """Of a MIG instance that is chosen its GPU is read too: power, temperature and faults are there only."""
@@ -187,42 +185,39 @@ class Driver:
             for place in self._places
         )
 
-    def _read(self, place: _Place, anomalies: Counter[str], failures: list[CallError], *, slow: bool) -> GpuReading:
+    def _read(self, place: _Place, failures: list[CallError], *, slow: bool) -> dict[str, Any]:
         gpu = place.gpu
         self._nvml.about = f" of GPU {gpu.device.index}"
         if place.lost and not slow:  # a call to a lost GPU may block
-            return GpuReading(gpu.identity, place.slow, {}, lost=True)
+            return _reading(gpu.device, lost=True)
         try:
             if place.lost:
                 gpu.handle = self._nvml.call("nvmlDeviceGetHandleByUUID", gpu.device.uuid)
             calls = self._nvml.calls
-            values = normalise(gpu.read(Tier.FAST), anomalies)
+            fast = gpu.read_fast()
             self._calls["fast"] += self._nvml.calls - calls
-            if slow:
-                place.slow = normalise(gpu.read(Tier.SLOW), anomalies)
+            rest = gpu.read_slow() if slow else None
         except CallError as error:
             failures.append(error)
             place.lost = isinstance(error, GoneError) or place.lost
-            place.slow = normalise(gpu.last_words(), anomalies) if place.lost else {}
-            return GpuReading(gpu.identity, place.slow, {}, lost=place.lost)
-        if not values and gpu.last_error is not None:
+            return _reading(gpu.device, slow=gpu.last_words() if place.lost else {}, lost=place.lost)
+        if not fast and gpu.last_error is not None:
             failures.append(gpu.last_error)
         self.outdated = self.outdated or place.lost  # its events have to be registered again
         place.lost = False
-        return GpuReading(gpu.identity, {**values, **place.slow}, gpu.capabilities)
+        return _reading(gpu.device, fast, rest, events=gpu.events)
 
-    def _choose(self) -> None:
+    def _choose(self, pids: tuple[int, ...]) -> None:
         """Choose again: vLLM may have started, or have moved, since."""
         devices = [place.gpu.device for place in self._places]
         if self._plan.wanted is None:
-            self._chosen = self._automatic(devices)
+            self._chosen = self._automatic(devices, pids)
         elif self._plan.wanted:
             self._chosen = choose.configured(self._plan.wanted, devices)
         else:
             self._chosen = choose.Choice(choose.everything(devices).uuids, "configured")
 
-    def _automatic(self, devices: Sequence[GpuDevice]) -> choose.Choice:
-        pids = tuple(self._server_pids())
+    def _automatic(self, devices: Sequence[Device], pids: tuple[int, ...]) -> choose.Choice:
         known, looks = self._looked
         if not pids:
             self._looked = (), 0
@@ -252,8 +247,18 @@ class Driver:
             place.gpu.close()
 
 
-def reason_of(error: CallError) -> Reason:
-    """Name the reason that a failed call stands for."""
-    if isinstance(error, GoneError):
-        return Reason.GPU_LOST
-    return Reason.NO_PERMISSION if error.code == NO_PERMISSION else Reason.NVML_ERROR
+def _reading(
+    device: Device, fast: Raw | None = None, slow: Raw | None = None, *, lost: bool = False, events: bool = False
+) -> dict[str, Any]:
+    """Return what a frame says of one device; the slow tier is None where it was not read."""
+    return {
+        "device": device.row(),
+        "fast": _rows(fast or {}),
+        "slow": None if slow is None else _rows(slow),
+        "lost": lost,
+        "events": events,
+    }
+
+
+def _rows(raw: Raw) -> list[list[str | float]]:
+    return [[*key, value] for key, value in raw.items()]

@@ -1,0 +1,117 @@
+"""YAML text -> plain values with the line of each; the only code that reads YAML."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOST_VALUES = 50_000
+"""Values of a file, each alias counted as often as it is used: a few lines of aliases can stand for billions."""
+
+
+class DocumentError(Exception):
+    """A text that is not one YAML document of plain values; the message says what and where."""
+
+
+class Document(NamedTuple):
+    """One document."""
+
+    root: object
+    """Its plain values; None for an empty one."""
+    lines: dict[tuple[str, ...], int]
+    """The line (from 1) of each path."""
+    twice: list[tuple[int, str]]
+    """Line and text of each key that is given twice."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads only what looks like it as bool, number or null: not `on` as true, nor 12:30 as 750, nor 012 as 10."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # yaml's own attribute
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Make a value; whatever a tag makes of one that does not fit it is a mistake at that line."""
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:
+            text = f"the value does not fit its tag {node.tag.replace('tag:yaml.org,2002:', '!!')}"
+            raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark) from error
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
+):
+    _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+
+
+def read_document(text: str) -> Document:
+    """Read one document.
+
+    Raises:
+        DocumentError: It is not valid YAML, is more than one document, or stands for too many values.
+    """
+    loader: _PlainLoader | None = None
+    try:
+        loader = _PlainLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return Document(None, {}, [])
+        lines, twice = _lines(node)
+        return Document(loader.construct_document(node), lines, twice)
+    except yaml.YAMLError as error:
+        raise DocumentError(_syntax_mistake(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"not valid YAML: {error}") from None
+    finally:
+        if loader:
+            loader.dispose()
+
+
+def _lines(root: yaml.Node) -> tuple[dict[tuple[str, ...], int], list[tuple[int, str]]]:
+    lines: dict[tuple[str, ...], int] = {}
+    twice = []
+    for number, (steps, line) in enumerate(islice(_survey(root, (), ()), MOST_VALUES + 1)):
+        if number == MOST_VALUES:
+            raise DocumentError(f"holds more than {MOST_VALUES} values, counting each alias as often as it is used")
+        if steps in lines:
+            twice.append((line, f"line {line}: {'.'.join(steps)}: given twice; it is also on line {lines[steps]}"))
+        lines.setdefault(steps, line)
+    return lines, twice
+
+
+def _survey(
+    node: yaml.Node, path: tuple[str, ...], above: tuple[yaml.Node, ...]
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    """List the path and line (from 1) of every value; a key given twice comes twice."""
+    if any(node is one for one in above):
+        raise yaml.MarkedYAMLError(problem="an alias stands inside what it names", problem_mark=node.start_mark)
+    above = (*above, node)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            # A key that is itself a mapping or list could stand for billions of values when written as text.
+            step = (*path, str(key.value) if isinstance(key, yaml.ScalarNode) else "?")
+            yield step, key.start_mark.line + 1
+            yield from _survey(value, step, above)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            step = (*path, str(index))
+            yield step, item.start_mark.line + 1
+            yield from _survey(item, step, above)
+
+
+def _syntax_mistake(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {problem}"
+    return f"not valid YAML: {' '.join(str(error).split())}"

@@ -1,0 +1,140 @@
+"""Command line and environment -> values by their path in the config; read off the schema, so no key is forgotten."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+
+from vllm_sidecar.config.document import DocumentError, read_document
+from vllm_sidecar.config.schema import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
+
+    from vllm_sidecar.config.mistakes import KeyPath
+
+PREFIX = "VLLM_SIDECAR_"
+CONFIG_FILE = PREFIX + "CONFIG_FILE"
+"""The variable for --config.file."""
+_OTHERS = (CONFIG_FILE, PREFIX + "PROMTOOL")
+"""Variables that are no keys of the config."""
+
+_COMMAND_LINE = "command line"
+_OF_A_SERVICE = re.compile(
+    rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)", re.ASCII
+)
+"""Kubernetes sets these for a Service named vllm-sidecar, or vllm-sidecar-..., in every container of its namespace."""
+
+
+class Override(NamedTuple):
+    """A value that holds whatever the file says, and where it comes from."""
+
+    value: object
+    origin: str
+
+
+def keys(model: type[BaseModel] = Config, parents: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
+    """List every key that holds a value, with its path: sections themselves and what is inside lists are left out."""
+    for name, field in model.model_fields.items():
+        path = (*parents, name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys(field.annotation, path)
+        else:
+            yield path, field
+
+
+def variable(path: KeyPath) -> str:
+    """Return the environment variable of a key: VLLM_SIDECAR_SCRAPE_INTERVAL for scrape.interval."""
+    return PREFIX + "_".join(path).upper()
+
+
+_KEYS = dict(keys())
+_VARIABLES = {variable(path): path for path in _KEYS}
+
+
+def from_flags(flags: Mapping[str, object]) -> dict[KeyPath, Override]:
+    """Return what the command line gave, by path; `flags` are by dotted path, such as "vllm.url"."""
+    found = {}
+    for dotted, value in flags.items():
+        path = tuple(dotted.split("."))
+        field = _KEYS.get(path)
+        read = from_text(field, value) if field and isinstance(value, str) else value
+        found[path] = Override(read, _COMMAND_LINE)
+    return found
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[KeyPath, Override]:
+    """Return what the environment gave, by path; an empty variable is as good as none."""
+    return {
+        path: Override(from_text(_KEYS[path], text), f"environment variable {name}")
+        for name, path in _VARIABLES.items()
+        if (text := environment.get(name))
+    }
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Say of each variable that looks like a setting and is none what it may be meant to be."""
+    known = [*_VARIABLES, *_OTHERS]
+    unknown = sorted(
+        name
+        for name in environment
+        if name.startswith(PREFIX) and name not in known and not _OF_A_SERVICE.fullmatch(name)
+    )
+    return [f"{name} is not a setting{_meant(name, known)}" for name in unknown]
+
+
+def _meant(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1)
+    return f"; did you mean {PREFIX}{near[0]}?" if near else ""
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Say whether a key holds a secret: it is no flag, for every user of the machine can read command lines."""
+    return SecretStr in kinds(field)
+
+
+def kinds(field: FieldInfo) -> set[Any]:
+    """Return the plain types of what a key holds."""
+    return set(_kinds(field.annotation))
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _kinds(part)
+    elif origin is Literal:
+        yield str
+    elif origin in (tuple, Mapping):
+        yield origin
+        yield from (kind for part in get_args(annotation) for kind in _kinds(part) if kind is SecretStr)
+    else:
+        yield annotation
+
+
+def from_text(field: FieldInfo, text: str) -> object:
+    """Read a text as the file's text would be read, where the key holds more than texts.
+
+    A list or mapping is written as in YAML, [a, b] or {a: b}. A relative path starts at the current folder, not at that
+    of the file.
+    """
+    found = kinds(field)
+    if Path in found and "\0" not in text:
+        return Path(text)
+    if not (found & {bool, int, float} or (found & {tuple, Mapping} and text.lstrip()[:1] in ("[", "{"))):
+        return text
+    try:
+        value = read_document(text).root
+    except DocumentError:
+        return text  # and is refused in the words of its key
+    return text if value is None and type(None) not in found else value

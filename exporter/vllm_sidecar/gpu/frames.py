@@ -1,0 +1,140 @@
+"""Frames of the child that calls NVML -> values of the package: names and units of the catalog, frozen."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm_sidecar.catalog.gpu import EVENTS, FIELDS_BY_NAME, GROUPS
+from vllm_sidecar.gpu.normalise import decode, normalise
+from vllm_sidecar.model import GPU_REASONS, GpuDevice, GpuPoll, GpuReading, PollError, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllm_sidecar.model import Key
+
+INSTANCE_GROUPS = ("memory", "activity")
+"""Groups of fields that a MIG instance can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """NVML was initialised; `gone` GPUs did not even give a handle."""
+
+    driver_version: str
+    devices: int
+    gone: int
+    nvml_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuEvent:
+    """One event: whose, what (names of the catalog), NVML's data (the code of an XID), and its Unix time."""
+
+    index: str
+    uuid: str
+    kinds: tuple[str, ...]
+    data: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something about events that is worth a line in the log."""
+
+    what: str
+    detail: str
+    gpu: str = ""
+
+
+class Outdated:
+    """The child ends because there are other devices than at its start."""
+
+
+Frame = Opened | GpuPoll | GpuEvent | Note | Outdated | PollError
+
+
+class FrameReader:
+    """Reads the frames of one child, and keeps what it does not say again: the slow tier, and what each device gave."""
+
+    def __init__(self, *, processes: bool) -> None:
+        self._processes = processes
+        self._opened = Opened("", 0, 0)
+        self._slow: dict[str, Mapping[Key, float]] = {}
+        self._gives: dict[str, set[str]] = {}
+
+    def read(self, line: bytes) -> Frame:
+        """Read one frame.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            kind, content = json.loads(line)
+            return self._read(kind, content)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"a frame that is none: {type(error).__name__}: {error}") from None
+
+    def _read(self, kind: str, content: Mapping[str, Any]) -> Frame:
+        match kind:
+            case "poll":
+                return self._poll(content)
+            case "opened":
+                self._opened = Opened(
+                    str(content["driver"]), int(content["devices"]), int(content["gone"]), str(content["nvml"])
+                )
+                return self._opened
+            case "event":
+                kinds = tuple(name for name, bit in EVENTS.items() if int(content["types"]) & bit)
+                return GpuEvent(
+                    str(content["index"]), str(content["uuid"]), kinds, int(content["data"]), float(content["at"])
+                )
+            case "note":
+                return Note(str(content["what"]), str(content["detail"]), str(content.get("gpu", "")))
+            case "outdated":
+                return Outdated()
+            case "failed":
+                reason = Reason(content["reason"])
+                return PollError(reason if reason in GPU_REASONS else Reason.INTERNAL, str(content["detail"]))
+        raise ValueError(f"unknown kind {kind!r:.40}")
+
+    def _poll(self, content: Mapping[str, Any]) -> GpuPoll:
+        anomalies: Counter[str] = Counter()
+        return GpuPoll(
+            tuple(self._reading(each, anomalies) for each in content["devices"]),
+            float(content["at"]),
+            float(content["seconds"]),
+            {str(tier): int(calls) for tier, calls in content["calls"].items()},
+            str(content["chosen_by"]),
+            self._opened.driver_version,
+            self._opened.nvml_version,
+            anomalies,
+            int(content["present"]),
+        )
+
+    def _reading(self, content: Mapping[str, Any], anomalies: Counter[str]) -> GpuReading:
+        index, uuid, name, bus, capability, power_source, parent = content["device"]
+        device = GpuDevice(
+            str(index), str(uuid), str(name), str(bus), str(capability), str(power_source),
+            None if parent is None else str(parent),
+        )  # fmt: skip
+        gives = self._gives.setdefault(device.uuid, set())
+        fast, slow = (decode(content[tier] or ()) for tier in ("fast", "slow"))
+        values = normalise(fast, anomalies)
+        if content["slow"] is not None:
+            self._slow[device.uuid] = normalise(slow, anomalies)
+        values |= self._slow.get(device.uuid, {})
+        if content["lost"]:
+            return GpuReading(device, values, {}, lost=True)
+        gives.update(FIELDS_BY_NAME[key[0]].group for key in (*fast, *slow))
+        return GpuReading(device, values, self._capabilities(device, gives, events=bool(content["events"])))
+
+    def _capabilities(self, device: GpuDevice, gives: set[str], *, events: bool) -> dict[str, bool]:
+        """Return group -> whether the device ever gave any of it, for those that it can have."""
+        if device.parent is not None:
+            return {group: group in gives for group in INSTANCE_GROUPS}
+        given = gives | ({"events"} if events else set())
+        return {group: group in given for group in GROUPS if group != "processes" or self._processes}

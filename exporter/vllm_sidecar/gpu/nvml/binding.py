@@ -1,0 +1,132 @@
+"""nvidia-ml-py behind one function that notes what is being called, and sorts errors into four kinds."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIBRARY = "libnvidia-ml.so.1"
+
+NO_PERMISSION, TIMEOUT, FUNCTION_NOT_FOUND, UNKNOWN = 4, 10, 13, 999
+INVALID_ARGUMENT = 2
+_WHOLE = {
+    1: "nvml_error",
+    9: "driver_not_loaded",
+    12: "library_not_found",
+    18: "driver_mismatch",
+}
+"""Codes after which no GPU can be read until NVML is initialised again, and the reason that each stands for."""
+_GONE = frozenset((15, 16, 28))
+"""GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND: this GPU only."""
+_LACKING = frozenset((INVALID_ARGUMENT, 3, 6, FUNCTION_NOT_FOUND, 25, 26))
+"""INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH, DEPRECATED: it will not
+come until the driver changes."""
+
+
+class NvmlFailedError(Exception):
+    """NVML as a whole cannot be used; `reason` is a value of the sidecar's reasons, `detail` is for the log."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class CallError(Exception):
+    """One call failed for now; `code` is NVML's."""
+
+    def __init__(self, code: int, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class LackingError(CallError):
+    """The GPU or the driver does not have what was asked for."""
+
+
+class GoneError(CallError):
+    """The GPU fell off the bus, or waits for a reset."""
+
+
+def error_of(code: int, detail: str) -> CallError | NvmlFailedError:
+    """Sort an NVML error code into its kind."""
+    if code in _WHOLE:
+        return NvmlFailedError(_WHOLE[code], detail)
+    kind = GoneError if code in _GONE else LackingError if code in _LACKING else CallError
+    return kind(code, detail)
+
+
+def reason_of(error: CallError) -> str:
+    """Name the reason that a failed call stands for where nothing else can be read."""
+    if isinstance(error, GoneError):
+        return "gpu_lost"
+    return "no_permission" if error.code == NO_PERMISSION else "nvml_error"
+
+
+class Nvml:
+    """NVML, initialised; `note` is told of each call before it is made.
+
+    Raises:
+        NvmlFailedError: the library is not there, or does not work.
+    """
+
+    def __init__(self, note: Callable[[str], None] = lambda _: None) -> None:
+        self.note = note
+        self.calls = 0
+        """Calls so far."""
+        self.about = ""
+        """The GPU that is being asked."""
+        note(f"loading {LIBRARY}")
+        self.module = _load()
+        try:
+            self.call("nvmlInitWithFlags", 0)
+        except CallError as error:
+            raise NvmlFailedError(reason_of(error), str(error)) from None
+
+    def call(self, function: str, *arguments: object) -> Any:
+        """Call a function of nvidia-ml-py by name.
+
+        Raises:
+            LackingError: not supported here.
+            GoneError: the GPU is lost.
+            CallError: failed for now.
+            NvmlFailedError: NVML does not work any more.
+        """
+        self.calls += 1
+        self.note(function + self.about)
+        called = self.constant(function)
+        try:
+            return called(*arguments)
+        except self.module.NVMLError as error:
+            raise error_of(error.value, f"{function}{self.about}: {error} (code {error.value})") from None
+
+    def constant(self, name: str) -> Any:
+        """Return a function, constant or structure of nvidia-ml-py.
+
+        Raises:
+            LackingError: this nvidia-ml-py is too old to have it.
+        """
+        try:
+            return getattr(self.module, name)
+        except AttributeError:
+            raise LackingError(FUNCTION_NOT_FOUND, f"{name} is not in this nvidia-ml-py") from None
+
+    def close(self) -> None:
+        """Release the driver, so that it can be unloaded."""
+        try:
+            self.call("nvmlShutdown")
+        except (CallError, NvmlFailedError):
+            return
+
+
+def _load() -> Any:
+    """Load the driver's library, and nvidia-ml-py only where there is one: it is most of this process."""
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise NvmlFailedError("library_not_found", str(error)) from None
+    return importlib.import_module("pynvml")

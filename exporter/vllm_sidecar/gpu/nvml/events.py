@@ -1,0 +1,142 @@
+"""XIDs and other events: they come once, at any time, and NVML keeps them between two waits, but not before the first.
+
+Nothing that happens before registration is delivered, so the driver's recovery action, a state, is what to alert on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from vllm_sidecar.gpu.nvml.binding import TIMEOUT, CallError, GoneError, LackingError, NvmlFailedError
+from vllm_sidecar.gpu.nvml.mig import MigInstance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vllm_sidecar.gpu.nvml.binding import Nvml
+    from vllm_sidecar.gpu.nvml.device import Gpu
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before registering again after a failure; doubled each time."""
+NO_INSTANCE = 0xFFFFFFFF
+
+
+class Events:
+    """Registers for the events of all GPUs and waits for them between two polls.
+
+    What comes is published as `event`; `note` says that events cannot be had, or not for now, once for each time.
+    """
+
+    def __init__(
+        self, nvml: Nvml, gpus: Sequence[Gpu], types: int, publish: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        self._nvml, self._types, self._publish = nvml, types, publish
+        self._gpus = [gpu for gpu in gpus if not isinstance(gpu, MigInstance)]
+        self._instances = {
+            (gpu.parent.device.uuid, gpu.instance): gpu for gpu in gpus if isinstance(gpu, MigInstance)
+        }  # fmt: skip
+        self._by_handle = {_address(gpu.handle): gpu for gpu in self._gpus}
+        self._set: Any = None
+        self._due = 0.0
+        self._pause = FIRST_PAUSE
+        self._interrupted = False
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long for an event and publish it; False where none came, at once where none can."""
+        if self._set is None and not self._registered():
+            return False
+        try:
+            data = self._nvml.call("nvmlEventSetWait_v2", self._set, max(0, int(seconds * 1e3)))
+        except (CallError, NvmlFailedError) as error:
+            if isinstance(error, CallError) and error.code == TIMEOUT:
+                self._pause, self._interrupted = FIRST_PAUSE, False
+            elif isinstance(error, LackingError):
+                self._give_up(error)
+            else:
+                self._interrupt(error)
+            return False
+        self._took(data)
+        return True
+
+    def _registered(self) -> bool:
+        """Register all GPUs where it is due; one that refuses is without events, which is no sign of health."""
+        if time.monotonic() < self._due:
+            return False
+        try:
+            self._set = self._nvml.call("nvmlEventSetCreate")
+            wanted = [self._register(gpu) for gpu in self._gpus]
+        except LackingError as error:
+            self._give_up(error)
+        except (CallError, NvmlFailedError) as error:
+            self._interrupt(error)
+        else:
+            if not any(wanted):
+                self._give_up(None)
+        return self._set is not None
+
+    def _register(self, gpu: Gpu) -> bool:
+        """Register one GPU for what it supports of the types that are counted."""
+        self._nvml.about = f" of GPU {gpu.device.index}"
+        try:
+            types = self._nvml.call("nvmlDeviceGetSupportedEventTypes", gpu.handle) & self._types
+            if types:
+                self._nvml.call("nvmlDeviceRegisterEvents", gpu.handle, types, self._set)
+            gpu.events = bool(types)
+        except GoneError:
+            gpu.events = False
+        except CallError as error:
+            gpu.events = False
+            self._publish("note", {"what": "gpu_without_events", "gpu": gpu.device.index, "detail": str(error)})
+        finally:
+            self._nvml.about = ""
+        return gpu.events
+
+    def _interrupt(self, error: Exception) -> None:
+        """Register again after a pause; said once, however often it fails."""
+        self.close()
+        self._due = time.monotonic() + self._pause
+        self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
+        if not self._interrupted:
+            self._interrupted = True
+            self._publish("note", {"what": "gpu_events_interrupted", "detail": str(error)})
+
+    def _give_up(self, error: Exception | None) -> None:
+        """Do without events until NVML is initialised again: the driver does not have them."""
+        self.close()
+        self._due = float("inf")
+        if error is not None:
+            self._publish("note", {"what": "gpu_events_unsupported", "detail": str(error)})
+
+    def _took(self, data: Any) -> None:
+        gpu = self._by_handle.get(_address(data.device))
+        if gpu is None:
+            return
+        if data.gpuInstanceId != NO_INSTANCE:
+            gpu = self._instances.get((gpu.device.uuid, data.gpuInstanceId), gpu)
+        self._publish(
+            "event",
+            {
+                "index": gpu.device.index,
+                "uuid": gpu.device.uuid,
+                "types": int(data.eventType),
+                "data": int(data.eventData),
+                "at": time.time(),
+            },
+        )
+
+    def close(self) -> None:
+        """Let go of the registration."""
+        for gpu in self._gpus:
+            gpu.events = False
+        if self._set is not None:
+            with suppress(CallError, NvmlFailedError):
+                self._nvml.call("nvmlEventSetFree", self._set)
+            self._set = None
+
+
+def _address(handle: Any) -> int:
+    """Return the address behind a handle, by which the device of an event is known."""
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0

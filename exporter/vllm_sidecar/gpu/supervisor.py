@@ -1,0 +1,213 @@
+"""Keeps one child process calling NVML: sees when it hangs or ends, says why, and starts the next with a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from vllm_sidecar.catalog.gpu import EVENTS
+from vllm_sidecar.gpu.child import Child, command, start, watch_without_threads
+from vllm_sidecar.gpu.frames import FrameReader, Outdated
+from vllm_sidecar.log import event
+from vllm_sidecar.model import GpuPoll, PollError, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vllm_sidecar.gpu.frames import Frame
+
+LONGEST_PAUSE, PAUSE_WITHOUT_LIBRARY = 60.0, 300.0
+"""Seconds between two children at most: after any failure, and where there is no driver's library to load."""
+ACCESS_LOST_AFTER = 3
+"""Children in a row that end with an error that NVML cannot name, before access to the devices counts as lost."""
+START_SECONDS = 15.0
+"""What a child gets from its start to its first call, on a machine that is busy with other things."""
+END_SECONDS, KILL_SECONDS = 0.7, 0.3
+"""What it gets to release NVML and end, and then to be gone once it was killed."""
+MOST_STUCK = 2
+"""Processes that may hang in the driver and not be killed, before no other is started beside them."""
+
+_log = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    """What children do: which devices they read (see config), how often, and the longest that one call may take."""
+
+    wanted: tuple[str, ...] | None = None
+    interval: float = 5.0
+    slow_interval: float = 60.0
+    timeout: float = 10.0
+    processes: bool = False
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds after which a child shows that it is alive, and the parent looks."""
+        return min(1.0, self.interval, self.timeout / 4.0)
+
+
+class Supervisor:
+    """Runs children for ever; all that they find, and why one ended, goes to `publish`.
+
+    `server_pids` are vLLM's processes on this machine; `tick` is called at every look.
+    """
+
+    _stuck: ClassVar[list[Child]] = []
+    """Processes that could not be killed and have not ended, of all supervisors: a reload must not forget them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        publish: Callable[[Frame], None],
+        server_pids: Callable[[], Sequence[int]] = tuple,
+        tick: Callable[[], None] = lambda: None,
+        *,
+        program: Callable[[int], Sequence[str]] = command,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan, self._publish, self._server_pids, self._tick = plan, publish, server_pids, tick
+        self._program, self._clock = program, clock
+        self._child: Child | None = None
+        self._unnamed = 0
+        self._pids: tuple[int, ...] = ()
+        self._last: Frame | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process that calls NVML now; None between two."""
+        return self._child.pid if self._child else None
+
+    @property
+    def call(self) -> str:
+        """The call that it is in, or was in last."""
+        return self._child.page.call if self._child else ""
+
+    async def run(self) -> None:
+        """Start one child after the other until cancelled."""
+        watch_without_threads()
+        pause = self._plan.interval
+        while True:
+            began = self._clock()
+            try:
+                failure = await self._one()
+            except Exception as error:  # noqa: BLE001 - a bug here must not leave the last values as if they were live
+                event(_log, logging.ERROR, "internal_error", source="nvml", exc_info=error)
+                failure = PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}")
+            if failure is not None:
+                self._publish(failure)
+            if failure is None or self._clock() - began > LONGEST_PAUSE:
+                pause = self._plan.interval
+            await self._rest(pause)
+            without_library = failure is not None and failure.reason is Reason.LIBRARY_NOT_FOUND
+            pause = min(2.0 * pause, PAUSE_WITHOUT_LIBRARY if without_library else LONGEST_PAUSE)
+
+    async def _rest(self, seconds: float) -> None:
+        until = self._clock() + seconds
+        while (left := until - self._clock()) > 0.0:
+            await asyncio.sleep(min(left, self._plan.heartbeat))
+            self._tick()
+
+    async def _one(self) -> PollError | None:
+        """Run one child until it ends; return why it failed, None where it found other devices than at its start."""
+        self._stuck[:] = [child for child in self._stuck if not child.exited.is_set()]
+        if len(self._stuck) >= MOST_STUCK:
+            return PollError(Reason.HUNG, f"{len(self._stuck)} processes hang in the driver and cannot be ended")
+        reader = FrameReader(processes=self._plan.processes)
+        self._last, self._pids = None, ()
+        try:
+            child = await start(self._program, lambda line: self._took(reader.read(line)))
+        except OSError as error:
+            return PollError(Reason.INTERNAL, f"the process that calls NVML cannot be started: {error}")
+        failure: PollError | None = None
+        self._child = child
+        try:
+            child.send("plan", self._request())
+            failure = await self._follow(child)
+        finally:
+            self._child = None
+            call = await self._end(child, at_once=failure is not None)
+        return failure or self._why(child, call)
+
+    def _request(self) -> dict[str, object]:
+        plan = self._plan
+        return {
+            "wanted": plan.wanted,
+            "interval": plan.interval,
+            "slow_interval": plan.slow_interval,
+            "processes": plan.processes,
+            "heartbeat": plan.heartbeat,
+            "event_types": sum(EVENTS.values()),
+        }
+
+    def _took(self, frame: Frame) -> bool:
+        """Hand a frame on and tell whether it is the last; how the child fails is known in full when it has ended."""
+        self._last = frame
+        if isinstance(frame, PollError | Outdated):
+            return True
+        if isinstance(frame, GpuPoll):
+            self._unnamed = 0
+        self._publish(frame)
+        return False
+
+    async def _follow(self, child: Child) -> PollError | None:
+        """Look after a child until it says nothing more; return why it has to be killed."""
+        beat = self._plan.heartbeat
+        count, still, looked = 0, 0.0, self._clock()
+        while True:
+            pids = tuple(self._server_pids())
+            if pids != self._pids:
+                self._pids = pids
+                child.send("pids", pids)
+            try:
+                await asyncio.wait_for(child.over.wait(), beat)
+            except TimeoutError:
+                pass
+            else:
+                return PollError(Reason.INTERNAL, child.fault) if child.fault else None
+            now, before = self._clock(), count
+            count = child.page.count
+            # Of a pause of this process or the machine no more counts than one that was waited for.
+            still = still + min(now - looked, 2.0 * beat) if count == before else 0.0
+            looked = now
+            self._tick()
+            if still > (self._plan.timeout if count else max(START_SECONDS, self._plan.timeout)):
+                return PollError(Reason.HUNG, f"{child.page.call or 'its start'} has not returned for {still:.0f} s")
+
+    async def _end(self, child: Child, *, at_once: bool) -> str:
+        """End a child, in order where it can, and return the last call that it made.
+
+        One that cannot even be killed is left behind and remembered.
+        """
+        child.close_input()
+        if at_once or not await _within(child.exited, END_SECONDS):
+            if not at_once:
+                event(_log, logging.WARNING, "gpu_process_killed", pid=child.pid, call=child.page.call)
+            child.kill()
+            if not await _within(child.exited, KILL_SECONDS):
+                self._stuck.append(child)
+                event(_log, logging.ERROR, "gpu_process_left_behind", pid=child.pid, call=child.page.call)
+        call = child.page.call
+        child.release()
+        return call
+
+    def _why(self, child: Child, call: str) -> PollError | None:
+        """Say why a child ended by itself."""
+        if isinstance(self._last, Outdated):
+            return None
+        if not isinstance(self._last, PollError):
+            return PollError(Reason.CRASHED, f"{child.ending}, in {call or 'its start'}")
+        return PollError(self._reason(self._last.reason), self._last.detail)
+
+    def _reason(self, reason: Reason) -> Reason:
+        """Tell a passing error from devices that the container lost for good: again and again the same, unnamed one."""
+        self._unnamed = self._unnamed + 1 if reason is Reason.NVML_ERROR else 0
+        return Reason.DEVICE_ACCESS_LOST if self._unnamed >= ACCESS_LOST_AFTER else reason
+
+
+async def _within(happened: asyncio.Event, seconds: float) -> bool:
+    """Wait so long; not with asyncio.timeout, which before Python 3.11.4 says nothing in a task that is cancelled."""
+    waiting = asyncio.ensure_future(happened.wait())
+    done, _ = await asyncio.wait([waiting], timeout=seconds)
+    waiting.cancel()
+    return bool(done)
