@@ -178,6 +178,7 @@ def test_a_bug_in_the_gpus_series_costs_them_and_says_so(
 def test_a_node_that_cannot_be_shown_at_all_is_no_failure_of_a_scrape(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         health = Run().monitor.health
+        last_success_age = None
 
         def samples(self) -> Any:
             raise ZeroDivisionError("a bug")

@@ -19,7 +19,12 @@ from vllm_sidecar.model import PollError, Reason
 if TYPE_CHECKING:
     from pathlib import Path
 
-WORKS = "while sys.stdin.buffer.raw.readable():\n    note('polling')\n    poll()\n    time.sleep(0.02)\n"
+WORKS = """
+import select
+while not (select.select([0], [], [], 0.02)[0] and not os.read(0, 65536)):
+    note("polling")
+    poll()
+"""
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,30 @@ async def test_a_bug_in_what_takes_frames_ends_the_child_and_is_told(tmp_path: P
     await run.until(lambda: run.reasons() == [Reason.INTERNAL, Reason.INTERNAL])
     await run.stop()
     assert run.details()[0] == "ZeroDivisionError: a bug"
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_it_can_be_stopped_at_any_moment_and_leaves_nothing(turns: int, tmp_path: Path) -> None:
+    program = script(tmp_path, WORKS)
+    pids: list[int] = []
+    async with following(QUICK, program) as run:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+            pids += [run.supervisor.pid] if run.supervisor.pid else []
+        began = time.monotonic()
+        await run.stop()
+        assert time.monotonic() - began < 2.0
+    assert not [pid for pid in pids if _is_alive(pid)]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.005, 0.02, 0.03, 0.04, 0.06, 0.1])
+async def test_it_can_be_stopped_while_a_child_ends_by_itself(seconds: float, tmp_path: Path) -> None:
+    body = "say('failed', {'reason': 'library_not_found', 'detail': ''})"
+    async with following(QUICK, script(tmp_path, body)) as run:
+        await asyncio.sleep(seconds)
+        began = time.monotonic()
+        await run.stop()
+        assert time.monotonic() - began < 2.0
 
 
 async def test_at_the_end_a_child_that_hangs_is_killed_and_its_call_is_named(

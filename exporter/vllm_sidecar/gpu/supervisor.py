@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from vllm_sidecar.catalog.gpu import EVENTS
@@ -14,7 +15,7 @@ from vllm_sidecar.log import event
 from vllm_sidecar.model import GpuPoll, PollError, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from vllm_sidecar.gpu.frames import Frame
 
@@ -116,7 +117,7 @@ class Supervisor:
         reader = FrameReader(processes=self._plan.processes)
         self._last, self._pids = None, ()
         try:
-            child = await start(self._program, lambda line: self._took(reader.read(line)))
+            child = await self._start(reader)
         except OSError as error:
             return PollError(Reason.INTERNAL, f"the process that calls NVML cannot be started: {error}")
         failure: PollError | None = None
@@ -126,8 +127,18 @@ class Supervisor:
             failure = await self._follow(child)
         finally:
             self._child = None
-            call = await self._end(child, at_once=failure is not None)
+            call = await _finished(self._end(child, at_once=failure is not None))
         return failure or self._why(child, call)
+
+    async def _start(self, reader: FrameReader) -> Child:
+        """Start a child; where that is cancelled halfway, end it: nobody else would know of it."""
+        starting = asyncio.ensure_future(start(self._program, lambda line: self._took(reader.read(line))))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with suppress(OSError):
+                await self._end(await starting, at_once=True)
+            raise
 
     def _request(self) -> dict[str, object]:
         plan = self._plan
@@ -159,11 +170,7 @@ class Supervisor:
             if pids != self._pids:
                 self._pids = pids
                 child.send("pids", pids)
-            try:
-                await asyncio.wait_for(child.over.wait(), beat)
-            except TimeoutError:
-                pass
-            else:
+            if await _within(child.over, beat):
                 return PollError(Reason.INTERNAL, child.fault) if child.fault else None
             now, before = self._clock(), count
             count = child.page.count
@@ -206,8 +213,23 @@ class Supervisor:
 
 
 async def _within(happened: asyncio.Event, seconds: float) -> bool:
-    """Wait so long; not with asyncio.timeout, which before Python 3.11.4 says nothing in a task that is cancelled."""
+    """Wait so long and tell whether it happened.
+
+    Not with asyncio.timeout, which before Python 3.11.4 says nothing in a task that is cancelled, nor with
+    asyncio.wait_for, which before 3.12 may swallow a cancellation.
+    """
     waiting = asyncio.ensure_future(happened.wait())
-    done, _ = await asyncio.wait([waiting], timeout=seconds)
-    waiting.cancel()
-    return bool(done)
+    try:
+        return bool((await asyncio.wait([waiting], timeout=seconds))[0])
+    finally:
+        waiting.cancel()
+
+
+async def _finished(work: Coroutine[object, object, str]) -> str:
+    """Let something come to its end though this task is cancelled meanwhile, and be cancelled only then."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
