@@ -83,7 +83,7 @@ def test_no_inhibition_hides_a_page_behind_a_ticket() -> None:
 
 def test_a_page_about_an_objective_keeps_back_its_tickets_but_not_that_a_replica_is_left_out() -> None:
     rule = yaml.safe_load(FILE.read_text())["inhibit_rules"][-1]
-    assert 'severity="ticket"' in rule["target_matchers"]
+    assert 'severity=~"ticket|warning"' in rule["target_matchers"]
     assert f'alertname!="{EDGE_MISSING}"' in rule["target_matchers"]
     assert {"slo", "model_name"} <= set(rule["equal"])
 

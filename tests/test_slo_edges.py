@@ -184,12 +184,13 @@ async def test_the_command_asks_live_servers_and_says_what_it_took(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("slos: {time_to_first_token: {threshold: 2s}}\n")
+    links = "{runbook_url: https://b, dashboard_url: https://g, slos: {%s}}\n"
+    file.write_text(links % "time_to_first_token: {threshold: 2s}")
     arguments = ["generate", "rules", "--thresholds", str(file), "--out", str(tmp_path / "r")]
     assert await asyncio.to_thread(cli.main, arguments) == 1
     refused = capsys.readouterr().err
     assert refused.startswith(
-        f"vllm-sidecar: {file}: slos.time_to_first_token.threshold: 2s is no bucket edge of vLLM's"
+        f"vllm-sidecar: {file}: line 1: slos.time_to_first_token.threshold: 2s is no bucket edge of vLLM's"
     )
     assert not (tmp_path / "r").exists()
 
@@ -200,7 +201,7 @@ async def test_the_command_asks_live_servers_and_says_what_it_took(
         assert r'le=~"2(\\.0)?"' in written
 
     async with FakeVllm(BODY.encode()) as fake:
-        file.write_text("slos: {snap: true, time_to_first_token: {threshold: 2s}}\n")
+        file.write_text(links % "snap: true, time_to_first_token: {threshold: 2s}")
         assert await asyncio.to_thread(cli.main, [*arguments, "--live", fake.url]) == 0
         note = capsys.readouterr().err
         assert note.startswith("vllm-sidecar: slos.time_to_first_token.threshold: 2s is no bucket edge of http://")
