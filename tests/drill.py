@@ -25,8 +25,8 @@ from simulator_process import simulator
 from vllm_sidecar import cli
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 CALM, INCIDENT = 45.0, 120.0
 """Seconds; the calm holds what alerts on a server's own past compare with."""

@@ -27,7 +27,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<text>\"(?:[^\"\\\n]|\\[abfnrtv\\\"])*\"|`[^`]*`)"
     r"|(?P<number>-?\d+(?:\.\d+)?(?![\w.]))"
     r"|(?P<variable>\$\w*(?:\.[A-Za-z_]\w*)*)|(?P<field>(?:\.[A-Za-z_]\w*)+|\.)"
-    r"|(?P<word>[A-Za-z_]\w*)|(?P<mark>[()|]))",
+    r"|(?P<word>[A-Za-z_]\w*))(?=[\s()|]|\Z)|\s*(?P<mark>[()|])",
     re.ASCII,
 )
 
