@@ -5,10 +5,12 @@ In an installed package they lie in its folder `data`, where the build puts them
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vllm_sidecar.generate.files import Origin, sealed
 
+_OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED = _PACKAGE / "data"
 _IN_CHECKOUT = {
@@ -30,12 +32,10 @@ def config_file() -> dict[str, bytes]:
 
 
 def runbook_files() -> dict[str, bytes]:
-    """Return the runbooks, by name."""
-    by = Origin("runbooks")
-    return {
-        path.name: sealed(path.read_bytes() + f"\n<!-- {by.mark()} -->\n".encode())
-        for path in sorted(_path("runbooks").glob("*.md"))
-    }
+    """Return the runbooks, by name. What they link to outside their folder is not there, so it is named only."""
+    end = f"\n<!-- {Origin('runbooks').mark()} -->\n"
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(_path("runbooks").glob("*.md"))}
+    return {name: sealed((_OUTSIDE.sub(r"\1", text) + end).encode()) for name, text in texts.items()}
 
 
 def _marked(name: str, part: str) -> bytes:
