@@ -18,6 +18,7 @@ from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.buckets import BUCKETS, FAMILY
 from vllm_sidecar.catalog.slos import SLOS
 from vllm_sidecar.catalog.types import Kind
+from vllm_sidecar.generate import edges
 from vllm_sidecar.generate.edges import Edges, LiveError, Replica, le_matcher, live, option, placed
 from vllm_sidecar.model import Scope
 
@@ -167,6 +168,28 @@ async def test_a_server_that_does_not_answer_as_it_should_is_named() -> None:
         fake.status, fake.body = 200, b"<html>"
         with pytest.raises(LiveError, match="--live"):
             await asked(fake.url)
+
+
+async def test_a_server_that_drips_its_answer_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    enough, gone = asyncio.Event(), asyncio.Event()
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while not enough.is_set():
+            writer.write(b"a")
+            await asyncio.sleep(0.02)
+        writer.close()
+        gone.set()
+
+    monkeypatch.setattr(edges, "TIMEOUT", 0.2)
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    with pytest.raises(LiveError, match=r"did not answer in full within 0\.2 s"):
+        await asyncio.wait_for(asked(address), 10.0)
+    enough.set()
+    await asyncio.wait_for(gone.wait(), 10.0)
+    server.close()
+    await server.wait_closed()
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "host:8000", "http://"])
