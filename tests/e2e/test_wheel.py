@@ -135,6 +135,27 @@ def test_what_it_writes_pages_somebody_with_text_and_link(installed: Installed, 
     assert {"href": "https://books.example/VllmSidecarDown.md", "text": "Runbook"} in received[0]["links"]
 
 
+def test_jsonnet_makes_rules_and_dashboards_of_the_mixin(installed: Installed) -> None:
+    python = installed.program.with_name("python")
+    mixin = ROOT / "deploy" / "mixin" / "mixin.libsonnet"
+    snippet = f"local m = import {str(mixin)!r}; [m.prometheusAlerts, m.prometheusRules, m.grafanaDashboards]"
+    program = f"import _jsonnet; print(_jsonnet.evaluate_snippet('all', {snippet!r}))"
+    subprocess.run([python, "-m", "pip", "install", "-q", "jsonnet"], check=True, timeout=300)
+    done = subprocess.run([python, "-c", program], capture_output=True,
+                          text=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alerts, records, boards = json.loads(done.stdout)
+    assert (alerts, records) == (_rules("vllm-sidecar"), _rules("vllm-sidecar-slo"))
+    assert {name: board["uid"] for name, board in boards.items()} == {
+        path.name: path.stem for path in (ROOT / "dashboards").glob("*.json")
+    }
+
+
+def _rules(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "rules" / f"{name}.rules.yml").read_text())
+    return document
+
+
 def _use(file: Path, url: str, folder: Path) -> None:
     """Do to the generated file what its user does: name secrets; and hurry."""
     document = yaml.safe_load(file.read_text())
