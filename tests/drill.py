@@ -14,7 +14,6 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -27,6 +26,7 @@ from vllm_sidecar import cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 CALM, INCIDENT = 45.0, 120.0
 """Seconds; the calm holds what alerts on a server's own past compare with."""
@@ -129,8 +129,6 @@ def configurations(folder: Path, sidecar: str, alertmanager: str, hook: str) -> 
     arguments = ["generate", "rules", "--thresholds", str(folder / "thresholds.yaml"), "--out", str(folder)]
     assert cli.main(arguments) == 0
     assert cli.main(["generate", "alertmanager", "--out", str(folder)]) == 0
-    source = Path(__file__).parents[1] / "rules" / "vllm-sidecar.tmpl"
-    (folder / source.name).write_bytes(source.read_bytes())
     file = folder / "alertmanager.yml"
     routing = yaml.safe_load(file.read_text())
     for receiver in routing["receivers"]:

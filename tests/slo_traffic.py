@@ -10,6 +10,7 @@ import yaml
 import promtool
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.config.thresholds import Thresholds
+from vllm_sidecar.generate.files import Origin
 from vllm_sidecar.generate.formats import Format, rule_file
 from vllm_sidecar.generate.slos import slo_rules
 
@@ -96,7 +97,7 @@ def rules(path: Path, slo: str = "", **settings: Any) -> Path:
     except ConfigError as error:
         raise AssertionError(str(error)) from None
     groups = [group for group in groups if group["name"].startswith(f"vllm-slo-{slo.replace('_', '-')}")]
-    name, content = rule_file("slo", groups, Format.PROMETHEUS, {})
+    name, content = rule_file("slo", groups, Format.PROMETHEUS, Thresholds(), Origin("rules"))
     (path / name).write_bytes(content)
     return path / name
 

@@ -15,7 +15,8 @@ from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS, Inhibition
 from vllm_sidecar.catalog.slos import EDGE_MISSING, SLO_ALERTS
-from vllm_sidecar.config.thresholds import labels_of
+from vllm_sidecar.config.thresholds import Thresholds, labels_of
+from vllm_sidecar.generate.alertmanager import AlertmanagerFormat, alertmanager_files, configuration
 
 RULES = Path(__file__).parents[1] / "rules"
 FILE = RULES / "alertmanager.yml"
@@ -83,7 +84,7 @@ def test_no_inhibition_hides_a_page_behind_a_ticket() -> None:
 
 def test_a_page_about_an_objective_keeps_back_its_tickets_but_not_that_a_replica_is_left_out() -> None:
     rule = yaml.safe_load(FILE.read_text())["inhibit_rules"][-1]
-    assert 'severity="ticket"' in rule["target_matchers"]
+    assert 'severity=~"ticket|warning"' in rule["target_matchers"]
     assert f'alertname!="{EDGE_MISSING}"' in rule["target_matchers"]
     assert {"slo", "model_name"} <= set(rule["equal"])
 
@@ -136,6 +137,73 @@ def test_every_template_that_a_receiver_uses_is_defined() -> None:
     text, templates = FILE.read_text(), (RULES / "vllm-sidecar.tmpl").read_text()
     used = set(re.findall(r'template "(vllm\.\w+)"', text))
     assert used == set(re.findall(r'define "(vllm\.\w+)"', templates))
+
+
+def test_what_the_command_writes_is_all_that_alertmanager_needs(tmp_path: Path) -> None:
+    """A template that is named and not there would drop every page."""
+    assert cli.main(["generate", "alertmanager", "--out", str(tmp_path)]) == 0
+    assert "1 templates" in amtool("check-config", str(tmp_path / "alertmanager.yml"))
+    assert {path.name for path in tmp_path.iterdir()} == {"alertmanager.yml", "vllm-sidecar.tmpl"}
+
+
+HOUSE = Thresholds.model_validate(
+    {"severities": {"page": "critical", "ticket": "warning", "watchdog": "none"}, "cluster_label": "region"}
+)
+
+
+@pytest.mark.parametrize(
+    ("severity", "receiver"),
+    [("critical", "vllm-page"), ("warning", "vllm-ticket"), ("info", "vllm-none"), ("none", "vllm-heartbeat")],
+)
+def test_severities_of_the_house_go_to_the_same_receivers(severity: str, receiver: str, tmp_path: Path) -> None:
+    for name, content in alertmanager_files(HOUSE, AlertmanagerFormat.ALERTMANAGER).items():
+        (tmp_path / name).write_bytes(content)
+    file = f"--config.file={tmp_path}/alertmanager.yml"
+    labels = ("alertname=VllmTargetDown", f"severity={severity}")
+    assert amtool("config", "routes", "test", file, *labels).strip() == receiver
+
+
+@pytest.mark.parametrize(("severity", "receiver"), [("critical", "vllm-page"), ("warning", "vllm-ticket")])
+def test_an_alert_that_alone_is_called_as_most_houses_call_it_arrives_too(severity: str, receiver: str) -> None:
+    labels = ("alertname=VllmTargetDown", f"severity={severity}")
+    assert amtool("config", "routes", "test", f"--config.file={FILE}", *labels).strip() == receiver
+
+
+def test_the_label_of_clusters_is_that_of_the_house_in_routes_inhibitions_and_messages() -> None:
+    files = alertmanager_files(HOUSE, AlertmanagerFormat.ALERTMANAGER)
+    for content in files.values():
+        assert not re.search(rb"\bcluster\b(?!,)", content)
+    assert b".CommonLabels.region" in files["vllm-sidecar.tmpl"]
+
+
+def test_an_object_for_the_operator_has_the_same_routes_inhibitions_and_texts() -> None:
+    ((name, content),) = alertmanager_files(Thresholds(), AlertmanagerFormat.ALERTMANAGER_CONFIG).items()
+    document, plain = yaml.safe_load(content), configuration(Thresholds())
+    assert (name, document["kind"]) == ("vllm-sidecar.alertmanagerconfig.yml", "AlertmanagerConfig")
+    spec = document["spec"]
+    assert set(spec) == {"route", "inhibitRules", "receivers"}
+
+    def written(matchers: list[dict[str, str]]) -> list[str]:
+        return [f'{each["name"]}{each["matchType"]}"{each["value"]}"' for each in matchers]
+
+    def same(route: dict[str, Any], of: dict[str, Any]) -> None:
+        assert written(route["matchers"]) == of["matchers"]
+        assert route["receiver"] == of["receiver"]
+        for key, other in (("groupBy", "group_by"), ("groupWait", "group_wait"), ("repeatInterval", "repeat_interval")):
+            assert route.get(key) == of.get(other)
+        for each, other in zip(route.get("routes", []), of.get("routes", []), strict=True):
+            same(each, other)
+
+    same(spec["route"], plain["route"]["routes"][0])
+    for rule, other in zip(spec["inhibitRules"], plain["inhibit_rules"], strict=True):
+        assert written(rule["sourceMatch"]) == other["source_matchers"]
+        assert written(rule["targetMatch"]) == other["target_matchers"]
+        assert rule["equal"] == other["equal"]
+    used = {route["receiver"] for route in (spec["route"], *spec["route"]["routes"])}
+    assert used <= {receiver["name"] for receiver in spec["receivers"]}
+    (page,) = next(each["pagerdutyConfigs"] for each in spec["receivers"] if each["name"] == "vllm-page")
+    assert page["description"].startswith("[{{ .Status | toUpper }}")
+    assert "template" not in content.decode().partition("receivers:")[2]
 
 
 def test_the_command_writes_it_anywhere(tmp_path: Path) -> None:

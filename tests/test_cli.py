@@ -19,7 +19,7 @@ import pytest
 from vllm_sidecar import __version__
 from vllm_sidecar.cli import main
 from vllm_sidecar.config import Config, ConfigError
-from vllm_sidecar.generate import Changes
+from vllm_sidecar.generate import Changes, How
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,12 +68,13 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Path,
     def install(*paths: str) -> list[tuple[Path, bool]]:
         calls: list[tuple[Path, bool]] = []
 
-        def generate(root: Path, check: bool) -> Changes:
-            calls.append((root, check))
+        def generate(root: Path, how: How) -> Changes:
+            calls.append((root, how.check))
             return Changes(list(paths), [])
 
         module = ModuleType("vllm_sidecar.generate")
         module.main = generate
+        module.How = How
         monkeypatch.setitem(sys.modules, "vllm_sidecar.generate", module)
         return calls
 

@@ -206,7 +206,8 @@ def test_config_maps_hold_the_boards_and_are_what_grafanas_sidecar_looks_for() -
         assert each["kind"] == "ConfigMap"
         assert each["metadata"]["labels"]["grafana_dashboard"] == "1"
         ((name, text),) = each["data"].items()
-        assert json.loads(text) == boards.DOCUMENTS[name.removesuffix(".json")]
+        document = boards.DOCUMENTS[name.removesuffix(".json")]
+        assert json.loads(text) == {key: value for key, value in document.items() if key != "generated"}
         assert len(text.encode()) < CONFIG_MAP_BYTES
 
 
@@ -222,7 +223,7 @@ def test_provisioning_names_a_folder_and_a_data_source_that_compose_mounts() -> 
     assert home == f"{provider['options']['path']}/vllm-overview.json"
 
 
-def test_the_command_writes_the_boards_and_tells_what_differs(
+def test_the_command_writes_the_boards_and_leaves_those_of_the_user_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "boards"
@@ -230,15 +231,24 @@ def test_the_command_writes_the_boards_and_tells_what_differs(
     assert json.loads((out / "vllm-gpu.json").read_text()) == boards.DOCUMENTS["vllm-gpu"]
     assert cli.main(["generate", "dashboards", "--out", str(out), "--check"]) == 0
     (out / "vllm-old.json").write_bytes((out / "vllm-gpu.json").read_bytes())
+    edited = (out / "vllm-slo.json").read_bytes().replace(b'"uid": "vllm-slo"', b'"uid": "vllm-slo-mine"', 1)
+    (out / "mine.json").write_bytes(edited)
     (out / "own.json").write_text("{}")
     (out / "vllm-slo.json").write_text("{}")
     capsys.readouterr()
     assert cli.main(["generate", "dashboards", "--out", str(out), "--check"]) == 1
-    said = capsys.readouterr().out
-    assert said == "vllm-slo.json: not as generated\nvllm-old.json: generated no more\n"
-    assert cli.main(["generate", "dashboards", "--out", str(out)]) == 0
+    told = "vllm-old.json: generated no more; --prune deletes it\n"
+    assert capsys.readouterr().out == f"vllm-slo.json: not as generated\n{told}"
+    assert cli.main(["generate", "dashboards", "--out", str(out), "--prune"]) == 1
+    assert (out / "vllm-slo.json").read_text() == "{}"
+    assert (out / "vllm-old.json").exists()
+    capsys.readouterr()
+    assert cli.main(["generate", "dashboards", "--out", str(out), "--force"]) == 0
+    assert capsys.readouterr().out == f"vllm-slo.json: written\n{told}"
+    assert cli.main(["generate", "dashboards", "--out", str(out), "--prune"]) == 0
     assert not (out / "vllm-old.json").exists()
     assert (out / "own.json").exists()
+    assert (out / "mine.json").read_bytes() == edited
 
 
 def test_mistakes_in_the_thresholds_are_told_with_their_file(

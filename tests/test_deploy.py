@@ -233,3 +233,11 @@ def test_the_daemonset_watches_gpus_and_no_vllm() -> None:
     assert container["args"] == ["serve", "--gpu.only"]
     manifest = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "gpu-daemonset.yaml").read_text())
     assert manifest["spec"]["selector"]["matchLabels"] == manifest["spec"]["template"]["metadata"]["labels"]
+
+
+def test_the_mixin_has_every_dashboard_and_only_files_that_there_are() -> None:
+    folder = ROOT / "deploy" / "mixin"
+    named = re.findall(r"import(?:str)? '([^']+)'", (folder / "mixin.libsonnet").read_text())
+    assert all((folder / path).resolve().is_file() for path in named)
+    boards = {path.name for path in (ROOT / "dashboards").glob("*.json")}
+    assert {PurePosixPath(path).name for path in named if path.endswith(".json")} == boards

@@ -11,7 +11,7 @@ import pytest
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
-from vllm_sidecar.generate import Changes, FilesError, main
+from vllm_sidecar.generate import Changes, FilesError, How, main
 from vllm_sidecar.generate.docs import sections
 
 ROOT = Path(__file__).parents[1]
@@ -35,14 +35,14 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_what_is_committed_is_what_is_generated() -> None:
-    assert not main(ROOT, check=True), "run: make generate"
+    assert not main(ROOT, How(check=True)), "run: make generate"
 
 
 def test_check_names_a_file_that_differs_and_leaves_it_alone(checkout: Path) -> None:
     stale = README.replace(b"vllm_sidecar_up", b"vllm_sidecar_down")
     (checkout / "README.md").write_bytes(stale)
 
-    assert main(checkout, check=True) == Changes(["README.md"], [])
+    assert main(checkout, How(check=True)) == Changes(["README.md"], [])
     assert (checkout / "README.md").read_bytes() == stale
 
 
@@ -52,19 +52,22 @@ def test_generate_replaces_its_sections_and_nothing_that_was_written_by_hand(che
     _, end, after = rest.partition(b"<!-- end generated -->\n")
     (checkout / "README.md").write_bytes(b"By hand.\r\n" + before + begin + b"old\n" + end + after)
 
-    assert main(checkout, check=False) == Changes(["README.md"], [])
+    assert main(checkout, How()) == Changes(["README.md"], [])
     assert (checkout / "README.md").read_bytes() == b"By hand.\r\n" + README
-    assert not main(checkout, check=False)
+    assert not main(checkout, How())
 
 
-def test_a_rule_file_that_is_generated_no_more_is_told_and_deleted_but_none_written_by_hand(checkout: Path) -> None:
+def test_a_rule_file_that_is_generated_no_more_is_told_and_deleted_on_demand_but_none_written_by_hand(
+    checkout: Path,
+) -> None:
     old, own = checkout / "rules" / "old.rules.yml", checkout / "rules" / "own.rules.yml"
     old.write_bytes((checkout / "rules" / "vllm-sidecar.rules.yml").read_bytes())
     own.write_text("groups: []\n")
 
-    assert main(checkout, check=True) == Changes([], ["rules/old.rules.yml"])
-    assert old.exists()
-    assert main(checkout, check=False) == Changes([], ["rules/old.rules.yml"])
+    for how in (How(check=True, prune=True), How()):
+        assert main(checkout, how) == Changes([], ["rules/old.rules.yml"])
+        assert old.exists()
+    assert main(checkout, How(prune=True)) == Changes([], ["rules/old.rules.yml"])
     assert (old.exists(), own.exists()) == (False, True)
 
 
@@ -128,7 +131,7 @@ def test_a_file_without_its_markers_is_named_and_not_written(text: bytes, checko
     (checkout / "README.md").write_bytes(text)
 
     with pytest.raises(FilesError, match=r"README\.md must have the lines '<!-- generated: "):
-        main(checkout, check=False)
+        main(checkout, How())
     assert (checkout / "README.md").read_bytes() == text
 
 
@@ -136,4 +139,4 @@ def test_a_missing_file_is_named(checkout: Path) -> None:
     (checkout / "README.md").unlink()
 
     with pytest.raises(FilesError, match=r"README\.md is missing: restore it from the repository"):
-        main(checkout, check=True)
+        main(checkout, How(check=True))

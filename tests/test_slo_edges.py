@@ -18,6 +18,7 @@ from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.buckets import BUCKETS, FAMILY
 from vllm_sidecar.catalog.slos import SLOS
 from vllm_sidecar.catalog.types import Kind
+from vllm_sidecar.generate import edges
 from vllm_sidecar.generate.edges import Edges, LiveError, Replica, le_matcher, live, option, placed
 from vllm_sidecar.model import Scope
 
@@ -169,6 +170,28 @@ async def test_a_server_that_does_not_answer_as_it_should_is_named() -> None:
             await asked(fake.url)
 
 
+async def test_a_server_that_drips_its_answer_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    enough, gone = asyncio.Event(), asyncio.Event()
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while not enough.is_set():
+            writer.write(b"a")
+            await asyncio.sleep(0.02)
+        writer.close()
+        gone.set()
+
+    monkeypatch.setattr(edges, "TIMEOUT", 0.2)
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    with pytest.raises(LiveError, match=r"did not answer in full within 0\.2 s"):
+        await asyncio.wait_for(asked(address), 10.0)
+    enough.set()
+    await asyncio.wait_for(gone.wait(), 10.0)
+    server.close()
+    await server.wait_closed()
+
+
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "host:8000", "http://"])
 def test_only_http_is_asked(url: str) -> None:
     with pytest.raises(LiveError, match="must be the address of /metrics"):
@@ -184,12 +207,13 @@ async def test_the_command_asks_live_servers_and_says_what_it_took(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("slos: {time_to_first_token: {threshold: 2s}}\n")
+    links = "{runbook_url: https://b, dashboard_url: https://g, slos: {%s}}\n"
+    file.write_text(links % "time_to_first_token: {threshold: 2s}")
     arguments = ["generate", "rules", "--thresholds", str(file), "--out", str(tmp_path / "r")]
     assert await asyncio.to_thread(cli.main, arguments) == 1
     refused = capsys.readouterr().err
     assert refused.startswith(
-        f"vllm-sidecar: {file}: slos.time_to_first_token.threshold: 2s is no bucket edge of vLLM's"
+        f"vllm-sidecar: {file}: line 1: slos.time_to_first_token.threshold: 2s is no bucket edge of vLLM's"
     )
     assert not (tmp_path / "r").exists()
 
@@ -200,7 +224,7 @@ async def test_the_command_asks_live_servers_and_says_what_it_took(
         assert r'le=~"2(\\.0)?"' in written
 
     async with FakeVllm(BODY.encode()) as fake:
-        file.write_text("slos: {snap: true, time_to_first_token: {threshold: 2s}}\n")
+        file.write_text(links % "snap: true, time_to_first_token: {threshold: 2s}")
         assert await asyncio.to_thread(cli.main, [*arguments, "--live", fake.url]) == 0
         note = capsys.readouterr().err
         assert note.startswith("vllm-sidecar: slos.time_to_first_token.threshold: 2s is no bucket edge of http://")

@@ -11,6 +11,7 @@ import yaml
 from slo_traffic import STEP, Expected, Traffic, counted, labelled, latency, play, rules
 from vllm_sidecar.catalog.slos import EDGE_MISSING, SLOS
 from vllm_sidecar.config.thresholds import Thresholds
+from vllm_sidecar.generate.files import Origin
 from vllm_sidecar.generate.formats import Format, rule_file
 from vllm_sidecar.generate.slos import slo_rules
 
@@ -341,7 +342,9 @@ def test_a_drill_has_the_same_names_and_shorter_windows(played: Play) -> None:
 
 def test_the_committed_rules_are_those_of_the_defaults() -> None:
     committed = Path(__file__).parents[1] / "rules" / "vllm-sidecar-slo.rules.yml"
-    _, content = rule_file("vllm-sidecar-slo", slo_rules(Thresholds()).groups, Format.PROMETHEUS, {})
+    _, content = rule_file(
+        "vllm-sidecar-slo", slo_rules(Thresholds()).groups, Format.PROMETHEUS, Thresholds(), Origin("rules")
+    )
     assert yaml.safe_load(committed.read_text()) == yaml.safe_load(content)
 
 

@@ -59,7 +59,7 @@ def test_a_model_goes_before_all_others_and_is_left_out_of_their_rules() -> None
         ('model_name="b"', 10.0, 0.95),
         ('model_name!~"a|b"', 2.5, 0.99),
     ]
-    assert [each.labels for each in found] == [{"settings": "a"}, {"settings": "b"}, {}]
+    assert [each.models for each in found] == [("a",), ("b",), ()]
     assert len(variants("availability", models=models)) == 1
 
 

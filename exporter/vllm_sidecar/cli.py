@@ -1,4 +1,4 @@
-"""The command line: the only module that prints or returns exit codes.
+"""The command line: the only module that prints or returns exit codes, with `cli_generate` for that command.
 
 Exit codes: 0 fine, 1 failed, 2 wrong usage, 130 interrupted, 141 the reader of the output went away. Whatever happens,
 a user gets one line that says what, and no traceback.
@@ -18,9 +18,10 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from vllm_sidecar import __version__, log
+from vllm_sidecar import __version__, cli_generate, log
+from vllm_sidecar.cli_generate import PROGRAM, complain, extra_is_missing
 from vllm_sidecar.config import (
     CONFIG_FILE,
     Config,
@@ -35,13 +36,8 @@ from vllm_sidecar.config import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import ModuleType
 
     from pydantic.fields import FieldInfo
-
-    from vllm_sidecar.generate import Changes, Format
-
-PROGRAM = "vllm-sidecar"
 
 _CANNOT_LISTEN = {
     errno.EADDRINUSE: "address already in use",
@@ -63,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return done.code if isinstance(done.code, int) else 2
     except ConfigError as error:
         for line in str(error).splitlines():
-            _complain(line)
+            complain(line)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -73,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:  # noqa: BLE001 # the last line of defence between a bug and the user
-        _complain(_internal_error(error))
+        complain(_internal_error(error))
         return 1
     return code
 
@@ -91,16 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, metavar="FILE")
     check.set_defaults(command=_check_config)
 
-    generate = commands.add_parser(
-        "generate", help="write rules, dashboards and docs from the catalog", allow_abbrev=False
-    )
-    generate.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
-    generate.add_argument(
-        "--root", type=Path, default=Path(), metavar="FOLDER", help="the project's folder (default: the current one)"
-    )
-    generate.set_defaults(command=_generate)
-    _add_rules(generate)
-
+    cli_generate.add(commands)
     _add_promtool(commands)
     _add_simulate(commands)
 
@@ -152,47 +139,6 @@ def _add_key(serve: argparse.ArgumentParser, path: tuple[str, ...], field: Field
         serve.add_argument(flag, dest=dotted, metavar=path[-1].upper(), help=text)
 
 
-def _add_rules(generate: argparse.ArgumentParser) -> None:
-    parts = generate.add_subparsers(title="parts", metavar="PART", description="without one: all of the project's own")
-    rules = parts.add_parser("rules", help="alert rules with your thresholds", allow_abbrev=False)
-    _add_rule_options(rules)
-    rules.add_argument(
-        "--live",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="/metrics of a vLLM or a sidecar: objectives are checked against its bucket edges; may be given again",
-    )
-    rules.set_defaults(command=_generate_rules)
-    shim = parts.add_parser("shim", help="the same names for a Prometheus without the sidecar", allow_abbrev=False)
-    _add_rule_options(shim)
-    shim.set_defaults(command=_generate_shim)
-    dashboards = parts.add_parser("dashboards", help="boards for Grafana with your thresholds", allow_abbrev=False)
-    _add_thresholds(dashboards)
-    _add_folder(dashboards, "dashboards")
-    dashboards.set_defaults(command=_generate_dashboards)
-    alertmanager = parts.add_parser("alertmanager", help="routes and inhibitions for them", allow_abbrev=False)
-    _add_folder(alertmanager)
-    alertmanager.set_defaults(command=_generate_alertmanager)
-
-
-def _add_thresholds(part: argparse.ArgumentParser) -> None:
-    part.add_argument("--thresholds", type=Path, metavar="FILE", help="YAML file; without it, the defaults")
-
-
-def _add_rule_options(part: argparse.ArgumentParser) -> None:
-    _add_thresholds(part)
-    part.add_argument(
-        "--format", default="prometheus", metavar="FORMAT", help="prometheus, prometheus-operator, helm or mimir"
-    )
-    _add_folder(part)
-
-
-def _add_folder(part: argparse.ArgumentParser, folder: str = "rules") -> None:
-    part.add_argument("--out", type=Path, default=Path(folder), metavar="FOLDER", help="default %(default)s")
-    part.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
-
-
 def _add_promtool(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     promtool = commands.add_parser("promtool", help="check rules, metrics and rule tests with promtool")
     verbs = promtool.add_subparsers(title="what to do", metavar="VERB", required=True)
@@ -210,21 +156,21 @@ def _promtool(arguments: argparse.Namespace) -> int:
     try:
         wrapper = importlib.import_module("vllm_sidecar.generate.promtool")
     except ImportError as error:
-        return _extra_is_missing(error)
+        return extra_is_missing(error)
     run = {"check": wrapper.check_rules, "test": wrapper.test_rules, "metrics": wrapper.check_metrics}[arguments.verb]
     failed = False
     for file in arguments.files:
         try:
             result = run(sys.stdin.read() if str(file) == "-" else file)
         except OSError as error:
-            _complain(str(error))
+            complain(str(error))
             return 1
         failed = failed or not result.ok
         print(f"{file}: {'OK' if result.ok else 'FAILED'}")
         for problem in result.problems:
             print(f"  {problem}")
         if result.not_checked:
-            _complain(f"{file}: {result.not_checked}")
+            complain(f"{file}: {result.not_checked}")
     return int(failed)
 
 
@@ -282,7 +228,7 @@ def _listening(address: str, flag: str, run: Callable[[], int]) -> int:
         reason = _reason_not_to_listen(error)
         if not reason:
             raise
-        _complain(f"cannot listen on {address}: {reason}; choose another with {flag}")
+        complain(f"cannot listen on {address}: {reason}; choose another with {flag}")
         return 1
 
 
@@ -309,7 +255,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _check_config(arguments: argparse.Namespace) -> int:
     config = Source(arguments.file, environment=os.environ).load()
     for problem in unknown_variables(os.environ):
-        _complain(problem)
+        complain(problem)
     targets = config.all_targets
     count = "1 target" if len(targets) == 1 else f"{len(targets)} targets" if targets else "GPUs and no target"
     if config.headless:
@@ -320,77 +266,6 @@ def _check_config(arguments: argparse.Namespace) -> int:
         way = f" through {target.unix_socket}" if target.unix_socket else ""
         print(f"  {target.name or 'vllm'}: {target.url}{target.metrics_path}{way}")
     return 0
-
-
-def _generate(arguments: argparse.Namespace) -> int:
-    return _generated(arguments.check, lambda generate: generate.main(arguments.root, arguments.check))
-
-
-def _generate_rules(arguments: argparse.Namespace) -> int:
-    def write(generate: ModuleType) -> Changes:
-        kind = _format(generate, arguments.format)
-        changes = generate.rules(arguments.thresholds, kind, arguments.out, arguments.check, arguments.live)
-        return cast("Changes", changes)
-
-    return _generated(arguments.check, write)
-
-
-def _generate_shim(arguments: argparse.Namespace) -> int:
-    def write(generate: ModuleType) -> Changes:
-        kind = _format(generate, arguments.format)
-        return cast("Changes", generate.shim(arguments.thresholds, kind, arguments.out, arguments.check))
-
-    return _generated(arguments.check, write)
-
-
-def _format(generate: ModuleType, name: str) -> Format:
-    kinds = [kind.value for kind in generate.Format]
-    if name not in kinds:
-        raise ConfigError(None, [f"--format: got {name!r}; allowed: {', '.join(kinds)}"])
-    return cast("Format", generate.Format(name))
-
-
-def _generate_dashboards(arguments: argparse.Namespace) -> int:
-    return _generated(
-        arguments.check, lambda generate: generate.dashboards(arguments.thresholds, arguments.out, arguments.check)
-    )
-
-
-def _generate_alertmanager(arguments: argparse.Namespace) -> int:
-    return _generated(arguments.check, lambda generate: generate.alertmanager(arguments.out, arguments.check))
-
-
-def _generated(check: bool, write: Callable[[ModuleType], Changes]) -> int:
-    """Run a part of the generator and say what it changed, or with `check` would change."""
-    try:
-        generate = importlib.import_module("vllm_sidecar.generate")
-    except ImportError as error:
-        return _extra_is_missing(error)
-    try:
-        changes = write(generate)
-    except OSError as error:  # not a checkout, or nothing that can be written
-        _complain(str(error))
-        return 1
-    for note in changes.notes:
-        _complain(note)
-    for path in changes.differing:
-        print(f"{path}: not as generated" if check else f"{path}: written")
-    for path in changes.orphans:
-        print(f"{path}: generated no more" if check else f"{path}: deleted")
-    if not changes:
-        print("generated files are up to date")
-    elif check:
-        _complain("run 'vllm-sidecar generate' and commit what it writes")
-    return 1 if changes and check else 0
-
-
-def _extra_is_missing(error: ImportError) -> int:
-    """Say which package of the extra is missing; an import that fails within the program itself is raised again."""
-    missing = (error.name or "").partition(".")[0]
-    if missing == "vllm_sidecar" or not missing:
-        raise error
-    _complain(f"generate needs {missing}: pip install 'vllm-sidecar[generate]'")
-    return 1
 
 
 def _version(_: argparse.Namespace) -> int:
@@ -417,7 +292,3 @@ def _internal_error(error: Exception) -> str:
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return f"internal error: {text}{place}"
-
-
-def _complain(text: str) -> None:
-    print(f"{PROGRAM}: {text}", file=sys.stderr)

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, cr
 from vllm_sidecar.catalog.alerts.types import Profile
 from vllm_sidecar.catalog.buckets import BUCKETS
 from vllm_sidecar.catalog.slos import BURNS, LEAST_OBSERVATIONS, SLOS, Slo
+from vllm_sidecar.config.rule_values import Annotations, Names, SeverityName
 from vllm_sidecar.config.section import Section
 from vllm_sidecar.config.values import Seconds, as_frozen, as_tuple, format_duration, not_allowed, parse_duration
 
@@ -64,8 +65,8 @@ class _BurnSettings(Section):
 
     long: Window = Field(description="The long window: that it matters.")
     short: Window = Field(description="The short window: that it goes on; shorter than long.")
-    factor: float = Field(gt=0, description="The burn that both must exceed.")
-    severity: Literal["page", "ticket", "info"] = Field(description="page, ticket or info.")
+    factor: float = Field(ge=0.01, description="The burn that both must exceed.")
+    severity: SeverityName = Field(description="page, ticket or info (or critical, warning).")
 
     @field_validator("short")
     @classmethod
@@ -92,10 +93,10 @@ class ObjectiveSettings(Section):
         default=None, description="histogram (vLLM's own counters and buckets) or sidecar (its counters per poll)."
     )
     observations: int | None = Field(
-        default=None, ge=1, description="Observations in the long window below which nothing fires."
+        default=None, ge=1, le=10**9, description="Observations in the long window below which nothing fires."
     )
-    labels: Mapping[str, str] = Field(default=as_frozen({}), description="Labels of its alerts.")
-    annotations: Mapping[str, str] = Field(default=as_frozen({}), description="Annotations of its alerts.")
+    labels: Names = Field(default=as_frozen({}), description="Labels of its alerts.")
+    annotations: Annotations = Field(default=as_frozen({}), description="Annotations of its alerts.")
 
 
 class LatencySettings(ObjectiveSettings):
@@ -134,7 +135,10 @@ class _SloSettings(Section):
     source: SourceName | None = Field(default=None, description="Source of all objectives that do not say their own.")
     snap: bool = Field(default=False, description="Take the nearest bucket edge where a threshold is none.")
     observations: int = Field(
-        default=LEAST_OBSERVATIONS, ge=1, description="Observations in a long window below which nothing fires."
+        default=LEAST_OBSERVATIONS,
+        ge=1,
+        le=10**9,
+        description="Observations in a long window below which nothing fires.",
     )
     buckets: Annotated[Mapping[Annotated[str, AfterValidator(_family)], Edges], AfterValidator(as_frozen)] = Field(
         default=as_frozen({}), description="Edges by family where vLLM runs with --custom-histogram-buckets."

@@ -4,6 +4,7 @@ Every key has a default, so a file holds what differs; a model's own settings co
 `generate` alone; `serve` never loads this module.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,48 +17,33 @@ from pydantic import AfterValidator, BeforeValidator, Field, create_model
 from vllm_sidecar.catalog import signal_of
 from vllm_sidecar.catalog.alerts import ALERTS, Alert, Measure, Profile, Threshold
 from vllm_sidecar.config.loader import load_as
+from vllm_sidecar.config.rule_values import (
+    MOST_PACK,
+    Annotations,
+    BaseUrl,
+    ClusterLabel,
+    KubernetesAnnotations,
+    KubernetesLabels,
+    ModelName,
+    Names,
+    Namespace,
+    Pack,
+    RegularExpression,
+    Selector,
+    SeverityLabel,
+    SeverityName,
+)
 from vllm_sidecar.config.section import Section, written
 from vllm_sidecar.config.slo import ModelSlos, SloSettings
-from vllm_sidecar.config.values import Seconds, Text, as_frozen, not_allowed, parse_duration
+from vllm_sidecar.config.values import Seconds, as_frozen, not_allowed, parse_duration
 
-_MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*"(?:[^"\\\n]|\\.)*"'
-_SELECTOR = re.compile(rf"(?:{_MATCHER}(?:\s*,\s*{_MATCHER})*)?", re.ASCII)
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
-_OURS = frozenset(("alertname", "severity", "settings", "slo", "long_window", "short_window"))
 ProfileName = Literal["interactive", "standard", "batch"]
-SeverityName = Literal["page", "ticket", "info"]
-
-
-def _selector(value: str) -> str:
-    if not _SELECTOR.fullmatch(value.strip()):
-        raise not_allowed('label matchers as in PromQL, without braces, such as cluster="a",env=~"prod|canary"')
-    if re.search(r"\bmodel_name\s*[=!]", value):
-        raise not_allowed("matchers of labels other than model_name; settings of a model go to models")
-    return value.strip().rstrip(",")
-
-
-def _regular_expression(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise not_allowed(f"a regular expression ({error})") from None
-    return value
-
-
-def _rule_label(value: str) -> str:
-    if not _LABEL.fullmatch(value) or value.startswith("__"):
-        raise not_allowed("a label name of letters, digits and _, not starting with a digit or __")
-    if value in _OURS:
-        raise not_allowed(f"a label name other than {', '.join(sorted(_OURS))}, which the rules set")
-    return value
-
-
-def _base_url(value: str) -> str:
-    return value.rstrip("/")
-
-
-Names = Annotated[Mapping[Annotated[str, AfterValidator(_rule_label)], Text], AfterValidator(as_frozen)]
-Annotations = Annotated[Mapping[str, str], AfterValidator(as_frozen)]
+DEFAULT_RUNBOOKS = "rules/runbooks"
+DEFAULT_GRAFANA = "http://localhost:3000"
+KINDS = {"critical": "page", "warning": "ticket"}
+"""What a severity asks of people, where its name is not the one of the catalog."""
+MOST = 1e15
+"""Above it a number is a slip, and floats do not hold each whole one."""
 _ALLOWED = {
     Measure.DURATION: "a duration such as 30s, 10m or 1h",
     Measure.SECONDS: "a duration such as 500ms, 2s or 1m30s",
@@ -70,8 +56,8 @@ def _one(measure: Measure, value: object) -> float:
     """Read one value of a threshold: seconds, a ratio or a number."""
     if measure in (Measure.DURATION, Measure.SECONDS):
         return parse_duration(value)
-    most = 1.0 if measure is Measure.RATIO else float("inf")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most or value == float("inf"):
+    most = 1.0 if measure is Measure.RATIO else MOST
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         raise not_allowed(_ALLOWED[measure])
     return float(value)
 
@@ -95,7 +81,9 @@ class AlertSettings(Section):
     """What every alert can be told; its thresholds are keys beside these."""
 
     enabled: bool = Field(default=True, description="false leaves the alert out.")
-    severity: SeverityName | None = Field(default=None, description="page, ticket or info in place of its own.")
+    severity: SeverityName | None = Field(
+        default=None, description="page, ticket or info (or critical, warning) in place of its own."
+    )
     labels: Names = Field(default=as_frozen({}), description="Labels of this alert.")
     annotations: Annotations = Field(default=as_frozen({}), description="Annotations of this alert.")
 
@@ -146,17 +134,27 @@ class ModelSettings(Section):
     slos: ModelSlos = Field(default=ModelSlos(), description="Objectives of this model.")
 
 
+class Severities(Section):
+    """What severities are called in the label `severity`."""
+
+    page: SeverityLabel = Field(default="page", description="What gets somebody up.")
+    ticket: SeverityLabel = Field(default="ticket", description="What waits for working hours.")
+    info: SeverityLabel = Field(default="info", description="What nobody is told.")
+    watchdog: SeverityLabel = Field(default="watchdog", description="What always fires.")
+
+
 class Thresholds(Section):
     """The whole file."""
 
+    pack: Pack = Field(default="", description="Name of these rules beside others; taken from the selector if empty.")
     profile: ProfileName = Field(default="standard", description="What the traffic is for; decides defaults.")
-    selector: Annotated[str, AfterValidator(_selector)] = Field(
-        default="", description="Label matchers that every metric of the sidecar gets."
+    selector: Selector = Field(default="", description="Label matchers that every metric of the sidecar gets.")
+    cluster_label: ClusterLabel = Field(default="cluster", description="Label that tells clusters apart.")
+    sidecar_job: RegularExpression = Field(
+        default="(.*/)?vllm-sidecar(-gpu)?",
+        description="Regular expression of the sidecars' job in Prometheus; it must match all of the name.",
     )
-    sidecar_job: Annotated[str, AfterValidator(_regular_expression)] = Field(
-        default="vllm-sidecar", description="Regular expression of the sidecars' job in Prometheus."
-    )
-    vllm_job: Annotated[str, AfterValidator(_regular_expression)] = Field(
+    vllm_job: RegularExpression = Field(
         default="vllm", description="Regular expression of vLLM's own job in Prometheus, where there is no sidecar."
     )
     scrape_interval: Seconds = written("15s", "How often Prometheus scrapes the sidecars; ranges are at least four.")
@@ -164,22 +162,44 @@ class Thresholds(Section):
     time_scale: float = Field(
         default=1.0, gt=0, le=10, description="Every time in the rules is multiplied by it; below 1 for drills."
     )
-    runbook_url: Annotated[str, AfterValidator(_base_url)] = Field(
-        default="rules/runbooks", description="Where the runbooks are; /<Alert>.md is added."
+    runbook_url: BaseUrl = Field(
+        default=DEFAULT_RUNBOOKS, description="Where the runbooks are; /<Alert>.md is added. Empty for no link."
     )
-    dashboard_url: Annotated[str, AfterValidator(_base_url)] = Field(
-        default="http://localhost:3000", description="Address of Grafana."
+    dashboard_url: BaseUrl = Field(default=DEFAULT_GRAFANA, description="Address of Grafana. Empty for no link.")
+    rule_namespace: Namespace = Field(default="", description="Namespace of objects of Kubernetes.")
+    rule_labels: KubernetesLabels = Field(
+        default=as_frozen({"role": "alert-rules"}),
+        description="Labels of objects of Kubernetes: what the ruleSelector of Prometheus asks for.",
     )
-    rule_labels: Names = Field(
-        default=as_frozen({"role": "alert-rules"}), description="Labels of a PrometheusRule, for the ruleSelector."
+    rule_annotations: KubernetesAnnotations = Field(
+        default=as_frozen({}), description="Annotations of objects of Kubernetes."
     )
+    severities: Severities = Field(default=Severities(), description="What severities are called in your house.")
     labels: Names = Field(default=as_frozen({}), description="Labels of every alert.")
     annotations: Annotations = Field(default=as_frozen({}), description="Annotations of every alert.")
     alerts: Alerts = Field(default=Alerts(), description="Settings of single alerts.")
     slos: SloSettings = Field(default=SloSettings(), description="Service level objectives.")
-    models: Annotated[Mapping[str, ModelSettings], AfterValidator(as_frozen)] = Field(
+    models: Annotated[Mapping[ModelName, ModelSettings], AfterValidator(as_frozen)] = Field(
         default=as_frozen({}), description="Settings of single models, by model_name."
     )
+
+    @property
+    def pack_name(self) -> str:
+        """The name of these rules in what they record: the given one, else one of the selector; empty without both."""
+        return self.pack or (_pack_of(self.selector) if self.selector else "")
+
+    def severity(self, name: str) -> str:
+        """Return what a severity is called in the label."""
+        return str(getattr(self.severities, name, name))
+
+
+def _pack_of(selector: str) -> str:
+    """Name a pack after its selector; two selectors never share a name."""
+    name = re.sub(r"[^a-z0-9]+", "-", selector.lower()).strip("-")
+    if re.fullmatch(r'[a-z0-9]+="[a-z0-9]+(?:-[a-z0-9]+)*"', selector, re.ASCII) and len(name) <= MOST_PACK:
+        return name
+    digest = hashlib.sha256(selector.encode()).hexdigest()[:8]
+    return f"{name[: MOST_PACK - 9].strip('-')}-{digest}".strip("-")
 
 
 @dataclass(frozen=True, slots=True)

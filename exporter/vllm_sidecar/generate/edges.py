@@ -11,8 +11,10 @@ import json
 import re
 import urllib.error
 import urllib.request
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import isclose, log
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.buckets import BUCKETS, FAMILY, FLAG, FLAG_SINCE
@@ -129,10 +131,8 @@ def _replicas(url: str) -> list[Replica]:
     if not re.match(r"https?://[^/]", url):
         raise LiveError(f"--live {url}: must be the address of /metrics, such as http://HOST:8000/metrics")
     url = url if re.match(r"https?://[^/]+/.", url) else f"{url.rstrip('/')}/metrics"
-    request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4"})  # noqa: S310 - checked above
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
-            body, kind = answer.read(MOST_BYTES), answer.headers.get("Content-Type", "")
+        body, kind = _answer(url)
         exposition = DifferentialParser().parse(body, kind)
     except (OSError, http.client.HTTPException, PollError, ValueError) as error:
         raise LiveError(f"--live {url}: {_why(error)}") from None
@@ -150,6 +150,32 @@ def _replicas(url: str) -> list[Replica]:
     return found
 
 
+def _answer(url: str) -> tuple[bytes, str]:
+    """Return the body of an answer and its type, within `TIMEOUT` for all of it.
+
+    The timeout of a socket is one for each piece of an answer: a server that drips bytes would hold this for ever.
+
+    Raises:
+        OSError: There is none in time.
+        HTTPException: It is none of HTTP.
+    """
+    answered: Future[tuple[bytes, str]] = Future()
+
+    def ask() -> None:
+        request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4"})  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
+                answered.set_result((answer.read(MOST_BYTES), answer.headers.get("Content-Type", "")))
+        except BaseException as error:  # noqa: BLE001 - raised again where it was asked
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            answered.set_exception(error)
+
+    # A daemon: the program does not wait for a thread that still reads.
+    Thread(target=ask, daemon=True).start()
+    return answered.result(TIMEOUT)
+
+
 def _of_a_sidecar(url: str, layout: Layout) -> Iterator[Replica]:
     seen: dict[tuple[str, str, str], set[float]] = {}
     for series in layout.series:
@@ -163,6 +189,8 @@ def _of_a_sidecar(url: str, layout: Layout) -> Iterator[Replica]:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"did not answer in full within {TIMEOUT:g} s"
     if isinstance(error, urllib.error.HTTPError):
         return f"answers with HTTP {error.code}"
     if isinstance(error, urllib.error.URLError):

@@ -10,19 +10,24 @@ from vllm_sidecar.catalog.alerts.types import LABEL_SETS, SIDECAR
 from vllm_sidecar.catalog.types import PREFIX
 from vllm_sidecar.config import format_duration, parse_duration
 from vllm_sidecar.config.thresholds import labels_of
-from vllm_sidecar.generate.templating import JINJA
+from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from vllm_sidecar.catalog.alerts import Threshold
     from vllm_sidecar.config.thresholds import Thresholds
 
-_METRIC = re.compile(r"~([a-z0-9_]+)(?:\{([^}]*)\})?")
+_USERS = "\0"
+"""Where text of the user comes in place of `<<sidecar>>`. It is put in last, so that nothing in it is rewritten."""
+_METRIC = re.compile(rf"~([a-z0-9_]+)(?:\{{([^}}]*)\}})?|{_USERS}")
 _RANGE = re.compile(r"\[(\w+)\]")
 _OFFSET = re.compile(r"\boffset (\w+)")
+_CLUSTER = re.compile(r"\bcluster\b")
 RANGE_SCRAPES = 4
 """Scrapes that a range must hold: rate() needs two, one may fail, and the ends are cut off."""
+LEAST_SECONDS = 0.001
+"""The shortest time that Prometheus can write."""
 
 
 def expression(text: str, values: Mapping[str, str], thresholds: Thresholds, matcher: str = "") -> str:
@@ -34,27 +39,37 @@ def expression(text: str, values: Mapping[str, str], thresholds: Thresholds, mat
         thresholds: For the selector, the job and the times.
         matcher: A matcher of `model_name`, for metrics that have it.
     """
-    sidecar = _joined(f'job=~"{thresholds.sidecar_job}"', thresholds.selector)
-    named = JINJA.from_string(text).render(**LABEL_SETS, **{SIDECAR: sidecar}, **values)
-    selected = _METRIC.sub(lambda found: _selected(found[1], found[2] or "", thresholds.selector, matcher), named)
-    return _OFFSET.sub(
-        lambda found: f"offset {scaled(found[1], thresholds)}",
-        _RANGE.sub(lambda found: f"[{_range(found[1], thresholds)}]", selected),
-    )
+    named = in_cluster(render(text, **LABEL_SETS, **{SIDECAR: _USERS}, **values), thresholds)
+    ranged = _RANGE.sub(lambda found: f"[{_range(found[1], thresholds)}]", named)
+    timed = _OFFSET.sub(lambda found: f"offset {scaled(found[1], thresholds)}", ranged)
+    return _METRIC.sub(lambda found: _selected(found[1], found[2] or "", thresholds, matcher), timed)
 
 
-def _selected(metric: str, own: str, selector: str, matcher: str) -> str:
-    matchers = _joined(own, matcher if "model_name" in labels_of(metric) else "", selector)
+def in_cluster(text: str, thresholds: Thresholds) -> str:
+    """Write the user's name of the label `cluster` into a text of the catalog."""
+    return _CLUSTER.sub(thresholds.cluster_label, text)
+
+
+def of_sidecars(thresholds: Thresholds) -> str:
+    """Return the matchers of Prometheus' own series about the sidecars."""
+    return joined(f"job=~{quoted(thresholds.sidecar_job)}", thresholds.selector)
+
+
+def _selected(metric: str | None, own: str, thresholds: Thresholds, matcher: str) -> str:
+    if metric is None:
+        return of_sidecars(thresholds)
+    matchers = joined(own, matcher if "model_name" in labels_of(metric) else "", thresholds.selector)
     return f"{PREFIX}{metric}{{{matchers}}}" if matchers else PREFIX + metric
 
 
-def _joined(*matchers: str) -> str:
+def joined(*matchers: str) -> str:
+    """Join matchers, of which some may be empty."""
     return ",".join(each for each in matchers if each)
 
 
 def scaled(duration: str, thresholds: Thresholds) -> str:
     """Multiply a duration by the user's time scale."""
-    return format_duration(parse_duration(duration) * thresholds.time_scale)
+    return format_duration(max(parse_duration(duration) * thresholds.time_scale, LEAST_SECONDS))
 
 
 def _range(duration: str, thresholds: Thresholds) -> str:
@@ -64,26 +79,29 @@ def _range(duration: str, thresholds: Thresholds) -> str:
 
 def in_expression(threshold: Threshold, value: float) -> str:
     """Write a threshold for PromQL: a duration of the rule itself as such, everything else as a number."""
-    return format_duration(value) if threshold.measure is Measure.DURATION else f"{value:g}"
+    return format_duration(value) if threshold.measure is Measure.DURATION else f"{value:.15g}"
 
 
 def in_text(threshold: Threshold, value: float, thresholds: Thresholds) -> str:
     """Write a threshold for people."""
     if threshold.measure is Measure.DURATION:
-        return format_duration(value * thresholds.time_scale)
+        return format_duration(max(value * thresholds.time_scale, LEAST_SECONDS))
     if threshold.measure is Measure.SECONDS:
         return format_duration(value)
     return f"{100 * value:g}%" if threshold.measure is Measure.RATIO else f"{value:g}"
 
 
-def model_matcher(model: str | None, others: tuple[str, ...]) -> str:
-    """Return the matcher of `model_name` for one model, or for all but those that have settings of their own."""
-    if model is not None:
-        return f'model_name="{_quoted(model)}"'
-    if not others:
+def model_matcher(models: Sequence[str], others: Sequence[str] = ()) -> str:
+    """Return the matcher of `model_name` for some models, or with none for all but `others`."""
+    if len(models) == 1:
+        return f"model_name={quoted(models[0])}"
+    if not models and not others:
         return ""
-    return f'model_name!~"{_quoted("|".join(re.escape(each) for each in others))}"'
+    operator = "=~" if models else "!~"
+    return f"model_name{operator}{quoted('|'.join(re.escape(each) for each in models or others))}"
 
 
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def quoted(text: str) -> str:
+    """Write a text as a string of PromQL."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

@@ -85,7 +85,9 @@ def _rates(tree: Node) -> Iterator[str]:
 
 def _ranges(tree: Node, least: float) -> Iterator[str]:
     for each in promql.walk(tree):
-        if isinstance(each, MatrixSelector) and each.range.total_seconds() < least:
+        # What rules record has a sample at each evaluation, and is summed up over those.
+        recorded = isinstance(each, MatrixSelector) and (each.vector_selector.name or "").startswith(RECORD_PREFIX)
+        if isinstance(each, MatrixSelector) and not recorded and each.range.total_seconds() < least:
             seconds = each.range.total_seconds()
             yield f"reads {seconds:g} s of {each.vector_selector.name}; four scrapes take {least:g} s"
 

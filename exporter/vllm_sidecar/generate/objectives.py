@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.slos import CAP, SLOS, Slo, Source
-from vllm_sidecar.config import ConfigError
+from vllm_sidecar.config.late import LateError
 from vllm_sidecar.generate.edges import Edges, placed
 from vllm_sidecar.generate.expressions import model_matcher
+from vllm_sidecar.generate.rules import alike
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from vllm_sidecar.config.late import Mistake
     from vllm_sidecar.config.thresholds import Thresholds
 
 
@@ -49,11 +51,39 @@ class Burning:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A resolved objective with the matcher of the models that it is for, and the labels of its own rules."""
+    """A resolved objective and the models that it is for: some that share settings, or all others."""
 
     settings: Resolved
-    matcher: str
-    labels: Mapping[str, str]
+    models: tuple[str, ...] = ()
+    """Empty for all models but those `apart`."""
+    apart: tuple[str, ...] = ()
+
+    @property
+    def matcher(self) -> str:
+        """The matcher of their names."""
+        return matcher_of([self])
+
+
+def matcher_of(variants: Sequence[Variant]) -> str:
+    """Return the matcher of the models of some variants of one objective."""
+    names = [model for variant in variants for model in variant.models]
+    for variant in variants:
+        if not variant.models:
+            return model_matcher((), tuple(model for model in variant.apart if model not in names))
+    return model_matcher(names)
+
+
+def sharing(variants: Iterable[Variant], key: Callable[[Resolved], object]) -> list[list[Variant]]:
+    """Group variants by what they share, in order."""
+    found: list[tuple[object, list[Variant]]] = []
+    for variant in variants:
+        shared = key(variant.settings)
+        group = next((group for other, group in found if other == shared), None)
+        if group is None:
+            found.append((shared, [variant]))
+        else:
+            group.append(variant)
+    return [group for _, group in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +102,10 @@ def settle(thresholds: Thresholds, edges: Edges | None = None) -> Settled:
         edges: Those of live servers; None where no server was asked.
 
     Raises:
-        ConfigError: A threshold is no bucket edge, or a factor can never be reached; with all such mistakes.
+        LateError: A threshold is no bucket edge, or a factor can never be reached; with all such mistakes.
     """
     found: list[tuple[Slo, list[Variant]]] = []
-    mistakes: list[str] = []
+    mistakes: list[Mistake] = []
     notes: list[str] = []
     known = replace(edges or Edges(), options=thresholds.slos.buckets)
     for slo in SLOS if thresholds.slos.enabled else ():
@@ -86,12 +116,14 @@ def settle(thresholds: Thresholds, edges: Edges | None = None) -> Settled:
         for variant in variants:
             mistakes.extend(_unreachable(variant, thresholds))
     if mistakes:
-        raise ConfigError(None, dict.fromkeys(mistakes))
+        raise LateError(mistakes)
     return Settled(found, tuple(dict.fromkeys(notes)))
 
 
-def _variants(slo: Slo, thresholds: Thresholds, edges: Edges, mistakes: list[str], notes: list[str]) -> list[Variant]:
-    """Return the objective for each model whose settings differ, and for all others."""
+def _variants(
+    slo: Slo, thresholds: Thresholds, edges: Edges, mistakes: list[Mistake], notes: list[str]
+) -> list[Variant]:
+    """Return the objective for the models whose settings differ, and for all others."""
 
     def settled(model: str | None) -> Resolved:
         return _at_an_edge(_resolve(slo, thresholds, model), thresholds, edges, model, mistakes, notes)
@@ -99,8 +131,8 @@ def _variants(slo: Slo, thresholds: Thresholds, edges: Edges, mistakes: list[str
     general = settled(None)
     own = {model: settled(model) for model in thresholds.models}
     different = {model: settings for model, settings in own.items() if settings != general}
-    found = [Variant(settings, model_matcher(model, ()), {"settings": model}) for model, settings in different.items()]
-    return [*found, Variant(general, model_matcher(None, tuple(different)), {})]
+    found = [Variant(different[models[0]], tuple(models)) for models in alike(different)]
+    return [*found, Variant(general, (), tuple(different))]
 
 
 def _resolve(slo: Slo, thresholds: Thresholds, model: str | None) -> Resolved:
@@ -137,7 +169,7 @@ def _at_an_edge(
     thresholds: Thresholds,
     edges: Edges,
     model: str | None,
-    mistakes: list[str],
+    mistakes: list[Mistake],
     notes: list[str],
 ) -> Resolved:
     """Put the threshold of a histogram at a bucket edge, or note why it is not at one."""
@@ -149,11 +181,13 @@ def _at_an_edge(
     general = getattr(thresholds.slos, slo.name).snap
     snap = next(value for value in (own, general, thresholds.slos.snap) if value is not None)
     place = placed(histogram, settings.threshold, edges, model, snap=snap)
-    path = f"slos.{slo.name}.threshold" if model is None else f"models.{model}.slos.{slo.name}.threshold"
-    for text, told in ((place.mistake, mistakes), (place.note, notes)):
-        # What a model has from the general settings is told of those alone.
-        if text and f"slos.{slo.name}.threshold: {text}" not in told:
-            told.append(f"{path}: {text}")
+    everywhere = ("slos", slo.name, "threshold")
+    steps = everywhere if model is None else ("models", model, *everywhere)
+    # What a model has from the general settings is told of those alone.
+    if place.mistake and (everywhere, place.mistake) not in mistakes:
+        mistakes.append((steps, place.mistake))
+    if place.note and f"{'.'.join(everywhere)}: {place.note}" not in notes:
+        notes.append(f"{'.'.join(steps)}: {place.note}")
     return replace(settings, threshold=place.threshold)
 
 
@@ -176,13 +210,16 @@ def burns_of(settings: Resolved, thresholds: Thresholds) -> list[Burning]:
     ]
 
 
-def _unreachable(variant: Variant, thresholds: Thresholds) -> Iterator[str]:
+def _unreachable(variant: Variant, thresholds: Thresholds) -> Iterator[Mistake]:
     settings = variant.settings
     most = 1.0 / settings.budget
     for number, burn in enumerate(burns_of(settings, thresholds)):
         if burn.factor >= most * (1.0 - 1e-9):
             yield (
-                f"slos.burn.{number}.factor: {burn.factor:g} can never be exceeded by {settings.slo.name}, whose "
-                f"objective of {settings.objective:g} allows a burn of {most:g} at most (all observations bad); "
-                f"allowed: a factor below {most:g}, or a higher objective"
+                ("slos", "burn", str(number), "factor"),
+                (
+                    f"{burn.factor:g} can never be exceeded by {settings.slo.name}, whose "
+                    f"objective of {settings.objective:g} allows a burn of {most:g} at most (all observations bad); "
+                    f"allowed: a factor below {most:g}, or a higher objective"
+                ),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import promql_parser
@@ -46,6 +47,15 @@ def parse(expr: str) -> Node:
         ValueError: It cannot be parsed.
     """
     return promql_parser.parse(expr)
+
+
+def without_texts(expr: str, cluster_label: str = "cluster") -> str:
+    """Return an expression with nothing of a user's in it: strings emptied, and the label of clusters as it was.
+
+    What stands in strings was checked when the thresholds were read, by the rules of Prometheus and not of a library.
+    """
+    emptied = re.sub(r'"(?:[^"\\]|\\.)*"', '"x"', expr)
+    return re.sub(rf"\b{cluster_label}\b", "cluster", emptied)
 
 
 def children(node: Node) -> list[Node]:

@@ -6,13 +6,19 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.alerts import GROUPS
-from vllm_sidecar.config import format_duration
+from vllm_sidecar.config import format_duration, template
 from vllm_sidecar.config.thresholds import Resolved, knows_model, labels_of, resolve
-from vllm_sidecar.generate.expressions import expression, in_expression, in_text, model_matcher, scaled
-from vllm_sidecar.generate.templating import JINJA
+from vllm_sidecar.generate.expressions import (
+    expression,
+    in_expression,
+    in_text,
+    model_matcher,
+    scaled,
+)
+from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from vllm_sidecar.catalog.alerts import Alert
     from vllm_sidecar.config.thresholds import Thresholds
@@ -40,21 +46,53 @@ def alert_groups(thresholds: Thresholds) -> list[Group]:
             chosen = [alert for alert in alerts if (DAY in alert.expr) is history]
             rules = [rule for alert in chosen for rule in alert_rules(alert, thresholds)]
             if rules:
-                groups.append({"name": name + suffix, "interval": format_duration(pace), "rules": rules})
+                groups.append(
+                    {"name": in_pack(name + suffix, thresholds), "interval": format_duration(pace), "rules": rules}
+                )
     return groups
 
 
-def alert_rules(alert: Alert, thresholds: Thresholds) -> Iterator[Rule]:
-    """Write one alert: a rule for each model whose settings differ, and one for all others.
+def in_pack(name: str, thresholds: Thresholds) -> str:
+    """Return the name of a group, a file or an object; those of two packs differ."""
+    return f"{name}-{thresholds.pack_name}" if thresholds.pack_name else name
 
-    A model's rule has the label `settings`, for promtool takes two rules of one name and the same labels for a slip.
+
+def pack_labels(thresholds: Thresholds) -> dict[str, str]:
+    """Return the label that tells the series and alerts of packs apart; a pack without a name has none."""
+    return {"pack": thresholds.pack_name} if thresholds.pack_name else {}
+
+
+def alert_rules(alert: Alert, thresholds: Thresholds) -> Iterator[Rule]:
+    """Write one alert: a rule for all models that share settings of their own, and one for all others.
+
+    A rule of some models has the label `settings`, for promtool takes two rules of one name and the same labels for a
+    slip.
     """
     general = resolve(thresholds, alert)
     own = {model: resolve(thresholds, alert, model) for model in thresholds.models if knows_model(alert)}
     different = {model: settings for model, settings in own.items() if settings != general}
-    for model, settings in different.items():
-        yield from _rule(alert, settings, thresholds, model_matcher(model, ()), {"settings": model})
-    yield from _rule(alert, general, thresholds, model_matcher(None, tuple(different)), {})
+    for models in alike(different):
+        settings = different[models[0]]
+        yield from _rule(alert, settings, thresholds, model_matcher(models), {"settings": named(models)})
+    yield from _rule(alert, general, thresholds, model_matcher((), tuple(different)), {})
+
+
+def alike(settings: Mapping[str, object]) -> list[list[str]]:
+    """Group the names of equal settings, in order."""
+    found: list[tuple[object, list[str]]] = []
+    for name, value in settings.items():
+        names = next((names for other, names in found if other == value), None)
+        if names is None:
+            found.append((value, [name]))
+        else:
+            names.append(name)
+    return [names for _, names in found]
+
+
+def named(models: Sequence[str]) -> str:
+    """Name some models in a label, which Prometheus expands like a template."""
+    more = f" and {len(models) - 1} more" if len(models) > 1 else ""
+    return template.literal(models[0]) + more
 
 
 def _rule(
@@ -69,7 +107,8 @@ def _rule(
         rule["for"] = format_duration(max(least, settings.hold * thresholds.time_scale))
     if alert.keep:
         rule["keep_firing_for"] = scaled(alert.keep, thresholds)
-    rule["labels"] = {"severity": settings.severity, **labels, **settings.labels}
+    severity = {"severity": thresholds.severity(settings.severity)}
+    rule["labels"] = {**severity, **labels, **pack_labels(thresholds), **settings.labels}
     rule["annotations"] = texts(alert, settings, thresholds)
     yield rule
 
@@ -79,11 +118,23 @@ def texts(alert: Alert, settings: Resolved, thresholds: Thresholds) -> dict[str,
     shown = {each.name: in_text(each, settings.values[each.name], thresholds) for each in alert.thresholds}
     whole = f"{alert.description} Likely: {alert.cause}. First: {alert.first}"
     return {
-        "summary": JINJA.from_string(alert.summary).render(**shown),
-        "description": JINJA.from_string(whole).render(**shown),
-        "runbook_url": f"{thresholds.runbook_url}/{alert.name}.md",
-        "dashboard_url": f"{thresholds.dashboard_url}/d/{alert.board}{_query(alert)}",
+        "summary": _with_cluster(render(alert.summary, **shown), thresholds),
+        "description": _with_cluster(render(whole, **shown), thresholds),
+        **links(alert.name, f"{alert.board}{_query(alert)}", thresholds),
         **settings.annotations,
+    }
+
+
+def _with_cluster(text: str, thresholds: Thresholds) -> str:
+    return re.sub(r"\$labels\.cluster\b", f"$labels.{thresholds.cluster_label}", text)
+
+
+def links(alert: str, board: str, thresholds: Thresholds) -> dict[str, str]:
+    """Return the links to a runbook and a dashboard; where the user has no address for them there is none."""
+    books, grafana = thresholds.runbook_url, thresholds.dashboard_url
+    return {
+        **({"runbook_url": f"{books}/{alert}.md"} if books else {}),
+        **({"dashboard_url": f"{grafana}/d/{board}"} if grafana else {}),
     }
 
 

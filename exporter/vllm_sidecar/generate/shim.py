@@ -14,7 +14,10 @@ from vllm_sidecar.catalog import upstream
 from vllm_sidecar.catalog.alerts.types import LABEL_SETS
 from vllm_sidecar.catalog.types import PREFIX, Kind, Merge
 from vllm_sidecar.config import format_duration
-from vllm_sidecar.generate.formats import dump
+from vllm_sidecar.generate.expressions import in_cluster, quoted
+from vllm_sidecar.generate.files import Origin
+from vllm_sidecar.generate.formats import commented, dump
+from vllm_sidecar.generate.rules import in_pack
 from vllm_sidecar.model import Scope
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.config.thresholds import Thresholds
     from vllm_sidecar.generate.rules import Group, Rule
 
+BY = Origin("shim")
 RELABEL = "vllm-plain.relabel.yml"
 PACK = "vllm-plain"
 GROUP = "vllm-plain"
@@ -75,13 +79,13 @@ def _relabel(sources: list[str], regex: str, target: str, replacement: str) -> d
 
 def relabel_file() -> dict[str, bytes]:
     """Return the bytes of the relabelling by its name."""
-    return {RELABEL: (RELABEL_HEAD + dump(relabelling())).encode()}
+    return {RELABEL: commented(RELABEL_HEAD, dump(relabelling()), BY)}
 
 
 def shim_groups(thresholds: Thresholds) -> list[Group]:
     """Return the recording rules, in one group: what is recorded together is of one moment."""
     pace = format_duration(thresholds.evaluation_interval)
-    return [{"name": GROUP, "interval": pace, "rules": list(_rules(thresholds))}]
+    return [{"name": in_pack(GROUP, thresholds), "interval": pace, "rules": list(_rules(thresholds))}]
 
 
 def raw_names() -> frozenset[str]:
@@ -99,17 +103,18 @@ def provided(thresholds: Thresholds) -> frozenset[str]:
 
 
 def _rules(thresholds: Thresholds) -> Iterator[Rule]:
-    job = f'job=~"{thresholds.vllm_job}"'
+    job = f"job=~{quoted(thresholds.vllm_job)}"
     yield _record("up", f'label_replace(up{{{job}}}, "source", "vllm", "", "")')
     yield _record("server_start_timestamp_seconds", f"{upstream.PROCESS_START}{{{job}}}")
     for entry in upstream.UPSTREAM:
         if entry is upstream.REQUESTS_WAITING:
-            yield _record("requests_waiting", _waiting())
+            yield _record("requests_waiting", in_cluster(_waiting(), thresholds))
         elif entry.signal.kind is Kind.HISTOGRAM:
             for part in _PARTS:
-                yield _record(f"{entry.signal.name}_{part}", _first_of(_histogram(entry, part), f"_{part}"))
+                first = in_cluster(_first_of(_histogram(entry, part), f"_{part}"), thresholds)
+                yield _record(f"{entry.signal.name}_{part}", first)
         else:
-            yield _record(entry.signal.name, _first_of(list(_scalars(entry))))
+            yield _record(entry.signal.name, in_cluster(_first_of(list(_scalars(entry))), thresholds))
     awake = f'max without (sleep_state, {_COPIES}) ({_RAW}engine_sleep_state{{sleep_state="awake"}})'
     yield _record("engine_sleeping", f"1 - {awake}")
     yield _record("data_parallel_engines", f"count without (engine, {_COPIES}) ({_RAW}num_requests_running)")

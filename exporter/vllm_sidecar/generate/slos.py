@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog.slos import BOARD, BUDGET_SECONDS, EDGE_MISSING, Source
+from vllm_sidecar.catalog.slos import BOARD, BUDGET_SECONDS, CAP, EDGE_MISSING, Source
 from vllm_sidecar.catalog.types import RECORD_PREFIX
 from vllm_sidecar.config import format_duration
+from vllm_sidecar.config.thresholds import KINDS
 from vllm_sidecar.generate.edges import le_matcher
-from vllm_sidecar.generate.expressions import RANGE_SCRAPES, expression
-from vllm_sidecar.generate.objectives import Burning, Resolved, Variant, burns_of, settle
-from vllm_sidecar.generate.rules import EVALUATIONS
-from vllm_sidecar.generate.templating import JINJA
+from vllm_sidecar.generate.expressions import LEAST_SECONDS, RANGE_SCRAPES, expression, joined, quoted
+from vllm_sidecar.generate.objectives import Burning, Resolved, Variant, burns_of, matcher_of, settle, sharing
+from vllm_sidecar.generate.rules import EVALUATIONS, in_pack, links, named, pack_labels
+from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from vllm_sidecar.catalog.slos import Slo
     from vllm_sidecar.config.thresholds import Thresholds
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
 
 BY = "cluster, namespace, job, model_name"
 """Objectives are those of a model; what its replicas and engines saw is added up."""
-BAD, ALL, OBJECTIVE = (
-    f"{RECORD_PREFIX}slo_{what}" for what in ("bad_observations:rate5m", "observations:rate5m", "objective:ratio")
-)
+BAD, ALL = (f"{RECORD_PREFIX}slo_{what}:rate5m" for what in ("bad_observations", "observations"))
+OBJECTIVE, THRESHOLD = f"{RECORD_PREFIX}slo_objective:ratio", f"{RECORD_PREFIX}slo_threshold:seconds"
+"""What a model is held to: rules read it here, so that they are the same for all models."""
+BURN = f"{RECORD_PREFIX}slo_burn:ratio_rate"
 SLOW_BAD, SLOW_ALL = (f"{RECORD_PREFIX}slo_{what}:increase5m" for what in ("bad_observations", "observations"))
 FAST_WINDOW = 21_600.0
 """Longest window that the fast group reads, in seconds."""
@@ -42,6 +44,7 @@ SLOW_INTERVAL = 300.0
 KEEP = 300.0
 """How long a page goes on when its burn is gone: a restart has no observations, and solves nothing."""
 GUARD_HOLD = 900.0
+_DASHBOARD = f"{BOARD}?var-model_name={{{{ $labels.model_name | urlquery }}}}"
 _ROUNDING = 1.1
 """rate() extrapolates to the ends of its range, so a few observations may look like a few more."""
 
@@ -58,13 +61,13 @@ def slo_rules(thresholds: Thresholds, edges: Edges | None = None) -> SloRules:
     """Write the rules of all objectives; `edges` are those of live servers, None where no server was asked.
 
     Raises:
-        ConfigError: A threshold is no bucket edge, or a factor can never be reached; with all such mistakes.
+        LateError: A threshold is no bucket edge, or a factor can never be reached; with all such mistakes.
     """
     settled = settle(thresholds, edges)
     groups = [group for slo, variants in settled.objectives for group in _groups(slo, variants, thresholds)]
-    every = [variant for _, variants in settled.objectives for variant in variants]
-    if every:
-        groups.append(_group("vllm-slo-guard", thresholds.evaluation_interval, _guards(every, thresholds)))
+    guards = [rule for _, variants in settled.objectives for rule in _guards(variants, thresholds)]
+    if guards:
+        groups.append(_group("vllm-slo-guard", thresholds.evaluation_interval, guards, thresholds))
     return SloRules(groups, settled.notes)
 
 
@@ -80,8 +83,9 @@ def _groups(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> Iterat
         [
             *_base(slo, variants, thresholds),
             *(rule for window in fast for rule in _burn(slo, window, (BAD, ALL), thresholds)),
-            *_alerts(variants, thresholds, pace, ALL, fast),
+            *_alerts(slo, variants, thresholds, pace, ALL, fast),
         ],
+        thresholds,
     )
     slow_pace = max(pace, SLOW_INTERVAL * thresholds.time_scale)
     yield _group(
@@ -89,38 +93,60 @@ def _groups(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> Iterat
         slow_pace,
         [
             *(
-                _record(to, f"sum_over_time({of}{_of(slo)}[{format_duration(slow_pace)}]) * {pace:g}", slo)
+                _record(
+                    to, f"sum_over_time({_of(of, slo, thresholds)}[{format_duration(slow_pace)}]) * {pace:g}",
+                    slo, thresholds,
+                )
                 for to, of in ((SLOW_BAD, BAD), (SLOW_ALL, ALL))
             ),
             *(rule for window in slow for rule in _burn(slo, window, (SLOW_BAD, SLOW_ALL), thresholds)),
             _budget(slo, thresholds),
-            *_alerts(variants, thresholds, slow_pace, SLOW_ALL, slow),
+            *_alerts(slo, variants, thresholds, slow_pace, SLOW_ALL, slow),
         ],
-    )
+        thresholds,
+    )  # fmt: skip
 
 
-def _group(name: str, interval: float, rules: Iterable[Rule]) -> Group:
-    return {"name": name, "interval": format_duration(interval), "rules": list(rules)}
+def _group(name: str, interval: float, rules: Iterable[Rule], thresholds: Thresholds) -> Group:
+    return {"name": in_pack(name, thresholds), "interval": format_duration(interval), "rules": list(rules)}
 
 
-def _record(name: str, expr: str, slo: Slo) -> Rule:
-    return {"record": name, "expr": expr, "labels": {"slo": slo.name}}
+def _record(name: str, expr: str, slo: Slo, thresholds: Thresholds) -> Rule:
+    return {"record": name, "expr": expr, "labels": {"slo": slo.name, **pack_labels(thresholds)}}
 
 
-def _of(slo: Slo, matcher: str = "") -> str:
-    return f'{{slo="{slo.name}"{"," if matcher else ""}{matcher}}}'
+def _of(record: str, slo: Slo, thresholds: Thresholds, matcher: str = "") -> str:
+    """Read a record of an objective, as this pack has recorded it: another one has other selectors and objectives."""
+    return f"{record}{{{joined(_slo(slo), f'pack={quoted(thresholds.pack_name)}', matcher)}}}"
+
+
+def _slo(slo: Slo) -> str:
+    return f'slo="{slo.name}"'
 
 
 def _base(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> Iterator[Rule]:
-    """Write the rates and the objective; models of their own stand in the same rule, for a record is written by one."""
+    """Write the rates, and what holds for each model; models stand in the same rule, for a record is written by one."""
+    counted = sharing(variants, lambda settings: (settings.source, settings.threshold))
     rates = [
-        [expression(text, {}, thresholds, variant.matcher) for text in _observations(variant.settings)]
-        for variant in variants
+        [expression(text, {}, thresholds, matcher_of(group)) for text in _observations(group[0].settings)]
+        for group in counted
     ]
     for name, parts in zip((BAD, ALL), zip(*rates, strict=True), strict=True):
-        yield _record(name, " or ".join(parts), slo)
-    objectives = [f"0 * {ALL}{_of(slo, variant.matcher)} + {variant.settings.objective:g}" for variant in variants]
-    yield _record(OBJECTIVE, " or ".join(objectives), slo)
+        yield _record(name, " or ".join(parts), slo, thresholds)
+    yield _held(OBJECTIVE, slo, variants, thresholds, lambda settings: settings.objective)
+    if slo.histogram:
+        yield _held(THRESHOLD, slo, variants, thresholds, lambda settings: settings.threshold or 0.0)
+
+
+def _held(
+    name: str, slo: Slo, variants: list[Variant], thresholds: Thresholds, value: Callable[[Resolved], float]
+) -> Rule:
+    """Record a setting of every model that has observations, for the rules that are the same for all models."""
+    parts = [
+        f"0 * {_of(ALL, slo, thresholds, matcher_of(group))} + {value(group[0].settings):.15g}"
+        for group in sharing(variants, value)
+    ]
+    return _record(name, " or ".join(parts), slo, thresholds)
 
 
 def _observations(settings: Resolved) -> tuple[str, str]:
@@ -146,11 +172,11 @@ def _observations(settings: Resolved) -> tuple[str, str]:
 def _counted(settings: Resolved) -> tuple[str, str]:
     """Return the rates of bad and all as sidecars count them, of those that count with this threshold."""
     slo = settings.slo
-    every, good = (f"rate(~slo_{what}_total{_of(slo)}[5m])" for what in ("requests", "good_requests"))
+    every, good = (f"rate(~slo_{what}_total{{{_slo(slo)}}}[5m])" for what in ("requests", "good_requests"))
     if settings.threshold is None:
         return _added(every, good, "")
     # Over the range: the gauge ends with a server that crashed, the counters go on.
-    counts_so = f"last_over_time(~slo_threshold_seconds{_of(slo)}[5m]) == {settings.threshold:g}"
+    counts_so = f"last_over_time(~slo_threshold_seconds{{{_slo(slo)}}}[5m]) == {settings.threshold:.15g}"
     return _added(every, good, f" and on (<<M>>) {counts_so}{_drafting(slo)}")
 
 
@@ -183,12 +209,18 @@ def _burn(slo: Slo, window: float, of: tuple[str, str], thresholds: Thresholds) 
     """Write the share of bad observations over a window, and how much faster than allowed that is."""
     name = format_duration(window)
     errors = f"{RECORD_PREFIX}slo_errors:ratio_rate{name}"
-    yield _record(errors, _ratio(slo, window, of, thresholds), slo)
-    yield _record(f"{RECORD_PREFIX}slo_burn:ratio_rate{name}", f"{errors}{_of(slo)} / (1 - {OBJECTIVE}{_of(slo)})", slo)
+    yield _record(errors, _ratio(slo, window, of, thresholds), slo, thresholds)
+    burn = f"{_of(errors, slo, thresholds)} / {_budget_of(slo, thresholds)}"
+    yield _record(f"{BURN}{name}", burn, slo, thresholds)
+
+
+def _budget_of(slo: Slo, thresholds: Thresholds) -> str:
+    """Return the share of observations that may be bad, as an expression."""
+    return f"(1 - {_of(OBJECTIVE, slo, thresholds)})"
 
 
 def _ratio(slo: Slo, window: float, of: tuple[str, str], thresholds: Thresholds) -> str:
-    bad, every = (f"{each}{_of(slo)}" for each in of)
+    bad, every = (_of(each, slo, thresholds) for each in of)
     if window <= BASE:
         return f"{bad} / ({every} > 0)"
     over = _window(window, thresholds)
@@ -197,99 +229,165 @@ def _ratio(slo: Slo, window: float, of: tuple[str, str], thresholds: Thresholds)
 
 def _budget(slo: Slo, thresholds: Thresholds) -> Rule:
     errors = _ratio(slo, BUDGET_SECONDS, (SLOW_BAD, SLOW_ALL), thresholds)
-    return _record(f"{RECORD_PREFIX}slo_budget_remaining:ratio30d", f"1 - {errors} / (1 - {OBJECTIVE}{_of(slo)})", slo)
+    left = f"1 - {errors} / {_budget_of(slo, thresholds)}"
+    return _record(f"{RECORD_PREFIX}slo_budget_remaining:ratio30d", left, slo, thresholds)
 
 
 def _alerts(
-    variants: list[Variant], thresholds: Thresholds, pace: float, observations: str, windows: list[float]
+    slo: Slo, variants: list[Variant], thresholds: Thresholds, pace: float, observations: str, windows: list[float]
 ) -> Iterator[Rule]:
-    """Write the alerts whose long window is one of these."""
-    for variant in variants:
-        for burn in burns_of(variant.settings, thresholds):
+    """Write the alerts whose long window is one of these: once for all models, whatever their objectives are.
+
+    Copies are written only for what no record can hold: labels, annotations and numbers of observations of a model.
+    """
+    apart = sharing(variants, lambda settings: (settings.labels, settings.annotations, settings.least))
+    for group in apart:
+        matcher = matcher_of(group) if len(apart) > 1 else ""
+        for number, burn in enumerate(thresholds.slos.burn):
             if burn.long in windows:
-                yield _alert(variant, burn, thresholds, pace, observations)
+                yield _Alert(slo, group, number, thresholds).rule(pace, observations, matcher)
 
 
-def _alert(variant: Variant, burn: Burning, thresholds: Thresholds, pace: float, observations: str) -> Rule:
-    settings, slo = variant.settings, variant.settings.slo
-    who = _of(slo, variant.matcher)
-    over = _window(burn.long, thresholds)
-    # Seconds that one sample of the recorded rates stands for; the slow ones are counts already.
-    each = f" * {pace:g}" if observations == ALL else ""
-    exceeded = " and ".join(
-        f"{RECORD_PREFIX}slo_burn:ratio_rate{format_duration(window)}{who} > {burn.factor:g}"
-        for window in (burn.long, burn.short)
-    )
-    hold = max(EVALUATIONS * pace, burn.hold * thresholds.time_scale)
-    keep = {"keep_firing_for": format_duration(KEEP * thresholds.time_scale)} if burn.severity == "page" else {}
-    return {
-        "alert": slo.alert,
-        "expr": f"{exceeded} and sum_over_time({observations}{who}[{over}]){each} >= {_least(settings, burn)}",
-        "for": format_duration(hold),
-        **keep,
-        "labels": {
-            "severity": burn.severity,
-            "slo": slo.name,
-            "long_window": format_duration(burn.long),
-            "short_window": format_duration(burn.short),
-            **variant.labels,
-            **settings.labels,
-        },
-        "annotations": _texts(settings, burn, thresholds),
-    }
+@dataclass(frozen=True, slots=True)
+class _Alert:
+    """One pair of windows of an objective, for models that share labels, annotations and the least of observations."""
+
+    slo: Slo
+    group: list[Variant]
+    number: int
+    thresholds: Thresholds
+
+    @property
+    def burns(self) -> list[Burning]:
+        """What it is for each of the variants: they differ in the factor, and in that alone."""
+        return [burns_of(variant.settings, self.thresholds)[self.number] for variant in self.group]
+
+    def rule(self, pace: float, observations: str, matcher: str) -> Rule:
+        """Write it. `pace` is the interval of its group, `observations` the record of them that it reads."""
+        thresholds, slo, settings, burn = self.thresholds, self.slo, self.group[0].settings, self.burns[0]
+        # Seconds that one sample of the recorded rates stands for; the slow ones are counts already.
+        each = f" * {pace:g}" if observations == ALL else ""
+        exceeded = " and ".join(
+            f"{_of(BURN + format_duration(window), slo, thresholds, matcher)} > {self._factor()}"
+            for window in (burn.long, burn.short)
+        )
+        seen = f"sum_over_time({_of(observations, slo, thresholds, matcher)}[{_window(burn.long, thresholds)}]){each}"
+        page = KINDS.get(burn.severity, burn.severity) == "page"
+        keep = max(KEEP * thresholds.time_scale, LEAST_SECONDS)
+        return {
+            "alert": slo.alert,
+            "expr": f"{exceeded} and {seen} >= {self._least()}",
+            "for": format_duration(max(EVALUATIONS * pace, burn.hold * thresholds.time_scale)),
+            **({"keep_firing_for": format_duration(keep)} if page else {}),
+            "labels": {
+                "severity": thresholds.severity(burn.severity),
+                "slo": slo.name,
+                "long_window": format_duration(burn.long),
+                "short_window": format_duration(burn.short),
+                **_settings(self.group),
+                **pack_labels(thresholds),
+                **settings.labels,
+            },
+            "annotations": self._texts(),
+        }
+
+    def _factor(self) -> str:
+        """Write the burn that must be exceeded; it is below the largest that the objective of a model allows."""
+        if len({burn.factor for burn in self.burns}) == 1:
+            return f"{self.burns[0].factor:.15g}"
+        return f"clamp_max({CAP} / {_budget_of(self.slo, self.thresholds)}, {self._asked:.15g})"
+
+    @property
+    def _asked(self) -> float:
+        return float(self.thresholds.slos.burn[self.number].factor)
+
+    def _least(self) -> str:
+        """Write the observations below which nothing fires: also as many as one bad one alone needs to be no burn."""
+        found = {
+            max(variant.settings.least, ceil(_ROUNDING / (burn.factor * variant.settings.budget)))
+            for variant, burn in zip(self.group, self.burns, strict=True)
+        }
+        if len(found) == 1:
+            return str(found.pop())
+        least = max(self.group[0].settings.least, ceil(_ROUNDING / CAP))
+        return f"clamp_min(ceil({_ROUNDING / self._asked:.15g} / {_budget_of(self.slo, self.thresholds)}), {least})"
+
+    def _texts(self) -> dict[str, str]:
+        slo, thresholds, burn = self.slo, self.thresholds, self.burns[0]
+        long, short = format_duration(burn.long), format_duration(burn.short)
+        alike = len({each.factor for each in self.burns}) == 1
+        factor = burn.factor if alike else self._asked
+        lower = "" if alike else ", or than an objective as low as this one allows"
+        used = factor * burn.long / BUDGET_SECONDS
+        return {
+            "summary": f"{{{{ $labels.model_name }}}} uses its error budget for {_named(slo)} "
+            "{{ $value | humanize }} times too fast",
+            "description": f"Objective over 30 days: {_objective(self.group, thresholds)}. Over {long} and over "
+            f"{short} the budget for the rest was used more than {factor:g} times too fast{lower}; at that pace "
+            f"{used:.0%} of it goes in {long}. Likely: {slo.cause}. First: {slo.first}",
+            **links(slo.alert, f"{_DASHBOARD}&from=now-{format_duration(3 * burn.long)}", thresholds),
+            **self.group[0].settings.annotations,
+        }
 
 
-def _least(settings: Resolved, burn: Burning) -> int:
-    """Return the observations below which nothing fires: also as many as one bad one alone needs not to be enough."""
-    return max(settings.least, ceil(_ROUNDING / (burn.factor * settings.budget)))
-
-
-def _texts(settings: Resolved, burn: Burning, thresholds: Thresholds) -> dict[str, str]:
-    slo = settings.slo
-    long, short = format_duration(burn.long), format_duration(burn.short)
-    used = burn.factor * burn.long / BUDGET_SECONDS
-    return {
-        "summary": f"{{{{ $labels.model_name }}}} uses its error budget for {_named(slo)} {{{{ $value | humanize }}}} "
-        "times too fast",
-        "description": f"Objective over 30 days: {_objective(settings)}. Over {long} and over {short} the budget for "
-        f"the rest was used more than {burn.factor:g} times too fast; at that pace {used:.0%} of it goes in {long}. "
-        f"Likely: {slo.cause}. First: {slo.first}",
-        "runbook_url": f"{thresholds.runbook_url}/{slo.alert}.md",
-        "dashboard_url": f"{thresholds.dashboard_url}/d/{BOARD}?var-model_name={{{{ $labels.model_name | urlquery }}}}"
-        f"&from=now-{format_duration(3 * burn.long)}",
-        **settings.annotations,
-    }
+def _settings(group: list[Variant]) -> dict[str, str]:
+    """Return the label of rules that are for some models alone."""
+    models = [model for variant in group for model in variant.models]
+    return {"settings": named(models)} if all(variant.models for variant in group) else {}
 
 
 def _named(slo: Slo) -> str:
     return slo.name.replace("_", " ")
 
 
-def _objective(settings: Resolved) -> str:
-    threshold = format_duration(settings.threshold) if settings.threshold is not None else ""
-    what = JINJA.from_string(settings.slo.what).render(threshold=threshold)
-    return f"{100 * settings.objective:.6g}% of {what}"
+def _objective(group: list[Variant], thresholds: Thresholds) -> str:
+    """Say what is asked for; where models differ, the text asks Prometheus for the numbers of the model."""
+    slo = group[0].settings.slo
+    shares = {variant.settings.objective for variant in group}
+    seconds = {variant.settings.threshold for variant in group}
+    share = f"{100 * shares.pop():.6g}%" if len(shares) == 1 else _asked(OBJECTIVE, slo, thresholds, "100 * ", _PERCENT)
+    threshold = seconds.pop() if len(seconds) == 1 else 0.0
+    shown = format_duration(threshold) if threshold else _asked(THRESHOLD, slo, thresholds, "", "humanizeDuration")
+    return f"{share} of {render(slo.what, threshold=shown if slo.histogram else '')}"
+
+
+_PERCENT = 'printf "%.6g%%"'
+
+
+def _asked(record: str, slo: Slo, thresholds: Thresholds, times: str, shown: str) -> str:
+    """Return a template that puts out what is recorded for the model of the alert."""
+    query = f"{times}max({_of(record, slo, thresholds, 'model_name=%q')})"
+    return (
+        f"{{{{ with printf `{query}` $labels.model_name | query }}}}{{{{ . | first | value | {shown} }}}}{{{{ end }}}}"
+    )
 
 
 def _guards(variants: list[Variant], thresholds: Thresholds) -> Iterator[Rule]:
-    for variant in variants:
-        settings, slo = variant.settings, variant.settings.slo
-        labels = {"severity": "ticket", "slo": slo.name, **variant.labels, **settings.labels}
+    """Write the tickets for what is in no objective, once for all models with the same labels and source."""
+    for group in sharing(variants, lambda settings: (settings.labels, settings.annotations, settings.source)):
+        settings, slo = group[0].settings, group[0].settings.slo
+        untold = [
+            expression(_untold(same[0].settings), {}, thresholds, matcher_of(same))
+            for same in sharing(group, lambda settings: settings.threshold)
+        ]
+        hold = max(EVALUATIONS * thresholds.evaluation_interval, GUARD_HOLD * thresholds.time_scale)
         yield {
             "alert": EDGE_MISSING,
-            "expr": expression(_untold(settings), {}, thresholds, variant.matcher),
-            "for": format_duration(
-                max(EVALUATIONS * thresholds.evaluation_interval, GUARD_HOLD * thresholds.time_scale)
-            ),
-            "labels": labels,
+            "expr": " or ".join(f"({each})" for each in untold) if len(untold) > 1 else untold[0],
+            "for": format_duration(hold),
+            "labels": {
+                "severity": thresholds.severity("ticket"),
+                "slo": slo.name,
+                **_settings(group),
+                **pack_labels(thresholds),
+                **settings.labels,
+            },
             "annotations": {
                 "summary": f"{{{{ $labels.model_name }}}} on {{{{ $labels.instance }}}} is not in its objective for "
                 f"{_named(slo)}",
-                "description": f"Nothing says whether {_objective(settings)}: {_why(settings)}. It is left out of the "
-                "error budget until then.",
-                "runbook_url": f"{thresholds.runbook_url}/{EDGE_MISSING}.md",
-                "dashboard_url": f"{thresholds.dashboard_url}/d/{BOARD}"
-                "?var-model_name={{ $labels.model_name | urlquery }}&from=now-3h",
+                "description": f"Nothing says whether {_objective(group, thresholds)}: {_why(settings)}. It is left "
+                "out of the error budget until then.",
+                **links(EDGE_MISSING, f"{_DASHBOARD}&from=now-3h", thresholds),
                 **settings.annotations,
             },
         }
@@ -304,11 +402,11 @@ def _untold(settings: Resolved) -> str:
         )
     serving = "count without (engine) (~requests_running)"
     if threshold is not None:
-        return f"{serving} unless on (<<M>>) (~slo_threshold_seconds{_of(slo)} == {threshold:g})"
+        return f"{serving} unless on (<<M>>) (~slo_threshold_seconds{{{_slo(slo)}}} == {threshold:.15g})"
     silent = f"{serving} unless on (<<M>>) ~requests_finished_total"
     if settings.source is Source.HISTOGRAM:
         return silent
-    counts = f"~slo_requests_total{_of(slo)}"
+    counts = f"~slo_requests_total{{{_slo(slo)}}}"
     # Where the sidecar of one replica counts, those of the others must too.
     return f"({serving} unless on (<<M>>) {counts}) and on ({BY}) {counts} or ({silent} unless on (<<M>>) {counts})"
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+FOLDER = Path(__file__).parent / "templates"
 
 # Delimiters that collide with neither Prometheus' {{ }} nor PromQL's [ ]. There is no HTML here to escape for.
 JINJA = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    loader=FileSystemLoader(FOLDER),
     undefined=StrictUndefined,
     variable_start_string="<<",
     variable_end_string=">>",
@@ -20,3 +23,13 @@ JINJA = Environment(
     lstrip_blocks=True,
     autoescape=False,  # noqa: S701
 )
+
+
+@functools.cache
+def _compiled(text: str) -> Template:
+    return JINJA.from_string(text)
+
+
+def render(text: str, **words: object) -> str:
+    """Put words into a text of the catalog; a text is compiled once, for a user may have many models."""
+    return _compiled(text).render(**words)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.catalog.dashboards import BOARDS
 from vllm_sidecar.generate.dashboards.board import dashboard
 from vllm_sidecar.generate.dashboards.notation import Notation
-from vllm_sidecar.generate.formats import HEAD, dump
+from vllm_sidecar.generate.files import Origin, sealed
+from vllm_sidecar.generate.formats import HEAD, commented, dump
 
 if TYPE_CHECKING:
     from typing import Any
 
     from vllm_sidecar.config.thresholds import Thresholds
 
+BY = Origin("dashboards")
 CONFIG_MAPS = "kubernetes/vllm-dashboards.yaml"
 FOLDER = "vLLM"
-BOARD_HEAD = b'{\n "uid": "vllm-'
-"""How the file of every board begins."""
 
 
 def dashboard_files(thresholds: Thresholds) -> dict[str, bytes]:
@@ -28,10 +28,15 @@ def dashboard_files(thresholds: Thresholds) -> dict[str, bytes]:
         ConfigError: The thresholds have mistakes.
     """
     notation = Notation(thresholds)
-    boards = {board.uid: dashboard(board, notation) for board in BOARDS}
-    files = {f"{uid}.json": json.dumps(board, indent=1, ensure_ascii=False) + "\n" for uid, board in boards.items()}
+    boards = {board.uid: notation.finished(dashboard(board, notation)) for board in BOARDS}
     maps = "---\n".join(dump(_config_map(uid, board)) for uid, board in boards.items())
-    return {name: text.encode() for name, text in {**files, CONFIG_MAPS: HEAD + maps}.items()}
+    files = {f"{uid}.json": _board_file(board) for uid, board in boards.items()}
+    return {**files, CONFIG_MAPS: commented(HEAD, maps, BY)}
+
+
+def _board_file(board: dict[str, Any]) -> bytes:
+    """Return the JSON of a board; Grafana does not look at the last key, which tells whether the file was edited."""
+    return sealed(json.dumps({**board, "generated": BY.mark()}, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
 def _config_map(uid: str, board: dict[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.alerts.types import LABEL_SETS
 from vllm_sidecar.catalog.slos import SLOS
 from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config import format_duration
-from vllm_sidecar.config.thresholds import labels_of, resolve
+from vllm_sidecar.config.thresholds import KINDS, labels_of, resolve
 from vllm_sidecar.generate import lint
 from vllm_sidecar.generate.dashboards.variables import ENGINE, MODEL, WHERE
+from vllm_sidecar.generate.expressions import in_cluster, quoted
 from vllm_sidecar.generate.objectives import settle
-from vllm_sidecar.generate.templating import JINJA
+from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from vllm_sidecar.config.thresholds import Thresholds
 
 _METRIC = re.compile(r"([~@])([a-z0-9_:]+)(?:\{([^}]*)\})?")
+_SEVERITY = re.compile(r'\bseverity="(page|ticket|info)"')
+_USERS = "\0"
+"""Where the matcher of the sidecars' job comes. It is put in last, so that nothing in it is rewritten."""
 _PLACES = ",".join(f'{name}=~"${name}"' for name in WHERE)
 _INSTANCE, _MODEL, _ENGINE = (f'{name}=~"${name}"' for name in ("instance", MODEL, ENGINE))
 _FIRING = (
@@ -45,12 +49,25 @@ class Notation:
             "firing": "ALERTS",
             "alerts": _FIRING,
             "watchdog": _WATCHDOG,
-            "sidecars": f'up{{job=~"{thresholds.sidecar_job}",{_PLACES},{_INSTANCE}}}',
+            "sidecars": f"up{{{_USERS},{_PLACES},{_INSTANCE}}}",
         }
 
     def text(self, text: str) -> str:
         """Put numbers into a text for people."""
-        return JINJA.from_string(text).render(**self._words)
+        return render(text, **self._words)
+
+    def finished(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Put what is the user's own into a whole board, at last: the label of clusters and the job of the sidecars."""
+        return cast("dict[str, Any]", self._finished(document))
+
+    def _finished(self, node: object) -> object:
+        if isinstance(node, dict):
+            return {self._finished(key): self._finished(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [self._finished(each) for each in node]
+        if not isinstance(node, str):
+            return node
+        return in_cluster(node, self.thresholds).replace(_USERS, f"job=~{quoted(self.thresholds.sidecar_job)}")
 
     def limit(self, name: str) -> float | None:
         """Return the number that a panel names, such as `VllmQueueWaitHigh.wait`; None where the user has none."""
@@ -67,7 +84,7 @@ class Notation:
             LintError: It is wrong.
         """
         expr = self._query(query)
-        lint.check("a panel", re.sub(r"\[\$__\w+\]", "[1h]", expr), least_range=0.0)
+        lint.check("a panel", re.sub(r"\[\$__\w+\]", "[1h]", expr).replace(_USERS, 'job="x"'), least_range=0.0)
         return expr
 
     def _query(self, query: Query) -> str:
@@ -82,7 +99,8 @@ class Notation:
 
     def promql(self, text: str) -> str:
         """Write an expression of the catalog."""
-        return _METRIC.sub(lambda found: _selected(found[1], found[2], found[3] or ""), self.text(text))
+        house = _SEVERITY.sub(lambda found: f'severity="{self.thresholds.severity(found[1])}"', self.text(text))
+        return _METRIC.sub(lambda found: _selected(found[1], found[2], found[3] or ""), house)
 
 
 def _selected(mark: str, name: str, own: str) -> str:
@@ -122,7 +140,7 @@ def _objectives(thresholds: Thresholds) -> Mapping[str, float | None]:
 def _burns(thresholds: Thresholds) -> dict[str, Any]:
     """Return factors and windows of the first and the last pair that page, and of the last of all."""
     burns = list(thresholds.slos.burn)
-    pages = [burn for burn in burns if burn.severity == "page"] or burns
+    pages = [burn for burn in burns if KINDS.get(burn.severity, burn.severity) == "page"] or burns
     named = {"page": pages[0], "page_slow": pages[-1], "ticket_slow": burns[-1]}
     windows = {name: format_duration(burn.long) for name, burn in named.items()}
     return {
