@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_sidecar.model import Reason
 from vllm_sidecar.remedy import REMEDY
 
 if TYPE_CHECKING:
@@ -26,10 +27,7 @@ PREEMPTIONS = 0.05
 FAILING = 0.05
 HELD = 0.5
 """KV usage with nothing running, from which on somebody should know."""
-NOT_ONE_ENGINE = {
-    "not_an_engine": "not an engine",
-    "several_servers": "several servers answer at this address",
-}
+NOT_ONE_ENGINE = frozenset((Reason.NOT_AN_ENGINE, Reason.SEVERAL_SERVERS))
 """Reasons of failed polls that are a state of their own: the server is well, and it is the wrong address."""
 LIMITS = {
     "batch": "the batch is full",
@@ -66,9 +64,8 @@ def target_state(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> State:
     `gpus` are the series of its GPUs, where they are known.
     """
     health = snapshot.health
-    if health.reason is not None and health.reason.value in NOT_ONE_ENGINE:
-        words = NOT_ONE_ENGINE[health.reason.value]
-        return State(health.reason.value, Severity.BAD, f"{words}. {REMEDY[health.reason]}")
+    if health.reason in NOT_ONE_ENGINE:
+        return State(health.reason.value, Severity.BAD, REMEDY[health.reason])
     if not health.up:
         if health.reason is None:
             return State("starting", Severity.WATCH, "waiting for the first answer")
