@@ -121,8 +121,8 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "sleep",
             "The engine sleeps at level 1, and the router still sends requests.",
-            {"sleeping": True, "rate": 1.0},
-            alerts=("VllmAsleepWithRequests", "VllmErrorRatioHigh", "VllmAvailabilitySloBurn"),
+            {"sleeping": True, "rate": 1.0, "patience_seconds": 600.0},
+            alerts=("VllmAsleepWithRequests",),
         ),
     )
 }
