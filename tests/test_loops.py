@@ -19,7 +19,7 @@ import virtual_time
 from running import config
 from vllm_sidecar.introspect.schedule import MAX_INTERVAL
 from vllm_sidecar.model import PollError, Reason, Response
-from vllm_sidecar.pipeline import NOT_ONE_SERVER_HOLD, Pipeline
+from vllm_sidecar.pipeline import NOT_ONE_ENGINE_HOLD, Pipeline
 from vllm_sidecar.scrape import Client
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def test_no_probe_is_sent_to_a_server_that_does_not_answer_polls() -> None:
 def test_while_several_servers_answer_no_probe_is_sent_and_no_change_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vllm_sidecar.pipeline.NOT_ONE_SERVER", {"empty"})
+    monkeypatch.setattr("vllm_sidecar.pipeline.NOT_ONE_ENGINE", {"empty"})
     monkeypatch.setitem(ANSWERS, "/version", b'{"version":"0.31.0"}')
 
     async def main() -> tuple[Counter[bool], int, str | None]:
@@ -305,10 +305,10 @@ def test_while_several_servers_answer_no_probe_is_sent_and_no_change_is_counted(
         failed = server.polled[-1]
         server.body = BODY
         monkeypatch.setitem(ANSWERS, "/version", b'{"version":"0.32.0"}')
-        await asyncio.sleep(NOT_ONE_SERVER_HOLD + 10.0)
+        await asyncio.sleep(NOT_ONE_ENGINE_HOLD + 10.0)
         running.cancel()
         identity = pipeline.snapshot().identity
-        return _held(server.probed.values(), failed + NOT_ONE_SERVER_HOLD), identity.changes, identity.version
+        return _held(server.probed.values(), failed + NOT_ONE_ENGINE_HOLD), identity.changes, identity.version
 
     held, changes, version = virtual_time.run(main())
     assert held[True] == 0

@@ -96,6 +96,8 @@ VLLM_REASONS = tuple(
     reason for reason in Reason if reason not in GPU_REASONS or reason in ("refused", "timeout", "internal")
 )
 """Why a poll of vLLM fails."""
+NOT_ONE_ENGINE = (Reason.NOT_AN_ENGINE, Reason.SEVERAL_SERVERS)
+"""What answers is well and is not one vLLM server: the address is wrong, and nothing that it exposes is about one."""
 
 
 class PollError(Exception):

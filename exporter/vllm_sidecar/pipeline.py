@@ -27,7 +27,7 @@ from vllm_sidecar.health import MISSES, Health
 from vllm_sidecar.introspect import Introspector
 from vllm_sidecar.introspect.process import local_listener
 from vllm_sidecar.log import event
-from vllm_sidecar.model import Identity, PollError, Reason, Scope
+from vllm_sidecar.model import NOT_ONE_ENGINE, Identity, PollError, Reason, Scope
 from vllm_sidecar.normalise import Normaliser
 from vllm_sidecar.pace import Throttle
 from vllm_sidecar.poller import Polled, Poller
@@ -53,9 +53,7 @@ PROBE_TICK = 1.0
 """Seconds between two probes at least, so that those that are due together are spread."""
 MAX_PROBE_PAUSE = 60.0
 """Seconds up to which the pause is doubled while a bug ends each probe."""
-NOT_ONE_SERVER = frozenset((Reason.SEVERAL_SERVERS, Reason.NOT_AN_ENGINE))
-"""Reasons of failed polls with which an answer of a probe is not that of one server."""
-NOT_ONE_SERVER_HOLD = 120.0
+NOT_ONE_ENGINE_HOLD = 120.0
 """Seconds after such a poll for which no probe is sent."""
 COSTS_NOTHING = frozenset(
     (Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS, Reason.TLS, Reason.CREDENTIALS, Reason.TIMEOUT)
@@ -317,8 +315,8 @@ class Pipeline:
 
     def _failed(self, error: PollError) -> None:
         self._health = self._health.failed(error.reason, error.detail)
-        if error.reason in NOT_ONE_SERVER:
-            self._hold_until = self._clock() + NOT_ONE_SERVER_HOLD
+        if error.reason in NOT_ONE_ENGINE:
+            self._hold_until = self._clock() + NOT_ONE_ENGINE_HOLD
             if self._introspector:
                 self._introspector.start_over()
         if error.reason is not Reason.SEVERAL_SERVERS:

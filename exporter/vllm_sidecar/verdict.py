@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_sidecar.model import Reason
+from vllm_sidecar.model import NOT_ONE_ENGINE
 from vllm_sidecar.remedy import REMEDY
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ PREEMPTIONS = 0.05
 FAILING = 0.05
 HELD = 0.5
 """KV usage with nothing running, from which on somebody should know."""
-NOT_ONE_ENGINE = frozenset((Reason.NOT_AN_ENGINE, Reason.SEVERAL_SERVERS))
-"""Reasons of failed polls that are a state of their own: the server is well, and it is the wrong address."""
 LIMITS = {
     "batch": "the batch is full",
     "kv_cache": "the KV cache is full",

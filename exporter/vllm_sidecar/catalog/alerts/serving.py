@@ -5,7 +5,7 @@ from __future__ import annotations
 from vllm_sidecar.catalog.alerts.types import (
     ENGINE,
     MODEL,
-    NOT_ONE_ENGINE,
+    NOT_ONE_ENGINE_PATTERN,
     REPLICA,
     STATUS,
     Alert,
@@ -21,7 +21,7 @@ _UNREADABLE = (
 )
 """Reasons of failed polls that say: something answers, but it cannot be read."""
 
-_ANSWERS = f"{_UNREADABLE}|{NOT_ONE_ENGINE}"
+_ANSWERS = f"{_UNREADABLE}|{NOT_ONE_ENGINE_PATTERN}"
 _LEAST = number("least_requests", 30, "Requests in five minutes below which no ratio is judged.")
 
 SERVING: tuple[Alert, ...] = (
@@ -59,7 +59,7 @@ SERVING: tuple[Alert, ...] = (
         name="VllmTargetNotOneServer",
         severity=Severity.TICKET,
         hold="2m",
-        expr=f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE}"}}[2m]) > 0',
+        expr=f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE_PATTERN}"}}[2m]) > 0',
         summary=f"{REPLICA} is the address of no single vLLM server ({{{{ $labels.reason }}}})",
         description="A router, a gateway or a load balancer answers: what it says is not about one engine, so "
         "nothing is exported, and no server behind it is watched.",

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.model import NOT_ONE_ENGINE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -149,6 +151,5 @@ REPLICA = "{{ $labels.instance }}{{ with $labels.target }} ({{ . }}){{ end }}"
 MODEL = "{{ $labels.model_name }} on " + REPLICA
 ENGINE = "{{ $labels.model_name }} engine {{ $labels.engine }} on " + REPLICA
 GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of {{ $labels.instance }}"
-NOT_ONE_ENGINE = "not_an_engine|several_servers"
-"""Reasons of failed polls that say: what answers is not one vLLM server, and nothing that it says is about one."""
+NOT_ONE_ENGINE_PATTERN = "|".join(NOT_ONE_ENGINE)
 STATUS = "curl -s http://{{ $labels.instance }}/api/v1/status"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import NOT_ONE_ENGINE
+from vllm_sidecar.catalog.alerts.types import NOT_ONE_ENGINE_PATTERN
 from vllm_sidecar.catalog.dashboards.types import Colour, Word
 
 SERVER_STATES = (
@@ -28,7 +28,7 @@ def _any(condition: str, value: int) -> str:
 
 SERVER_STATE = " or ".join(
     (
-        _any(f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE}"}}[5m]) > 0', 11),
+        _any(f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE_PATTERN}"}}[5m]) > 0', 11),
         _any('~up{source="vllm"} == 0', 10),
         _any("~stalled == 1", 9),
         _any("~recent_error_ratio > <<VllmErrorRatioHigh.errors>>", 8),
