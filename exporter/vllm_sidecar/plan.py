@@ -6,7 +6,6 @@ their sources are vLLM's release history as the comments of `catalog.upstream` s
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,9 +17,10 @@ from vllm_sidecar.catalog import upstream
 from vllm_sidecar.catalog.types import Kind, Merge, Upstream
 from vllm_sidecar.engines import UNATTRIBUTED, UNNUMBERED, Assigned, Engines, Identity
 from vllm_sidecar.model import Adapters, Dialect, Engine, Group, Key, Scope
+from vllm_sidecar.names import PARTS, Names, family_of, only_engines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from vllm_sidecar.catalog.types import Signal
     from vllm_sidecar.model import Labels, Layout
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     Pick = Callable[[Sequence[float]], tuple[float, ...]]
 
 _MERGE: dict[Merge, Callable[[Iterable[float]], float]] = {Merge.SUM: sum, Merge.MAX: max}
-_KNOWN = re.compile("|".join(f"(?:{pattern})" for pattern in upstream.KNOWN_PATTERNS))
-_SUFFIXES = ("_bucket", "_sum", "_count", "_created", "_total")
-_PARTS = ("_bucket", "_sum", "_count")
 MOST_NAMED = 20
 """Families without an engine that are named."""
 
@@ -41,7 +38,7 @@ def _dimensions(scope: Scope) -> dict[str, frozenset[str]]:
     for entry in upstream.UPSTREAM:
         if entry.signal.scope is scope:
             for alias in entry.aliases:
-                names = [alias + part for part in _PARTS] if entry.signal.kind is Kind.HISTOGRAM else [alias]
+                names = [alias + part for part in PARTS] if entry.signal.kind is Kind.HISTOGRAM else [alias]
                 for name in (*names, alias.removesuffix("_total")):
                     found.setdefault(name, set()).update(entry.signal.labels)
     if scope is Scope.ENGINE:
@@ -177,17 +174,6 @@ def compile_plan(layout: Layout, engines: Engines | None = None, served: str | N
     return _Compiler(layout).compile(engines or Engines(), served)
 
 
-def strip_prefix(name: str) -> tuple[str, str] | None:
-    """Split a vLLM name into prefix and the rest; None for anything else."""
-    if name.removeprefix("ray_").removeprefix("kserve_").startswith(upstream.NOT_VLLM):
-        return None
-    for prefix in upstream.PREFIXES:
-        if name.startswith(prefix):
-            rest = name[len(prefix) :]
-            return (prefix, rest) if ":" not in rest else None
-    return None
-
-
 def wanted_names(layout: Layout) -> frozenset[str]:
     """Return the sample names of a layout that a plan reads: what filtered polling asks for.
 
@@ -203,39 +189,8 @@ def wanted_names(layout: Layout) -> frozenset[str]:
         series.name
         for series in layout.series
         if series.name in read
-        or (series.name.startswith(histogram) and series.name.endswith(_PARTS))
+        or (series.name.startswith(histogram) and series.name.endswith(PARTS))
     )  # fmt: skip
-
-
-class _Names:
-    """The names of a layout under vLLM's prefixes: which prefix counts, and what the catalog knows."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.by_prefix: dict[str, dict[str, str]] = defaultdict(dict)
-        """Prefix -> name of a family or sample without it -> declared type, or none."""
-        names = {**dict.fromkeys((series.name for series in layout.series), ""), **layout.families}
-        self.split = {name: split for name in names if (split := strip_prefix(name))}
-        for name, (prefix, rest) in self.split.items():
-            self.by_prefix[prefix][rest] = names[name]
-        for prefix in list(self.by_prefix):
-            # A program of another kind may have a name that begins with vllm_; nothing else begins with vllm:.
-            if prefix.endswith("_") and not any(map(_is_known, self.by_prefix[prefix])):
-                del self.by_prefix[prefix]
-        self.prefixes = sorted(self.by_prefix, key=self._rank)
-
-    def _rank(self, prefix: str) -> tuple[int, int, int]:
-        names = self.by_prefix[prefix]
-        return -len(_only_engines(names)), -sum(map(_is_known, names)), upstream.PREFIXES.index(prefix)
-
-    def all(self) -> set[str]:
-        return set(chain.from_iterable(self.by_prefix.values()))
-
-    def unknown(self) -> tuple[str, ...]:
-        found = set()
-        for prefix, names in self.by_prefix.items():
-            bases = {_base(name, names) for name in names}
-            found |= {prefix + name for name in bases if not _is_family(name)}
-        return tuple(sorted(found))
 
 
 class _Compiler:
@@ -243,7 +198,7 @@ class _Compiler:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.names = _Names(layout)
+        self.names = Names(layout)
         self.prefix = next(iter(self.names.prefixes), "")
         self.series: dict[str, list[Found]] = defaultdict(list)
         self.plain: dict[str, list[Found]] = defaultdict(list)
@@ -314,9 +269,9 @@ class _Compiler:
                 table[name].append(found)
         families: set[str] = set()
         for table in by_prefix.values():
-            new = {name: found for name, found in table.items() if _family(name) not in families}
+            new = {name: found for name, found in table.items() if family_of(name) not in families}
             self.series.update(new)
-            families.update(map(_family, new))
+            families.update(map(family_of, new))
         for name, (older, kind) in upstream.BY_TRANSFER_TYPE.items():
             these = [one for one in self.series.get(older, ()) if one.labels.get("transfer_type") == kind]
             if these:
@@ -331,7 +286,7 @@ class _Compiler:
         backends = self._backends()
         if backends:
             return f"something that repeats the metrics of several servers, by its label {backends}"
-        if any(_only_engines(names) for names in self.names.by_prefix.values()):
+        if any(only_engines(names) for names in self.names.by_prefix.values()):
             return ""
         return "something that has vLLM's names and counts nothing that an engine counts"
 
@@ -546,50 +501,6 @@ class _Compiler:
         for group, plans in self.histograms.items():
             self.histograms[group] = [plan._replace(name=other.get(plan.name, plan.name)) for plan in plans]
         self.sources = {other.get(signal, signal): source for signal, source in self.sources.items()}
-
-
-def _is_family(name: str) -> bool:
-    """Tell whether the catalog knows a family by its name without prefix."""
-    return bool(
-        {name, name + "_total"} & _FAMILIES or _KNOWN.fullmatch(name) or _KNOWN.fullmatch(name + "_total")
-    )  # fmt: skip
-
-
-def _is_known(name: str) -> bool:
-    """Tell whether the catalog knows the family of a sample name without prefix."""
-    return _is_family(name) or any(name.endswith(x) and _is_family(name.removesuffix(x)) for x in _SUFFIXES)
-
-
-_FAMILIES = frozenset(chain.from_iterable(entry.aliases for entry in upstream.UPSTREAM))
-
-
-def _only_engines(names: Mapping[str, str]) -> list[str]:
-    """Return the families among names (with their declared types) that an engine alone has."""
-    return [
-        family
-        for family in upstream.ONLY_ENGINES
-        for name in (family, family.removesuffix("_total"), family + "_bucket")
-        if name in names and (names[name] != "gauge" or family in upstream.GAUGES_OF_ENGINES)
-    ]
-
-
-def _family(name: str) -> str:
-    """The family of a sample name as far as telling prefixes apart goes; Ray writes counters twice."""
-    for suffix in (*_PARTS, "_created"):
-        name = name.removesuffix(suffix)
-    return name.removesuffix("_total")
-
-
-def _base(name: str, names: Collection[str]) -> str:
-    """The family of a sample name: without its suffix, where the rest is a family or the suffix can be nothing else."""
-    while True:
-        for suffix in _SUFFIXES:
-            stem = name.removesuffix(suffix)
-            if stem != name and (stem in names or suffix in ("_bucket", "_created") or stem + "_bucket" in names):
-                name = stem
-                break
-        else:
-            return name
 
 
 def _model(labels: Mapping[str, str]) -> str:
