@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from vllm_sidecar.introspect import Client, Introspector
+from vllm_sidecar.introspect import Client, Introspector, Probing
 from vllm_sidecar.introspect.process import ProcessFinder
 from vllm_sidecar.model import PollError, Reason, Response
 
@@ -62,21 +63,22 @@ class FakeClient:
         return Response(answer, "application/json", self.seconds.get(key, 0.25), len(answer))
 
 
+PROBING = Probing(
+    interval=60.0,
+    timeout=3.0,
+    server_time_ratio=0.1,
+    args=(),
+    proc=False,
+    url="http://127.0.0.1:8000",
+    unix_socket=None,
+)
+
+
 def introspector(
     client: Client, args: Sequence[str] = (), proc_root: Path | None = None, *, timeout: float = 3.0
 ) -> Introspector:
-    return Introspector(
-        client,
-        interval=60.0,
-        timeout=timeout,
-        server_time_ratio=0.1,
-        args=args,
-        proc=proc_root is not None,
-        url="http://127.0.0.1:8000",
-        unix_socket=None,
-        wall=lambda: 1.7e9,
-        proc_root=proc_root or Path("/nowhere"),
-    )
+    probing = replace(PROBING, timeout=timeout, args=args, proc=proc_root is not None)
+    return Introspector(client, probing, wall=lambda: 1.7e9, proc_root=proc_root or Path("/nowhere"))
 
 
 async def walk(probing: Introspector, start: float, steps: int, *, asleep: bool = False) -> int:
@@ -421,19 +423,13 @@ async def test_changed_settings_leave_what_is_known() -> None:
     probing = introspector(client, ["--max-num-seqs", "8"])
     await walk(probing, 0.0, 4)
     before = probing.identity
-    probing.use(
-        other, interval=60.0, timeout=1.0, server_time_ratio=0.1, args=["--max-num-seqs", "16"], proc=False,
-        url="http://127.0.0.1:8000", unix_socket=None,
-    )  # fmt: skip
+    probing.use(other, replace(PROBING, timeout=1.0, args=["--max-num-seqs", "16"]))
     assert (probing.identity.version, probing.identity.models) == (before.version, before.models)
     assert probing.identity.flags["max_num_seqs"] == 16
     assert probing.probes[INFO.partition("?")[0]].failures == 1
     await walk(probing, 4.0, 60)
     assert VERSION in other.asked
-    probing.use(
-        other, interval=30.0, timeout=1.0, server_time_ratio=0.1, args=(), proc=False,
-        url="http://127.0.0.1:8000", unix_socket=None,
-    )  # fmt: skip
+    probing.use(other, replace(PROBING, timeout=1.0, interval=30.0))
     assert "max_num_seqs" not in probing.identity.flags
     assert probing.identity.version == before.version
     assert probing.probes[VERSION].interval == 30.0

@@ -15,7 +15,6 @@ import math
 import time
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from vllm_sidecar.beside import Beside, gpus_here
@@ -24,7 +23,7 @@ from vllm_sidecar.derive import latency
 from vllm_sidecar.derive.slo import Objective
 from vllm_sidecar.derive.views import Settings
 from vllm_sidecar.health import MISSES, Health
-from vllm_sidecar.introspect import Introspector
+from vllm_sidecar.introspect import Introspector, Probing
 from vllm_sidecar.introspect.process import local_listener
 from vllm_sidecar.log import event
 from vllm_sidecar.model import NOT_ONE_ENGINE, Identity, PollError, Reason, Scope
@@ -432,9 +431,7 @@ def _introspector(
     probes = config.introspection
     if not probes.enabled:
         return None
-    make = partial(Introspector, wall=wall) if known is None else known.use
-    made = make(
-        client,
+    probing = Probing(
         interval=probes.interval,
         timeout=probes.timeout,
         server_time_ratio=config.scrape.server_time_ratio,
@@ -443,7 +440,10 @@ def _introspector(
         url=str(target.url),
         unix_socket=target.unix_socket,
     )
-    return known or made
+    if known is None:
+        return Introspector(client, probing, wall=wall)
+    known.use(client, probing)
+    return known
 
 
 def _tally(counted: Tally | None, slos: Slos) -> Tally | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from vllm_sidecar.introspect.arguments import Arguments, parse_arguments
@@ -79,27 +80,32 @@ class Client(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """How a server is probed.
+
+    `interval` and `timeout` are seconds, `args` is a vLLM command line from the config (may be empty), `proc` allows
+    looking into /proc for a local target. All endpoints together take `server_time_ratio` of the server's time, each
+    an equal share.
+    """
+
+    interval: float
+    timeout: float
+    server_time_ratio: float
+    args: Sequence[str]
+    proc: bool
+    url: str
+    unix_socket: Path | None
+
+
 class Introspector:
     """Keeps the Identity of one target up to date.
 
-    `interval` and `timeout` are seconds, `args` is a vLLM command line from the config (may be empty), `proc` allows
-    looking into /proc (`proc_root`) for a local target, `wall` gives Unix time. All endpoints together take
-    `server_time_ratio` of the server's time, each an equal share. `step` and `expire` take monotonic seconds.
+    `wall` gives Unix time, `proc_root` stands for /proc. `step` and `expire` take monotonic seconds.
     """
 
     def __init__(
-        self,
-        client: Client,
-        *,
-        interval: float,
-        timeout: float,
-        server_time_ratio: float,
-        args: Sequence[str],
-        proc: bool,
-        url: str,
-        unix_socket: Path | None,
-        wall: Callable[[], float] = time.time,
-        proc_root: Path = PROC,
+        self, client: Client, probing: Probing, *, wall: Callable[[], float] = time.time, proc_root: Path = PROC
     ) -> None:
         self._wall = wall
         self._proc_root = proc_root
@@ -116,39 +122,19 @@ class Introspector:
         self._labels: Mapping[str, str] | None = None
         self._loaded = False
         self._keeper.hold()
-        self.use(
-            client,
-            interval=interval,
-            timeout=timeout,
-            server_time_ratio=server_time_ratio,
-            args=args,
-            proc=proc,
-            url=url,
-            unix_socket=unix_socket,
-        )
+        self.use(client, probing)
 
-    def use(
-        self,
-        client: Client,
-        *,
-        interval: float,
-        timeout: float,
-        server_time_ratio: float,
-        args: Sequence[str],
-        proc: bool,
-        url: str,
-        unix_socket: Path | None,
-    ) -> None:
+    def use(self, client: Client, probing: Probing) -> None:
         """Take settings, also changed ones of the same server: what is known of it stays."""
-        self._client, self._timeout = client, timeout
-        listener = local_listener(url, unix_socket) if proc else None
+        self._client, self._timeout, interval = client, probing.timeout, probing.interval
+        listener = local_listener(probing.url, probing.unix_socket) if probing.proc else None
         if listener is None:
             self._finder = None
             self._keeper.forget(Source.PROC)
         elif self._finder is None:
             self._finder = ProcessFinder(listener, self._proc_root)
         load_interval = min(interval / LOAD_PER_INTERVAL, LOAD_INTERVAL)
-        share = server_time_ratio / len(_PARSERS)
+        share = probing.server_time_ratio / len(_PARSERS)
         before, self._settings = self._settings, (interval, share)
         kept = self._schedules if before == self._settings else {}
         self._schedules = {
@@ -156,8 +142,8 @@ class Introspector:
             for source in (*((Source.PROC,) if self._finder else ()), *_PARSERS)
         }
         self._load_kept = LOAD_KEPT * load_interval
-        if args:
-            self._keeper.update(Source.CONFIG, Facts(flags=parse_arguments(args).flags))
+        if probing.args:
+            self._keeper.update(Source.CONFIG, Facts(flags=parse_arguments(probing.args).flags))
         else:
             self._keeper.forget(Source.CONFIG)
 
