@@ -49,7 +49,7 @@ WITNESSES = (
 
 MANY_ENDED = 5
 """So many HTTP requests that ended unanswered, soon after the last progress, say that none was answered since then."""
-FEWEST_CONNECTIONS = 2.0
+FEWEST_NEW_FILES = 2.0
 """One more may be somebody who looks at the metrics."""
 LEFT_SHARE = 0.9
 """Share of the claimed requests that has to have ended for their clients to have left."""
@@ -154,7 +154,7 @@ def _corroborating(engine: Engine) -> Iterator[str]:
         yield "requests_open"
     if gauges.get("requests_waiting", 0.0) > window.pulse.waiting_at_progress:
         yield "waiting_grew"
-    if front.connections >= FEWEST_CONNECTIONS:
+    if front.connections >= FEWEST_NEW_FILES:
         yield "connections_grew"
     if load is not None and load > sum(in_flight(other) for other in server.engines.values() if other is not window):
         yield "http_in_flight"
