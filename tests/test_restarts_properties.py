@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from readings import START, TARGET, histogram, readings
 from vllm_sidecar.derive.slo import Objective
 from vllm_sidecar.model import Group, PollError, Scope
+from vllm_sidecar.processes import FORGET, FRESH_PER_SECOND
 from vllm_sidecar.tally import Tally
 from vllm_sidecar.window import Windows
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 TTFT = "time_to_first_token_seconds"
 WALL = 1.79e9
 """Unix time at the monotonic time 0, on a clock that is right."""
+LONGEST_STEP = 5.0
+"""Seconds that a step takes beyond its number."""
 Count = tuple[float, float]
 
 
@@ -108,27 +111,47 @@ STEPS = st.lists(
 def test_requests_are_counted_once_over_engines_outages_and_restarts(
     steps: list[tuple[str, int, int]], skew: float, exposed: bool, past: int
 ) -> None:
-    """The truth: what the polls of each process saw it count, from when it was followed on."""
+    """The truth: what the polls of each process saw it count, from when it was followed on.
+
+    An engine that comes up with more requests than a new one can have (`FRESH_PER_SECOND`) is followed from there on;
+    one that is gone for `FORGET` seconds is forgotten, so all that is played takes less.
+    """
     sidecar, restarts = Sidecar(skew), 0
     # Without a start time a process must have counted something for its end to be seen.
     server = Server(sidecar.server_clock - 5000 if exposed else None, Counter({0: past + 1000}))
     sidecar.poll(server.body())
     base, seen, before = Counter(server.counted), Counter(server.counted), 0
+    known, answered = set(server.there), sidecar.at
+
+    def poll(after: float = 1.0) -> None:
+        nonlocal answered
+        if not sidecar.poll(server.body(), after=after):
+            return
+        most = FRESH_PER_SECOND * max(1.0, sidecar.at - answered)
+        old = {engine: server.counted[engine] for engine in server.there - known if server.counted[engine] > most}
+        base.update(old)
+        seen.update({engine: server.counted[engine] - seen[engine] for engine in server.there})
+        known.update(server.there)
+        answered = sidecar.at
+
     for action, which, number in steps:
+        if sidecar.at + number + LONGEST_STEP > START + FORGET:
+            break
         if action == "serve" and which in server.there:
             server.serve(which, number)
         elif action == "leave":
+            if server.counted[which] > seen[which]:
+                poll()  # the front end answers what no poll sees an engine finish: as requests that were given up
             server.there.discard(which)
         elif action == "join":
             server.there.add(which)
         elif action == "miss":
             for _ in range(number):
                 sidecar.poll(None)
-        elif action == "poll" and sidecar.poll(server.body(), after=number):
-            seen.update({engine: server.counted[engine] - seen[engine] for engine in server.there})
+        elif action == "poll":
+            poll(after=number)
         elif action == "restart":
-            sidecar.poll(server.body())
-            seen.update({engine: server.counted[engine] - seen[engine] for engine in server.there})
+            poll()
             before += (seen - base).total()
             server.serve(0, 3)  # after the last poll: nobody can know of them
             for _ in range(number):
@@ -139,6 +162,7 @@ def test_requests_are_counted_once_over_engines_outages_and_restarts(
             for _ in range(3):
                 sidecar.poll(server.body())
             base, seen, restarts = Counter(), Counter(server.counted), restarts + 1
+            known, answered = set(server.there), sidecar.at
     expected = before + (seen - base).total()
     assert sidecar.counted() == (expected, expected)
     assert (sidecar.windows.restarts, sidecar.windows.several) == (restarts, False)
