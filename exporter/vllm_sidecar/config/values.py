@@ -58,15 +58,15 @@ def not_allowed(allowed: str) -> PydanticCustomError:
     return PydanticCustomError(NOT_ALLOWED, "{allowed}", {"allowed": allowed})
 
 
-def parse_duration(value: object) -> float:
-    """Turn a Prometheus duration ("500ms", "1m30s") into seconds."""
-    allowed = "a duration such as 500ms, 1s, 1m30s, 5m or 1h, above 0 and at most 1d"
+def parse_duration(value: object, most: float = _MAX_DURATION_MS / 1000) -> float:
+    """Turn a Prometheus duration ("500ms", "1m30s") of at most so many seconds into seconds."""
+    allowed = f"a duration such as 500ms, 1s, 1m30s, 5m or 1h, above 0 and at most {format_duration(most)}"
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if not match:
         raise not_allowed(allowed)
     counts = zip(match.groups(default="0"), _UNIT_MS.values(), strict=True)
     milliseconds = sum(int(count[:12]) * unit for count, unit in counts)
-    if not 0 < milliseconds <= _MAX_DURATION_MS:
+    if not 0 < milliseconds <= 1000 * most:
         raise not_allowed(allowed)
     return milliseconds / 1000
 

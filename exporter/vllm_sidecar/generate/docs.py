@@ -91,10 +91,12 @@ def gpu_fields() -> str:
 def plain_alerts() -> str:
     """Write which alerts have what they read where there is no sidecar."""
     thresholds = Thresholds()
-    known = provided(thresholds)
-    rules = [
-        rule for group in alert_groups(thresholds) for rule in group["rules"] if rule["alert"] not in ABOUT_SIDECARS
-    ]
+    known = {*provided(thresholds)}
+    every = [rule for group in alert_groups(thresholds) for rule in group["rules"]]
+    for record in (rule for rule in every if "record" in rule):
+        if promql.answerable(promql.parse(record["expr"]), known):
+            known.add(record["record"])
+    rules = [rule for rule in every if rule.get("alert", ABOUT_SIDECARS[0]) not in ABOUT_SIDECARS]
     works = [rule["alert"] for rule in rules if promql.answerable(promql.parse(rule["expr"]), known)]
     silent = [rule["alert"] for rule in rules if rule["alert"] not in works]
     return JINJA.get_template("plain_alerts.md.j2").render(
