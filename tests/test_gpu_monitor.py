@@ -62,7 +62,7 @@ def test_all_series_are_of_the_catalog_and_have_its_labels() -> None:
         for text, _ in rows:
             labels = [pair.split("=")[0] for pair in text.split(",") if pair]  # those without a value are left out
             assert labels == [label for label in SIGNALS[name].label_names if label in labels]
-            assert len(labels) == len(SIGNALS[name].label_names) or name == "gpu_info"
+            assert len(labels) == len(SIGNALS[name].label_names) or name in ("gpu_info", "up")
 
 
 def test_before_the_first_poll_the_source_is_down_and_every_reason_counts_from_zero() -> None:

@@ -151,7 +151,7 @@ async def test_a_bad_configuration_keeps_the_old_one_and_shows_in_a_metric() -> 
             assert (status, text) == (500, "the old configuration stays in use:\ntargets.0.url: wrong\n")
             _, body = await client.get("/metrics")
             assert b"\nvllm_sidecar_config_last_reload_successful 0.0\n" in body
-            assert b'vllm_sidecar_up{source="vllm"} 1.0\n' in body
+            assert b'vllm_sidecar_up{source="vllm",model_name="tiny"} 1.0\n' in body
             await client.post("/-/reload")
             _, body = await client.get("/metrics")
             assert b"\nvllm_sidecar_config_last_reload_successful 1.0\n" in body
@@ -173,7 +173,7 @@ async def test_a_reload_keeps_the_windows_of_targets_that_stay_and_drops_those_t
             assert list(snapshots) == ["b", "c"]
             assert snapshots["b"].health.polls >= before
             _, body = await client.get("/metrics")
-            assert b'vllm_sidecar_up{target="b",source="vllm"} 1.0\n' in body
+            assert b'vllm_sidecar_up{target="b",source="vllm",model_name="tiny"} 1.0\n' in body
             assert b'target="a"' not in body
 
 
