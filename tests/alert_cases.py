@@ -9,7 +9,7 @@ Values of a series, one for each `step` (15 s unless said otherwise): a number; 
 by R; `steps N S`, one that rises by 1 each S seconds, N times, until `at`; `early N`, N times in the first minutes;
 `bend A B M`, one that rises by A, and by B from minute M on; `change A B M`, a gauge that changes at minute M;
 `born V S`, absent until S seconds before `at` (or until minute S in files with a longer step); `until V M`;
-`ends R M`, a counter that rises by R and is absent from minute M on; `late L A B M`, absent until minute L, then `bend`;
+`ends R M`, a counter that rises by R and is absent from minute M on; `late L A B M`, `bend` from minute L on;
 `levels V M V M ... V`, a gauge that changes at each minute M; `slopes R M R M ... R`, a counter likewise.
 
 A series is one of replica `a`; with `instance` among its labels it is one of another.
@@ -209,8 +209,7 @@ def promtool_test(found: list[Case], spec: Spec, hold: float, rules: str) -> dic
                 "name": case.name,
                 "interval": f"{spec.step:g}s",
                 "input_series": [
-                    {"series": name, "values": " ".join(_words(values))}
-                    for name, values in case.series.items()
+                    {"series": name, "values": " ".join(_words(values))} for name, values in case.series.items()
                 ],
                 "promql_expr_test": _expected(case, spec, hold),
             }

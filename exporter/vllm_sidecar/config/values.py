@@ -34,12 +34,13 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
 LABELS_OF_SIGNALS = frozenset(
     """
-    action anomaly cache cause check chosen_by compute_capability driver_version edge enable_prefix_caching engine
-    engine_generation error event fingerprint finished_reason front_end generation_config gpu
-    gpu_memory_utilization group handler kv_cache_dtype latency limit load lora_adapter max_model_len method mode model
-    model_name name nvml_version outcome parent part pci_bus_id pipeline_parallel_size position power power_source
-    probe process python_version reason request_type root severity side signal sleep_state slo source source_metric
-    speculative_config stage state status tensor_parallel_size tier tokens uuid version witness xid
+    action anomaly cache cause check chosen_by compute_capability connector driver_version edge
+    enable_prefix_caching engine engine_generation error event fingerprint finished_reason front_end
+    generation_config gpu gpu_memory_utilization group handler kv_cache_dtype latency limit load lora_adapter
+    max_model_len method mode model model_name name nvml_version outcome parent part pci_bus_id
+    pipeline_parallel_size position power power_source probe process python_version reason request_type result root
+    severity side signal sleep_state slo source source_metric speculative_config stage state status
+    tensor_parallel_size tier tokens uuid version witness xid
     """.split()  # noqa: SIM905 - a list of so many words would be longer than the module
 )
 """All labels of the catalog's signals, which a test compares: the catalog itself would load numpy to read a file."""

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, GPU_STATE, HTTP_REQUESTS, OPEN_FDS, OWN, SERVER, SLO, UPSTREAM
+from vllm_sidecar.catalog import (
+    DERIVED,
+    GPU_FIELDS,
+    GPU_STATE,
+    HTTP_REQUESTS,
+    OPEN_FDS,
+    OWN,
+    SERVER,
+    SLO,
+    TRANSFERS,
+    UPSTREAM,
+)
 from vllm_sidecar.catalog.gpu import PREFIX as GPU_PREFIX
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import PREFIXES
@@ -55,7 +66,10 @@ def metrics() -> str:
     return JINJA.get_template("metrics.md.j2").render(
         window=_window(),
         cumulative=[
-            *(_row(entry.signal, _names(PREFIXES[0] + alias for alias in entry.aliases)) for entry in UPSTREAM),
+            *(
+                _row(entry.signal, _names(PREFIXES[0] + alias for alias in entry.aliases))
+                for entry in (*UPSTREAM, TRANSFERS)
+            ),
             *(_row(entry.signal, _names(entry.aliases)) for entry in (HTTP_REQUESTS, OPEN_FDS)),
         ],
         whys=whys,

@@ -122,7 +122,7 @@ def _never_zero(node: Node) -> bool:
     if not isinstance(node, BinaryExpr):
         return False
     least = node.rhs.val if isinstance(node.rhs, NumberLiteral) else -1
-    above_zero = (promql.operator(node), least >= 0) == (">", True) or (promql.operator(node), least > 0) == (">=", True)
+    above_zero = least >= 0 if promql.operator(node) == ">" else least > 0 and promql.operator(node) == ">="
     # An objective is below 1, as its settings are held to.
     budget = (
         promql.operator(node) == "-" and isinstance(node.lhs, NumberLiteral) and isinstance(node.rhs, VectorSelector)

@@ -27,7 +27,7 @@ GROUPS: tuple[Group, ...] = (
     Group("vllm-baselines", (*BASELINES, *STARTS), BASELINE_RECORDS, slow=True),
     Group("vllm-monitoring", MONITORING),
 )
-"""What is evaluated together, in order; groups run side by side, so none reads a record of the same moment of another."""
+"""What is evaluated together, in order; groups run side by side, so none relies on what another records now."""
 
 ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS for alert in group.alerts)
 RECORDS: dict[str, Record] = {record.name: record for group in GROUPS for record in group.records}

@@ -86,7 +86,9 @@ BASELINE_RECORDS: tuple[Record, ...] = (
     ),
     Record("model_saturation:ratio", "<<F>>", "avg by (<<F>>) (~saturation_ratio)"),
     Record(
-        "job_startup_seconds:max", "cluster, namespace, job", "max by (cluster, namespace, job) (~server_startup_seconds)"
+        "job_startup_seconds:max",
+        "cluster, namespace, job",
+        "max by (cluster, namespace, job) (~server_startup_seconds)",
     ),
     Record(
         "release_first_seen:timestamp",
@@ -121,21 +123,17 @@ def _slower(when: str) -> str:
     return f"({record} > <<factor>> * {_past(record, when)} and on (<<F>>) ({_comparable(when)}))"
 
 
-_NEWEST = (
-    "(@release_first_seen:timestamp == on (<<F>>) group_left () max by (<<F>>) (@release_first_seen:timestamp))"
-)
+_NEWEST = "(@release_first_seen:timestamp == on (<<F>>) group_left () max by (<<F>>) (@release_first_seen:timestamp))"
 
 
 def _worse(record: str, compared: str) -> str:
     """Compare the newest release with the others that served within a day, each as it was last."""
     others = f"avg by (<<F>>) (last_over_time({record}[1d]) unless on (<<F>>, fingerprint) {_NEWEST})"
-    return (
-        f"({record} > on (<<F>>) group_left () ({compared.format(others)}) and on (<<F>>, fingerprint) {_NEWEST})"
-    )
+    return f"({record} > on (<<F>>) group_left () ({compared.format(others)}) and on (<<F>>, fingerprint) {_NEWEST})"
 
 
 _PEERS = "count by (<<F>>) (@replica_tokens:rate10m) >= <<replicas>>"
-_TRANSFERS = "unless on (<<F>>) (count by (<<F>>) (~nixl_transfer_seconds_count))"
+_TRANSFERS = "unless on (<<F>>) (count by (<<F>>) (~kv_transfers_total))"
 """Prefill and decode replicas share no load evenly, and should not."""
 
 BASELINES: tuple[Alert, ...] = (
@@ -204,7 +202,7 @@ BASELINES: tuple[Alert, ...] = (
         description="In half an hour it generated more than <<most>> times the mean of its siblings, or got less than "
         "<<fewest>> of their requests.",
         cause="sticky sessions, a router that does not see the replica, or one that sends everything to it",
-        first='PromQL: sum by (pod, instance) '
+        first="PromQL: sum by (pod, instance) "
         '(rate(vllm_sidecar_generation_tokens_total{model_name="{{ $labels.model_name }}"}[10m]))',
         board="vllm-overview",
     ),
@@ -258,7 +256,8 @@ BASELINES: tuple[Alert, ...] = (
         summary=f"answers of {MODEL} have another shape than at this hour yesterday",
         description="More of them end by length or repetition (by more than <<share>>), or they are more than "
         "<<factor>> times as long or as short, also compared with last week: the first that shows of wrong output.",
-        cause="a template, tokenizer, generation config or weights that changed, a quantisation that fails, or new clients",
+        cause="a template, tokenizer, generation config or weights that changed, a quantisation that fails, or new "
+        "clients",
         first="read three answers of this model; then PromQL: sum by (finished_reason) "
         '(rate(vllm_sidecar_requests_finished_total{model_name="{{ $labels.model_name }}"}[10m]))',
         board="vllm-incident",
@@ -296,8 +295,8 @@ BASELINES: tuple[Alert, ...] = (
         "<<factor>> times slower than those with another one, or fail more often, each after 25 minutes of warm-up "
         "and with 100 observations.",
         cause="the change itself",
-        first="{{ with $labels.namespace }}kubectl -n {{ . }} rollout history deployment{{ else }}the status page shows "
-        "the flags with their changes{{ end }}: roll back first, then find out",
+        first="{{ with $labels.namespace }}kubectl -n {{ . }} rollout history deployment{{ else }}the status page "
+        "shows the flags with their changes{{ end }}: roll back first, then find out",
         board="vllm-incident",
     ),
 )
@@ -324,8 +323,8 @@ STARTS: tuple[Alert, ...] = (
         "become as slow.",
         cause="weights from a slower registry or file system, an image that was not cached, or a compile cache that "
         "is gone",
-        first="{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} describe pod {{ . }}{{ else }}journalctl -u vllm"
-        "{{ end }}: which step took the time?",
+        first="{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} describe pod {{ . }}{{ else }}"
+        "journalctl -u vllm{{ end }}: which step took the time?",
         board="vllm-overview",
     ),
 )

@@ -86,14 +86,22 @@ FEATURES: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="5m",
         expr=(
-            "increase(~nixl_failed_transfers_total[10m]) > <<failures>> "
-            "or increase(~nixl_expired_requests_total[10m]) > <<failures>>"
+            'sum without (result) (increase(~kv_transfers_total{result=~"failed|expired"}[10m])) '
+            '/ (sum without (result) (increase(~kv_transfers_total{result=~"completed|failed|expired"}[10m])) > 0) '
+            "> <<failures>> "
+            'and sum without (result) (increase(~kv_transfers_total{result=~"failed|expired"}[10m])) '
+            ">= <<least_failures>>"
         ),
-        thresholds=(number("failures", 0, "Failed transfers, or expired requests, in ten minutes that are accepted."),),
-        summary=f"KV transfers of {ENGINE} fail",
-        description="{{ $value | humanize }} in ten minutes failed or expired: these prompts are computed again.",
-        cause="the network between prefill and decode, or a decode side that fetches too late",
-        first="kubectl logs POD | grep -i nixl: the peer that it names",
+        thresholds=(
+            ratio("failures", 0.01, "Share of the KV transfers of ten minutes that failed or expired."),
+            number("least_failures", 10, "Failed or expired KV transfers below which nothing is judged."),
+        ),
+        summary=f"KV transfers ({{{{ $labels.connector }}}}) of {ENGINE} fail",
+        description="{{ $value | humanizePercentage }} of ten minutes failed or expired, more than <<failures>>: these "
+        "prompts are computed again.",
+        cause="the network between prefill and decode, a store that is down or full, or a decode side that fetches too "
+        "late",
+        first="kubectl logs POD | grep -i {{ $labels.connector }}: the peer or the store that it names",
         board="vllm-features",
     ),
 )

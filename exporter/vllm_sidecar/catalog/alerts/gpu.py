@@ -156,8 +156,8 @@ GPU_ALERTS: tuple[Alert, ...] = (
             ratio("clock", 0.75, "SM clock of the highest one below which a thermal limit of the software counts."),
         ),
         summary=f"{GPU} is throttled",
-        description="For {{ $value | humanizePercentage }} of the time its clocks are held down by heat or by the power "
-        "supply: every step of the engine is slower.",
+        description="For {{ $value | humanizePercentage }} of the time its clocks are held down by heat or by the "
+        "power supply: every step of the engine is slower.",
         cause="heat (a fan, a filter, the room) or the power supply; the software's power cap is normal and not meant",
         first=_smi("PERFORMANCE,TEMPERATURE,POWER"),
         board="vllm-gpu",
@@ -194,8 +194,8 @@ GPU_ALERTS: tuple[Alert, ...] = (
         summary=f"requests to {REPLICA} wait while its GPUs idle",
         description="Requests have waited for ten seconds or more and every GPU of the server is idle: something in "
         "front of the engine takes the time.",
-        cause="too little CPU for tokenisation or the API server, a slow transfer of KV blocks, grammars that are being "
-        "compiled, or a stall that begins",
+        cause="too little CPU for tokenisation or the API server, a slow transfer of KV blocks, grammars that are "
+        "being compiled, or a stall that begins",
         first="{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} top pod {{ . }} --containers{{ else }}top"
         "{{ end }}: is the API server short of CPU?",
         board="vllm-gpu",

@@ -165,7 +165,7 @@ MODELS: tuple[Alert, ...] = (
             "more load than the replicas take: vllm_sidecar_admission_limit names the limit (batch: --max-num-seqs or "
             "replicas; kv_cache: fewer or shorter requests; adapter: --max-loras; transfer: the KV connector)"
         ),
-        first="PromQL: sum by (limit) (vllm_sidecar_admission_limit{model_name=\"{{ $labels.model_name }}\"})",
+        first='PromQL: sum by (limit) (vllm_sidecar_admission_limit{model_name="{{ $labels.model_name }}"})',
         board="vllm-engine",
     ),
     Alert(

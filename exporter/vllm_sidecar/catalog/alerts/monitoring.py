@@ -97,7 +97,9 @@ MONITORING: tuple[Alert, ...] = (
         ),
         thresholds=(
             Threshold("interval", Measure.SECONDS, 5, "Time between two polls."),
-            ratio("ratio", 0.008, "Share of the server's time from which on the interval is stretched, not configured."),
+            ratio(
+                "ratio", 0.008, "Share of the server's time from which on the interval is stretched, not configured."
+            ),
         ),
         summary=f"the sidecar of {REPLICA} polls only every {{{{ $value | humanizeDuration }}}}",
         description="It keeps its share of the server's time small, and /metrics takes long: peaks are missed.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from vllm_sidecar.catalog.alerts.types import (
     ENGINE,
-    LOGS,
     NOT_ONE_ENGINE_PATTERN,
     PREVIOUS_LOGS,
     REPLICA,
@@ -26,9 +25,7 @@ UNREADABLE = (
 """Reasons of failed polls that say: something answers, but it cannot be read."""
 ANSWERS = f"{UNREADABLE}|{NOT_ONE_ENGINE_PATTERN}"
 _RESTARTS = 'kube_pod_container_status_restarts_total{container!~".*sidecar.*"}'
-_BACKING_OFF = (
-    'kube_pod_container_status_waiting_reason{reason="CrashLoopBackOff",container!~".*sidecar.*"}'
-)
+_BACKING_OFF = 'kube_pod_container_status_waiting_reason{reason="CrashLoopBackOff",container!~".*sidecar.*"}'
 _OURS = "and on (cluster, namespace, pod) ~build_info"
 """Of pods that have a sidecar; kube-state-metrics and cAdvisor know all pods."""
 _LEARNED = "group_left () (1.5 * max_over_time(@job_startup_seconds:max[1d]))"

@@ -218,7 +218,8 @@ LOGS = (
 )
 PREVIOUS_LOGS = LOGS.replace("--tail=200", "--previous --tail=200")
 PODS = (
-    "{{ with $labels.namespace }}kubectl -n {{ . }} get pods -o wide{{ else }}systemctl status vllm on each host{{ end }}"
+    "{{ with $labels.namespace }}kubectl -n {{ . }} get pods -o wide{{ else }}systemctl status vllm on each host"
+    "{{ end }}"
 )
 STALE_SECONDS = 30
 """Seconds without progress from which on a queue is not judged: it is a stall, or an engine whose gauges froze."""
