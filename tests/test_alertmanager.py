@@ -15,8 +15,10 @@ from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS, Inhibition
 from vllm_sidecar.catalog.slos import EDGE_MISSING, SLO_ALERTS
-from vllm_sidecar.config.thresholds import Thresholds, labels_of
+from vllm_sidecar.config.thresholds import Thresholds
+from vllm_sidecar.generate import promql
 from vllm_sidecar.generate.alertmanager import AlertmanagerFormat, alertmanager_files, configuration
+from vllm_sidecar.generate.rules import alert_rules
 
 RULES = Path(__file__).parents[1] / "rules"
 FILE = RULES / "alertmanager.yml"
@@ -25,14 +27,13 @@ OPTIONAL = {"cluster", "namespace"}
 """Labels of an installation: on all alerts, or on none."""
 
 
-def labels(name: str) -> set[str]:
-    """Return the labels of an alert's series that come from the sidecar or the scrape."""
-    metric = re.search(r"~([a-z0-9_]+)", BY_NAME[name].expr)
-    if metric is None:  # Prometheus' own `up`
-        return {"job", "instance"}
-    own = set(labels_of(metric[1]))
-    of_target = {"target"} if "gpu" not in own and not metric[1].startswith("gpu_missing") else set()
-    return {"job", "instance", *own, *of_target}
+def labels(name: str) -> frozenset[str]:
+    """Return the labels that an alert may have."""
+    if name in SLO_ALERTS:
+        return frozenset(("job", "model_name", "slo"))
+    (rule,) = alert_rules(BY_NAME[name], Thresholds())
+    found = promql.labels(promql.parse(rule["expr"]))
+    return found - {"target"} if "uuid" in found else found
 
 
 def test_alertmanager_accepts_it() -> None:
@@ -65,9 +66,8 @@ def test_no_secret_stands_in_the_file() -> None:
 def test_what_must_be_equal_is_on_both_sides(inhibition: Inhibition) -> None:
     for source in inhibition.sources:
         for target in inhibition.targets:
-            needed = set(inhibition.equal) - OPTIONAL
-            if source in ("VllmTargetDown", "VllmMetricsMissing", "VllmCrashLoop") or "target" not in needed:
-                assert labels(source) >= needed, source
+            needed = set(inhibition.equal) - OPTIONAL - set(inhibition.present)
+            assert labels(source) >= needed, source
             assert labels(target) >= needed, (source, target)
             assert source != target
 
@@ -77,9 +77,30 @@ def test_nothing_inhibits_what_inhibits_it() -> None:
     assert not {(t, s) for s, t in pairs} & pairs
 
 
+def severity(name: str) -> str:
+    return BY_NAME[name].severity.value if name in BY_NAME else "page"
+
+
 def test_no_inhibition_hides_a_page_behind_a_ticket() -> None:
     for each in INHIBITIONS:
-        assert {BY_NAME[name].severity.value for name in each.sources} == {"page"}
+        if "page" in map(severity, each.targets):
+            assert {severity(name) for name in each.sources} == {"page"}
+
+
+def test_a_burn_that_is_a_ticket_inhibits_no_tickets_of_replicas() -> None:
+    """It lasts for days."""
+    for each in INHIBITIONS:
+        assert each.paging or not set(SLO_ALERTS) & set(each.sources)
+    rules = [rule for rule in configuration(Thresholds())["inhibit_rules"] if "SloBurn" in rule["source_matchers"][0]]
+    assert rules
+    assert all('severity=~"page|critical"' in rule["source_matchers"] for rule in rules)
+
+
+def test_pages_of_a_model_are_one_notification_and_tickets_one_for_each_alert() -> None:
+    top = configuration(Thresholds())["route"]["routes"][0]
+    page = next(route for route in top["routes"] if route["receiver"] == "vllm-page")
+    assert page["group_by"] == ["cluster", "namespace", "model_name"]
+    assert top["group_by"] == ["cluster", "namespace", "model_name", "alertname"]
 
 
 def test_a_page_about_an_objective_keeps_back_its_tickets_but_not_that_a_replica_is_left_out() -> None:
@@ -94,7 +115,7 @@ DATA: dict[str, Any] = {
     "status": "firing",
     "receiver": "x",
     "groupLabels": {},
-    "commonLabels": {"alertname": "VllmQueueWaitHigh", "model_name": "m", "cluster": "c"},
+    "commonLabels": {"alertname": "VllmQueueWaitHigh", "model_name": "m", "namespace": "n", "cluster": "c"},
     "commonAnnotations": {},
     "externalURL": "http://a",
     "alerts": [
@@ -117,7 +138,7 @@ DATA: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        ("vllm.title", "[FIRING: 1] VllmQueueWaitHigh m in c"),
+        ("vllm.title", "[FIRING] VllmQueueWaitHigh m in n of c"),
         ("vllm.runbook", RUNBOOK),
         ("vllm.dashboard", DASHBOARD),
         ("vllm.text", f"a request waits\nMore than 10s.\nRunbook: {RUNBOOK}\nDashboard: {DASHBOARD}"),
@@ -131,6 +152,24 @@ def test_a_message_says_what_and_links_to_what_to_do(template: str, expected: st
         f'--template.text={{{{ template "{template}" . }}}}',
     )  # fmt: skip
     assert text.strip() == expected
+
+
+def test_a_title_of_several_alerts_begins_with_the_first_of_them(tmp_path: Path) -> None:
+    data = tmp_path / "data.json"
+    common = {key: value for key, value in DATA["commonLabels"].items() if key != "alertname"}
+    data.write_text(json.dumps({**DATA, "commonLabels": common, "alerts": 2 * DATA["alerts"]}))
+    text = amtool("template", "render", f"--template.glob={RULES}/*.tmpl", f"--template.data={data}",
+                  '--template.text={{ template "vllm.title" . }}')  # fmt: skip
+    assert text.strip() == "[FIRING: 2] m in n of c: a request waits"
+
+
+def test_a_message_without_links_has_no_empty_lines_for_them(tmp_path: Path) -> None:
+    data = tmp_path / "data.json"
+    alert = {**DATA["alerts"][0], "annotations": {"summary": "a request waits", "description": "More than 10s."}}
+    data.write_text(json.dumps({**DATA, "alerts": [alert]}))
+    text = amtool("template", "render", f"--template.glob={RULES}/*.tmpl", f"--template.data={data}",
+                  '--template.text={{ template "vllm.text" . }}')  # fmt: skip
+    assert text.strip() == "a request waits\nMore than 10s."
 
 
 def test_every_template_that_a_receiver_uses_is_defined() -> None:

@@ -13,14 +13,21 @@ import promtool
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS, Alert
 from vllm_sidecar.config.thresholds import Thresholds
-from vllm_sidecar.generate import Format, rule_files
+from vllm_sidecar.generate import Format, lint, promql, rule_files
 from vllm_sidecar.generate.rules import alert_groups
+from vllm_sidecar.generate.slos import slo_rules
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def rules(**settings: Any) -> list[dict[str, Any]]:
+    """Return the alerts."""
+    return [rule for rule in all_rules(**settings) if "alert" in rule]
+
+
+def all_rules(**settings: Any) -> list[dict[str, Any]]:
+    """Return alerts and what they record."""
     return [rule for group in alert_groups(Thresholds.model_validate(settings)) for rule in group["rules"]]
 
 
@@ -50,9 +57,11 @@ def test_promtool_accepts_the_rules(settings: dict[str, Any], tmp_path: Path) ->
 
 
 def test_every_metric_of_the_sidecar_gets_the_selector() -> None:
-    for rule in rules(selector='cluster="x"'):
+    for rule in all_rules(selector='cluster="x"'):
         for selected in re.findall(r"vllm_sidecar_[a-z_]+(?:\{[^}]*\})?", rule["expr"]):
-            assert 'cluster="x"' in selected, rule["alert"]
+            assert 'cluster="x"' in selected, rule
+        for recorded in re.findall(r"vllm_sidecar:[a-z0-9_:]+(?:\{[^}]*\})?", rule["expr"]):
+            assert 'pack="cluster-x"' in recorded, rule
     assert named("VllmSidecarDown", selector='cluster="x"')[0]["expr"] == (
         'up{job=~"(.*/)?vllm-sidecar(-gpu)?",cluster="x"} == 0'
     )
@@ -62,7 +71,7 @@ def test_a_model_with_settings_of_its_own_has_its_rule_and_is_left_out_of_the_ge
     own, general = named("VllmQueueWaitHigh", models=MODEL)
     assert 'seconds{model_name="m.1"} > 2 ' in own["expr"]
     assert r'seconds{model_name!~"m\\.1"} > 10 ' in general["expr"]
-    assert own["expr"].count('model_name="m.1"') == 2
+    assert own["expr"].count('model_name="m.1"') == own["expr"].count("vllm_sidecar_")
     assert (own["labels"].get("settings"), general["labels"].get("settings")) == ("m.1", None)
 
 
@@ -70,6 +79,56 @@ def test_a_name_with_quotes_cannot_leave_its_matcher() -> None:
     own, general = named("VllmQueueWaitHigh", models={'a"} or vector(1) #': {"profile": "interactive"}})
     assert r'{model_name="a\"} or vector(1) #"}' in own["expr"]
     assert "vector" in general["expr"]
+
+
+@pytest.mark.parametrize("setting", ["selector", "pack"])
+def test_what_is_recorded_for_one_pack_is_read_by_its_alerts_only(setting: str) -> None:
+    (gone,) = named("VllmModelGone", **{setting: {"selector": 'env="prod"', "pack": "prod"}[setting]})
+    packs = set(re.findall(r'vllm_sidecar:[a-z0-9_:]+\{pack="([^"]+)"\}', gone["expr"]))
+    assert packs == {{"selector": "env-prod", "pack": "prod"}[setting]}
+
+
+def test_a_page_is_about_a_model_and_there_are_few_of_them() -> None:
+    groups = alert_groups(Thresholds()) + slo_rules(Thresholds()).groups
+    every = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    pages = {rule["alert"]: rule for rule in every if rule["labels"]["severity"] == "page"}
+    assert len(pages) <= 10
+    for rule in pages.values():
+        known = promql.labels(promql.parse(rule["expr"]))
+        assert known <= {"cluster", "namespace", "job", "model_name"} or "slo" in rule["labels"], rule["alert"]
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_every_label_that_a_text_names_is_one_of_the_alert(rule: dict[str, Any]) -> None:
+    texts = rule["annotations"]["summary"] + rule["annotations"]["description"]
+    assert lint.problems(rule["expr"], least_range=60.0, texts=texts) == []
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_a_text_says_which_model_or_replica_and_leaves_no_empty_brackets(rule: dict[str, Any]) -> None:
+    """Names that discovery may not give stand in `with`, so that nothing is left of the words around them."""
+    summary = rule["annotations"]["summary"]
+    if rule["alert"] not in ("VllmWatchdog", "VllmRuleEvaluationsMissed"):
+        assert "$labels.model_name" in summary or "$labels.pod" in summary
+    for label in ("namespace", "node", "cluster", "target"):
+        bare = re.findall(rf"\{{\{{ \$labels\.{label} \}}\}}", summary)
+        assert bare == []
+
+
+def test_a_query_of_a_text_asks_for_the_model_of_the_alert_and_keeps_the_selector_as_it_is() -> None:
+    (rule,) = named("VllmReplicasUnavailable", selector='env=~"a%b|`c"', cluster_label="region")
+    assert (
+        r"query }}" in rule["annotations"]["summary"]
+    )
+    assert (
+        r"region=%q,namespace=%q,model_name=%q" in rule["annotations"]["summary"]
+    )
+    assert (
+        "$labels.region $labels.namespace $labels.model_name" in rule["annotations"]["summary"]
+    )
+    (waits,) = named("VllmQueueWaitHigh", selector='env=~"a%b|`c"', cluster_label="region")
+    assert r"env=~\"a%%b|`c\"" in waits["annotations"]["description"]
+    assert 'env=~"a%b|`c"' in waits["expr"]
 
 
 def test_times_shrink_with_the_scale_but_not_below_what_scrapes_and_evaluations_need() -> None:
@@ -101,9 +160,9 @@ def test_an_alert_tells_what_why_what_to_do_and_where_to_look(alert: Alert) -> N
 
 def test_texts_name_the_threshold_that_is_in_force() -> None:
     own, general = named("VllmQueueWaitHigh", models=MODEL)
-    assert "More than 2s " in own["annotations"]["description"]
-    assert "More than 10s " in general["annotations"]["description"]
-    assert "More than 5% " in named("VllmErrorRatioHigh")[0]["annotations"]["description"]
+    assert own["annotations"]["summary"].endswith("wait more than 2s")
+    assert general["annotations"]["summary"].endswith("wait more than 10s")
+    assert "More than 30% " in named("VllmReplicasUnavailable")[0]["annotations"]["description"]
 
 
 def document(kind: Format, **settings: Any) -> tuple[str, str]:

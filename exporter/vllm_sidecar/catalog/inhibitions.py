@@ -63,7 +63,7 @@ _GPU_BROKEN = (
 )
 _BY_BROKEN_GPU = (
     *("VllmTargetDown", "VllmEngineStalled", "VllmCrashLoop", "VllmReplicaSlow", "VllmGpuHang", "VllmGpuMissing"),
-    *("VllmGpuThrottled", "VllmGpuStraggler", "VllmGpuStarved"),
+    *("VllmGpuThrottled", "VllmGpuStraggler", "VllmGpuStarved", "VllmGpuUnreadable"),
     *_tickets("vllm-queue"),
 )
 
@@ -96,7 +96,7 @@ INHIBITIONS: tuple[Inhibition, ...] = (
     Inhibition(
         "A lost GPU needs what its recovery action says, and its XIDs say no more.",
         ("VllmGpuLost",),
-        ("VllmGpuRecoveryNeeded", "VllmGpuXidCritical", "VllmGpuXid", "VllmGpuUnreadable", "VllmGpuEccUncorrectable"),
+        ("VllmGpuRecoveryNeeded", "VllmGpuXidCritical", "VllmGpuXid", "VllmGpuEccUncorrectable"),
         ("cluster", "uuid"), ("uuid",),
     ),
     Inhibition("What the driver asks for says more than the XID that made it ask.",

@@ -7,7 +7,7 @@ load, in tokens per second and replica: the size of the batch would not do, for 
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import MODEL, SERVED, Alert, Record, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.types import MODEL, PEER, Alert, Record, Severity, number, ratio
 
 YESTERDAY, LAST_WEEK = "offset 23h30m", "offset 167h30m"
 """With a range of an hour: around the same time of the day."""
@@ -170,7 +170,7 @@ BASELINES: tuple[Alert, ...] = (
             number("load", 1.5, "Tokens per second over the median, up to which replicas compare."),
             number("replicas", 3, "Replicas below which there is no median."),
         ),
-        summary=f"{SERVED} is slower than its siblings",
+        summary=f"{PEER} is slower than its siblings",
         description="Its tokens come {{ $value | humanizeDuration }} apart, more than <<factor>> times the median of "
         "the model's replicas, and it does not do more work.",
         cause="a throttled or failing GPU, a noisy neighbour on its node, or another flag or version",
@@ -198,7 +198,7 @@ BASELINES: tuple[Alert, ...] = (
             number("requests", 0.1, "Requests per second and replica below which chance decides."),
         ),
         batch_hours=True,
-        summary=f"{SERVED} does not get its share of the load",
+        summary=f"{PEER} does not get its share of the load",
         description="In half an hour it generated more than <<most>> times the mean of its siblings, or got less than "
         "<<fewest>> of their requests.",
         cause="sticky sessions, a router that does not see the replica, or one that sends everything to it",

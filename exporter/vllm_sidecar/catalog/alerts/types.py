@@ -203,6 +203,8 @@ MODEL = (
 """A model, in an alert about all its replicas."""
 SERVED = "{{ $labels.model_name }} on " + REPLICA
 """A model, in an alert about one replica."""
+PEER = SERVED.replace("{{ with $labels.node }} on node {{ . }}{{ end }}", "")
+"""The same, where the alert reads a record, which knows no node."""
 ENGINE = "{{ $labels.model_name }} engine {{ $labels.engine }} on " + REPLICA
 GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of " + REPLICA
 NOT_ONE_ENGINE_PATTERN = "|".join(NOT_ONE_ENGINE)
