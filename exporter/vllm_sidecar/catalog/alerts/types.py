@@ -107,6 +107,8 @@ class Alert:
     cause: str
     first: str
     board: str
+    batch_hours: bool = False
+    """Leave it out in the hours that the user names for batches."""
 
     def __post_init__(self) -> None:
         known = {*(threshold.name for threshold in self.thresholds), *LABEL_SETS, SIDECAR}
