@@ -91,9 +91,6 @@ class ObjectiveSettings(Section):
     objective: float | None = Field(
         default=None, ge=0.5, le=0.99999, description="Share of good observations over 30 days, from 0.5 to 0.99999."
     )
-    source: SourceName | None = Field(
-        default=None, description="histogram (vLLM's own counters and buckets) or sidecar (its counters per poll)."
-    )
     observations: int | None = Field(
         default=None, ge=1, le=10**9, description="Observations in the long window below which nothing fires."
     )
@@ -104,6 +101,9 @@ class ObjectiveSettings(Section):
 class LatencySettings(ObjectiveSettings):
     """What an objective of a latency can be told."""
 
+    source: SourceName | None = Field(
+        default=None, description="histogram (vLLM's own counters and buckets) or sidecar (its counters per poll)."
+    )
     threshold: Threshold = Field(default=None, description="Up to where an observation is good; may differ by profile.")
     snap: bool | None = Field(
         default=None, description="Take the nearest bucket edge where threshold is none, in place of refusing it."

@@ -110,7 +110,7 @@ def mistakes(thresholds: Thresholds, variants: list[Variant]) -> Iterator[Mistak
     gateway = thresholds.slos.gateway
     if gateway is None:
         models = next(variant.models for variant in variants)
-        own = thresholds.slos.availability.source != "gateway" and models
+        own = getattr(thresholds.slos, variants[0].settings.slo.name).source != "gateway" and models
         place = ("models", models[0]) if own else ()
         yield (
             (*place, "slos", "availability", "source"),

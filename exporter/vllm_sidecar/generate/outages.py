@@ -26,8 +26,12 @@ _UNREACHABLE = f"last_over_time({_COUNTS}[10m]) and on (cluster, namespace, job,
 SERVES = f'group by ({BY}) ({_COUNTING} and on (<<T>>) ~up{{source="vllm"}} == 1) or group by ({BY}) ({_UNREACHABLE})'
 """Models that a replica serves now, or may serve."""
 
-_STEADY = f'{_COUNTING} and on (<<T>>) min_over_time(~up{{source="vllm"}}[1m]) == 1'
-"""A server in a crash loop is up for seconds; what it serves then is not what its clients would send."""
+_MEASURED = f"(rate({_COUNTS}[1m]) or rate(~requests_finished_total[1m]))"
+_STEADY = f'{_COUNTING} and on (<<T>>) {_MEASURED} and on (<<T>>) min_over_time(~up{{source="vllm"}}[1m]) == 1'
+"""A server in a crash loop is up for seconds; what it serves then is not what its clients would send.
+
+What was scraped once in a minute has no rate: that is unknown, and not idle.
+"""
 _IN_USE = f"~requests_running > 0 or rate({_COUNTS}[1m]) > 0 or rate(~requests_finished_total[1m]) > 0"
 SERVES_RATE = (
     f"{ALL_OF_IT} and on ({MODEL}) ({_STEADY}) and on ({MODEL}) ({_IN_USE}) "
