@@ -139,7 +139,11 @@ def test_a_text_for_many_models_tells_the_numbers_of_the_one_that_burns(tmp_path
         shown = {"model_name": model, "model_name | urlquery": model}
         texts = {}
         for key, text in rule["annotations"].items():
-            told = re.sub(r"\{\{ with [^}]*slo_objective.*?\{\{ end \}\}", share, text)
+            told = re.sub(
+                r"\{\{ with printf `\w+\(vllm_sidecar_up\{.*?\{\{ end \}\}", "", text
+            )  # none says whose it is
+            told = re.sub(r"\{\{ with \$labels\.\w+ \}\}.*?\{\{ end \}\}", "", told)
+            told = re.sub(r"\{\{ with [^}]*slo_objective.*?\{\{ end \}\}", share, told)
             told = re.sub(r"\{\{ with [^}]*\}[^}]*\}\}.*?\{\{ end \}\}", seconds, told)
             told = re.sub(r"\{\{ \$labels\.(.*?) \}\}", lambda found, shown=shown: shown[found[1]], told)
             texts[key] = told.replace("{{ $value | humanize }}", burn)

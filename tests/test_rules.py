@@ -117,15 +117,9 @@ def test_a_text_says_which_model_or_replica_and_leaves_no_empty_brackets(rule: d
 
 def test_a_query_of_a_text_asks_for_the_model_of_the_alert_and_keeps_the_selector_as_it_is() -> None:
     (rule,) = named("VllmReplicasUnavailable", selector='env=~"a%b|`c"', cluster_label="region")
-    assert (
-        r"query }}" in rule["annotations"]["summary"]
-    )
-    assert (
-        r"region=%q,namespace=%q,model_name=%q" in rule["annotations"]["summary"]
-    )
-    assert (
-        "$labels.region $labels.namespace $labels.model_name" in rule["annotations"]["summary"]
-    )
+    assert r"query }}" in rule["annotations"]["summary"]
+    assert r"region=%q,namespace=%q,model_name=%q" in rule["annotations"]["summary"]
+    assert "$labels.region $labels.namespace $labels.model_name" in rule["annotations"]["summary"]
     (waits,) = named("VllmQueueWaitHigh", selector='env=~"a%b|`c"', cluster_label="region")
     assert r"env=~\"a%%b|`c\"" in waits["annotations"]["description"]
     assert 'env=~"a%b|`c"' in waits["expr"]

@@ -33,6 +33,8 @@ class Source(StrEnum):
     """vLLM's own counters and buckets: any threshold that is an edge, also for the past, and without a sidecar."""
     SIDECAR = "sidecar"
     """The sidecar's counters, made at every poll: thresholds of its configuration, over restarts, with HTTP 5xx."""
+    GATEWAY = "gateway"
+    """A gateway's counters of what its clients got, also while no server answers; of availability alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,19 @@ def _seconds(interactive: float, standard: float, batch: float) -> dict[Profile,
 _STEPS = (
     "slower steps: throttled GPUs, larger batches, long prompts in the same steps, preemptions, or a flag that changed"
 )
-_STATUS = "/api/v1/status of its sidecars"
-"""An objective is a model's: its alert knows no instance."""
-_INSPECT = f"PromQL: vllm_sidecar_recent_step_mean_tokens and vllm_sidecar_gpu_throttled; {_STATUS}"
+_SCOPE = (
+    'model_name="{{ $labels.model_name }}"{{ with $labels.namespace }},namespace="{{ . }}"{{ end }}'
+    '{{ with $labels.cluster }},cluster="{{ . }}"{{ end }}'
+)
+"""The model of the alert, as matchers of a query."""
+
+
+def _query(metric: str) -> str:
+    """Write a query about the model of an alert, as a template of Prometheus."""
+    return f"vllm_sidecar_{metric}{{{_SCOPE}}}"
+
+
+_INSPECT = f"PromQL: {_query('recent_step_mean_tokens')} shows which replicas have larger steps"
 
 SLOS: tuple[Slo, ...] = (
     Slo(
@@ -107,8 +119,7 @@ SLOS: tuple[Slo, ...] = (
         thresholds=_seconds(0.5, 2.5, 10.0),
         cause="requests wait in the queue, or prompts are longer and found in no cache",
         first=(
-            "PromQL: vllm_sidecar_recent_time_to_first_token_share_ratio says whether queue or prefill; "
-            "vllm_sidecar_live_queue_wait_seconds"
+            f"PromQL: {_query('recent_time_to_first_token_share_ratio')} shows whether queue or prefill takes the time"
         ),
     ),
     Slo(
@@ -125,7 +136,7 @@ SLOS: tuple[Slo, ...] = (
     ),
     Slo(
         name="time_per_output_token",
-        alert="VllmTimePerOutputTokenSloBurn",
+        alert="VllmInterTokenLatencySloBurn",
         what="requests take up to <<threshold>> per output token on average",
         objective=0.99,
         source=Source.HISTOGRAM,
@@ -133,7 +144,7 @@ SLOS: tuple[Slo, ...] = (
         thresholds=_seconds(0.05, 0.1, 0.2),
         drafts=Drafts.WITH,
         cause=f"{_STEPS}; or fewer drafts are accepted",
-        first=f"PromQL: vllm_sidecar_recent_spec_decode_acceptance_ratio; {_STATUS}",
+        first=f"PromQL: {_query('recent_spec_decode_acceptance_ratio')} shows whether drafts are still accepted",
     ),
     Slo(
         name="request_duration",
@@ -145,7 +156,7 @@ SLOS: tuple[Slo, ...] = (
         thresholds=_seconds(30.0, 60.0, 240.0),
         enabled=False,  # it depends on the length of the answers, so no default threshold is right
         cause="longer answers, or a slower server",
-        first="PromQL: vllm_sidecar_recent_request_seconds beside the histogram of generated tokens",
+        first=f"PromQL: {_query('recent_request_seconds')} shows which replicas are slow",
     ),
     Slo(
         name=AVAILABILITY,
@@ -153,12 +164,13 @@ SLOS: tuple[Slo, ...] = (
         what="requests do not fail on the server's side",
         objective=0.999,
         source=Source.SIDECAR,
-        cause="errors in the engine, HTTP 5xx of a front end whose engine is gone, or rejections by admission control",
-        first="PromQL: vllm_sidecar_recent_error_ratio and vllm_sidecar_recent_requests_rejected; the server's log",
+        cause="no replica answers, errors in the engine, HTTP 5xx of a front end whose engine is gone, or rejections "
+        "by admission control",
+        first=f"PromQL: {_query('up')} shows which replicas answer, {_query('recent_error_ratio')} which of them fail",
     ),
 )
 
 EDGE_MISSING = "VllmSloEdgeMissing"
-"""The ticket for replicas that cannot tell what of an objective is good."""
-SLO_ALERTS: tuple[str, ...] = (*(slo.alert for slo in SLOS), EDGE_MISSING)
+"""The ticket for replicas that do not say what of an objective is good."""
+SLO_ALERTS: tuple[str, ...] = (*dict.fromkeys(slo.alert for slo in SLOS), EDGE_MISSING)
 """Names of the alerts that `generate.slos` writes."""

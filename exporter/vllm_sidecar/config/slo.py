@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, cr
 from vllm_sidecar.catalog.alerts.types import Profile
 from vllm_sidecar.catalog.buckets import BUCKETS
 from vllm_sidecar.catalog.slos import BURNS, LEAST_OBSERVATIONS, SLOS, Slo
+from vllm_sidecar.config.gateway import GatewaySettings
 from vllm_sidecar.config.rule_values import Annotations, Names, SeverityName
 from vllm_sidecar.config.section import Section
 from vllm_sidecar.config.values import Seconds, as_frozen, as_tuple, format_duration, not_allowed, parse_duration
@@ -22,6 +23,7 @@ _WINDOW = re.compile(r"(\d{1,4})([mhd])", re.ASCII)
 _UNIT = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
 _LONGEST = 30 * 86_400.0
 SourceName = Literal["histogram", "sidecar"]
+AvailabilitySource = Literal["histogram", "sidecar", "gateway"]
 PROFILES = tuple(profile.value for profile in Profile)
 
 
@@ -89,9 +91,6 @@ class ObjectiveSettings(Section):
     objective: float | None = Field(
         default=None, ge=0.5, le=0.99999, description="Share of good observations over 30 days, from 0.5 to 0.99999."
     )
-    source: SourceName | None = Field(
-        default=None, description="histogram (vLLM's own counters and buckets) or sidecar (its counters per poll)."
-    )
     observations: int | None = Field(
         default=None, ge=1, le=10**9, description="Observations in the long window below which nothing fires."
     )
@@ -102,14 +101,27 @@ class ObjectiveSettings(Section):
 class LatencySettings(ObjectiveSettings):
     """What an objective of a latency can be told."""
 
+    source: SourceName | None = Field(
+        default=None, description="histogram (vLLM's own counters and buckets) or sidecar (its counters per poll)."
+    )
     threshold: Threshold = Field(default=None, description="Up to where an observation is good; may differ by profile.")
     snap: bool | None = Field(
         default=None, description="Take the nearest bucket edge where threshold is none, in place of refusing it."
     )
 
 
+class AvailabilitySettings(ObjectiveSettings):
+    """What the objective of availability can be told."""
+
+    source: AvailabilitySource | None = Field(
+        default=None,
+        description="sidecar (its counters per poll), histogram (vLLM's own counters), or gateway (what its clients "
+        "got; needs slos.gateway).",
+    )
+
+
 def _field(slo: Slo) -> Any:
-    kind = LatencySettings if slo.histogram else ObjectiveSettings
+    kind = LatencySettings if slo.histogram else AvailabilitySettings
     return kind, Field(default=kind(), description=f"Objective {slo.name}.")
 
 
@@ -142,6 +154,9 @@ class _SloSettings(Section):
     )
     buckets: Annotated[Mapping[Annotated[str, AfterValidator(_family)], Edges], AfterValidator(as_frozen)] = Field(
         default=as_frozen({}), description="Edges by family where vLLM runs with --custom-histogram-buckets."
+    )
+    gateway: GatewaySettings | None = Field(
+        default=None, description="The gateway that availability is counted from, where its source is gateway."
     )
     burn: Annotated[tuple[BurnSettings, ...], BeforeValidator(as_tuple)] = Field(
         default=_BURNS, description="Pairs of windows; a list here replaces the default one."

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from vllm_sidecar.catalog import signal_of
 from vllm_sidecar.catalog.alerts import ALERTS, RECORDS, Alert, Measure, Profile, Threshold
+from vllm_sidecar.config.hours import BatchHours, Hours
 from vllm_sidecar.config.loader import load_as
 from vllm_sidecar.config.rule_values import (
     MOST_PACK,
@@ -132,6 +133,7 @@ class ModelSettings(Section):
     """What one model has of its own."""
 
     profile: ProfileName | None = Field(default=None, description="Profile of this model.")
+    batch_hours: BatchHours | None = Field(default=None, description="Hours of this model's batches; [] for none.")
     alerts: ModelAlerts = Field(default=ModelAlerts(), description="Settings of alerts for this model.")
     slos: ModelSlos = Field(default=ModelSlos(), description="Objectives of this model.")
 
@@ -150,6 +152,9 @@ class Thresholds(Section):
 
     pack: Pack = Field(default="", description="Name of these rules beside others; taken from the selector if empty.")
     profile: ProfileName = Field(default="standard", description="What the traffic is for; decides defaults.")
+    batch_hours: BatchHours = Field(
+        default=(), description="Hours in UTC in which latency does not matter, such as those of a nightly batch."
+    )
     selector: Selector = Field(default="", description="Label matchers that every metric of the sidecar gets.")
     cluster_label: ClusterLabel = Field(default="cluster", description="Label that tells clusters apart.")
     sidecar_job: RegularExpression = Field(
@@ -194,6 +199,11 @@ class Thresholds(Section):
         """Return what a severity is called in the label."""
         return str(getattr(self.severities, name, name))
 
+    def hours_of(self, model: str | None) -> tuple[Hours, ...]:
+        """Return the hours of batches of a model, or (None) of all that name none of their own."""
+        own = self.models[model].batch_hours if model is not None else None
+        return self.batch_hours if own is None else own
+
 
 def _pack_of(selector: str) -> str:
     """Name a pack after its selector; two selectors never share a name."""
@@ -216,6 +226,8 @@ class Resolved:
     """Threshold by name: seconds, a ratio or a number."""
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    batch_hours: tuple[Hours, ...] = ()
+    """Hours in which it is left out."""
 
 
 def load_thresholds(path: Path | None) -> Thresholds:
@@ -244,6 +256,7 @@ def resolve(thresholds: Thresholds, alert: Alert, model: str | None = None) -> R
         },
         labels={**thresholds.labels, **general.labels, **special.labels},
         annotations={**thresholds.annotations, **general.annotations, **special.annotations},
+        batch_hours=thresholds.hours_of(model) if alert.batch_hours else (),
     )
 
 

@@ -17,6 +17,7 @@ from vllm_sidecar.generate.edges import live
 from vllm_sidecar.generate.expressions import RANGE_SCRAPES
 from vllm_sidecar.generate.files import FilesError, Origin
 from vllm_sidecar.generate.formats import ENDING, Format, rule_file
+from vllm_sidecar.generate.gateways import METRICS, without_expressions
 from vllm_sidecar.generate.promql import without_texts
 from vllm_sidecar.generate.rules import alert_groups
 from vllm_sidecar.generate.shim import BY as BY_SHIM
@@ -235,11 +236,15 @@ def _checked(
     name: str, groups: list[Group], kind: Format, thresholds: Thresholds, by: Origin, known: Collection[str] = ()
 ) -> tuple[str, bytes]:
     """Return a file of rules that lint has nothing to say about."""
+    _lint(groups, thresholds, known)
+    return rule_file(name, groups, kind, thresholds, by)
+
+
+def _lint(groups: list[Group], thresholds: Thresholds, known: Collection[str]) -> None:
     least = RANGE_SCRAPES * thresholds.scrape_interval
     for rule in (rule for group in groups for rule in group["rules"]):
         plain = without_texts(rule["expr"], thresholds.cluster_label)
         lint.check(rule.get("alert") or rule["record"], plain, least_range=least, known=known)
-    return rule_file(name, groups, kind, thresholds, by)
 
 
 def slo_files(
@@ -248,8 +253,9 @@ def slo_files(
     """Return the rules of the objectives as files by name, and what the user should know about them.
 
     Raises:
-        LateError: A threshold is no bucket edge, or a factor can never be reached.
+        LateError: A threshold is no bucket edge, a factor can never be reached, or a gateway is missing or wrong.
     """
     found = slo_rules(thresholds, edges)
-    files = [_checked(SLO_PACK, found.groups, kind, thresholds, _by(thresholds))] if found.groups else []
+    _lint(slo_rules(without_expressions(thresholds), edges).groups, thresholds, METRICS)
+    files = [rule_file(SLO_PACK, found.groups, kind, thresholds, _by(thresholds))] if found.groups else []
     return dict(files), found.notes

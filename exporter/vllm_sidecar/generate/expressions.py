@@ -9,6 +9,7 @@ from vllm_sidecar.catalog.alerts import RECORDS, Measure
 from vllm_sidecar.catalog.alerts.types import LABEL_SETS, SIDECAR
 from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config import format_duration, parse_duration
+from vllm_sidecar.config.hours import DAY
 from vllm_sidecar.config.thresholds import labels_of
 from vllm_sidecar.generate.templating import render
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from vllm_sidecar.catalog.alerts import Threshold
+    from vllm_sidecar.config.hours import Hours
     from vllm_sidecar.config.thresholds import Thresholds
 
 _USERS = "\0"
@@ -24,10 +26,13 @@ _METRIC = re.compile(rf"(?:~([a-z0-9_]+)|@([a-z0-9_]+:[a-z0-9]+))(?:\{{([^}}]*)\
 _RANGE = re.compile(r"\[(\w+)\]")
 _OFFSET = re.compile(r"\boffset (\w+)")
 _CLUSTER = re.compile(r"\bcluster\b")
+_MINUTE = "hour() * 60 + minute()"
 RANGE_SCRAPES = 4
 """Scrapes that a range must hold: rate() needs two, one may fail, and the ends are cut off."""
 FURTHEST = 30 * 86_400.0
 """Seconds that an expression may look back."""
+AFTER_HOURS = 10
+"""Minutes for which the windows of five minutes still see a batch that has ended."""
 LEAST_SECONDS = 0.001
 """The shortest time that Prometheus can write."""
 
@@ -45,6 +50,26 @@ def expression(text: str, values: Mapping[str, str], thresholds: Thresholds, mat
     ranged = _RANGE.sub(lambda found: f"[{_range(found[1], thresholds)}]", named)
     timed = _OFFSET.sub(lambda found: f"offset {scaled(found[1], thresholds)}", ranged)
     return _METRIC.sub(lambda found: _selected(found[1], found[2], found[3] or "", thresholds, matcher), timed)
+
+
+def outside(hours: Sequence[Hours], expr: str) -> str:
+    """Leave an expression out in the hours of batches, and until no window sees the batch any more."""
+    if not hours:
+        return expr
+    return f"({expr}) unless on () ({' or '.join(_during(each) for each in hours)})"
+
+
+def longest(hours: Sequence[Hours]) -> int:
+    """Return for how many minutes the longest hours leave out an expression."""
+    return max((each.end - each.start) % DAY for each in hours) + AFTER_HOURS
+
+
+def _during(hours: Hours) -> str:
+    if (hours.end - hours.start) % DAY + AFTER_HOURS >= DAY:
+        return "vector(1)"
+    end = (hours.end + AFTER_HOURS) % DAY or DAY
+    between = "" if hours.start < end else f" or {_MINUTE}"  # over midnight it is after the start, or before the end
+    return f"{_MINUTE} >= {hours.start}{between} < {end}"
 
 
 def in_cluster(text: str, thresholds: Thresholds) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.slos import CAP, SLOS, Slo, Source
 from vllm_sidecar.config.late import LateError
+from vllm_sidecar.generate import gateways
 from vllm_sidecar.generate.edges import Edges, placed
 from vllm_sidecar.generate.expressions import model_matcher
 from vllm_sidecar.generate.rules import alike
@@ -14,6 +15,7 @@ from vllm_sidecar.generate.rules import alike
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from vllm_sidecar.config.hours import Hours
     from vllm_sidecar.config.late import Mistake
     from vllm_sidecar.config.thresholds import Thresholds
 
@@ -31,6 +33,8 @@ class Resolved:
     least: int
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    batch_hours: tuple[Hours, ...] = ()
+    """Hours in which it counts nothing; of latencies alone."""
 
     @property
     def budget(self) -> float:
@@ -102,7 +106,8 @@ def settle(thresholds: Thresholds, edges: Edges | None = None) -> Settled:
         edges: Those of live servers; None where no server was asked.
 
     Raises:
-        LateError: A threshold is no bucket edge, or a factor can never be reached; with all such mistakes.
+        LateError: A threshold is no bucket edge, a factor can never be reached, or a gateway is missing or wrong; with
+            all such mistakes.
     """
     found: list[tuple[Slo, list[Variant]]] = []
     mistakes: list[Mistake] = []
@@ -115,6 +120,9 @@ def settle(thresholds: Thresholds, edges: Edges | None = None) -> Settled:
             found.append((slo, variants))
         for variant in variants:
             mistakes.extend(_unreachable(variant, thresholds))
+        counted_there = [variant for variant in variants if variant.settings.source is Source.GATEWAY]
+        if counted_there:
+            mistakes.extend(gateways.mistakes(thresholds, counted_there))
     if mistakes:
         raise LateError(mistakes)
     return Settled(found, tuple(dict.fromkeys(notes)))
@@ -161,6 +169,7 @@ def _resolve(slo: Slo, thresholds: Thresholds, model: str | None) -> Resolved:
             **thresholds.annotations,
             **{k: v for each in reversed(given) for k, v in each.annotations.items()},
         },
+        batch_hours=thresholds.hours_of(model) if slo.histogram else (),
     )
 
 

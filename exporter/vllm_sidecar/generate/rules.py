@@ -16,6 +16,7 @@ from vllm_sidecar.generate.expressions import (
     in_expression,
     in_text,
     model_matcher,
+    outside,
     quoted,
     scaled,
 )
@@ -118,7 +119,8 @@ def _rule(
     if not settings.enabled:
         return
     written = {each.name: in_expression(each, settings.values[each.name]) for each in alert.thresholds}
-    rule: Rule = {"alert": alert.name, "expr": expression(alert.expr, written, thresholds, matcher)}
+    expr = outside(settings.batch_hours, expression(alert.expr, written, thresholds, matcher))
+    rule: Rule = {"alert": alert.name, "expr": expr}
     if settings.hold is not None:
         least = EVALUATIONS * thresholds.evaluation_interval
         rule["for"] = format_duration(max(least, settings.hold * thresholds.time_scale))

@@ -13,12 +13,32 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.slos import BOARD, BUDGET_SECONDS, CAP, EDGE_MISSING, Source
-from vllm_sidecar.catalog.types import RECORD_PREFIX
+from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.config.thresholds import KINDS
+from vllm_sidecar.generate import gateways, outages
 from vllm_sidecar.generate.edges import le_matcher
-from vllm_sidecar.generate.expressions import LEAST_SECONDS, RANGE_SCRAPES, expression, joined, quoted
+from vllm_sidecar.generate.expressions import (
+    LEAST_SECONDS,
+    RANGE_SCRAPES,
+    expression,
+    in_cluster,
+    joined,
+    longest,
+    outside,
+    quoted,
+)
 from vllm_sidecar.generate.objectives import Burning, Resolved, Variant, burns_of, matcher_of, settle, sharing
+from vllm_sidecar.generate.observations import (
+    BY,
+    ONLY_PREFILL,
+    PREFILL,
+    drafting,
+    leaves_prefill_out,
+    matcher,
+    observed,
+    with_records,
+)
 from vllm_sidecar.generate.rules import EVALUATIONS, in_pack, links, named, pack_labels
 from vllm_sidecar.generate.templating import render
 
@@ -30,11 +50,11 @@ if TYPE_CHECKING:
     from vllm_sidecar.generate.edges import Edges
     from vllm_sidecar.generate.rules import Group, Rule
 
-BY = "cluster, namespace, job, model_name"
-"""Objectives are those of a model; what its replicas and engines saw is added up."""
 BAD, ALL = (f"{RECORD_PREFIX}slo_{what}:rate5m" for what in ("bad_observations", "observations"))
 OBJECTIVE, THRESHOLD = f"{RECORD_PREFIX}slo_objective:ratio", f"{RECORD_PREFIX}slo_threshold:seconds"
 """What a model is held to: rules read it here, so that they are the same for all models."""
+ONLY_PREFILLS = f"{RECORD_PREFIX}slo_only_prefill:rate5m"
+"""Replicas that only prefill, with their requests."""
 BURN = f"{RECORD_PREFIX}slo_burn:ratio_rate"
 SLOW_BAD, SLOW_ALL = (f"{RECORD_PREFIX}slo_{what}:increase5m" for what in ("bad_observations", "observations"))
 FAST_WINDOW = 21_600.0
@@ -92,19 +112,20 @@ def _groups(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> Iterat
         f"{name}-slow",
         slow_pace,
         [
-            *(
-                _record(
-                    to, f"sum_over_time({_of(of, slo, thresholds)}[{format_duration(slow_pace)}]) * {pace:g}",
-                    slo, thresholds,
-                )
-                for to, of in ((SLOW_BAD, BAD), (SLOW_ALL, ALL))
-            ),
+            *(_counts(to, of, slo, thresholds, slow_pace) for to, of in ((SLOW_BAD, BAD), (SLOW_ALL, ALL))),
             *(rule for window in slow for rule in _burn(slo, window, (SLOW_BAD, SLOW_ALL), thresholds)),
             _budget(slo, thresholds),
             *_alerts(slo, variants, thresholds, slow_pace, SLOW_ALL, slow),
         ],
         thresholds,
-    )  # fmt: skip
+    )
+
+
+def _counts(name: str, of: str, slo: Slo, thresholds: Thresholds, over: float) -> Rule:
+    """Record what the fast group has counted, up to its last but one evaluation: groups run in any order."""
+    pace = thresholds.evaluation_interval
+    window = f"[{format_duration(over)}] offset {format_duration(pace)}"
+    return _record(name, f"sum_over_time({_of(of, slo, thresholds)}{window}) * {pace:g}", slo, thresholds)
 
 
 def _group(name: str, interval: float, rules: Iterable[Rule], thresholds: Thresholds) -> Group:
@@ -115,27 +136,62 @@ def _record(name: str, expr: str, slo: Slo, thresholds: Thresholds) -> Rule:
     return {"record": name, "expr": expr, "labels": {"slo": slo.name, **pack_labels(thresholds)}}
 
 
-def _of(record: str, slo: Slo, thresholds: Thresholds, matcher: str = "") -> str:
+def _of(record: str, slo: Slo, thresholds: Thresholds, models: str = "") -> str:
     """Read a record of an objective, as this pack has recorded it: another one has other selectors and objectives."""
-    return f"{record}{{{joined(_slo(slo), f'pack={quoted(thresholds.pack_name)}', matcher)}}}"
-
-
-def _slo(slo: Slo) -> str:
-    return f'slo="{slo.name}"'
+    return f"{record}{{{joined(matcher(slo), f'pack={quoted(thresholds.pack_name)}', models)}}}"
 
 
 def _base(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> Iterator[Rule]:
     """Write the rates, and what holds for each model; models stand in the same rule, for a record is written by one."""
-    counted = sharing(variants, lambda settings: (settings.source, settings.threshold))
-    rates = [
-        [expression(text, {}, thresholds, matcher_of(group)) for text in _observations(group[0].settings)]
-        for group in counted
-    ]
-    for name, parts in zip((BAD, ALL), zip(*rates, strict=True), strict=True):
-        yield _record(name, " or ".join(parts), slo, thresholds)
+    at_servers = [variant for variant in variants if variant.settings.source is not Source.GATEWAY]
+    if at_servers and leaves_prefill_out(slo):
+        yield _record(ONLY_PREFILLS, expression(ONLY_PREFILL, {}, thresholds), slo, thresholds)
+    bad, every = _rates(slo, variants, thresholds)
+    if slo.histogram or not at_servers:
+        yield _record(BAD, bad, slo, thresholds)
+        yield _record(ALL, every, slo, thresholds)
+    else:
+        yield from _with_outages(slo, (bad, every), matcher_of(at_servers), thresholds)
     yield _held(OBJECTIVE, slo, variants, thresholds, lambda settings: settings.objective)
     if slo.histogram:
         yield _held(THRESHOLD, slo, variants, thresholds, lambda settings: settings.threshold or 0.0)
+
+
+def _rates(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> tuple[str, str]:
+    """Return the rates of bad and of all observations, of all variants."""
+    bad, every = [], []
+    for group in sharing(variants, lambda settings: (settings.source, settings.threshold, settings.batch_hours)):
+        settings, gateway = group[0].settings, thresholds.slos.gateway
+        if settings.source is Source.GATEWAY and gateway is not None:
+            rates = gateways.observed(thresholds, gateway, group)
+        else:
+            rates = observed(settings)
+            prefill = {PREFILL: _of(ONLY_PREFILLS, slo, thresholds)}
+            written = [with_records(expression(text, {}, thresholds, matcher_of(group)), prefill) for text in rates]
+            rates = outside(settings.batch_hours, written[0]), outside(settings.batch_hours, written[1])
+        bad.append(rates[0])
+        every.append(rates[1])
+    return " or ".join(bad), " or ".join(every)
+
+
+def _with_outages(slo: Slo, rates: tuple[str, str], models: str, thresholds: Thresholds) -> Iterator[Rule]:
+    """Write the rates with what is missed in an outage, and the records that this needs; `models` is a matcher."""
+    records = {
+        outages.IS_EVALUATED: _of(outages.EVALUATED, slo, thresholds),
+        outages.IS_SERVING: _of(outages.SERVING, slo, thresholds),
+        outages.WAS_SERVED: _of(outages.SERVED, slo, thresholds, models),
+        outages.ALL_OF_IT: _of(ALL, slo, thresholds, models),
+    }
+
+    def written(text: str) -> str:
+        return with_records(expression(text, {}, thresholds, models), records)
+
+    yield _record(outages.EVALUATED, outages.NOW, slo, thresholds)
+    yield _record(outages.SERVING, written(outages.SERVES), slo, thresholds)
+    missed, by = written(outages.MISSED), in_cluster(BY, thresholds)
+    for name, rate in zip((BAD, ALL), rates, strict=True):
+        yield _record(name, f"({missed}) or on ({by}) ({rate})", slo, thresholds)
+    yield _record(outages.SERVED, written(outages.SERVES_RATE), slo, thresholds)
 
 
 def _held(
@@ -143,60 +199,16 @@ def _held(
 ) -> Rule:
     """Record a setting of every model that has observations, for the rules that are the same for all models."""
     parts = [
-        f"0 * {_of(ALL, slo, thresholds, matcher_of(group))} + {value(group[0].settings):.15g}"
-        for group in sharing(variants, value)
+        f"0 * {_counted_last(slo, group, thresholds)} + {value(group[0].settings):.15g}"
+        for group in sharing(variants, lambda settings: (value(settings), settings.batch_hours))
     ]
     return _record(name, " or ".join(parts), slo, thresholds)
 
 
-def _observations(settings: Resolved) -> tuple[str, str]:
-    """Return the rates of bad and of all observations per model, in the notation of the catalog.
-
-    NaN is left out (it is not >= 0): in a sum it would make a month's budget NaN.
-    """
-    slo, threshold = settings.slo, settings.threshold
-    if settings.source is Source.SIDECAR:
-        bad, every = _counted(settings)
-        if threshold is not None:
-            return bad, every
-        failed, ended = _ended()  # where no sidecar of a model counts, such as beside a plain Prometheus
-        return f"({bad}) or ({failed})", f"({every}) or ({ended})"
-    if slo.histogram is None or threshold is None:
-        return _ended()
-    # Replicas without the edge are in neither: else all their observations would count as bad.
-    count = f"rate(~{slo.histogram}_count[5m])"
-    good = f"sum without (le) (rate(~{slo.histogram}_bucket{{{le_matcher(threshold)}}}[5m]))"
-    return _added(count, good, _drafting(slo))
-
-
-def _counted(settings: Resolved) -> tuple[str, str]:
-    """Return the rates of bad and all as sidecars count them, of those that count with this threshold."""
-    slo = settings.slo
-    every, good = (f"rate(~slo_{what}_total{{{_slo(slo)}}}[5m])" for what in ("requests", "good_requests"))
-    if settings.threshold is None:
-        return _added(every, good, "")
-    # Over the range: the gauge ends with a server that crashed, the counters go on.
-    counts_so = f"last_over_time(~slo_threshold_seconds{{{_slo(slo)}}}[5m]) == {settings.threshold:.15g}"
-    return _added(every, good, f" and on (<<M>>) {counts_so}{_drafting(slo)}")
-
-
-def _ended() -> tuple[str, str]:
-    """Return the rates of failed and all requests as they ended; both for models without any of the failures."""
-    rejected = "rate(~requests_rejected_total[5m]) >= 0"
-    ended = f'sum by ({BY}) (rate(~requests_finished_total{{finished_reason!="abort"}}[5m]) >= 0 or {rejected})'
-    failed = f'sum by ({BY}) (rate(~requests_finished_total{{finished_reason="error"}}[5m]) >= 0 or {rejected})'
-    return f"{failed} or 0 * {ended}", ended
-
-
-def _added(every: str, good: str, of: str) -> tuple[str, str]:
-    return (
-        f"sum by ({BY}) (clamp_min({every} - {good}, 0) >= 0{of})",
-        f"sum by ({BY}) (({every} >= 0 and {good} >= 0){of})",
-    )
-
-
-def _drafting(slo: Slo) -> str:
-    return f" {slo.drafts.value} on (<<E>>) present_over_time(~spec_decode_drafts_total[5m])" if slo.drafts else ""
+def _counted_last(slo: Slo, group: list[Variant], thresholds: Thresholds) -> str:
+    """Return the observations of models; where their batches are not counted, those before: a budget does not end."""
+    counted, hours = _of(ALL, slo, thresholds, matcher_of(group)), group[0].settings.batch_hours
+    return f"last_over_time({counted}[{format_duration(60.0 * (longest(hours) + 5))}])" if hours else counted
 
 
 def _window(seconds: float, thresholds: Thresholds) -> str:
@@ -242,10 +254,10 @@ def _alerts(
     """
     apart = sharing(variants, lambda settings: (settings.labels, settings.annotations, settings.least))
     for group in apart:
-        matcher = matcher_of(group) if len(apart) > 1 else ""
+        models = matcher_of(group) if len(apart) > 1 else ""
         for number, burn in enumerate(thresholds.slos.burn):
             if burn.long in windows:
-                yield _Alert(slo, group, number, thresholds).rule(pace, observations, matcher)
+                yield _Alert(slo, group, number, thresholds).rule(pace, observations, models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,16 +274,16 @@ class _Alert:
         """What it is for each of the variants: they differ in the factor, and in that alone."""
         return [burns_of(variant.settings, self.thresholds)[self.number] for variant in self.group]
 
-    def rule(self, pace: float, observations: str, matcher: str) -> Rule:
+    def rule(self, pace: float, observations: str, models: str) -> Rule:
         """Write it. `pace` is the interval of its group, `observations` the record of them that it reads."""
         thresholds, slo, settings, burn = self.thresholds, self.slo, self.group[0].settings, self.burns[0]
         # Seconds that one sample of the recorded rates stands for; the slow ones are counts already.
         each = f" * {pace:g}" if observations == ALL else ""
         exceeded = " and ".join(
-            f"{_of(BURN + format_duration(window), slo, thresholds, matcher)} > {self._factor()}"
+            f"{_of(BURN + format_duration(window), slo, thresholds, models)} > {self._factor()}"
             for window in (burn.long, burn.short)
         )
-        seen = f"sum_over_time({_of(observations, slo, thresholds, matcher)}[{_window(burn.long, thresholds)}]){each}"
+        seen = f"sum_over_time({_of(observations, slo, thresholds, models)}[{_window(burn.long, thresholds)}]){each}"
         page = KINDS.get(burn.severity, burn.severity) == "page"
         keep = max(KEEP * thresholds.time_scale, LEAST_SECONDS)
         return {
@@ -320,14 +332,40 @@ class _Alert:
         lower = "" if alike else ", or than an objective as low as this one allows"
         used = factor * burn.long / BUDGET_SECONDS
         return {
-            "summary": f"{{{{ $labels.model_name }}}} uses its error budget for {_named(slo)} "
+            "summary": f"{_model(thresholds)} uses its error budget for {_named(slo)} "
             "{{ $value | humanize }} times too fast",
-            "description": f"Objective over 30 days: {_objective(self.group, thresholds)}. Over {long} and over "
+            "description": f"{_model(thresholds)}{_answering(thresholds)}. Objective over 30 days: "
+            f"{_objective(self.group, thresholds)}. Over {long} and over "
             f"{short} the budget for the rest was used more than {factor:g} times too fast{lower}; at that pace "
-            f"{used:.0%} of it goes in {long}. Likely: {slo.cause}. First: {slo.first}",
+            f"{used:.0%} of it goes in {long}. Likely: {slo.cause}. First: {in_cluster(slo.first, thresholds)}",
             **links(slo.alert, f"{_DASHBOARD}&from=now-{format_duration(3 * burn.long)}", thresholds),
             **self.group[0].settings.annotations,
         }
+
+
+def _model(thresholds: Thresholds) -> str:
+    """Return a template that names the model of an alert, and where it is as far as there are labels for that."""
+    return (
+        "{{ $labels.model_name }}{{ with $labels.namespace }} in {{ . }}{{ end }}"
+        f"{{{{ with $labels.{thresholds.cluster_label} }}}} ({{{{ . }}}}){{{{ end }}}}"
+    )
+
+
+def _answering(thresholds: Thresholds) -> str:
+    """Return a template that says how many replicas of the model answer; nothing where none says whose it is."""
+    labels = (thresholds.cluster_label, "namespace", "model_name")
+    matchers = joined('source="vllm"', *(f"{label}=%q" for label in labels))
+    replicas = f"{PREFIX}up{{{matchers}}}"
+    values = " ".join(f"$labels.{label}" for label in labels)
+
+    def asked(how: str) -> str:
+        return f"with printf `{how}({replicas})` {values} | query"
+
+    shown = "{{ . | first | value }}"
+    return (
+        f"{{{{ {asked('sum')} }}}}: {shown}{{{{ end }}}}"
+        f"{{{{ {asked('count')} }}}} of {shown} replicas answer{{{{ end }}}}"
+    )
 
 
 def _settings(group: list[Variant]) -> dict[str, str]:
@@ -367,7 +405,10 @@ def _guards(variants: list[Variant], thresholds: Thresholds) -> Iterator[Rule]:
     for group in sharing(variants, lambda settings: (settings.labels, settings.annotations, settings.source)):
         settings, slo = group[0].settings, group[0].settings.slo
         untold = [
-            expression(_untold(same[0].settings), {}, thresholds, matcher_of(same))
+            with_records(
+                expression(_untold(same[0].settings), {}, thresholds, matcher_of(same)),
+                {outages.ALL_OF_IT: _of(ALL, slo, thresholds)},
+            )
             for same in sharing(group, lambda settings: settings.threshold)
         ]
         hold = max(EVALUATIONS * thresholds.evaluation_interval, GUARD_HOLD * thresholds.time_scale)
@@ -398,24 +439,28 @@ def _untold(settings: Resolved) -> str:
     slo, threshold = settings.slo, settings.threshold
     if settings.source is Source.HISTOGRAM and slo.histogram and threshold is not None:
         return f"(~{slo.histogram}_count unless ignoring (le) ~{slo.histogram}_bucket{{{le_matcher(threshold)}}})" + (
-            _drafting(slo)
+            drafting(slo)
         )
     serving = "count without (engine) (~requests_running)"
     if threshold is not None:
-        return f"{serving} unless on (<<M>>) (~slo_threshold_seconds{{{_slo(slo)}}} == {threshold:.15g})"
+        return f"{serving} unless on (<<M>>) (~slo_threshold_seconds{{{matcher(slo)}}} == {threshold:.15g})"
+    if settings.source is Source.GATEWAY:
+        return f"{serving} unless on (model_name) {outages.ALL_OF_IT}"
     silent = f"{serving} unless on (<<M>>) ~requests_finished_total"
     if settings.source is Source.HISTOGRAM:
         return silent
-    counts = f"~slo_requests_total{{{_slo(slo)}}}"
+    counts = f"~slo_requests_total{{{matcher(slo)}}}"
     # Where the sidecar of one replica counts, those of the others must too.
     return f"({serving} unless on (<<M>>) {counts}) and on ({BY}) {counts} or ({silent} unless on (<<M>>) {counts})"
 
 
 def _why(settings: Resolved) -> str:
+    if settings.source is Source.GATEWAY:
+        return "the gateway counts no requests of this model, so check services in slos.gateway of the thresholds"
     if settings.source is Source.SIDECAR:
         return "its sidecar does not count that, so make slos in the sidecar's configuration say the same"
     if settings.slo.histogram:
         return (
             "its histogram has no bucket edge there; vLLM's --custom-histogram-buckets gives it one, or source: sidecar"
         )
-    return "it does not tell how requests end"
+    return "it does not export how requests end"
