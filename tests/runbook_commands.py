@@ -128,9 +128,14 @@ def calls(head: str, text: str, folder: Path) -> list[Call]:
     script = "\n".join([RECORDER, *blocks(head, "sh"), ': > "$CALLS"', *blocks(text, "sh")])
     chosen = {"POD": EXAMPLE["POD"], "LIMIT": "96Gi"}  # those that `:?` asks for
     done = subprocess.run(
-        ["bash", "-c", script], env=os.environ | {"CALLS": str(log)} | chosen, capture_output=True, text=True, timeout=60,
-        check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        ["bash", "-c", script],
+        env=os.environ | {"CALLS": str(log)} | chosen,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
     assert not done.stderr, done.stderr
     return [Call(tuple(call.split("\037")[:-1])) for call in log.read_text().split("\036") if call]
 

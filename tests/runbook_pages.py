@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,10 @@ def pages() -> list[Page]:
     return [read(path) for path in sorted(FOLDER.glob("Vllm*.md"))]
 
 
+def _after(value: str, found: re.Match[str]) -> str:
+    return found[1] + value
+
+
 def filled(text: str, values: Mapping[str, str]) -> str:
     """Put the labels of a real alert in place of the example's; what the alert lacks keeps the example's value."""
     for name, value in values.items():
@@ -97,5 +102,5 @@ def filled(text: str, values: Mapping[str, str]) -> str:
         text = text.replace(f'{LABELS[name]}="{EXAMPLE[name]}"', f'{LABELS[name]}="{matcher}"')
         pattern = rf"^(export (?:.* )?{name}=){re.escape(EXAMPLE[name])}(?=\s)"
         quoted = shlex.quote(value)
-        text = re.sub(pattern, lambda found, quoted=quoted: found[1] + quoted, text, flags=re.MULTILINE)  # type: ignore[misc]
+        text = re.sub(pattern, partial(_after, quoted), text, flags=re.MULTILINE)
     return text

@@ -97,7 +97,7 @@ def _series() -> dict[str, set[Labels]]:
     for name, given in _catalogued():
         signal = signal_of(name)
         assert signal is not None
-        first = dict(sorted(found[name])[0]) if found[name] else {}
+        first = dict(min(found[name])) if found[name] else {}
         labels = dict.fromkeys(signal.label_names, "any") | first | {k: OWN[k] for k in OWN if k in signal.label_names}
         if not given and found[name]:
             continue
@@ -132,16 +132,12 @@ def input_series() -> list[dict[str, str]]:
         for rule in group["rules"]
         if "record" in rule
     }
-    for name in sorted(records):
-        for slo in ("time_to_first_token", "inter_token_latency", "time_per_output_token", "availability"):
-            rows.append(
-                {
-                    "series": _text(
-                        name, {"namespace": EXAMPLE["NAMESPACE"], "slo": slo} | {"model_name": OWN["model_name"]}
-                    ),
-                    "values": f"1+0x{STEPS}",
-                }
-            )
+    scope = {"namespace": EXAMPLE["NAMESPACE"], "model_name": EXAMPLE["MODEL"]}
+    rows += [
+        {"series": _text(name, scope | {"slo": slo}), "values": f"1+0x{STEPS}"}
+        for name in sorted(records)
+        for slo in ("time_to_first_token", "inter_token_latency", "time_per_output_token", "availability")
+    ]
     for text in EXTERNAL:
         name, _, rest = text.partition("{")
         rows.append(
