@@ -144,12 +144,24 @@ def test_an_alert_that_is_switched_off_is_left_out() -> None:
 def test_an_alert_tells_what_why_what_to_do_and_where_to_look(alert: Alert) -> None:
     (rule,) = named(alert.name, runbook_url="https://x/books/", dashboard_url="https://g")
     notes = rule["annotations"]
-    assert notes["runbook_url"] == f"https://x/books/{alert.name}.md"
+    assert notes["runbook_url"].partition("?")[0] == f"https://x/books/{alert.name}.md"
     assert notes["dashboard_url"].startswith(f"https://g/d/{alert.board}?")
     assert "Likely: " in notes["description"]
     assert "First: " in notes["description"]
     assert "<<" not in "".join(notes.values()) + rule["expr"]
     assert rule.get("for", "1m") != "0s"
+
+
+def test_a_link_to_a_runbook_hands_over_the_labels_that_the_alert_has() -> None:
+    (replica,), (model,) = (
+        named(name, runbook_url="http://sidecar:10190/runbooks") for name in ("VllmEngineStalled", "VllmModelGone")
+    )
+    assert model["annotations"]["runbook_url"].partition("?")[2] == (
+        "namespace={{ $labels.namespace | urlquery }}&model_name={{ $labels.model_name | urlquery }}"
+    )
+    assert "&pod={{ $labels.pod | urlquery }}&" in replica["annotations"]["runbook_url"]
+    (plain,) = named("VllmEngineStalled")
+    assert plain["annotations"]["runbook_url"] == "rules/runbooks/VllmEngineStalled.md"
 
 
 def test_texts_name_the_threshold_that_is_in_force() -> None:

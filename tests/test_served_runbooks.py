@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from types import MappingProxyType
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vllm_sidecar.page import runbooks
-from vllm_sidecar.page.runbooks import MOST_KEPT, filled, runbook
+from vllm_sidecar.page.runbooks import EXAMPLE, MOST_KEPT, filled, runbook
+from vllm_sidecar.shipped import runbooks as shipped_runbooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +69,24 @@ def exported(text: str) -> dict[str, str]:
     shown = "; ".join(f'printf "%s\\n" "${name}"' for name in names)
     done = subprocess.run(["sh", "-ec", block + shown], capture_output=True, text=True, check=True)
     return dict(zip(names, done.stdout.splitlines(), strict=True))
+
+
+def test_queries_ask_for_what_the_alert_names_and_nothing_else_of_them_changes() -> None:
+    book = '```promql\nup{namespace="llm",pod="chat-0",source="llm"} and x{model_name="chat",pod="other"}\n```\nllm\n'
+    text = filled(book, {"namespace": "prod", "pod": "llama-0"})
+    assert text == (
+        '```promql\nup{namespace="prod",pod="llama-0",source="llm"} and x{model_name="chat",pod="other"}\n```\nllm\n'
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_runbooks() if name.startswith("Vllm")])
+def test_every_runbook_is_filled_in_wherever_it_names_the_example(name: str) -> None:
+    given = {"namespace": "n1", "pod": "p1", "model_name": "m1", "instance": "i1", "node": "o1", "cluster": "c1"}
+    text = filled(shipped_runbooks()[name], given)
+    for label, value in EXAMPLE.items():
+        assert f'{label}="{value}"' not in text
+    first = text[: text.index("## ")]
+    assert not re.search(r"(NAMESPACE|POD|MODEL|INSTANCE|NODE)=(llm|chat|chat-0|10\.0\.0\.1:10190|gpu-1)\b", first)
 
 
 def test_the_first_block_exports_what_the_alert_names() -> None:

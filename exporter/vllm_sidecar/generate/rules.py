@@ -24,7 +24,7 @@ from vllm_sidecar.generate.promql import without_texts
 from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from vllm_sidecar.catalog.alerts import Alert, Record
     from vllm_sidecar.config.thresholds import Thresholds
@@ -39,6 +39,8 @@ SLOW_SECONDS = 60.0
 """Between two evaluations of what looks back hours and days."""
 LINKED = ("model_name", "instance", "engine")
 """Labels that a link to a dashboard selects."""
+FILLED = ("namespace", "pod", "model_name", "instance", "node")
+"""Labels that a link to a runbook hands over."""
 
 
 def alert_groups(thresholds: Thresholds) -> list[Group]:
@@ -135,11 +137,12 @@ def _rule(
 def texts(alert: Alert, settings: Resolved, thresholds: Thresholds) -> dict[str, str]:
     """Return the texts and links of an alert, as templates of Prometheus."""
     shown = {each.name: in_text(each, settings.values[each.name], thresholds) for each in alert.thresholds}
+    labels = _labels(alert, thresholds)
     whole = f"{alert.description} Likely: {alert.cause}. First: {alert.first}"
     return {
         "summary": _written(alert.summary, shown, thresholds),
         "description": _written(whole, shown, thresholds),
-        **links(alert.name, f"{alert.board}{_query(alert, thresholds)}", thresholds),
+        **links(alert.name, f"{alert.board}{_query(labels)}", labels, thresholds),
         **settings.annotations,
     }
 
@@ -169,18 +172,27 @@ def _asked(text: str, thresholds: Thresholds, *, several: bool) -> str:
     return f"{{{{ with {ask} }}}}{{{{ . | first | value | humanize }}}}{{{{ end }}}}"
 
 
-def links(alert: str, board: str, thresholds: Thresholds) -> dict[str, str]:
-    """Return the links to a runbook and a dashboard; where the user has no address for them there is none."""
+def links(alert: str, board: str, labels: Collection[str], thresholds: Thresholds) -> dict[str, str]:
+    """Return the links to a runbook and a dashboard; where the user has no address for them there is none.
+
+    A sidecar that serves the runbook fills in the labels of the alert; other servers ignore them.
+    """
     books, grafana = thresholds.runbook_url, thresholds.dashboard_url
+    filled = [f"{label}={{{{ $labels.{label} | urlquery }}}}" for label in FILLED if label in labels]
+    query = f"?{'&'.join(filled)}" if filled and "://" in books else ""
     return {
-        **({"runbook_url": f"{books}/{alert}.md"} if books else {}),
+        **({"runbook_url": f"{books}/{alert}.md{query}"} if books else {}),
         **({"dashboard_url": f"{grafana}/d/{board}"} if grafana else {}),
     }
 
 
-def _query(alert: Alert, thresholds: Thresholds) -> str:
-    """Select in the dashboard what the alert is about."""
+def _labels(alert: Alert, thresholds: Thresholds) -> frozenset[str]:
+    """Return the labels that an alert may have."""
     plain = {each.name: "1m" if each.measure is Measure.DURATION else "1" for each in alert.thresholds}
-    labels = promql.labels(promql.parse(without_texts(expression(alert.expr, plain, thresholds))))
+    return promql.labels(promql.parse(without_texts(expression(alert.expr, plain, thresholds))))
+
+
+def _query(labels: Collection[str]) -> str:
+    """Select in the dashboard what the alert is about."""
     chosen = [f"var-{label}={{{{ $labels.{label} | urlquery }}}}" for label in LINKED if label in labels]
     return "?" + "&".join([*chosen, "from=now-3h"])

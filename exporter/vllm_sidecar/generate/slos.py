@@ -64,6 +64,7 @@ SLOW_INTERVAL = 300.0
 KEEP = 300.0
 """How long a page goes on when its burn is gone: a restart has no observations, and solves nothing."""
 GUARD_HOLD = 900.0
+_LABELS = ("namespace", "model_name")
 _DASHBOARD = f"{BOARD}?var-model_name={{{{ $labels.model_name | urlquery }}}}"
 _ROUNDING = 1.1
 """rate() extrapolates to the ends of its range, so a few observations may look like a few more."""
@@ -338,7 +339,7 @@ class _Alert:
             f"{_objective(self.group, thresholds)}. Over {long} and over "
             f"{short} the budget for the rest was used more than {factor:g} times too fast{lower}; at that pace "
             f"{used:.0%} of it goes in {long}. Likely: {slo.cause}. First: {in_cluster(slo.first, thresholds)}",
-            **links(slo.alert, f"{_DASHBOARD}&from=now-{format_duration(3 * burn.long)}", thresholds),
+            **links(slo.alert, f"{_DASHBOARD}&from=now-{format_duration(3 * burn.long)}", _LABELS, thresholds),
             **self.group[0].settings.annotations,
         }
 
@@ -428,7 +429,7 @@ def _guards(variants: list[Variant], thresholds: Thresholds) -> Iterator[Rule]:
                 f"{_named(slo)}",
                 "description": f"Nothing says whether {_objective(group, thresholds)}: {_why(settings)}. It is left "
                 "out of the error budget until then.",
-                **links(EDGE_MISSING, f"{_DASHBOARD}&from=now-3h", thresholds),
+                **links(EDGE_MISSING, f"{_DASHBOARD}&from=now-3h", (*_LABELS, "pod", "instance", "node"), thresholds),
                 **settings.annotations,
             },
         }

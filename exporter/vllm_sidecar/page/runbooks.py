@@ -44,6 +44,17 @@ PARAMETERS: Mapping[str, _Parameter] = {
     "cluster": _Parameter("CLUSTER", _NAME),
 }
 """Query parameters, named as the labels of an alert, with the shell variable that each fills in."""
+EXAMPLE = {
+    "namespace": "llm",
+    "pod": "chat-0",
+    "model_name": "chat",
+    "instance": "10.0.0.1:10190",
+    "node": "gpu-1",
+    "cluster": "eu1",
+}
+"""What stands in the queries of the runbooks in place of the labels of an alert."""
+_PROMQL = re.compile(r"^```promql\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_MATCHER = re.compile(r'\b(?P<label>\w+)="(?P<value>[^"]*)"')
 _SHELL = re.compile(r"^```(?:sh|bash|shell)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _EXPORT = re.compile(r"^export .*$", re.MULTILINE)
 _ASSIGNED = re.compile(r"""\b([A-Z]+)=("[^"]*"|'[^']*'|[^\s;#]*)""")
@@ -87,7 +98,21 @@ def _page(file: str, given: tuple[tuple[str, str], ...]) -> Asset:
 
 
 def filled(text: str, given: Mapping[str, str]) -> str:
-    """Fill in what the first shell block of a runbook exports; a variable that is not given stays as it is."""
+    """Fill in what the first shell block of a runbook exports, and the example's labels in its queries.
+
+    What is not given stays as it is.
+    """
+    return _PROMQL.sub(
+        lambda block: _MATCHER.sub(lambda found: _matcher(found, given), block[0]), _exported(text, given)
+    )
+
+
+def _matcher(found: re.Match[str], given: Mapping[str, str]) -> str:
+    label, value = found["label"], found["value"]
+    return f'{label}="{given[label]}"' if label in given and EXAMPLE.get(label) == value else found[0]
+
+
+def _exported(text: str, given: Mapping[str, str]) -> str:
     values = {PARAMETERS[key].variable: shlex.quote(value) for key, value in given.items()}
     block = _SHELL.search(text)
     if block is None:
