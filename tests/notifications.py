@@ -72,7 +72,7 @@ def sent(program: str, folder: Path, alerts: Sequence[Alert]) -> Received:
         wait_for(f"http://{address}/-/ready")
         body = [{"labels": labels, "annotations": {"summary": "a", "description": "b"}} for labels in alerts]
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://{address}/api/v2/alerts", json.dumps(body).encode(), headers)  # noqa: S310 - loopback
+        request = urllib.request.Request(f"http://{address}/api/v2/alerts", json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - loopback
             answer.read()
         time.sleep(SETTLE)

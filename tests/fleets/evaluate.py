@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from fleets.clock import DAY, EPOCH, written
-from fleets.remote_write import FLAGS, ended, labels_of, push
+from fleets.remote_write import FLAGS, STALE, ended, labels_of, push
 from fleets.states import Spell, States
 from prometheus_process import configuration, prometheus
 from vllm_sidecar.config import parse_duration
@@ -97,11 +97,11 @@ def rules_of(files: Iterable[Path]) -> list[Rule]:
 
 
 def levels(rules: Sequence[Rule]) -> list[list[Rule]]:
-    """Put records in an order in which each reads only what was recorded before it."""
+    """Put records in an order in which each reads only what was recorded before it, or itself."""
     left, done = [rule for rule in rules if "record" in rule.given], []
     while left:
         names = {rule.name for rule in left}
-        ready = [rule for rule in left if not rule.reads & names]
+        ready = [rule for rule in left if not rule.reads & (names - {rule.name})]
         assert ready, f"records that read each other cannot be evaluated day by day: {sorted(names)}"
         done.append(ready)
         left = [rule for rule in left if rule not in ready]
@@ -140,6 +140,7 @@ class Evaluation:
         """Make one; `away` are the times at which nothing is evaluated, `epoch` is the Unix time of second 0."""
         self.running, self.away, self.epoch = running, away, epoch
         self.levels = levels(rules)
+        self._last: dict[str, set[tuple[tuple[str, str], ...]]] = {}
         self.alerts = [(rule, States(rule.seconds("for"), rule.seconds("keep_firing_for")))
                        for rule in rules if "alert" in rule.given and rule.name not in IGNORED]  # fmt: skip
         self.reads = frozenset().union(*(rule.reads for rule in rules))
@@ -153,8 +154,12 @@ class Evaluation:
             self._write(series, begin, end)
             with ThreadPoolExecutor(THREADS) as pool:
                 for level in self.levels:
-                    found = pool.map(self._recorded, level, repeat(begin), repeat(end))
+                    steady = [rule for rule in level if rule.name not in rule.reads]
+                    found = pool.map(self._recorded, steady, repeat(begin), repeat(end))
                     push(self.running.url, chain.from_iterable(found))
+                    for rule in level:
+                        if rule.name in rule.reads:
+                            self._record_one_by_one(rule, begin, end)
                 rules, states = zip(*self.alerts, strict=True)
                 list(pool.map(self._judge, rules, states, repeat(begin), repeat(end)))
             begin = end
@@ -206,6 +211,20 @@ class Evaluation:
             ({**rule.labels(metric), "__name__": rule.name}, *ended(times + self.epoch, values))
             for metric, values in found
         ]
+
+    def _record_one_by_one(self, rule: Rule, begin: float, end: float) -> None:
+        """Evaluate a record that reads itself: each time it needs what it was the time before."""
+        times = np.arange(-(-begin // rule.interval) * rule.interval, end, rule.interval)
+        last: set[tuple[tuple[str, str], ...]] = self._last.get(rule.name, set())
+        for now in times[~self._away(times)] + self.epoch:
+            stamp = np.array([now])
+            found = {tuple(sorted(rule.labels(one["metric"]).items())): float(one["value"][1])
+                     for one in self.running.query(rule.given["expr"], time=now)}  # fmt: skip
+            values = {**dict.fromkeys(last - found.keys(), STALE), **found}
+            push(self.running.url, [({**dict(key), "__name__": rule.name}, stamp, np.array([value]))
+                                    for key, value in values.items()])  # fmt: skip
+            last = set(found)
+        self._last[rule.name] = last
 
     def _judge(self, rule: Rule, states: States, begin: float, end: float) -> None:
         times, found = self._answers(rule, begin, end)

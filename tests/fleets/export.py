@@ -122,7 +122,7 @@ class Writer:
 
     def _server(self) -> None:
         replica, serving = self.replica, self.replica.serving
-        served = np.maximum.accumulate(serving) & replica.alive
+        served = self.known
         again = (
             serving
             & ~np.concatenate(([True], serving[:-1]))
@@ -201,26 +201,36 @@ class Writer:
 
     def _latencies(self) -> None:
         replica = self.replica
-        first = replica.finished
+        ended = replica.finished
         late = np.where(replica.full, 1.0, bad_share(replica.first_token, TTFT_BOUND))
-        mean = replica.first_token * np.exp(SPREAD**2 / 2) + replica.wait
-        self._histogram("time_to_first_token_seconds", first, mean, late, TTFT_BOUND)
-        tokens = first * replica.shape.output_tokens
-        self._histogram("inter_token_latency_seconds", tokens, replica.step_seconds, 0.0005 + 0 * tokens, ITL_BOUND)
+        first = replica.first_token * np.exp(SPREAD**2 / 2) + replica.wait
+        few, tokens = np.full(ended.shape, 0.0005), ended * replica.shape.output_tokens
+        self._histogram("time_to_first_token", ended, first, late, TTFT_BOUND)
+        self._histogram("inter_token_latency", tokens, replica.step_seconds, few, ITL_BOUND)
+        self._histogram("time_per_output_token", ended, replica.step_seconds, few, ITL_BOUND)
 
     def _histogram(self, name: str, rate: Floats, mean: Floats, late: Floats, bound: float) -> None:
+        """Write a histogram with one bound, and the sidecar's own counters of the same objective."""
         state = self.random.bit_generator.state
-        total = self.counted(rate)
-        for part, each in (("count", rate), ("good", rate * (1.0 - late))):
+
+        def same(each: Floats, where: Mask | None = None) -> Floats:
             self.random.bit_generator.state = state  # the same noise, so that no bucket exceeds the count
-            values = self.counted(each)
-            if part == "count":
-                self.of_engine(f"{name}_count", values)
-                self.of_engine(f"{name}_bucket", values, le="+Inf")
-            else:
-                self.of_engine(f"{name}_bucket", np.minimum(values, total), le=f"{bound:g}")
-        self.random.bit_generator.state = state
-        self.of_engine(f"{name}_sum", self.counted(rate * mean))
+            return self.counted(each, where)
+
+        total, good = same(rate), same(rate * (1.0 - late))
+        self.of_engine(f"{name}_seconds_count", total)
+        self.of_engine(f"{name}_seconds_bucket", total, le="+Inf")
+        self.of_engine(f"{name}_seconds_bucket", good, le=f"{bound:g}")
+        self.of_engine(f"{name}_seconds_sum", same(rate * mean))
+        known = self.known
+        self.own("slo_requests_total", same(rate, known), known, **self.engine, slo=name)
+        self.own("slo_good_requests_total", same(rate * (1.0 - late), known), known, **self.engine, slo=name)
+
+    @property
+    def known(self) -> Mask:
+        """When its model is known: from the first answer of the server until the end of the sidecar."""
+        found: Mask = np.maximum.accumulate(self.replica.serving) & self.replica.alive
+        return found
 
     def _tokens(self) -> None:
         replica = self.replica
@@ -245,7 +255,7 @@ class Writer:
     def _objectives(self) -> None:
         """Write the SLO counters, which are the sidecar's and outlive the server."""
         replica = self.replica
-        served = np.maximum.accumulate(replica.serving) & replica.alive
+        served = self.known
         refused = replica.rate * replica.share(Kind.REJECTIONS)
         bad = replica.finished * replica.share(Kind.ERRORS) + refused
         state = self.random.bit_generator.state

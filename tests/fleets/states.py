@@ -29,22 +29,22 @@ class States:
     keep: float
     spells: list[Spell] = field(default_factory=list)
     _since: dict[Key, float] = field(default_factory=dict)
-    _last: dict[Key, float] = field(default_factory=dict)
+    """When it became active."""
+    _kept: dict[Key, float] = field(default_factory=dict)
+    """When it fired and its expression had it no longer."""
     _firing: dict[Key, Spell] = field(default_factory=dict)
 
     def evaluate(self, now: float, active: Iterable[Key]) -> None:
         """Take the series that the expression has now."""
         there = set(active)
         for key in there:
-            self._last[key] = now
+            self._kept.pop(key, None)
             if now - self._since.setdefault(key, now) >= self.hold and key not in self._firing:
                 self._firing[key] = Spell(dict(key), now, now)
                 self.spells.append(self._firing[key])
-        for key in list(self._since):
-            if key in there:
-                continue
-            if key not in self._firing or now - self._last[key] >= self.keep:
-                del self._since[key]
-                self._firing.pop(key, None)
+        for key in self._since.keys() - there:
+            if key not in self._firing or now - self._kept.setdefault(key, now) >= self.keep:
+                for each in (self._since, self._kept, self._firing):
+                    each.pop(key, None)
         for spell in self._firing.values():
             spell.end = now
