@@ -9,13 +9,17 @@ Values of a series, one for each `step` (15 s unless said otherwise): a number; 
 by R; `steps N S`, one that rises by 1 each S seconds, N times, until `at`; `early N`, N times in the first minutes;
 `bend A B M`, one that rises by A, and by B from minute M on; `change A B M`, a gauge that changes at minute M;
 `born V S`, absent until S seconds before `at` (or until minute S in files with a longer step); `until V M`;
-`clock -S`, the time of the sample minus S.
+`ends R M`, a counter that rises by R and is absent from minute M on; `late L A B M`, `bend` from minute L on;
+`levels V M V M ... V`, a gauge that changes at each minute M; `slopes R M R M ... R`, a counter likewise.
+
+A series is one of replica `a`; with `instance` among its labels it is one of another.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -25,6 +29,7 @@ from vllm_sidecar.config import parse_duration
 from vllm_sidecar.config.thresholds import labels_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 Value = float | None
@@ -82,8 +87,23 @@ class Spec:
                 return [number[0] if index < number[1] * minute else None for index in range(count)]
             case "clock":
                 return [index * self.step + number[0] for index in range(count)]
+            case "ends":
+                return [number[0] * index if index < number[1] * minute else None for index in range(count)]
+            case "late":
+                bent = self.values(f"bend {number[1]} {number[2]} {number[3]}", count)
+                return [value if index >= number[0] * minute else None for index, value in enumerate(bent)]
+            case "levels":
+                return [_level(number, index / minute) for index in range(count)]
+            case "slopes":
+                return [0.0, *accumulate(_level(number, index / minute) for index in range(count - 1))]
             case rising:
                 return [float(rising) * index for index in range(count)]
+
+
+def _level(numbers: list[float], minute: float) -> float:
+    """Return what holds at a minute, of values with the minutes at which they change between them."""
+    changes = zip(numbers[1::2], numbers[2::2], strict=True)
+    return next((value for at, value in reversed(list(changes)) if minute >= at), numbers[0])
 
 
 def read(path: Path) -> Spec:
@@ -175,7 +195,8 @@ def _full(name: str) -> str:
         return f'{metric[1:]}{{instance="a:10190",{rest}'
     given = rest.removesuffix("}")
     own = [f'{label}="{LABELS[label]}"' for label in labels_of(metric) if label in LABELS and f'{label}="' not in given]
-    return f"{PREFIX}{metric}{{{','.join(filter(None, (WHERE, *own, given)))}}}"
+    where = "" if 'instance="' in given else WHERE
+    return f"{PREFIX}{metric}{{{','.join(filter(None, (where, *own, given)))}}}"
 
 
 def promtool_test(found: list[Case], spec: Spec, hold: float, rules: str) -> dict[str, object]:
@@ -188,14 +209,19 @@ def promtool_test(found: list[Case], spec: Spec, hold: float, rules: str) -> dic
                 "name": case.name,
                 "interval": f"{spec.step:g}s",
                 "input_series": [
-                    {"series": name, "values": " ".join("_" if v is None else repr(v) for v in values)}
-                    for name, values in case.series.items()
+                    {"series": name, "values": " ".join(_words(values))} for name, values in case.series.items()
                 ],
                 "promql_expr_test": _expected(case, spec, hold),
             }
             for case in found
         ],
     }
+
+
+def _words(values: list[Value]) -> Iterator[str]:
+    """Write values as promtool reads them; the end of a series is marked, as a scrape does it."""
+    for before, value in pairwise([None, *values]):
+        yield repr(value) if value is not None else "_" if before is None else "stale"
 
 
 def _expected(case: Case, spec: Spec, hold: float) -> list[dict[str, object]]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import captured
-from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, HTTP_REQUESTS, OPEN_FDS, SIGNALS, UPSTREAM
+from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, HTTP_REQUESTS, OPEN_FDS, SIGNALS, TRANSFERS, UPSTREAM
 from vllm_sidecar.catalog.types import PREFIX, RESERVED_LABELS, Derived, Kind, Signal, Unit, Upstream
-from vllm_sidecar.catalog.upstream import KNOWN_PATTERNS, READ_BESIDE
+from vllm_sidecar.catalog.upstream import KNOWN_PATTERNS, KV_TRANSFERS, READ_BESIDE
 from vllm_sidecar.model import Scope
+
+if TYPE_CHECKING:
+    from vllm_sidecar.catalog.upstream import Transfers
 
 FAMILIES = {
     name: kind
@@ -88,6 +92,13 @@ def test_a_name_of_vllm_was_in_some_release_with_the_type_of_its_signal(entry: U
     assert FAMILIES.get(alias) == entry.signal.kind.value
 
 
+@pytest.mark.parametrize("each", KV_TRANSFERS, ids=lambda each: f"{each.name} {each.result}")
+def test_a_name_that_counts_transfers_was_in_some_release(each: Transfers) -> None:
+    family = each.name.removesuffix("_count")
+    assert FAMILIES.get(family) == ("counter" if family == each.name else "histogram")
+    assert each.result in {"completed", "failed", "expired", "refused"}
+
+
 def test_each_name_of_vllm_is_in_a_capture_or_there_is_a_reason_why_not() -> None:
     assert {alias for _, alias in ALIASES} - recorded() == set(NOT_RECORDED)
 
@@ -105,7 +116,10 @@ def test_each_name_of_vllm_alone_gives_its_signal(entry: Upstream, alias: str) -
     assert found.sources[signal.name] == f"vllm:{alias}"
     ((group, reading),) = found.groups.items()
     assert group.scope is signal.scope
-    assert {key if isinstance(key, str) else key[0] for part in reading for key in part} == {signal.name}
+    named = {key if isinstance(key, str) else key[0] for part in reading for key in part}
+    # What a KV connector counts under names of its own is added up as well.
+    assert named - {TRANSFERS.signal.name} == {signal.name}
+    assert (TRANSFERS.signal.name in named) is (alias in TRANSFERS.aliases)
 
 
 def test_every_family_that_vllm_ever_had_is_known() -> None:

@@ -150,6 +150,14 @@ def test_every_metric_is_chosen_by_the_variables_that_it_has_labels_for() -> Non
         assert not re.search(r"\bvllm_sidecar[\w:]*(?![\w:{])(?=[\s\[)])", target["expr"]), (uid, title)
 
 
+def test_a_chosen_model_hides_no_source_that_has_none() -> None:
+    """GPUs, a server that has not answered yet, and what a plain Prometheus says of servers."""
+    written = Notation(Thresholds()).promql('~up{source="vllm"} or ~requests_running')
+    up, running = written.split(" or ")
+    assert 'model_name=~"($model_name)?"' in up
+    assert 'model_name=~"$model_name"' in running
+
+
 def test_a_rate_is_over_the_interval_that_fits_scrape_and_zoom_unless_a_time_is_named_for_a_reason() -> None:
     named = {"5m", "10m", "1h", "1d", "$__range", "$__rate_interval"}
     for uid, title, target in every_target():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gpus import device, frozen, gpu, server, steady, values, working
@@ -199,6 +201,20 @@ def test_requests_that_wait_for_idle_gpus_starve() -> None:
     assert derive.starved(server([frozen(5, requests_waiting=3)], [steady(utilization_ratio=0.0)])) == 0.0
     assert derive.starved(server([waits], [steady(power_watts=1.0)])) is None
     assert derive.starved(server([waits], None)) is None
+
+
+def test_requests_that_only_a_frozen_gauge_claims_are_not_starved() -> None:
+    """Their clients have left, or nothing says whether anybody waits; a corroborated stall is another thing."""
+    idle = [steady(seconds=160.0, utilization_ratio=0.0)]
+    waits, still_works = frozen(150, requests_waiting=3), working(149, requests_waiting=0)
+    claim = {"requests_running": 4, "requests_waiting": 3, "generation_tokens_total": 7}
+    aborted = ("requests_finished_total", "abort")
+    left = window({**claim, aborted: 0}, *[{**claim, aborted: 7}] * 150)
+    assert derive.starved(server([waits], idle)) is None
+    assert derive.starved(server([left], idle)) == 0.0
+    assert derive.starved(server([left, waits], idle)) is None
+    assert derive.starved(replace(server([waits], idle), requests_in_flight=9.0)) == 1.0
+    assert derive.starved(server([still_works, left], idle)) == 0.0
 
 
 def test_memory_growth_is_since_the_warm_up_and_may_be_negative() -> None:

@@ -132,6 +132,16 @@ def test_the_occupancy_of_the_batch(running: list[float], flags: dict, expected:
     assert batch_occupancy(engine(window(*polls), flags=flags)) == expected
 
 
+def test_a_frozen_gauge_fills_no_batch() -> None:
+    """0 where its clients have left, nothing where nobody can say, and the mean where a stall is corroborated."""
+    flags, aborted = {"max_num_seqs": 8}, ("requests_finished_total", "abort")
+    claim = {"requests_running": 6, "generation_tokens_total": 7}
+    assert batch_occupancy(engine(window(*[claim] * 150), flags=flags)) is None
+    assert batch_occupancy(engine(window(*[claim] * 150), flags=flags, in_flight=9.0)) == 0.75
+    left = window({**claim, aborted: 0}, *[{**claim, aborted: 6}] * 150)
+    assert batch_occupancy(engine(left, flags=flags)) == 0.0
+
+
 @pytest.mark.parametrize(
     ("first", "last", "expected"),
     [

@@ -33,7 +33,7 @@ async def test_ages_grow_between_polls_by_the_monotonic_clock_alone() -> None:
         for _ in range(4):
             await running.poll()
         samples = running.samples()
-        assert (samples['up{source="vllm"}'], samples[AGE]) == (0.0, 16.5)
+        assert (samples['up{source="vllm",model_name="tiny"}'], samples[AGE]) == (0.0, 16.5)
         fake.status = 200
         assert (await running.poll())[AGE] == 0.0
 

@@ -121,7 +121,7 @@ async def test_an_engine_that_hangs_in_a_collective_is_seen_by_its_gpus(stub: St
 async def test_while_nvml_hangs_vllm_is_polled_on_and_the_joined_signals_end(stub: Stub) -> None:
     server = Server()
     async with FakeVllm(server.body) as fake, running(fake.url) as run:
-        await run.until({UP: 1.0, 'up{source="vllm"}': 1.0, "gpu_starved": 0.0})
+        await run.until({UP: 1.0, 'up{source="vllm",model_name="m"}': 1.0, "gpu_starved": 0.0})
         stub.script("hang.nvmlDeviceGetUtilizationRates 1")
         before = await run.until({UP: 0.0, "gpu_starved": None})
         await asyncio.sleep(0.5)
@@ -166,7 +166,7 @@ async def test_several_servers_have_gpus_and_no_joined_signals() -> None:
         await sidecar.start()
         try:
             run = Run(sidecar)
-            found = await run.until({UP: 1.0, 'up{target="a",source="vllm"}': 1.0, "gpu_devices": 1.0})
+            found = await run.until({UP: 1.0, 'up{target="a",source="vllm",model_name="m"}': 1.0, "gpu_devices": 1.0})
             assert not [name for name in found if name.startswith(("recent_gpu", "gpu_starved"))]
         finally:
             await sidecar.stop()
@@ -178,7 +178,7 @@ async def test_a_server_elsewhere_is_not_joined_with_gpus_that_nobody_said_are_i
         elsewhere = fake.url.replace("0.0.0.0", socket.gethostname())
         for devices, joined in ("auto", False), ("all", True):
             async with running(elsewhere, devices=devices) as run:
-                found = await run.until({UP: 1.0, 'up{source="vllm"}': 1.0, "gpu_devices": 1.0})
+                found = await run.until({UP: 1.0, 'up{source="vllm",model_name="m"}': 1.0, "gpu_devices": 1.0})
                 polls = 'polls_total{source="vllm"}'
                 found = await run.until({polls: found[polls] + 1.0})  # the join is seen with the next poll of vLLM
                 assert ("gpu_starved" in found) is joined
@@ -216,7 +216,9 @@ async def test_a_simulators_gpus_stand_in_for_nvml(stub: Stub) -> None:
 
 async def test_a_real_vllm_is_no_simulator() -> None:
     async with FakeVllm(Server().body) as fake, running(fake.url, simulate=True) as run:
-        await run.until({UP: 0.0, 'gpu_failing{reason="not_a_simulator"}': 1.0, 'up{source="vllm"}': 1.0})
+        await run.until(
+            {UP: 0.0, 'gpu_failing{reason="not_a_simulator"}': 1.0, 'up{source="vllm",model_name="m"}': 1.0}
+        )
 
 
 @pytest.mark.parametrize(

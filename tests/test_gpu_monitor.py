@@ -62,7 +62,7 @@ def test_all_series_are_of_the_catalog_and_have_its_labels() -> None:
         for text, _ in rows:
             labels = [pair.split("=")[0] for pair in text.split(",") if pair]  # those without a value are left out
             assert labels == [label for label in SIGNALS[name].label_names if label in labels]
-            assert len(labels) == len(SIGNALS[name].label_names) or name == "gpu_info"
+            assert len(labels) == len(SIGNALS[name].label_names) or name in ("gpu_info", "up")
 
 
 def test_before_the_first_poll_the_source_is_down_and_every_reason_counts_from_zero() -> None:
@@ -112,6 +112,25 @@ def test_events_are_counted_from_zero_and_shown_while_nothing_can_be_polled() ->
     assert found['gpu_events_total gpu="0",uuid="GPU-0",event="xid"'] == 2.0
     assert found['gpu_events_total gpu="0",uuid="GPU-0",event="recovery_action"'] == 1.0
     assert found['gpu_xid_last_timestamp_seconds gpu="0",uuid="GPU-0"'] == 78.0
+
+
+@pytest.mark.parametrize(
+    ("severity", "codes"),
+    [
+        ("critical", {48, 62, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 143, 145, 149}),
+        ("warning", {94, 32, 144, 999}),
+        ("info", {13, 31, 43, 45, 63, 92}),
+    ],
+)
+def test_an_xid_is_as_severe_as_what_it_asks_for(severity: str, codes: set[int]) -> None:
+    """A reset or another machine, a look in working hours, or nothing; a code that is not known is worth a look."""
+    run = Run()
+    run.took(FINE)
+    for code in codes:
+        run.monitor.take(GpuEvent("0", "GPU-0", ("xid",), code, 77.0))
+    counted = {name.split('"')[5]: name for name, n in run.samples().items() if n and name.startswith("gpu_xid_errors")}
+    assert set(counted) == {str(code) for code in codes}
+    assert all(name.endswith(f'severity="{severity}"') for name in counted.values())
 
 
 def test_a_driver_that_makes_up_codes_does_not_make_up_series_without_end() -> None:

@@ -27,7 +27,7 @@ SLO = 'slo_requests_total{model_name="tiny",engine="0",slo="time_to_first_token"
 TPOT = SLO.replace("time_to_first_token", "time_per_output_token")
 TTFT = {"name": "time_to_first_token", "latency": "time_to_first_token", "threshold": "2s500ms"}
 POLLS = 'polls_total{source="vllm"}'
-UP = 'up{source="vllm"}'
+UP = 'up{source="vllm",model_name="tiny"}'
 
 
 def grown(requests: int) -> bytes:

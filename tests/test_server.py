@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from contextlib import asynccontextmanager
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from yarl import URL
 
 from fake_vllm import FakeVllm
 from running import config
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.snapshot import Snapshot
 
 BODY = (Path(__file__).parent / "captures" / "0.32.0__baseline__load.prom").read_bytes()
+RUNBOOKS = Path(__file__).parents[1] / "rules" / "runbooks"
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0;q=0.75,application/openmetrics-text;version=0.0.1;q=0.5,"
     "text/plain;version=0.0.4;q=0.25,*/*;q=0.1"
@@ -49,6 +52,11 @@ class Client:
 
     async def get(self, path: str, **headers: str) -> tuple[aiohttp.ClientResponse, bytes]:
         async with self._session.get(path, headers=headers) as answer:
+            return answer, await answer.read()
+
+    async def get_raw(self, path: str) -> tuple[aiohttp.ClientResponse, bytes]:
+        """Ask for a path as it is written: clients take dots out of it, attackers do not."""
+        async with self._session.get(URL(path, encoded=True)) as answer:
             return answer, await answer.read()
 
     async def head(self, path: str, **headers: str) -> tuple[aiohttp.ClientResponse, bytes]:
@@ -151,7 +159,7 @@ async def test_a_bad_configuration_keeps_the_old_one_and_shows_in_a_metric() -> 
             assert (status, text) == (500, "the old configuration stays in use:\ntargets.0.url: wrong\n")
             _, body = await client.get("/metrics")
             assert b"\nvllm_sidecar_config_last_reload_successful 0.0\n" in body
-            assert b'vllm_sidecar_up{source="vllm"} 1.0\n' in body
+            assert b'vllm_sidecar_up{source="vllm",model_name="tiny"} 1.0\n' in body
             await client.post("/-/reload")
             _, body = await client.get("/metrics")
             assert b"\nvllm_sidecar_config_last_reload_successful 1.0\n" in body
@@ -173,7 +181,7 @@ async def test_a_reload_keeps_the_windows_of_targets_that_stay_and_drops_those_t
             assert list(snapshots) == ["b", "c"]
             assert snapshots["b"].health.polls >= before
             _, body = await client.get("/metrics")
-            assert b'vllm_sidecar_up{target="b",source="vllm"} 1.0\n' in body
+            assert b'vllm_sidecar_up{target="b",source="vllm",model_name="tiny"} 1.0\n' in body
             assert b'target="a"' not in body
 
 
@@ -361,3 +369,59 @@ async def test_the_status_says_the_state_in_words() -> None:
         _, body = await client.get("/api/v1/status")
         state = json.loads(body)["targets"][0]["state"]
         assert (state["name"], state["severity"]) == ("down", "bad")
+
+
+async def test_every_runbook_is_served_as_a_page_that_runs_nothing() -> None:
+    async with serving(config("http://127.0.0.1:1")) as client:
+        answer, index = await client.get("/runbooks/")
+        listed = set(re.findall(r'href="(Vllm\w+)\.md"', index.decode()))
+        assert listed == {path.stem for path in RUNBOOKS.glob("Vllm*.md")}
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+        for name in sorted(listed):
+            answer, body = await client.get(f"/runbooks/{name}")
+            assert (answer.status, answer.headers["X-Content-Type-Options"]) == (200, "nosniff")
+            assert f"<h1>{name}</h1>" in body.decode()
+            assert (await client.get(f"/runbooks/{name}.md"))[1] == body
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; style-src 'sha256-")
+        style = re.findall(rb"<style>(.*?)</style>", body, flags=re.DOTALL)[0]
+        assert base64.b64encode(hashlib.sha256(style).digest()).decode() in policy
+        assert not {"unsafe", "script"} & set(re.findall(r"\w+", policy))
+
+
+async def test_all_links_of_the_index_of_runbooks_lead_somewhere_and_keep_the_names() -> None:
+    async with serving(config("http://127.0.0.1:1")) as client:
+        _, body = await client.get("/runbooks/?pod=p-0&namespace=chat")
+        links = {unescape(link) for link in re.findall(r'href="([^"]+)"', body.decode())}
+        assert "VllmEngineStalled.md?namespace=chat&pod=p-0" in links
+        for link in sorted(link for link in links if not link.startswith(("https:", "data:"))):
+            assert (await client.get(f"/runbooks/{link}"))[0].status == 200, link
+
+
+async def test_the_runbooks_without_a_slash_are_the_same() -> None:
+    async with serving(config("http://127.0.0.1:1")) as client:
+        answer, _ = await client.get("/runbooks?pod=p-0&model_name=a%2Fb")
+        assert (answer.status, answer.url.raw_path_qs) == (200, "/runbooks/?pod=p-0&model_name=a/b")
+
+
+async def test_a_runbook_that_the_client_has_is_not_sent_again_and_a_head_request_gets_its_headers() -> None:
+    async with serving(config("http://127.0.0.1:1")) as client:
+        path = "/runbooks/VllmTargetDown?pod=p-0"
+        full, body = await client.get(path)
+        again, nothing = await client.get(path, **{"If-None-Match": full.headers["ETag"]})
+        assert (again.status, nothing) == (304, b"")
+        head, nothing = await client.head(path)
+        assert (head.status, nothing, head.headers["Content-Length"]) == (200, b"", str(len(body)))
+        assert head.headers["ETag"] == full.headers["ETag"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["VllmNothing", "vllmtargetdown", "VllmTargetDown.html", ".md", "..%2fthresholds.yaml", "..%2F..%2FREADME.md",
+     "%2e%2e%2fREADME.md", "README%00.md"],
+)  # fmt: skip
+async def test_only_runbooks_are_served_and_an_unknown_one_says_where_they_are(name: str) -> None:
+    async with serving(config("http://127.0.0.1:1")) as client:
+        answer, body = await client.get_raw(f"/runbooks/{name}")
+        assert (answer.status, body) == (404, b"no alert has a runbook of this name; /runbooks/ lists them all.\n")
+        assert answer.content_type == "text/plain"

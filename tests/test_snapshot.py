@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from vllm_sidecar.model import Readings
     from vllm_sidecar.snapshot import Snapshot
 
-UP = Health("vllm").succeeded(last_success=5.0, seconds=0.01)
-DOWN = Health("vllm").failed(Reason.REFUSED, "nobody there")
+UP = Health("vllm", model_name="m").succeeded(last_success=5.0, seconds=0.01)
+DOWN = Health("vllm", model_name="m").failed(Reason.REFUSED, "nobody there")
 IDENTITY = Identity(
     version="0.32.0",
     models=(ServedModel("org/m", "/models/m"), ServedModel("lora", "/loras/a", "org/m")),
@@ -87,7 +87,7 @@ def take(*polls: Readings, labels: tuple[tuple[str, str], ...] = (), gpus: Gpus 
     seen, made = Windows(60.0, 300.0), snapshotter(*labels)
     for i, poll in enumerate(polls):
         seen.append(START + i, poll)
-    return made.take(polls[-1], seen, IDENTITY, UP, gpus=gpus, probes=PROBES)
+    return made.take(polls[-1], seen, IDENTITY, UP, gpus=gpus, probes=PROBES, startup=90.0)
 
 
 def rows(snapshot: Snapshot, name: str) -> dict[str, object]:
@@ -210,14 +210,14 @@ def test_of_a_source_that_is_down_only_its_health_and_what_the_sidecar_counts_is
     seen.append(START, polled(0))
     seen.append(START + 1, polled(1))
     assert len(made.take(polled(1), seen, IDENTITY, UP).samples) > 80
-    down = made.take(None, seen, IDENTITY, DOWN)
+    down = made.take(None, seen, IDENTITY, DOWN, startup=90.0)
     assert down.readings is None
     assert down.samples.keys() == {
         "up", "polls_total", "poll_failures_total", "poll_interval_seconds", "poll_server_time_ratio", "poll_filtered",
         "rejected_lines_total", "dropped_values_total", "config_changes_total", "config_last_change_timestamp_seconds",
-        "server_restarts_total", "window_gaps_total",
+        "server_restarts_total", "server_startup_seconds", "window_gaps_total",
     }  # fmt: skip
-    assert rows(down, "up") == {'source="vllm"': 0.0}
+    assert rows(down, "up") == {'source="vllm",model_name="m"': 0.0}
 
 
 def test_of_each_probe_its_failures_cost_and_last_success_are_shown_also_while_the_source_is_down() -> None:

@@ -100,7 +100,7 @@ alerts:
 models:
   a/b.c:
     alerts:
-      VllmTargetDown: {}
+      VllmSidecarDown: {}
       VllmQueueWaitHigh: {wait: {slow: 2s}}
 """
     found = mistakes(tmp_path, text)
@@ -115,7 +115,7 @@ models:
         "line 7: alerts.VllmQueueWaitHihg",
         "line 8: alerts.VllmErrorRatioHigh.severity",
         "line 8: alerts.VllmErrorRatioHigh.errors",
-        "line 12: models.a/b.c.alerts.VllmTargetDown",
+        "line 12: models.a/b.c.alerts.VllmSidecarDown",
         "line 13: models.a/b.c.alerts.VllmQueueWaitHigh.wait",
     ]
     assert found[6].endswith("did you mean for?")

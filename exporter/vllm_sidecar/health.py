@@ -30,6 +30,8 @@ class Health:
     """State of one source after a poll."""
 
     source: str
+    model_name: str = ""
+    """What the source serves, or served last; empty until it is known."""
     up: bool = False
     misses: int = 0
     """Failed polls since the last success."""
@@ -85,7 +87,7 @@ class Health:
     def samples(self) -> Iterable[tuple[str, Sequence[str], float]]:
         """Yield signal, label values and value of every series of the source's own health."""
         source = self.source
-        yield "up", (source,), float(self.up)
+        yield "up", (source, self.model_name), float(self.up)
         yield "polls_total", (source,), float(self.polls)
         yield "poll_interval_seconds", (source,), self.interval
         if self.over_http:

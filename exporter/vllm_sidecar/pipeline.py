@@ -32,7 +32,9 @@ from vllm_sidecar.pace import Throttle
 from vllm_sidecar.poller import Polled, Poller
 from vllm_sidecar.remedy import REMEDY
 from vllm_sidecar.scrape import Client
+from vllm_sidecar.served_model import ServedModel
 from vllm_sidecar.snapshot import Snapshot, Snapshotter
+from vllm_sidecar.startup import Startup
 from vllm_sidecar.tally import Tally
 from vllm_sidecar.window import Windows
 
@@ -87,6 +89,8 @@ class Pipeline:
         self._windows_still = asyncio.Lock()
         """Held while they are read one after the other, for a poll in between would undo them."""
         self._health = Health(SOURCE, interval=config.scrape.interval)
+        self._served = ServedModel()
+        self._startup = Startup()
         self._succeeded_at: float | None = None
         self._local = local_listener(str(target.url), target.unix_socket) is not None
         self._beside = Beside(gpus, config.windows.length, local=self._local)
@@ -104,6 +108,7 @@ class Pipeline:
         self._current: Snapshot | None = None
         self._use_polling(target, config, client or Client(target, config.scrape))
         self._use_rest(target, config)
+        self._health = replace(self._health, model_name=self._served.name(self._identity))
 
     def is_polled_anew(self, target: Target, config: Config) -> bool:
         """Say whether changed settings are about how the server is polled, so that `run` has to end for `use`."""
@@ -197,14 +202,17 @@ class Pipeline:
         except PollError as error:
             if error.reason not in COSTS_NOTHING:
                 self._throttle.spent(self._clock() - began)
-            self._failed(error)
+            self._failed(began, error)
         except Exception as error:  # noqa: BLE001 - one target's bug must not end the others
             self._log_bug(error)
-            self._failed(PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
+            self._failed(began, PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
         else:
             self._observe()
         self._health = replace(
-            self._health, interval=self._throttle.interval, server_time_ratio=self._throttle.server_time_ratio
+            self._health,
+            interval=self._throttle.interval,
+            server_time_ratio=self._throttle.server_time_ratio,
+            model_name=self._served.name(self._identity),
         )
         self._show()
 
@@ -235,7 +243,7 @@ class Pipeline:
     async def _poll(self) -> float:
         now = self._clock()
         polled = await self._poller.poll(now)
-        served = self._introspector.identity.served_model if self._introspector else None
+        served = self._identity.served_model
         readings = self._normaliser.normalise(polled.exposition, served)
         if readings.not_an_engine:
             raise PollError(Reason.NOT_AN_ENGINE, f"the metrics are those of {readings.not_an_engine}")
@@ -246,8 +254,10 @@ class Pipeline:
         date = polled.response.date
         async with self._windows_still:
             self._windows.expect(self._throttle.interval)
-            self._windows.in_flight = self._introspector.identity.requests_in_flight if self._introspector else None
-            change = self._windows.append(now, readings, self._wall() if date is None else date)
+            self._windows.in_flight = self._identity.requests_in_flight
+            clock = self._wall() if date is None else date
+            change = self._windows.append(now, readings, clock)
+            self._startup.answered(now, readings, clock, change)
             self._took(polled, readings)
         self._beside.follow(self._windows, now, restarted=change.restarted or change.anew)
         if self._tally:
@@ -266,6 +276,7 @@ class Pipeline:
         """Keep a successful poll and log what is new about it."""
         before, health = self._polled, self._health
         self._polled, self._readings, self._health_says = polled, readings, None
+        self._served.observe(readings)
         self._succeeded_at = self._clock()
         exposition, response = polled.exposition, polled.response
         self._health = health.succeeded(
@@ -299,8 +310,12 @@ class Pipeline:
             self._log_bug(error)
         self._log_changes(changes)
 
+    @property
+    def _identity(self) -> Identity:
+        return self._introspector.identity if self._introspector else Identity()
+
     def _log_changes(self, before: int) -> None:
-        identity = self._introspector.identity if self._introspector else Identity()
+        identity = self._identity
         if identity.changes != before:
             event(_log, logging.WARNING, "server_config_changed", target=self._label,
                   fingerprint=identity.fingerprint)  # fmt: skip
@@ -312,7 +327,8 @@ class Pipeline:
             self._logged_bugs.add(kind)
             event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
 
-    def _failed(self, error: PollError) -> None:
+    def _failed(self, began: float, error: PollError) -> None:
+        self._startup.missed(began, error.reason)
         self._health = self._health.failed(error.reason, error.detail)
         if error.reason in NOT_ONE_ENGINE:
             self._hold_until = self._clock() + NOT_ONE_ENGINE_HOLD
@@ -388,13 +404,21 @@ class Pipeline:
         return await self._charts.draw(self._windows, self._wall() - self._clock(), since, engine)
 
     def _take(self) -> Snapshot:
-        identity = self._introspector.identity if self._introspector else Identity()
+        identity = self._identity
         gpus = self._beside.view(self._windows)
         followed = self._tally if not self._windows.several else None
         slos = followed.rows(up=self._readings is not None) if followed else ()
         probes = self._introspector.probes if self._introspector else {}
         return self._snapshotter.take(
-            self._readings, self._windows, identity, self._health, self._polled, gpus, slos, probes
+            self._readings,
+            self._windows,
+            identity,
+            self._health,
+            self._polled,
+            gpus,
+            slos,
+            probes,
+            self._startup.seconds,
         )
 
     @property
@@ -405,8 +429,7 @@ class Pipeline:
     @property
     def gpus_used(self) -> int | None:
         """GPUs of this machine that the server uses, as its parallel sizes say; None where no source tells."""
-        flags = self._introspector.identity.flags if self._introspector else {}
-        return gpus_here(flags, local=self._local)
+        return gpus_here(self._identity.flags, local=self._local)
 
 
 def _told_to_end() -> bool:

@@ -43,7 +43,8 @@ def _dimensions(scope: Scope) -> dict[str, frozenset[str]]:
                     found.setdefault(name, set()).update(entry.signal.labels)
     if scope is Scope.ENGINE:
         for name in (upstream.SWAPPED, upstream.WAITING_BY_REASON, *upstream.CREATED, *upstream.DIMENSIONS):
-            found.setdefault(name, set()).update(upstream.DIMENSIONS.get(name, ()))
+            for written in (name, name.removesuffix("_total")):
+                found.setdefault(written, set()).update(upstream.DIMENSIONS.get(name, ()))
     always = {"le", *upstream.COPIES}
     return {name: frozenset(labels | always) for name, labels in found.items()}
 
@@ -225,6 +226,7 @@ class _Compiler:
         for entry in (upstream.HTTP_REQUESTS, upstream.OPEN_FDS):
             self._scalar(entry, self.plain[entry.aliases[0]], 1.0)
         self._waiting()
+        self._transfers()
         self._unswap()
         groups = sorted(set(self.scalars) | set(self.histograms))
         return Plan(
@@ -242,7 +244,10 @@ class _Compiler:
             adapters=self._adapters(),
             sources=self.sources,
             beside=frozenset(
-                found.name for name in (*upstream.CREATED, *upstream.READ_BESIDE) for found in self.series[name]
+                found.name
+                for name in (*upstream.CREATED, *upstream.READ_BESIDE, *upstream.TRANSFERS.aliases)
+                for _, series in self._candidates(name)
+                for found in series
             ),
             missing=tuple(
                 entry.signal.name
@@ -455,6 +460,21 @@ class _Compiler:
             if total and not split:
                 gauges[name, "unspecified"] = total._replace(key=(name, "unspecified"))
             gauges.pop(name, None)
+
+    def _transfers(self) -> None:
+        """Add up what KV connectors count, each in names of its own."""
+        signal = upstream.TRANSFERS.signal
+        parts: dict[tuple[Group, Key], dict[Labels, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for kind in upstream.KV_TRANSFERS:
+            for found in next((series for _, series in self._candidates(kind.name) if series), ()):
+                group = self._group_of(signal.scope, found)
+                if group and (not kind.label or (found.labels.get(kind.label, "") == kind.value) is not kind.other):
+                    key: Key = (signal.name, kind.connector, kind.result)
+                    parts[group, key][("", found.name), *found.pairs].append(found.slot)
+                    self.sources.setdefault(signal.name, found.name)
+        for (group, key), members in parts.items():
+            merged = Merged(key, list(members.values()), sum, 1.0, tuple(members))
+            self.scalars[group][signal.kind][key] = merged
 
     def _histogram(self, entry: Upstream, source: str) -> None:
         found: dict[Group, dict[Labels, dict[float, int]]] = defaultdict(lambda: defaultdict(dict))

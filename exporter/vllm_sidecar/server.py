@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 from vllm_sidecar.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
 from vllm_sidecar.negotiation import has_already, takes_gzip, takes_openmetrics
 from vllm_sidecar.page import asset, page
+from vllm_sidecar.page.runbooks import runbook
 from vllm_sidecar.status import Gpus, status
 from vllm_sidecar.verdict import without_targets
 
@@ -30,6 +31,7 @@ class Running(Protocol):
         """Load the configuration again; return what is wrong with it."""
 
 
+NO_RUNBOOK = "no alert has a runbook of this name; /runbooks/ lists them all.\n"
 SIDECAR: web.AppKey[Running] = web.AppKey("sidecar")
 
 
@@ -40,6 +42,9 @@ def make_app(sidecar: Running) -> web.Application:
     app.on_response_prepare.append(_name_the_server)
     app.router.add_get("/", _page)
     app.router.add_get("/page/{name}", _asset)
+    app.router.add_get("/runbooks", _to_the_runbooks)
+    app.router.add_get("/runbooks/", _runbook)
+    app.router.add_get("/runbooks/{name}", _runbook)
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/-/healthy", _healthy)
     app.router.add_get("/-/ready", _ready)
@@ -154,6 +159,17 @@ async def _page(request: web.Request) -> web.Response:
 async def _asset(request: web.Request) -> web.Response:
     found = asset(request.match_info["name"])
     return _serve(request, found) if found else web.Response(status=404, text="no such file.\n")
+
+
+async def _to_the_runbooks(request: web.Request) -> web.Response:
+    # Relative, so that the path prefix of a proxy stays.
+    query = request.rel_url.raw_query_string
+    return web.Response(status=308, headers={hdrs.LOCATION: f"runbooks/?{query}" if query else "runbooks/"})
+
+
+async def _runbook(request: web.Request) -> web.Response:
+    found = runbook(request.match_info.get("name", ""), request.query)
+    return _serve(request, found) if found else web.Response(status=404, text=NO_RUNBOOK)
 
 
 def _serve(request: web.Request, found: Asset) -> web.Response:

@@ -87,8 +87,12 @@ class Snapshotter:
         gpus: Gpus | None = None,
         slos: Iterable[Row] = (),
         probes: Mapping[str, ProbeHealth] | None = None,
+        startup: float | None = None,
     ) -> Snapshot:
-        """Make a snapshot; `readings` is None while the source is down, `gpus` where none belong to the target."""
+        """Make a snapshot; `readings` is None while the source is down, `gpus` where none belong to the target.
+
+        `startup` are the seconds that the server's last start took, None where that is not known.
+        """
         samples: Samples = defaultdict(list)
         if readings is not None:
             self._forget(readings)
@@ -97,6 +101,8 @@ class Snapshotter:
             self._sources(readings, samples)
             self._engines(readings, samples)
         self._server(readings, windows, identity, samples)
+        if startup is not None:
+            self._add(samples, "server_startup_seconds", (), startup)
         for name, labels, value in health.samples():
             self._add(samples, name, labels, value)
         for name, labels, value in _probe_samples(probes or {}):

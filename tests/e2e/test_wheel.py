@@ -102,6 +102,19 @@ def test_examples_and_runbooks_come_with_it(installed: Installed, tmp_path: Path
         installed(*verb)
 
 
+def test_it_serves_its_runbooks(installed: Installed, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    command = [str(installed.program), "serve", f"--web.listen-address={address}", "--vllm.url=http://127.0.0.1:1"]
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log) as run:
+        try:
+            wait_for(f"http://{address}/-/healthy", seconds=30.0)
+            for path in (ROOT / "rules" / "runbooks").glob("Vllm*.md"):
+                wait_for(f"http://{address}/runbooks/{path.name}", f"<h1>{path.stem}</h1>")
+            wait_for(f"http://{address}/runbooks/", "VllmTargetDown.md")
+        finally:
+            run.terminate()
+
+
 def test_what_it_writes_pages_somebody_with_text_and_link(installed: Installed, tmp_path: Path) -> None:
     """A sidecar that is gone, found by a job as the operator of Prometheus names it, reaches PagerDuty's API."""
     programs = drill.programs()

@@ -10,11 +10,11 @@ from vllm_sidecar.catalog.own import OWN
 from vllm_sidecar.catalog.server import SERVER
 from vllm_sidecar.catalog.slo import SLO
 from vllm_sidecar.catalog.types import Signal
-from vllm_sidecar.catalog.upstream import HTTP_REQUESTS, OPEN_FDS, UPSTREAM
+from vllm_sidecar.catalog.upstream import HTTP_REQUESTS, OPEN_FDS, TRANSFERS, UPSTREAM
 
 SIGNALS: dict[str, Signal] = {}
 for _signal in (
-    *(entry.signal for entry in (*UPSTREAM, HTTP_REQUESTS, OPEN_FDS)),
+    *(entry.signal for entry in (*UPSTREAM, TRANSFERS, HTTP_REQUESTS, OPEN_FDS)),
     *(entry.signal for entry in DERIVED),
     *SERVER,
     *(entry.signal for entry in GPU_FIELDS),
@@ -44,6 +44,7 @@ __all__ = [
     "SERVER",
     "SIGNALS",
     "SLO",
+    "TRANSFERS",
     "UPSTREAM",
     "Signal",
     "signal_of",

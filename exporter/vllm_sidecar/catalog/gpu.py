@@ -99,12 +99,16 @@ EVENTS: Mapping[str, int] = MappingProxyType(
 """Events that are counted -> NVML's bit."""
 XID_SEVERITY: Mapping[int, str] = MappingProxyType(
     {
-        **dict.fromkeys((48, 64, 79, 95, 119, 120, 140), "critical"),
-        **dict.fromkeys((63, 74, 92, 94), "warning"),
-        **dict.fromkeys((13, 31, 43, 45), "info"),
+        # The GPU, its GSP or its links need a reset, a reboot or another machine.
+        **dict.fromkeys((48, 62, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 143, 145, 149), "critical"),
+        # Contained: only the process that used the memory ended.
+        94: "warning",
+        # 13, 31, 43 and 45 come from the application. 63 and 92 are corrected errors; the counters of remapped rows and
+        # of ECC say when there are too many.
+        **dict.fromkeys((13, 31, 43, 45, 63, 92), "info"),
     }
 )
-"""What an XID means before the recovery action says it better; one that is not here is a warning."""
+"""What an XID means before the recovery action says it better; one that is not listed is a warning."""
 
 
 def _field(

@@ -1,20 +1,24 @@
-"""Which alert makes which other ones superfluous: Alertmanager sends the cause and keeps the consequences back.
+"""Which alert makes which other ones superfluous: Alertmanager sends the one and not the others.
 
-`equal` holds only labels that both sides have, or that no alert of an installation has (`cluster`, `namespace`):
-Alertmanager takes a label that is missing on both sides as equal, and one that is missing on one side as different.
+A page is never inhibited by a ticket: somebody must hear of what users feel, whatever its cause. `equal` holds only
+labels that both sides have, or that no alert of an installation has (`cluster`, `namespace`): Alertmanager takes a
+label that is missing on both sides as equal, and one that is missing on one side as different. A label of `present`
+must be there on both sides: what lacks it would be equal to everything else that lacks it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_sidecar.catalog.alerts import GROUPS
+from vllm_sidecar.catalog.alerts import GROUPS, Severity
 
-NODE = ("cluster", "namespace", "instance")
-"""One sidecar, with the GPUs of its node."""
-SERVER = (*NODE, "target")
-ENGINE = (*SERVER, "model_name", "engine")
-SLO = ("cluster", "namespace", "job", "model_name", "slo")
+MODEL = ("cluster", "namespace", "model_name")
+"""All replicas of a model; alerts of one replica have the labels too."""
+SIDECAR = ("cluster", "namespace", "instance")
+"""One sidecar, with the GPUs of its pod or host."""
+REPLICA = (*SIDECAR, "target")
+ENGINE = (*REPLICA, "model_name", "engine")
+SLO = (*MODEL, "slo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,46 +29,79 @@ class Inhibition:
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     equal: tuple[str, ...]
+    present: tuple[str, ...] = ()
+    paging: bool = False
+    """Sources only while they page: a slow burn is a ticket that lasts for days."""
 
 
-def _names(*groups: str, but: tuple[str, ...] = ()) -> tuple[str, ...]:
-    return tuple(alert.name for group in groups for alert in GROUPS[group] if alert.name not in but)
+def _tickets(*groups: str, but: tuple[str, ...] = ()) -> tuple[str, ...]:
+    found = (alert for group in GROUPS for alert in group.alerts if group.name in groups)
+    return tuple(alert.name for alert in found if alert.severity is Severity.TICKET and alert.name not in but)
 
 
+_UNAVAILABLE = ("VllmModelGone", "VllmReplicasUnavailable")
 _DOWN = ("VllmTargetDown", "VllmMetricsMissing")
 _LOOP = ("VllmCrashLoop",)
-_HELD = ("VllmEngineStalled", "VllmAsleepWithRequests")
-_OF_SERVER = (
-    *_names("vllm-serving", "vllm-latency", "vllm-cache", "vllm-features", "vllm-change", but=_DOWN + _LOOP),
+_HUNG = ("VllmEngineStalled", "VllmAsleepWithRequests")
+_BURNS = (
+    *("VllmTimeToFirstTokenSloBurn", "VllmInterTokenLatencySloBurn"),
+    *("VllmRequestDurationSloBurn", "VllmAvailabilitySloBurn"),
+)
+_SLOW = (*_tickets("vllm-queue"), "VllmKvCachePressure", "VllmPreemptionStorm")
+"""What overload looks like on one replica."""
+_SLOWER = ("VllmInterTokenLatencyRegressed", "VllmSaturationSustained")
+"""What overload looks like on a model."""
+_OF_REPLICA = (
+    *_tickets("vllm-queue", "vllm-cache", "vllm-features"),
+    *_tickets("vllm-replicas", but=(*_DOWN, *_LOOP, "VllmHostMemoryNearLimit")),
     *("VllmGaugesStale", "VllmSignalMissing", "VllmSidecarPollsFailing", "VllmSidecarBehind"),
+    *("VllmReplicaSlow", "VllmReplicaLoadUneven"),
 )
 _GPU_BROKEN = (
-    *("VllmGpuXidCritical", "VllmGpuEccUncorrectable", "VllmGpuRowRemapFailure"),
-    *("VllmGpuRecoveryNeeded", "VllmGpuLost", "VllmGpuHang"),
+    *("VllmGpuLost", "VllmGpuRecoveryNeeded", "VllmGpuXidCritical"),
+    *("VllmGpuEccUncorrectable", "VllmGpuRowRemapFailure"),
 )
-_WAITING = ("VllmQueueBacklog", "VllmCapacityWaiting")
+_BY_BROKEN_GPU = (
+    *("VllmTargetDown", "VllmEngineStalled", "VllmCrashLoop", "VllmReplicaSlow", "VllmGpuHang", "VllmGpuMissing"),
+    *("VllmGpuThrottled", "VllmGpuStraggler", "VllmGpuStarved"),
+    *_tickets("vllm-queue"),
+)
 
 INHIBITIONS: tuple[Inhibition, ...] = (
     Inhibition(
+        "Who is paged for a model without enough replicas sees which ones; their tickets say the same.",
+        _UNAVAILABLE, (*_DOWN[:1], *_HUNG, *_SLOW, *_SLOWER, "VllmGaugesStale"), MODEL,
+    ),
+    Inhibition("Too few replicas make the others slow.", _UNAVAILABLE, ("VllmQueueWaitHigh",), MODEL),
+    Inhibition("A burn of an objective is what users feel; queues and pressure are its symptoms.",
+               (*_BURNS, "VllmQueueWaitHigh", "VllmRejectionRatioHigh"), (*_SLOW, *_SLOWER), MODEL, paging=True),
+    Inhibition(
         "Without its sidecar nothing new is known of a server; what lingers is history.",
-        ("VllmSidecarDown",), (*_DOWN, *_LOOP, *_OF_SERVER), NODE,
+        ("VllmSidecarDown",), (*_DOWN, *_LOOP, *_OF_REPLICA), SIDECAR, ("instance",),
     ),
     Inhibition("A server that is down, or that cannot be read, explains all that is said about it.",
-               _DOWN, _OF_SERVER, SERVER),
+               _DOWN, _OF_REPLICA, REPLICA, ("instance",)),
     Inhibition("A server that restarts again and again is down in between.",
-               _LOOP, (*_DOWN, *_OF_SERVER), SERVER),
-    Inhibition("A broken GPU explains a hung or slow engine of the same node.",
-               _GPU_BROKEN, (*_HELD[:1], *_names("vllm-latency", "vllm-cache"), "VllmGpuThrottled", "VllmGpuStraggler"),
-               NODE),
-    Inhibition("A lost GPU is missing, and its XID says no more.",
-               ("VllmGpuLost",), ("VllmGpuMissing", "VllmGpuXid", "VllmGpuUnreadable"), NODE),
+               _LOOP, (*_DOWN, *_OF_REPLICA), REPLICA, ("instance",)),
     Inhibition("In an engine that hangs or sleeps everything waits.",
-               _HELD, _names("vllm-latency", "vllm-cache"), ENGINE),
-    Inhibition("Requests to an engine that hangs fail when their clients give up.",
-               _HELD, ("VllmErrorRatioHigh",), SERVER),
+               _HUNG, (*_tickets("vllm-queue", "vllm-cache"), "VllmGaugesStale"), ENGINE, ("instance",)),
+    Inhibition("A hung engine explains GPUs that spin or idle.",
+               _HUNG, ("VllmGpuHang", "VllmGpuStarved"), REPLICA, ("instance",)),
     Inhibition("A full KV cache is the cause; the wait and the preemptions are what it does.",
-               ("VllmKvCachePressure",), ("VllmPreemptionStorm", "VllmQueueWaitHigh", *_WAITING), ENGINE),
-    Inhibition("Who is paged for the wait needs no ticket about the queue.",
-               ("VllmQueueWaitHigh",), _WAITING, ENGINE),
+               ("VllmKvCachePressure",), ("VllmPreemptionStorm", *_tickets("vllm-queue")), ENGINE, ("instance",)),
+    Inhibition("A broken GPU explains a dead, hung or slow server of its pod or host.",
+               _GPU_BROKEN, _BY_BROKEN_GPU, SIDECAR, ("instance",)),
+    Inhibition("The GPUs of a node are watched by a DaemonSet in another namespace: the node is what both know.",
+               _GPU_BROKEN, _BY_BROKEN_GPU, ("cluster", "node"), ("node",)),
+    Inhibition(
+        "A lost GPU needs what its recovery action says, and its XIDs say no more.",
+        ("VllmGpuLost",),
+        ("VllmGpuRecoveryNeeded", "VllmGpuXidCritical", "VllmGpuXid", "VllmGpuUnreadable", "VllmGpuEccUncorrectable"),
+        ("cluster", "uuid"), ("uuid",),
+    ),
+    Inhibition("What the driver asks for says more than the XID that made it ask.",
+               ("VllmGpuRecoveryNeeded",), ("VllmGpuXidCritical", "VllmGpuXid"), ("cluster", "uuid"), ("uuid",)),
+    Inhibition("A critical XID says more than others of its GPU.",
+               ("VllmGpuXidCritical",), ("VllmGpuXid",), ("cluster", "uuid"), ("uuid",)),
 )  # fmt: skip
-"""Beside these a page about an objective keeps back its tickets, by `SLO`."""
+"""Besides these a page about an objective inhibits its tickets, by `SLO`."""

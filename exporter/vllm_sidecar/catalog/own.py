@@ -13,8 +13,9 @@ def _own(name: str, kind: Kind, text: str, *labels: str, unit: Unit = Unit.NONE,
 OWN: tuple[Signal, ...] = (
     _own("up", Kind.GAUGE,
          "1 while the source is polled successfully, 0 before the first success and after 3 misses in a row; "
-         "its series are present exactly while it is 1.",
-         "source"),
+         "its series are present exactly while it is 1. The model is the one that the server serves, or served last; "
+         "empty until it is known, and for the GPUs.",
+         "source", "model_name"),
     _own("last_success_timestamp_seconds", Kind.GAUGE, "Unix time of the last successful poll.", "source",
          unit=Unit.TIMESTAMP),
     _own("last_success_age_seconds", Kind.GAUGE,

@@ -65,6 +65,11 @@ SERVER: tuple[Signal, ...] = (
     _target("server_start_timestamp_seconds", Kind.GAUGE,
             "Unix time at which the API server, else its counters, were made; absent where vLLM does not tell.",
             unit=Unit.TIMESTAMP),
+    _target("server_startup_seconds", Kind.GAUGE,
+            "How long the last start of the server took: from the first poll that nothing answered, after the process "
+            "before ended or the sidecar started, to the first poll that succeeded. Kept until the next start; absent "
+            "where the sidecar found the server running.",
+            unit=Unit.SECONDS),
     _target("http_requests_in_flight", Kind.GAUGE,
             "Open HTTP requests (from /load; needs --enable-server-load-tracking)."),
 )  # fmt: skip

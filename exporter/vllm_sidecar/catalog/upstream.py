@@ -7,6 +7,8 @@ here, and a capture of a server that uses it goes into tests/captures.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from vllm_sidecar.catalog.types import Kind, Merge, Signal, Unit, Upstream
 from vllm_sidecar.model import Scope
 
@@ -95,7 +97,55 @@ BY_TRANSFER_TYPE = {
     "kv_offload_store_time_total": ("kv_offload_total_time_total", "GPU_to_CPU"),
 }
 """Newer name -> the older one (0.16 to 0.23; both since) and the value of its label transfer_type."""
+
+
+class Transfers(NamedTuple):
+    """Samples that count transfers of one KV connector with one result.
+
+    Where `label` is given, only the series count whose value of that label is `value`, or with `other` is not.
+    """
+
+    name: str
+    connector: str
+    result: str
+    labels: tuple[str, ...] = ()
+    """Dimensions of the family: no part of an engine's identity."""
+    label: str = ""
+    value: str = ""
+    other: bool = False
+
+
+_STORE = ("operation", "status")
+KV_TRANSFERS: tuple[Transfers, ...] = (
+    # Durations are observed of transfers that completed. NIXL's failed notifications are among its failed transfers
+    # since 0.31, so they are never added.
+    Transfers("nixl_xfer_time_seconds_count", "nixl", "completed"),
+    Transfers("nixl_num_failed_transfers_total", "nixl", "failed"),
+    Transfers("nixl_num_kv_expired_reqs_total", "nixl", "expired"),
+    Transfers("mooncake_xfer_time_seconds_count", "mooncake", "completed"),
+    Transfers("mooncake_num_failed_transfers_total", "mooncake", "failed"),
+    Transfers("mooncake_num_failed_recvs_total", "mooncake", "failed"),
+    Transfers("mooncake_num_kv_expired_reqs_total", "mooncake", "expired"),
+    Transfers("mooncake_store_operation_total", "mooncake_store", "completed", _STORE, "status", "ok"),
+    Transfers("mooncake_store_operation_total", "mooncake_store", "failed", _STORE, "status", "ok", other=True),
+    Transfers("hf3fs_load_duration_seconds_count", "hf3fs", "completed"),
+    Transfers("hf3fs_save_duration_seconds_count", "hf3fs", "completed"),
+    Transfers("hf3fs_num_failed_load_total", "hf3fs", "failed"),
+    Transfers("hf3fs_num_failed_save_total", "hf3fs", "failed"),
+    Transfers("umbp_transfer_completed_total", "umbp", "completed", ("operation",)),
+    Transfers("umbp_transfer_failed_total", "umbp", "failed", ("operation",)),
+    Transfers("kv_offload_load_size_count", "offloading", "completed"),
+    Transfers("kv_offload_store_size_count", "offloading", "completed"),
+    Transfers("kv_offload_tiering_promotion_job_failures_total", "offloading", "failed", ("tier",)),
+    Transfers("kv_offload_tiering_cascade_job_failures_total", "offloading", "failed", ("tier",)),
+    # A cache that found no room: usual where it is small, and what is not stored is computed again.
+    Transfers("kv_offload_allocation_failure_total", "offloading", "refused"),
+    Transfers("kv_offload_tiering_promotion_allocation_failures_total", "offloading", "refused"),
+)
+"""What every KV connector counts that vLLM has metrics of. LMCache and MoRIIO have none in vLLM; HiSparse, KVCR and
+SimpleCPUOffload count no failures."""
 DIMENSIONS: dict[str, tuple[str, ...]] = {
+    **{each.name: each.labels for each in KV_TRANSFERS},
     **dict.fromkeys(BY_TRANSFER_TYPE, ("transfer_type",)),
     "num_requests_waiting_by_reason": ("reason",),
 }
@@ -293,6 +343,18 @@ OPEN_FDS = Upstream(
     ("process_open_fds",),
 )  # fmt: skip
 """A front end counts HTTP requests when they end; while an engine hangs, this is where arrivals show."""
+
+TRANSFERS = Upstream(
+    Signal(
+        "kv_transfers_total", Kind.COUNTER, Unit.NONE,
+        "Transfers of KV blocks, and operations of a KV store, of each connector by result: completed, failed, expired "
+        "(requests whose blocks were not fetched in time; the prefill side counts them) or refused (the cache had no "
+        "room).",
+        labels=("connector", "result"),
+    ),
+    tuple(dict.fromkeys(each.name for each in KV_TRANSFERS)),
+)  # fmt: skip
+"""Unlike those of other signals its names are added up, by what stands in KV_TRANSFERS."""
 
 KNOWN_PATTERNS = (
     r"avg_(prompt|generation)_throughput_toks_per_s",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from vllm_sidecar.catalog import signal_of
-from vllm_sidecar.catalog.alerts import ALERTS, Alert, Measure, Profile, Threshold
+from vllm_sidecar.catalog.alerts import ALERTS, RECORDS, Alert, Measure, Profile, Threshold
 from vllm_sidecar.config.loader import load_as
 from vllm_sidecar.config.rule_values import (
     MOST_PACK,
@@ -100,8 +100,10 @@ def _settings(alert: Alert) -> Any:
 
 def knows_model(alert: Alert) -> bool:
     """Say whether an alert is about a model, so that a model may have settings of its own for it."""
-    first = re.search(r"~([a-z0-9_]+)", alert.expr)
-    return first is not None and "model_name" in labels_of(first[1])
+    first = re.search(r"~([a-z0-9_]+)|@([a-z0-9_]+:[a-z0-9]+)", alert.expr)
+    if first is None:
+        return False
+    return "model_name" in (labels_of(first[1]) if first[1] else RECORDS[first[2]].labels)
 
 
 def labels_of(metric: str) -> tuple[str, ...]:

@@ -34,12 +34,13 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
 LABELS_OF_SIGNALS = frozenset(
     """
-    action anomaly cache cause check chosen_by compute_capability driver_version edge enable_prefix_caching engine
-    engine_generation error event fingerprint finished_reason front_end generation_config gpu
-    gpu_memory_utilization group handler kv_cache_dtype latency limit load lora_adapter max_model_len method mode model
-    model_name name nvml_version outcome parent part pci_bus_id pipeline_parallel_size position power power_source
-    probe process python_version reason request_type root severity side signal sleep_state slo source source_metric
-    speculative_config stage state status tensor_parallel_size tier tokens uuid version witness xid
+    action anomaly cache cause check chosen_by compute_capability connector driver_version edge
+    enable_prefix_caching engine engine_generation error event fingerprint finished_reason front_end
+    generation_config gpu gpu_memory_utilization group handler kv_cache_dtype latency limit load lora_adapter
+    max_model_len method mode model model_name name nvml_version outcome parent part pci_bus_id
+    pipeline_parallel_size position power power_source probe process python_version reason request_type result root
+    severity side signal sleep_state slo source source_metric speculative_config stage state status
+    tensor_parallel_size tier tokens uuid version witness xid
     """.split()  # noqa: SIM905 - a list of so many words would be longer than the module
 )
 """All labels of the catalog's signals, which a test compares: the catalog itself would load numpy to read a file."""
@@ -58,15 +59,15 @@ def not_allowed(allowed: str) -> PydanticCustomError:
     return PydanticCustomError(NOT_ALLOWED, "{allowed}", {"allowed": allowed})
 
 
-def parse_duration(value: object) -> float:
-    """Turn a Prometheus duration ("500ms", "1m30s") into seconds."""
-    allowed = "a duration such as 500ms, 1s, 1m30s, 5m or 1h, above 0 and at most 1d"
+def parse_duration(value: object, most: float = _MAX_DURATION_MS / 1000) -> float:
+    """Turn a Prometheus duration ("500ms", "1m30s") of at most so many seconds into seconds."""
+    allowed = f"a duration such as 500ms, 1s, 1m30s, 5m or 1h, above 0 and at most {format_duration(most)}"
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if not match:
         raise not_allowed(allowed)
     counts = zip(match.groups(default="0"), _UNIT_MS.values(), strict=True)
     milliseconds = sum(int(count[:12]) * unit for count, unit in counts)
-    if not 0 < milliseconds <= _MAX_DURATION_MS:
+    if not 0 < milliseconds <= 1000 * most:
         raise not_allowed(allowed)
     return milliseconds / 1000
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.derive.gpu_load import UTILIZATION, all_of_ours, ours, unexplained
-from vllm_sidecar.derive.progress import in_flight, sleeping_state, still_since
+from vllm_sidecar.derive.progress import in_flight, sleeping_state, still_since, trusted
+from vllm_sidecar.derive.views import Engine
 
 if TYPE_CHECKING:
     from vllm_sidecar.derive.views import Server
@@ -132,17 +133,26 @@ def _level(gpu: GpuWindow) -> str:
 
 
 def starved(server: Server) -> float | None:
-    """Return 1 while requests wait and every GPU is idle, 0 otherwise; None where no GPU tells its utilisation."""
+    """Return 1 while requests wait and every GPU is idle, 0 otherwise; None where no GPU tells its utilisation.
+
+    Nobody waits where the gauge froze when the clients left. None as well where it froze and nothing says whether
+    anybody waits, unless another engine is starved.
+    """
     gpus = [gpu for gpu in all_of_ours(server) if UTILIZATION in gpu.latest]
     if not gpus:
         return None
-    for engine in server.engines.values():
-        since = engine.pulse.waiting_since
-        if since is not None and engine.now - since >= STARVED_AFTER and not sleeping_state(engine):
-            means = [gpu.mean(UTILIZATION, since) for gpu in gpus]
-            if all(mean is not None and mean < IDLE_UNTIL for mean in means):
-                return 1.0
-    return 0.0
+    waiting = [Engine(model, seen, server) for (model, *_), seen in server.engines.items() if _waits_for(seen, gpus)]
+    found = {trusted(engine) for engine in waiting}
+    return 1.0 if True in found else None if None in found else 0.0
+
+
+def _waits_for(engine: Window, gpus: list[GpuWindow]) -> bool:
+    """Tell whether requests have been waiting for a while, by the gauge, and all GPUs were idle meanwhile."""
+    since = engine.pulse.waiting_since
+    if since is None or engine.now - since < STARVED_AFTER or sleeping_state(engine):
+        return False
+    means = [gpu.mean(UTILIZATION, since) for gpu in gpus]
+    return all(mean is not None and mean < IDLE_UNTIL for mean in means)
 
 
 def memory_growth(server: Server) -> dict[tuple[str, str], float]:

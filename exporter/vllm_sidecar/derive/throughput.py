@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.derive.progress import trusted
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,6 +55,12 @@ def tokens_per_step(engine: Engine) -> float | None:
 
 
 def batch_occupancy(engine: Engine) -> float | None:
-    """Return mean running requests / --max-num-seqs; None where no source tells the flag."""
+    """Return mean running requests / --max-num-seqs; None where no source tells the flag.
+
+    0 where the gauge froze when the clients left; None where it froze and nothing says whether anybody waits.
+    """
     running, most = engine.window.extent("requests_running"), engine.server.flag("max_num_seqs")
-    return running.mean / most if running and most else None
+    live = trusted(engine)
+    if not running or not most or live is None:
+        return None
+    return running.mean / most if live else 0.0

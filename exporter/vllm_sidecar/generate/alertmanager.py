@@ -17,6 +17,7 @@ from vllm_sidecar.generate.templating import FOLDER
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from vllm_sidecar.catalog.inhibitions import Inhibition
     from vllm_sidecar.config.thresholds import Thresholds
 
 TEMPLATE = "vllm-sidecar.tmpl"
@@ -94,7 +95,7 @@ def _label(name: str, thresholds: Thresholds) -> str:
 
 def _inhibitions(thresholds: Thresholds) -> Iterable[dict[str, Any]]:
     for each in INHIBITIONS:
-        yield _rule(each.sources, each.targets, [_label(name, thresholds) for name in each.equal])
+        yield _rule(each, thresholds)
     yield _slo_rule(thresholds)
 
 
@@ -110,6 +111,8 @@ def _routes(thresholds: Thresholds) -> Iterable[dict[str, Any]]:
     yield {
         "matchers": [_severity(Severity.PAGE, thresholds)],
         "receiver": "vllm-page",
+        # One incident is one notification, whatever else of the same model fires.
+        "group_by": [_label(name, thresholds) for name in ("cluster", "namespace", "model_name")],
         "group_wait": "10s",
         "repeat_interval": "2h",
     }
@@ -124,16 +127,18 @@ def _severity(severity: Severity, thresholds: Thresholds) -> str:
     return f'severity="{names[0]}"' if len(different) == 1 else f'severity=~"{"|".join(different)}"'
 
 
-def _rule(sources: Iterable[str], targets: Iterable[str], equal: Iterable[str]) -> dict[str, Any]:
+def _rule(inhibition: Inhibition, thresholds: Thresholds) -> dict[str, Any]:
+    present = [f'{label}=~".+"' for label in inhibition.present]
+    paging = [_severity(Severity.PAGE, thresholds)] if inhibition.paging else []
     return {
-        "source_matchers": [f'alertname=~"{"|".join(sources)}"'],
-        "target_matchers": [f'alertname=~"{"|".join(targets)}"'],
-        "equal": list(equal),
+        "source_matchers": [f'alertname=~"{"|".join(inhibition.sources)}"', *present, *paging],
+        "target_matchers": [f'alertname=~"{"|".join(inhibition.targets)}"', *present],
+        "equal": [_label(name, thresholds) for name in inhibition.equal],
     }
 
 
 def _slo_rule(thresholds: Thresholds) -> dict[str, Any]:
-    """Keep back the tickets about an objective that somebody is paged for, but not that a replica is not in it."""
+    """Inhibit the tickets about an objective that somebody is paged for, but not that a replica is not in it."""
     return {
         "source_matchers": [OURS, 'slo=~".+"', _severity(Severity.PAGE, thresholds)],
         "target_matchers": [OURS, 'slo=~".+"', _severity(Severity.TICKET, thresholds), f'alertname!="{EDGE_MISSING}"'],

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, GPU_STATE, HTTP_REQUESTS, OPEN_FDS, OWN, SERVER, SLO, UPSTREAM
+from vllm_sidecar.catalog import (
+    DERIVED,
+    GPU_FIELDS,
+    GPU_STATE,
+    HTTP_REQUESTS,
+    OPEN_FDS,
+    OWN,
+    SERVER,
+    SLO,
+    TRANSFERS,
+    UPSTREAM,
+)
 from vllm_sidecar.catalog.gpu import PREFIX as GPU_PREFIX
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import PREFIXES
@@ -55,7 +66,10 @@ def metrics() -> str:
     return JINJA.get_template("metrics.md.j2").render(
         window=_window(),
         cumulative=[
-            *(_row(entry.signal, _names(PREFIXES[0] + alias for alias in entry.aliases)) for entry in UPSTREAM),
+            *(
+                _row(entry.signal, _names(PREFIXES[0] + alias for alias in entry.aliases))
+                for entry in (*UPSTREAM, TRANSFERS)
+            ),
             *(_row(entry.signal, _names(entry.aliases)) for entry in (HTTP_REQUESTS, OPEN_FDS)),
         ],
         whys=whys,
@@ -91,10 +105,12 @@ def gpu_fields() -> str:
 def plain_alerts() -> str:
     """Write which alerts have what they read where there is no sidecar."""
     thresholds = Thresholds()
-    known = provided(thresholds)
-    rules = [
-        rule for group in alert_groups(thresholds) for rule in group["rules"] if rule["alert"] not in ABOUT_SIDECARS
-    ]
+    known = {*provided(thresholds)}
+    every = [rule for group in alert_groups(thresholds) for rule in group["rules"]]
+    for record in (rule for rule in every if "record" in rule):
+        if promql.answerable(promql.parse(record["expr"]), known):
+            known.add(record["record"])
+    rules = [rule for rule in every if rule.get("alert", ABOUT_SIDECARS[0]) not in ABOUT_SIDECARS]
     works = [rule["alert"] for rule in rules if promql.answerable(promql.parse(rule["expr"]), known)]
     silent = [rule["alert"] for rule in rules if rule["alert"] not in works]
     return JINJA.get_template("plain_alerts.md.j2").render(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog.alerts import Measure
+from vllm_sidecar.catalog.alerts import RECORDS, Measure
 from vllm_sidecar.catalog.alerts.types import LABEL_SETS, SIDECAR
-from vllm_sidecar.catalog.types import PREFIX
+from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config import format_duration, parse_duration
 from vllm_sidecar.config.thresholds import labels_of
 from vllm_sidecar.generate.templating import render
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 _USERS = "\0"
 """Where text of the user comes in place of `<<sidecar>>`. It is put in last, so that nothing in it is rewritten."""
-_METRIC = re.compile(rf"~([a-z0-9_]+)(?:\{{([^}}]*)\}})?|{_USERS}")
+_METRIC = re.compile(rf"(?:~([a-z0-9_]+)|@([a-z0-9_]+:[a-z0-9]+))(?:\{{([^}}]*)\}})?|{_USERS}")
 _RANGE = re.compile(r"\[(\w+)\]")
 _OFFSET = re.compile(r"\boffset (\w+)")
 _CLUSTER = re.compile(r"\bcluster\b")
 RANGE_SCRAPES = 4
 """Scrapes that a range must hold: rate() needs two, one may fail, and the ends are cut off."""
+FURTHEST = 30 * 86_400.0
+"""Seconds that an expression may look back."""
 LEAST_SECONDS = 0.001
 """The shortest time that Prometheus can write."""
 
@@ -37,12 +39,12 @@ def expression(text: str, values: Mapping[str, str], thresholds: Thresholds, mat
         text: In the notation of `catalog.alerts.types`.
         values: What stands for the names of thresholds.
         thresholds: For the selector, the job and the times.
-        matcher: A matcher of `model_name`, for metrics that have it.
+        matcher: A matcher of `model_name`, for metrics and records that have it.
     """
     named = in_cluster(render(text, **LABEL_SETS, **{SIDECAR: _USERS}, **values), thresholds)
     ranged = _RANGE.sub(lambda found: f"[{_range(found[1], thresholds)}]", named)
     timed = _OFFSET.sub(lambda found: f"offset {scaled(found[1], thresholds)}", ranged)
-    return _METRIC.sub(lambda found: _selected(found[1], found[2] or "", thresholds, matcher), timed)
+    return _METRIC.sub(lambda found: _selected(found[1], found[2], found[3] or "", thresholds, matcher), timed)
 
 
 def in_cluster(text: str, thresholds: Thresholds) -> str:
@@ -55,11 +57,21 @@ def of_sidecars(thresholds: Thresholds) -> str:
     return joined(f"job=~{quoted(thresholds.sidecar_job)}", thresholds.selector)
 
 
-def _selected(metric: str | None, own: str, thresholds: Thresholds, matcher: str) -> str:
-    if metric is None:
-        return of_sidecars(thresholds)
-    matchers = joined(own, matcher if "model_name" in labels_of(metric) else "", thresholds.selector)
-    return f"{PREFIX}{metric}{{{matchers}}}" if matchers else PREFIX + metric
+def _selected(metric: str | None, record: str | None, own: str, thresholds: Thresholds, matcher: str) -> str:
+    if metric is not None:
+        known = matcher if "model_name" in labels_of(metric) else ""
+        return _series(PREFIX + metric, own, known, thresholds.selector)
+    if record is not None:
+        known = matcher if "model_name" in RECORDS[record].labels else ""
+        # What another pack recorded has another selector; one without a name has no such label.
+        pack = f"pack={quoted(thresholds.pack_name)}" if thresholds.pack_name else ""
+        return _series(RECORD_PREFIX + record, own, known, pack)
+    return of_sidecars(thresholds)
+
+
+def _series(name: str, *matchers: str) -> str:
+    found = joined(*matchers)
+    return f"{name}{{{found}}}" if found else name
 
 
 def joined(*matchers: str) -> str:
@@ -69,7 +81,7 @@ def joined(*matchers: str) -> str:
 
 def scaled(duration: str, thresholds: Thresholds) -> str:
     """Multiply a duration by the user's time scale."""
-    return format_duration(max(parse_duration(duration) * thresholds.time_scale, LEAST_SECONDS))
+    return format_duration(max(parse_duration(duration, FURTHEST) * thresholds.time_scale, LEAST_SECONDS))
 
 
 def _range(duration: str, thresholds: Thresholds) -> str:

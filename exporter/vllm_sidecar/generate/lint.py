@@ -121,7 +121,8 @@ def _never_zero(node: Node) -> bool:
         return bool(node.val)
     if not isinstance(node, BinaryExpr):
         return False
-    above_zero = promql.operator(node) == ">" and isinstance(node.rhs, NumberLiteral) and node.rhs.val >= 0
+    least = node.rhs.val if isinstance(node.rhs, NumberLiteral) else -1
+    above_zero = least >= 0 if promql.operator(node) == ">" else least > 0 and promql.operator(node) == ">="
     # An objective is below 1, as its settings are held to.
     budget = (
         promql.operator(node) == "-" and isinstance(node.lhs, NumberLiteral) and isinstance(node.rhs, VectorSelector)
@@ -131,7 +132,7 @@ def _never_zero(node: Node) -> bool:
 
 def _lost_labels(tree: Node, texts: str) -> Iterator[str]:
     used = set(re.findall(r"\$labels\.(\w+)", texts))
-    if used and not any(name.startswith(RECORD_PREFIX) for name in promql.metrics(tree)):
+    if used and not any(promql.is_unknown_record(name) for name in promql.metrics(tree)):
         lost = used - promql.labels(tree)
         if lost:
             yield f"loses {', '.join(sorted(lost))}, which its texts name"

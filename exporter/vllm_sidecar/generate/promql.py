@@ -19,7 +19,8 @@ from promql_parser import (
     VectorSelector,
 )
 
-from vllm_sidecar.catalog.types import PREFIX
+from vllm_sidecar.catalog.alerts import RECORDS
+from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config.thresholds import labels_of
 
 if TYPE_CHECKING:
@@ -36,8 +37,14 @@ SET_OPERATORS = ("and", "or", "unless")
 EVERYWHERE = {
     "up": DISCOVERED,
     "ALERTS": DISCOVERED | {"alertname", "alertstate", "severity", "model_name", "engine", "slo"},
+    "process_start_time_seconds": DISCOVERED,
+    "kube_pod_container_status_restarts_total": DISCOVERED,
+    "kube_pod_container_status_waiting_reason": DISCOVERED | {"reason"},
+    "container_memory_working_set_bytes": DISCOVERED,
+    "container_spec_memory_limit_bytes": DISCOVERED,
+    "prometheus_rule_group_iterations_missed_total": DISCOVERED | {"rule_group"},
 }
-"""Metrics of Prometheus itself, with their labels."""
+"""Metrics of Prometheus, of every process, of kube-state-metrics and of cAdvisor that are read, with their labels."""
 
 
 def parse(expr: str) -> Node:
@@ -90,6 +97,11 @@ def bare(node: Node) -> Node:
     return node
 
 
+def is_unknown_record(name: str) -> bool:
+    """Say whether a series is recorded by rules whose labels are not known here, such as those of the objectives."""
+    return name.startswith(RECORD_PREFIX) and name.removeprefix(RECORD_PREFIX) not in RECORDS
+
+
 def metrics(node: Node) -> frozenset[str]:
     """Return the names of all metrics that are read."""
     return frozenset(each.name for each in walk(node) if isinstance(each, VectorSelector) and each.name)
@@ -112,7 +124,7 @@ def answerable(node: Node, known: Collection[str]) -> bool:
 
 
 def labels(node: Node) -> frozenset[str]:
-    """Return the labels that a series of the result may have. Of a record these are not known: then none are."""
+    """Return the labels that a series of the result may have."""
     if isinstance(node, VectorSelector):
         return _labels_of(node.name or "")
     if isinstance(node, AggregateExpr):
@@ -128,6 +140,9 @@ def labels(node: Node) -> frozenset[str]:
 def _labels_of(metric: str) -> frozenset[str]:
     if metric in EVERYWHERE:
         return EVERYWHERE[metric]
+    record = RECORDS.get(metric.removeprefix(RECORD_PREFIX))
+    if record is not None:
+        return record.labels
     try:
         own = labels_of(metric.removeprefix(PREFIX))
     except KeyError:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.alerts import GROUPS
+from vllm_sidecar.catalog.alerts import GROUPS, Measure
+from vllm_sidecar.catalog.alerts.types import LABEL_SETS
+from vllm_sidecar.catalog.types import RECORD_PREFIX
 from vllm_sidecar.config import format_duration, template
-from vllm_sidecar.config.thresholds import Resolved, knows_model, labels_of, resolve
+from vllm_sidecar.config.thresholds import Resolved, knows_model, resolve
+from vllm_sidecar.generate import promql
 from vllm_sidecar.generate.expressions import (
     expression,
     in_expression,
     in_text,
     model_matcher,
+    quoted,
     scaled,
 )
+from vllm_sidecar.generate.promql import without_texts
 from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from vllm_sidecar.catalog.alerts import Alert
+    from vllm_sidecar.catalog.alerts import Alert, Record
     from vllm_sidecar.config.thresholds import Thresholds
 
 Rule = dict[str, Any]
@@ -29,27 +34,39 @@ Group = dict[str, Any]
 
 EVALUATIONS = 2
 """Evaluations that every `for` spans at least: one wrong sample must not fire."""
-DAY = "[1d]"
-HISTORY_SECONDS = 60.0
-"""Between two evaluations of what looks back a day: that reads thousands of samples of each series."""
+SLOW_SECONDS = 60.0
+"""Between two evaluations of what looks back hours and days."""
 LINKED = ("model_name", "instance", "engine")
 """Labels that a link to a dashboard selects."""
 
 
 def alert_groups(thresholds: Thresholds) -> list[Group]:
-    """Return the groups of alerts; one without an enabled alert is left out."""
+    """Return the groups of what is recorded and alerted; one without an enabled alert is left out."""
     quick = thresholds.evaluation_interval
-    paces = (("", quick, False), ("-history", max(quick, HISTORY_SECONDS * thresholds.time_scale), True))
+    slow = max(quick, SLOW_SECONDS * thresholds.time_scale)
     groups = []
-    for name, alerts in GROUPS.items():
-        for suffix, pace, history in paces:
-            chosen = [alert for alert in alerts if (DAY in alert.expr) is history]
-            rules = [rule for alert in chosen for rule in alert_rules(alert, thresholds)]
-            if rules:
-                groups.append(
-                    {"name": in_pack(name + suffix, thresholds), "interval": format_duration(pace), "rules": rules}
-                )
+    for group in GROUPS:
+        alerts = [rule for alert in group.alerts for rule in alert_rules(alert, thresholds)]
+        if alerts:
+            records = [record_rule(record, thresholds) for record in group.records]
+            groups.append(
+                {
+                    "name": in_pack(group.name, thresholds),
+                    "interval": format_duration(slow if group.slow else quick),
+                    "rules": [*records, *alerts],
+                }
+            )
     return groups
+
+
+def record_rule(record: Record, thresholds: Thresholds) -> Rule:
+    """Write one recording rule."""
+    labels = pack_labels(thresholds)
+    return {
+        "record": RECORD_PREFIX + record.name,
+        "expr": expression(record.expr, {}, thresholds),
+        **({"labels": labels} if labels else {}),
+    }
 
 
 def in_pack(name: str, thresholds: Thresholds) -> str:
@@ -118,15 +135,36 @@ def texts(alert: Alert, settings: Resolved, thresholds: Thresholds) -> dict[str,
     shown = {each.name: in_text(each, settings.values[each.name], thresholds) for each in alert.thresholds}
     whole = f"{alert.description} Likely: {alert.cause}. First: {alert.first}"
     return {
-        "summary": _with_cluster(render(alert.summary, **shown), thresholds),
-        "description": _with_cluster(render(whole, **shown), thresholds),
-        **links(alert.name, f"{alert.board}{_query(alert)}", thresholds),
+        "summary": _written(alert.summary, shown, thresholds),
+        "description": _written(whole, shown, thresholds),
+        **links(alert.name, f"{alert.board}{_query(alert, thresholds)}", thresholds),
         **settings.annotations,
     }
 
 
-def _with_cluster(text: str, thresholds: Thresholds) -> str:
-    return re.sub(r"\$labels\.cluster\b", f"$labels.{thresholds.cluster_label}", text)
+_QUERY = re.compile(r"\[\[(list: )?(.+?)\]\](?!\])")
+_OF_MODEL = "\1"
+"""Where the matchers of an alert's model come in a query of a text."""
+
+
+def _written(text: str, shown: Mapping[str, str], thresholds: Thresholds) -> str:
+    """Put thresholds, the user's name of the label `cluster` and, last, queries into a text."""
+    plain = render(text, **LABEL_SETS, **shown)
+    named = re.sub(r"\$labels\.cluster\b", f"$labels.{thresholds.cluster_label}", plain)
+    return _QUERY.sub(lambda found: _asked(found[2], thresholds, several=bool(found[1])), named)
+
+
+def _asked(text: str, thresholds: Thresholds, *, several: bool) -> str:
+    """Write a query of a text as a template that asks Prometheus for it, of the model that the alert is about."""
+    labels = (thresholds.cluster_label, "namespace", "model_name")
+    query = expression(text, {}, thresholds, _OF_MODEL)
+    written = query.replace("%", "%%").replace(_OF_MODEL, ",".join(f"{label}=%q" for label in labels))
+    arguments = " ".join(f"$labels.{label}" for label in labels * query.count(_OF_MODEL))
+    ask = f"printf {quoted(written)} {arguments} | query"
+    if several:
+        name = "{{ with .Labels.pod }}{{ . }}{{ else }}{{ .Labels.instance }}{{ end }}"
+        return f"{{{{ range {ask} }}}}{name} {{{{ end }}}}"
+    return f"{{{{ with {ask} }}}}{{{{ . | first | value | humanize }}}}{{{{ end }}}}"
 
 
 def links(alert: str, board: str, thresholds: Thresholds) -> dict[str, str]:
@@ -138,9 +176,9 @@ def links(alert: str, board: str, thresholds: Thresholds) -> dict[str, str]:
     }
 
 
-def _query(alert: Alert) -> str:
+def _query(alert: Alert, thresholds: Thresholds) -> str:
     """Select in the dashboard what the alert is about."""
-    metric = re.search(r"~([a-z0-9_]+)", alert.expr)
-    labels = ("instance", *labels_of(metric[1])) if metric and not alert.expr.startswith("absent") else ()
+    plain = {each.name: "1m" if each.measure is Measure.DURATION else "1" for each in alert.thresholds}
+    labels = promql.labels(promql.parse(without_texts(expression(alert.expr, plain, thresholds))))
     chosen = [f"var-{label}={{{{ $labels.{label} | urlquery }}}}" for label in LINKED if label in labels]
     return "?" + "&".join([*chosen, "from=now-3h"])

@@ -25,13 +25,13 @@ class Asset(NamedTuple):
 @cache
 def page() -> Asset:
     """Return the page; its policy allows its own script and style by their hashes, and nothing from elsewhere."""
-    text = _read("index.html").decode()
-    script, style = (_hash(text, tag) for tag in ("script", "style"))
+    text = read("index.html").decode()
+    script, style = (inline_hash(text, tag) for tag in ("script", "style"))
     policy = (
         f"default-src 'none'; script-src 'self' {script}; style-src 'self' {style}; img-src data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
     )
-    return _asset(text.encode(), "text/html", policy)
+    return served(text.encode(), "text/html", policy)
 
 
 def asset(name: str) -> Asset | None:
@@ -41,18 +41,20 @@ def asset(name: str) -> Asset | None:
 
 @cache
 def _known_asset(name: str) -> Asset:
-    return _asset(_read(name), TYPES[name])
+    return served(read(name), TYPES[name])
 
 
-def _read(name: str) -> bytes:
+def read(name: str) -> bytes:
+    """Return the bytes of a file of this package."""
     return resources.files(__package__).joinpath(name).read_bytes()
 
 
-def _asset(body: bytes, content_type: str, policy: str = "") -> Asset:
+def served(body: bytes, content_type: str, policy: str = "") -> Asset:
+    """Return bytes as they are served."""
     return Asset(body, content_type, hashlib.sha256(body).hexdigest()[:16], policy)
 
 
-def _hash(text: str, tag: str) -> str:
+def inline_hash(text: str, tag: str) -> str:
     """Return the hash of the page's only inline element of a kind, as the policy wants it."""
     (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"

@@ -65,7 +65,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "stall",
             "The engine hangs in a collective: /health says 200, clients go on to connect, no token comes.",
             {"stalled": True},
-            alerts=("VllmEngineStalled",),
+            alerts=("VllmReplicasUnavailable", "VllmEngineStalled"),
         ),
         Scenario(
             "crash-loop",
@@ -75,9 +75,9 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "prefix-drop",
-            "Somebody put the time at the top of the system prompt: no request shares its beginning with another.",
+            "Somebody put the time at the top of the system prompt: no request shares its beginning with another. "
+            "VllmPrefixHitRatioDropped judges it after 75 minutes, with a day of history.",
             {"shared_ratio": 0.0},
-            alerts=("VllmPrefixHitRatioDropped",),
         ),
         Scenario(
             "spec-collapse",
@@ -122,7 +122,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "sleep",
             "The engine sleeps at level 1, and the router still sends requests.",
             {"sleeping": True, "rate": 1.0, "patience_seconds": 600.0},
-            alerts=("VllmAsleepWithRequests",),
+            alerts=("VllmReplicasUnavailable", "VllmAsleepWithRequests"),
         ),
     )
 }

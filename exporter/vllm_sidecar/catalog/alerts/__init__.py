@@ -7,26 +7,29 @@ of these is high, or low, on a healthy server.
 
 from __future__ import annotations
 
+from vllm_sidecar.catalog.alerts.baselines import BASELINE_RECORDS, BASELINES, STARTS
 from vllm_sidecar.catalog.alerts.cache import CACHE
-from vllm_sidecar.catalog.alerts.change import CHANGE
 from vllm_sidecar.catalog.alerts.features import FEATURES
-from vllm_sidecar.catalog.alerts.gpu import GPU_ALERTS
-from vllm_sidecar.catalog.alerts.latency import LATENCY
+from vllm_sidecar.catalog.alerts.gpu import GPU_ALERTS, GPU_HISTORY
+from vllm_sidecar.catalog.alerts.models import MODEL_RECORDS, MODELS
 from vllm_sidecar.catalog.alerts.monitoring import MONITORING
-from vllm_sidecar.catalog.alerts.serving import SERVING
-from vllm_sidecar.catalog.alerts.types import Alert, Measure, Profile, Severity, Threshold
+from vllm_sidecar.catalog.alerts.replicas import QUEUE, REPLICAS
+from vllm_sidecar.catalog.alerts.types import Alert, Group, Measure, Profile, Record, Severity, Threshold
 
-GROUPS: dict[str, tuple[Alert, ...]] = {
-    "vllm-serving": SERVING,
-    "vllm-latency": LATENCY,
-    "vllm-cache": CACHE,
-    "vllm-features": FEATURES,
-    "vllm-gpu": GPU_ALERTS,
-    "vllm-change": CHANGE,
-    "vllm-monitoring": MONITORING,
-}
-"""The alerts by the group of rules that they are evaluated in."""
+GROUPS: tuple[Group, ...] = (
+    Group("vllm-models", MODELS, MODEL_RECORDS),
+    Group("vllm-replicas", REPLICAS),
+    Group("vllm-queue", QUEUE),
+    Group("vllm-cache", CACHE),
+    Group("vllm-features", FEATURES),
+    Group("vllm-gpu", GPU_ALERTS),
+    Group("vllm-gpu-history", GPU_HISTORY, slow=True),
+    Group("vllm-baselines", (*BASELINES, *STARTS), BASELINE_RECORDS, slow=True),
+    Group("vllm-monitoring", MONITORING),
+)
+"""What is evaluated together, in order; groups run side by side, so none relies on what another records now."""
 
-ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS.values() for alert in group)
+ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS for alert in group.alerts)
+RECORDS: dict[str, Record] = {record.name: record for group in GROUPS for record in group.records}
 
-__all__ = ["ALERTS", "GROUPS", "Alert", "Measure", "Profile", "Severity", "Threshold"]
+__all__ = ["ALERTS", "GROUPS", "RECORDS", "Alert", "Group", "Measure", "Profile", "Record", "Severity", "Threshold"]

@@ -1,17 +1,19 @@
-"""The KV cache: pressure that does damage, and what prefix caching is worth."""
+"""The KV cache of one engine: pressure that does damage, and blocks that nobody gives back."""
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import ENGINE, Alert, Severity, latency, number, ratio
+from vllm_sidecar.catalog.alerts.types import ENGINE, LOGS, STALE_SECONDS, Alert, Severity, latency, number, ratio
 
 CACHE: tuple[Alert, ...] = (
     Alert(
         name="VllmKvCachePressure",
-        severity=Severity.PAGE,
-        hold="1m",
+        severity=Severity.TICKET,
+        hold="2m",
         expr=(
             "~kv_cache_pressure_ratio > <<pressure>> and on (<<E>>) "
-            "(~recent_preemptions_per_request > <<preemptions>> or ~live_queue_wait_seconds > <<wait>>)"
+            "(~recent_preemptions_per_request > <<preemptions>> or (~live_queue_wait_seconds > <<wait>> "
+            "and on (<<E>>) (~recent_kv_cache_usage_peak_ratio > <<full>>))) "
+            f"unless on (<<E>>) (~progress_age_seconds >= {STALE_SECONDS})"
         ),
         thresholds=(
             ratio(
@@ -21,18 +23,20 @@ CACHE: tuple[Alert, ...] = (
             ),
             number("preemptions", 0.05, "Preemptions per finished request."),
             latency("wait", 10, "Wait of a request that arrives now.", interactive=2, batch=120),
+            ratio("full", 0.9, "KV-cache usage from which on requests may wait for it, and not for a place."),
         ),
         summary=f"the KV cache of {ENGINE} is full and requests suffer",
         description="Requests are preempted and computed again, or wait longer than <<wait>> while the cache is nearly "
         "full. A full batch is not meant: vllm_sidecar_admission_limit tells them apart.",
         cause="long prompts or long answers: compare the token histograms with yesterday's",
-        first="PromQL: vllm_sidecar_recent_preemptions_per_request and vllm_sidecar_kv_cache_free_tokens",
+        first='PromQL: vllm_sidecar_recent_preemptions_per_request{model_name="{{ $labels.model_name }}"} and '
+        "vllm_sidecar_kv_cache_free_tokens",
         board="vllm-kv-cache",
     ),
     Alert(
         name="VllmPreemptionStorm",
-        severity=Severity.PAGE,
-        hold="1m",
+        severity=Severity.TICKET,
+        hold="2m",
         expr=(
             "~recent_preemptions_per_request > <<per_request>> "
             "and on (<<E>>) (increase(~preemptions_total[5m]) >= <<least_preemptions>>)"
@@ -44,7 +48,8 @@ CACHE: tuple[Alert, ...] = (
         summary=f"{ENGINE} preempts {{{{ $value | humanize }}}} times per request",
         description="More than <<per_request>> preemptions per finished request: the GPU computes the same twice.",
         cause="too many sequences for the KV cache: --max-num-seqs is too high for these lengths",
-        first="PromQL: rate(vllm_sidecar_preemptions_total[5m]) beside vllm_sidecar_requests_running",
+        first='PromQL: rate(vllm_sidecar_preemptions_total{model_name="{{ $labels.model_name }}"}[5m]) next to '
+        "vllm_sidecar_requests_running",
         board="vllm-kv-cache",
     ),
     Alert(
@@ -56,31 +61,7 @@ CACHE: tuple[Alert, ...] = (
         summary=f"{{{{ $value | humanizePercentage }}}} of the KV cache of {ENGINE} is taken though nothing runs",
         description="Nobody gives these blocks back: the next requests find less room, and in the end none.",
         cause="prompts that a decode node never fetched from this prefill node, a leak, or gauges that froze",
-        first="kubectl logs POD | grep -i -e transfer -e expired -e nixl; then send one short request and look again",
-        board="vllm-kv-cache",
-    ),
-    Alert(
-        name="VllmPrefixHitRatioDropped",
-        severity=Severity.TICKET,
-        hold="5m",
-        expr=(
-            'avg_over_time(~recent_cache_hit_ratio{cache="local"}[10m]) '
-            '< <<share>> * avg_over_time(~recent_cache_hit_ratio{cache="local"}[1d]) '
-            'and avg_over_time(~recent_cache_hit_ratio{cache="local"}[1d]) > <<worth>> '
-            "and on (<<E>>) (increase(~time_to_first_token_seconds_count[10m]) >= <<least_requests>>)"
-        ),
-        thresholds=(
-            ratio("share", 0.5, "Share of the mean of the day that must be left."),
-            ratio("worth", 0.1, "Mean hit ratio of the day below which there is nothing to lose."),
-            number("least_requests", 30, "Requests in ten minutes below which nothing is judged."),
-        ),
-        summary=f"prefix-cache hits of {ENGINE} fell to {{{{ $value | humanizePercentage }}}}",
-        description="Less than <<share>> of its own mean of the day: prompts are computed that used to be found.",
-        cause=(
-            "something changed at the beginning of the prompts, such as a time in the system prompt or a new template, "
-            "or the router no longer keeps conversations together"
-        ),
-        first="compare the first 200 characters of two prompts of the same client; look at the router's changes",
+        first=f"{LOGS}, and look for transfer, expired and nixl; then send one short request and look again",
         board="vllm-kv-cache",
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import ENGINE, MODEL, REPLICA, Alert, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.types import ENGINE, REPLICA, SERVED, Alert, Severity, number, ratio
 
 FEATURES: tuple[Alert, ...] = (
     Alert(
@@ -10,18 +10,19 @@ FEATURES: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="10m",
         expr=(
-            "~recent_spec_decode_acceptance_ratio < <<acceptance>> "
+            "~recent_spec_decode_accepted_length_tokens < <<gain>> "
             "and on (<<E>>) (increase(~spec_decode_drafts_total[10m]) >= <<least_drafts>>)"
         ),
         thresholds=(
-            ratio("acceptance", 0.3, "Share of draft tokens that the model accepts."),
+            number("gain", 1.5, "Tokens per step of the model below which drafts cost more than they give."),
             number("least_drafts", 300, "Drafts in ten minutes below which nothing is judged."),
         ),
         summary=f"{ENGINE} throws away most of its draft tokens",
-        description="{{ $value | humanizePercentage }} are accepted, less than <<acceptance>>: speculation costs more "
-        "than it gives.",
+        description="A step of the model yields {{ $value | humanize }} tokens, less than <<gain>> (1 is without "
+        "speculation): drafts cost more than they give. How many of the draft tokens are accepted says less.",
         cause="the draft model does not fit the traffic or the new model, or too many tokens are drafted",
-        first="PromQL: vllm_sidecar_recent_spec_decode_position_acceptance_ratio: draft no more than that",
+        first="PromQL: vllm_sidecar_recent_spec_decode_position_acceptance_ratio"
+        '{model_name="{{ $labels.model_name }}"}: draft no more than that',
         board="vllm-features",
     ),
     Alert(
@@ -29,14 +30,18 @@ FEATURES: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="5m",
         expr=(
-            "~lora_slots_used >= ~lora_slots and on (<<T>>) "
-            '(sum by (<<T>>) (~requests_waiting{reason="deferred"}) > <<waiting>>)'
+            "~lora_slots_used >= ~lora_slots and on (<<T>>) ("
+            '(max by (<<T>>) (~admission_limit{limit="adapter"}) == 1) or '
+            '(count by (<<T>>) (~lora_adapter_active{state="waiting"} == 1 '
+            'unless on (<<T>>, lora_adapter) (~lora_adapter_active{state="running"} == 1)) > <<waiting>>))'
         ),
-        thresholds=(number("waiting", 0, "Requests that may be deferred."),),
+        thresholds=(number("waiting", 0, "Adapters that may wait for a slot."),),
         summary=f"requests to {REPLICA} wait for a LoRA slot",
-        description="All {{ $value }} slots hold an adapter in use, and requests for others are deferred.",
+        description="All {{ $value }} slots hold an adapter in use, and requests for other adapters wait. What waits "
+        "for a transfer of KV blocks is not meant.",
         cause="more adapters are wanted at once than --max-loras",
-        first="PromQL: vllm_sidecar_lora_adapter_active: raise --max-loras, or give adapters replicas of their own",
+        first='PromQL: vllm_sidecar_lora_adapter_active{state="waiting"} == 1: raise --max-loras, or give adapters '
+        "replicas of their own",
         board="vllm-features",
     ),
     Alert(
@@ -45,16 +50,17 @@ FEATURES: tuple[Alert, ...] = (
         hold="5m",
         expr=(
             '~recent_data_parallel_imbalance_ratio{load="generation_tokens"} > <<imbalance>> '
-            "and on (<<M>>) (sum by (<<M>>) (~requests_running) > <<running>>)"
+            "and on (<<M>>) (sum by (<<M>>) (~requests_running) >= on (<<M>>) (<<running>> * ~data_parallel_engines))"
         ),
         thresholds=(
             ratio("imbalance", 0.5, "1 - mean / max of the generated tokens of the engines."),
-            number("running", 4, "Running requests below which nothing is judged."),
+            number("running", 2, "Running requests per engine below which chance decides."),
         ),
-        summary=f"the data-parallel engines of {MODEL} are unevenly loaded",
+        summary=f"the data-parallel engines of {SERVED} are unevenly loaded",
         description="The busiest does far more than the mean ({{ $value | humanizePercentage }} off balance).",
         cause="sticky sessions, or a router that looks at one engine only",
-        first="PromQL: sum by (engine) (vllm_sidecar_requests_running)",
+        first='PromQL: sum by (pod, instance, engine) (vllm_sidecar_requests_running{model_name="{{ $labels.model_name '
+        '}}"})',
         board="vllm-features",
     ),
     Alert(
@@ -71,7 +77,8 @@ FEATURES: tuple[Alert, ...] = (
         summary=f"{ENGINE} does nothing while requests wait for its siblings",
         description="It generated no token in five minutes, and more than <<waiting>> requests wait for the model.",
         cause="the router does not see the rank, or the rank hangs",
-        first="PromQL: sum by (engine) (rate(vllm_sidecar_generation_tokens_total[5m]))",
+        first="PromQL: sum by (pod, instance, engine) "
+        '(rate(vllm_sidecar_generation_tokens_total{model_name="{{ $labels.model_name }}"}[5m]))',
         board="vllm-features",
     ),
     Alert(
@@ -79,14 +86,22 @@ FEATURES: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="5m",
         expr=(
-            "increase(~nixl_failed_transfers_total[10m]) > <<failures>> "
-            "or increase(~nixl_expired_requests_total[10m]) > <<failures>>"
+            'sum without (result) (increase(~kv_transfers_total{result=~"failed|expired"}[10m])) '
+            '/ (sum without (result) (increase(~kv_transfers_total{result=~"completed|failed|expired"}[10m])) > 0) '
+            "> <<failures>> "
+            'and sum without (result) (increase(~kv_transfers_total{result=~"failed|expired"}[10m])) '
+            ">= <<least_failures>>"
         ),
-        thresholds=(number("failures", 0, "Failed transfers, or expired requests, in ten minutes that are accepted."),),
-        summary=f"KV transfers of {ENGINE} fail",
-        description="{{ $value | humanize }} in ten minutes failed or expired: these prompts are computed again.",
-        cause="the network between prefill and decode, or a decode side that fetches too late",
-        first="kubectl logs POD | grep -i nixl: the peer that it names",
+        thresholds=(
+            ratio("failures", 0.01, "Share of the KV transfers of ten minutes that failed or expired."),
+            number("least_failures", 10, "Failed or expired KV transfers below which nothing is judged."),
+        ),
+        summary=f"KV transfers ({{{{ $labels.connector }}}}) of {ENGINE} fail",
+        description="{{ $value | humanizePercentage }} of ten minutes failed or expired, more than <<failures>>: these "
+        "prompts are computed again.",
+        cause="the network between prefill and decode, a store that is down or full, or a decode side that fetches too "
+        "late",
+        first="kubectl logs POD | grep -i {{ $labels.connector }}: the peer or the store that it names",
         board="vllm-features",
     ),
 )

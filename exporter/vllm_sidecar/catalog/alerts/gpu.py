@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import GPU, REPLICA, Alert, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.types import (
+    GPU,
+    REPLICA,
+    Alert,
+    Measure,
+    Severity,
+    Threshold,
+    number,
+    ratio,
+)
 
-_DMESG = "dmesg -T | grep -i -e xid -e nvrm, and nvidia-smi -q -i {{ $labels.gpu }}"
+_ON_NODE = "{{ with $labels.node }}kubectl debug node/{{ . }} -it --image=busybox -- chroot /host {{ end }}"
+"""Reaches the machine of a GPU."""
+_DMESG = f"{_ON_NODE}dmesg -T, and look for Xid and NVRM; then nvidia-smi -q -i {{{{ $labels.gpu }}}}"
+
+
+def _smi(sections: str) -> str:
+    return f"{_ON_NODE}nvidia-smi -q -d {sections} -i {{{{ $labels.gpu }}}}"
 
 
 def _appeared(counter: str) -> str:
-    """Say that a counter rose in ten minutes, or began above 0, which increase() does not see."""
-    return f"(increase({counter}[10m]) > 0 or ({counter} > 0 unless {counter} offset 10m))"
+    """Say that a counter of XIDs rose in ten minutes, or began above 0, which increase() does not see.
+
+    Also a counter that Prometheus did not see for a while begins above 0: the time of the last XID tells the two apart.
+    """
+    rose = f"(increase({counter}[10m]) > 0 or ({counter} > 0 unless {counter} offset 10m))"
+    return f"{rose} and on (<<G>>) (time() - ~gpu_xid_last_timestamp_seconds < <<recent>>)"
+
+
+_RECENT = Threshold("recent", Measure.SECONDS, 900, "Age of the last XID up to which it is new.")
 
 
 GPU_ALERTS: tuple[Alert, ...] = (
     Alert(
         name="VllmGpuXidCritical",
-        severity=Severity.PAGE,
+        severity=Severity.TICKET,
         hold="30s",
         keep="10m",
         expr=_appeared('~gpu_xid_errors_total{severity="critical"}'),
+        thresholds=(_RECENT,),
         summary=f"XID {{{{ $labels.xid }}}} on {GPU}",
         description="The driver reports an error after which the GPU needs a reset or a new node.",
         cause="failing hardware: memory, bus or firmware of the GPU",
@@ -31,6 +54,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         hold="30s",
         keep="10m",
         expr=_appeared('~gpu_xid_errors_total{severity="warning"}'),
+        thresholds=(_RECENT,),
         summary=f"XID {{{{ $labels.xid }}}} on {GPU}",
         description="The driver reports an error that the application may survive.",
         cause="a link or a memory page with errors; twice in a day means failing hardware",
@@ -39,7 +63,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="VllmGpuEccUncorrectable",
-        severity=Severity.PAGE,
+        severity=Severity.TICKET,
         hold="30s",
         keep="10m",
         expr='increase(~gpu_ecc_volatile_errors_total{error="uncorrected"}[10m]) > <<errors>>',
@@ -47,30 +71,18 @@ GPU_ALERTS: tuple[Alert, ...] = (
         summary=f"{GPU} has uncorrectable memory errors",
         description="{{ $value | humanize }} in ten minutes: what was computed with this memory may be wrong.",
         cause="failing memory of the GPU",
-        first="nvidia-smi -q -d ECC,ROW_REMAPPER -i {{ $labels.gpu }}; drain the node and reset the GPU",
-        board="vllm-gpu",
-    ),
-    Alert(
-        name="VllmGpuEccCorrectable",
-        severity=Severity.TICKET,
-        hold="5m",
-        expr='increase(~gpu_remapped_rows_total{error="corrected"}[1d]) > <<rows>>',
-        thresholds=(number("rows", 8, "Rows remapped for correctable errors in a day."),),
-        summary=f"{GPU} remaps its memory",
-        description="{{ $value | humanize }} rows in a day were replaced because of correctable errors.",
-        cause="memory that begins to fail",
-        first="nvidia-smi -q -d ROW_REMAPPER -i {{ $labels.gpu }}; plan to replace it",
+        first=_smi("ECC,ROW_REMAPPER") + "; drain the node and reset the GPU",
         board="vllm-gpu",
     ),
     Alert(
         name="VllmGpuRowRemapFailure",
-        severity=Severity.PAGE,
+        severity=Severity.TICKET,
         hold="1m",
         expr="~gpu_row_remap_failure == 1",
         summary=f"{GPU} must be replaced",
         description="A memory row could not be remapped: the spare rows are used up.",
         cause="failing memory of the GPU",
-        first="nvidia-smi -q -d ROW_REMAPPER -i {{ $labels.gpu }}; drain the node and open a case with the vendor",
+        first=_smi("ROW_REMAPPER") + "; drain the node and open a case with the vendor",
         board="vllm-gpu",
     ),
     Alert(
@@ -81,12 +93,12 @@ GPU_ALERTS: tuple[Alert, ...] = (
         summary=f"{GPU} waits for a reset",
         description="Memory that failed is replaced at the next reset; until then it is used on.",
         cause="an earlier memory error",
-        first="nvidia-smi -q -d ROW_REMAPPER -i {{ $labels.gpu }}; reset the GPU when its server is drained",
+        first=_smi("ROW_REMAPPER") + "; reset the GPU when its server is drained",
         board="vllm-gpu",
     ),
     Alert(
         name="VllmGpuRecoveryNeeded",
-        severity=Severity.PAGE,
+        severity=Severity.TICKET,
         hold="1m",
         expr='~gpu_recovery_action{action!="none"} == 1',
         summary=f"{GPU} needs: {{{{ $labels.action }}}}",
@@ -97,7 +109,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="VllmGpuLost",
-        severity=Severity.PAGE,
+        severity=Severity.TICKET,
         hold="1m",
         expr="~gpu_lost == 1",
         summary=f"{GPU} is lost",
@@ -108,7 +120,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="VllmGpuHang",
-        severity=Severity.PAGE,
+        severity=Severity.TICKET,
         hold="1m",
         expr="~gpu_busy_without_progress == 1",
         summary=f"the GPUs of {REPLICA} are busy and its engine makes no progress",
@@ -123,23 +135,31 @@ GPU_ALERTS: tuple[Alert, ...] = (
         hold="5m",
         expr="~gpu_missing_devices > <<missing>>",
         thresholds=(number("missing", 0, "Missing GPUs that are accepted."),),
-        summary="{{ $value }} GPUs of {{ $labels.instance }} are missing",
+        summary=f"{{{{ $value }}}} GPUs of {REPLICA} are missing",
         description="Fewer answer than are expected (gpu.expected, vLLM's parallel sizes, or the most that ever did).",
         cause="a GPU that fell off the bus, or a container that no longer gets all of them",
-        first="nvidia-smi -L on the node beside vllm_sidecar_gpu_info",
+        first=_ON_NODE + "nvidia-smi -L, next to vllm_sidecar_gpu_info",
         board="vllm-gpu",
     ),
     Alert(
         name="VllmGpuThrottled",
         severity=Severity.TICKET,
         hold="5m",
-        expr='avg_over_time(~gpu_throttled{reason=~"hw_slowdown|hw_thermal|hw_power_brake"}[5m]) > <<share>>',
-        thresholds=(ratio("share", 0.5, "Share of the time for which it is throttled."),),
-        summary=f"{GPU} is throttled: {{{{ $labels.reason }}}}",
-        description="For {{ $value | humanizePercentage }} of the time its hardware holds the clocks down: every step "
-        "of the engine is slower.",
+        expr=(
+            "max without (reason) ("
+            'avg_over_time(~gpu_throttled{reason=~"hw_slowdown|hw_thermal|hw_power_brake"}[5m]) > <<share>> or '
+            '(avg_over_time(~gpu_throttled{reason="sw_thermal"}[30m]) > <<share>> and on (<<G>>) '
+            "(~gpu_sm_clock_hertz < <<clock>> * ~gpu_sm_clock_max_hertz)))"
+        ),
+        thresholds=(
+            ratio("share", 0.5, "Share of five minutes (for sw_thermal: of half an hour) for which it is throttled."),
+            ratio("clock", 0.75, "SM clock of the highest one below which a thermal limit of the software counts."),
+        ),
+        summary=f"{GPU} is throttled",
+        description="For {{ $value | humanizePercentage }} of the time its clocks are held down by heat or by the "
+        "power supply: every step of the engine is slower.",
         cause="heat (a fan, a filter, the room) or the power supply; the software's power cap is normal and not meant",
-        first="nvidia-smi -q -d PERFORMANCE,TEMPERATURE,POWER -i {{ $labels.gpu }}",
+        first=_smi("PERFORMANCE,TEMPERATURE,POWER"),
         board="vllm-gpu",
     ),
     Alert(
@@ -160,10 +180,39 @@ GPU_ALERTS: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="10m",
         expr='~gpu_failing{reason!="library_not_found"} == 1',
-        summary="the GPUs of {{ $labels.instance }} cannot be read: {{ $labels.reason }}",
+        summary=f"the GPUs of {REPLICA} cannot be read: {{{{ $labels.reason }}}}",
         description="vLLM may go on; nothing is known of its GPUs.",
         cause="a driver that was updated under a running container, or device files that are gone after a reload",
         first="nvidia-smi in the sidecar's container; the README says what to do about each reason",
         board="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmGpuStarved",
+        severity=Severity.TICKET,
+        hold="3m",
+        expr="~gpu_starved == 1 unless on (<<T>>) (max by (<<T>>) (~gauges_stale) == 1)",
+        summary=f"requests to {REPLICA} wait while its GPUs idle",
+        description="Requests have waited for ten seconds or more and every GPU of the server is idle: something in "
+        "front of the engine takes the time.",
+        cause="too little CPU for tokenisation or the API server, a slow transfer of KV blocks, grammars that are "
+        "being compiled, or a stall that begins",
+        first="{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} top pod {{ . }} --containers{{ else }}top"
+        "{{ end }}: is the API server short of CPU?",
+        board="vllm-gpu",
+    ),
+)
+
+GPU_HISTORY: tuple[Alert, ...] = (
+    Alert(
+        name="VllmGpuEccCorrectable",
+        severity=Severity.TICKET,
+        hold="5m",
+        expr='increase(~gpu_remapped_rows_total{error="corrected"}[1d]) > <<rows>>',
+        thresholds=(number("rows", 8, "Rows remapped for correctable errors in a day."),),
+        summary=f"{GPU} remaps its memory",
+        description="{{ $value | humanize }} rows in a day were replaced because of correctable errors.",
+        cause="memory that begins to fail",
+        first=_smi("ROW_REMAPPER") + "; plan to replace it",
+        board="vllm-gpu",
     ),
 )

@@ -14,29 +14,27 @@ from vllm_sidecar.catalog.alerts.types import (
     ratio,
 )
 
-_LOGS = "kubectl logs POD -c vllm-sidecar"
+_LOGS = (
+    "{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} logs {{ . }} -c vllm-sidecar --previous{{ else }}"
+    "journalctl -u vllm-sidecar -n 200{{ end }}"
+)
+_WORKS = "sum by (<<T>>) (increase({}[30m])) > 0"
+_SERVES = " or ".join(
+    _WORKS.format(counter)
+    for counter in ("~generation_tokens_total", "~prompt_tokens_total", "~requests_finished_total")
+)
+"""A server that has served nothing may expose a gauge only with its first request."""
 
 MONITORING: tuple[Alert, ...] = (
     Alert(
         name="VllmSidecarDown",
-        severity=Severity.PAGE,
-        hold="5m",
+        severity=Severity.TICKET,
+        hold="15m",
         expr="up{<<sidecar>>} == 0",
-        summary="the sidecar {{ $labels.instance }} does not answer",
-        description="Prometheus cannot scrape it: nothing is known of its vLLM server.",
+        summary=f"the sidecar in {REPLICA} does not answer",
+        description="Prometheus cannot scrape it: nothing is known of its vLLM server, which may serve well.",
         cause="its container died, or a network policy keeps Prometheus out",
-        first=f"{_LOGS} --previous, and curl -s http://{{{{ $labels.instance }}}}/-/healthy",
-        board="vllm-sidecar",
-    ),
-    Alert(
-        name="VllmTelemetryAbsent",
-        severity=Severity.PAGE,
-        hold="10m",
-        expr="absent(~build_info)",
-        summary="there is no sidecar at all",
-        description="No series of any vLLM sidecar exists: no alert about vLLM can fire.",
-        cause="the scrape job was lost, or its relabelling drops everything",
-        first="look at /targets of Prometheus for the job of the sidecars",
+        first=_LOGS,
         board="vllm-sidecar",
     ),
     Alert(
@@ -55,8 +53,8 @@ MONITORING: tuple[Alert, ...] = (
         name="VllmSignalMissing",
         severity=Severity.TICKET,
         hold="30m",
-        expr="~signal_missing == 1",
-        summary=f"vLLM behind {REPLICA} does not give {{{{ $labels.signal }}}}",
+        expr=f"~signal_missing == 1 and on (<<T>>) ({_SERVES})",
+        summary=f"vLLM in {REPLICA} does not expose {{{{ $labels.signal }}}}",
         description="Panels and alerts that need it are silent for this server.",
         cause="a very old vLLM, a front end that hides metrics, or a rename that this release does not know",
         first=f"{STATUS}: missing and unknown families",
@@ -68,7 +66,7 @@ MONITORING: tuple[Alert, ...] = (
         hold="1h",
         expr="~unknown_families > <<families>>",
         thresholds=(number("families", 0, "Unknown metric families that are accepted."),),
-        summary=f"vLLM behind {REPLICA} has {{{{ $value }}}} metrics that this release does not know",
+        summary=f"vLLM in {REPLICA} has {{{{ $value }}}} metrics that this release does not know",
         description="What is known is exported as always; a newer sidecar may know more.",
         cause="a newer vLLM than this sidecar",
         first=f"{STATUS}: unknown families; look for a newer release",
@@ -93,8 +91,16 @@ MONITORING: tuple[Alert, ...] = (
         name="VllmSidecarIntervalStretched",
         severity=Severity.TICKET,
         hold="15m",
-        expr='~poll_interval_seconds{source="vllm"} > <<interval>>',
-        thresholds=(Threshold("interval", Measure.SECONDS, 5, "Time between two polls."),),
+        expr=(
+            '~poll_interval_seconds{source="vllm"} > <<interval>> '
+            'and on (<<T>>) (~poll_server_time_ratio{source="vllm"} > <<ratio>>)'
+        ),
+        thresholds=(
+            Threshold("interval", Measure.SECONDS, 5, "Time between two polls."),
+            ratio(
+                "ratio", 0.008, "Share of the server's time from which on the interval is stretched, not configured."
+            ),
+        ),
         summary=f"the sidecar of {REPLICA} polls only every {{{{ $value | humanizeDuration }}}}",
         description="It keeps its share of the server's time small, and /metrics takes long: peaks are missed.",
         cause="very many series, or an API server that is short of CPU",
@@ -121,10 +127,22 @@ MONITORING: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="5m",
         expr="~config_last_reload_successful == 0",
-        summary="the sidecar {{ $labels.instance }} refused its new configuration",
+        summary=f"the sidecar in {REPLICA} refused its new configuration",
         description="It goes on with the old one; at its next restart it will not start.",
         cause="a mistake in the file",
         first="vllm-sidecar check-config FILE lists every mistake",
+        board="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmRuleEvaluationsMissed",
+        severity=Severity.TICKET,
+        hold="5m",
+        expr='increase(prometheus_rule_group_iterations_missed_total{rule_group=~".*;vllm-.*"}[15m]) > <<missed>>',
+        thresholds=(number("missed", 2, "Evaluations in fifteen minutes that may be missed."),),
+        summary="Prometheus missed {{ $value | humanize }} evaluations of {{ $labels.rule_group }}",
+        description="The rules take longer than their interval: alerts come late, or not at all.",
+        cause="too many series for one Prometheus, too little CPU, or slow storage",
+        first="PromQL: prometheus_rule_group_last_duration_seconds next to prometheus_rule_group_interval_seconds",
         board="vllm-sidecar",
     ),
     Alert(

@@ -1,9 +1,14 @@
 """Types of the alerts; what breaks a rule of the pack raises when the catalog is imported.
 
-Notation of expressions: `~name{...}` is a metric of the sidecar, `<<name>>` a threshold of the alert, and `<<T>>`,
-`<<M>>`, `<<E>>`, `<<G>>`, `<<S>>` are the labels that identify a server, a model of it, an engine, a GPU and a
-sidecar, for `on (...)` and `by (...)`. Sums are taken `without` what is summed over, so that labels of discovery such
-as `pod` arrive in the alert.
+Notation of expressions: `~name{...}` is a metric of the sidecar, `@name:suffix{...}` a series that the pack records,
+`<<name>>` a threshold of the alert, and `<<F>>`, `<<T>>`, `<<M>>`, `<<E>>`, `<<G>>`, `<<S>>` are the labels that
+identify a model, a replica (one vLLM server), a model of it, an engine, a GPU and a sidecar, for `on (...)` and
+`by (...)`. Expressions about a replica keep all labels, so that those of discovery such as `pod` and `node` arrive in
+the alert; those about a model have its labels and no others.
+
+Texts are templates of Prometheus. `[[expression]]` is replaced by the value of an expression in the same notation, and
+`[[list: expression]]` by the pods (or instances) of its series; each metric and record in it is that of the alert's
+model.
 """
 
 from __future__ import annotations
@@ -73,15 +78,20 @@ class Threshold:
 
 NAME = re.compile(r"Vllm[A-Za-z]+")
 METRIC = re.compile(r"~([a-z0-9_]+)")
+RECORD = re.compile(r"@([a-z0-9_]+:[a-z0-9]+)")
 PLACE = re.compile(r"<<(\w+)>>")
+_SIDECAR = "cluster, namespace, job, pod, instance"
+"""With `pod`: two pods of one node share an instance where they use the node's network."""
 LABEL_SETS = {
-    "T": "cluster, namespace, job, instance, target",
-    "M": "cluster, namespace, job, instance, target, model_name",
-    "E": "cluster, namespace, job, instance, target, model_name, engine",
-    "G": "cluster, namespace, job, instance, gpu, uuid",
-    "S": "cluster, namespace, job, instance",
+    "F": "cluster, namespace, model_name",
+    "T": f"{_SIDECAR}, target",
+    "M": f"{_SIDECAR}, target, model_name",
+    "E": f"{_SIDECAR}, target, model_name, engine",
+    "G": f"{_SIDECAR}, gpu, uuid",
+    "S": _SIDECAR,
 }
-"""Labels that identify a server, a model of it, an engine, a GPU and a sidecar; a missing one matches as empty."""
+"""Labels that identify a model, a replica, a model of it, an engine, a GPU and a sidecar; a missing one matches as
+empty."""
 SIDECAR = "sidecar"
 """`up{<<sidecar>>}` is Prometheus' own metric about the sidecars."""
 
@@ -107,6 +117,8 @@ class Alert:
     cause: str
     first: str
     board: str
+    batch_hours: bool = False
+    """Leave it out in the hours that the user names for batches."""
 
     def __post_init__(self) -> None:
         known = {*(threshold.name for threshold in self.thresholds), *LABEL_SETS, SIDECAR}
@@ -125,6 +137,35 @@ class Alert:
     def metrics(self) -> frozenset[str]:
         """Names of the sidecar's metrics that the expression reads, without prefix; with `_bucket` and the like."""
         return frozenset(METRIC.findall(self.expr))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One recording rule of the pack: `name` without prefix, `expr` in the notation of alerts without thresholds.
+
+    `by` are the labels that its series have, in the same notation.
+    """
+
+    name: str
+    by: str
+    expr: str
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Names of the labels that its series have."""
+        named = PLACE.sub(lambda found: LABEL_SETS[found[1]], self.by)
+        return frozenset(named.replace(" ", "").split(","))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rules that are evaluated one after the other; what is recorded stands before the alerts that read it."""
+
+    name: str
+    alerts: tuple[Alert, ...]
+    records: tuple[Record, ...] = ()
+    slow: bool = False
+    """Evaluated once a minute: it compares with hours and days."""
 
 
 def duration(name: str, seconds: float, text: str) -> Threshold:
@@ -147,9 +188,38 @@ def number(name: str, value: float, text: str) -> Threshold:
     return Threshold(name, Measure.NUMBER, value, text)
 
 
-REPLICA = "{{ $labels.instance }}{{ with $labels.target }} ({{ . }}){{ end }}"
-MODEL = "{{ $labels.model_name }} on " + REPLICA
+WHERE = (
+    "{{ with $labels.namespace }} in {{ . }}{{ end }}{{ with $labels.node }} on node {{ . }}{{ end }}"
+    "{{ with $labels.cluster }} of {{ . }}{{ end }}"
+)
+REPLICA = (
+    "{{ with $labels.pod }}pod {{ . }}{{ else }}{{ $labels.instance }}{{ end }}"
+    "{{ with $labels.target }} ({{ . }}){{ end }}" + WHERE
+)
+MODEL = (
+    "{{ with $labels.model_name }}{{ . }}{{ else }}a model without a known name{{ end }}"
+    "{{ with $labels.namespace }} in {{ . }}{{ end }}{{ with $labels.cluster }} of {{ . }}{{ end }}"
+)
+"""A model, in an alert about all its replicas."""
+SERVED = "{{ $labels.model_name }} on " + REPLICA
+"""A model, in an alert about one replica."""
 ENGINE = "{{ $labels.model_name }} engine {{ $labels.engine }} on " + REPLICA
-GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of {{ $labels.instance }}"
+GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of " + REPLICA
 NOT_ONE_ENGINE_PATTERN = "|".join(NOT_ONE_ENGINE)
-STATUS = "curl -s http://{{ $labels.instance }}/api/v1/status"
+_PROXY = "kubectl get --raw /api/v1/namespaces/{{ $labels.namespace }}/pods/{{ . }}:10190/proxy"
+STATUS = (
+    "{{ with $labels.pod }}" + _PROXY + "/api/v1/status{{ else }}curl -s http://{{ $labels.instance }}/api/v1/status"
+    "{{ end }}"
+)
+"""A command that shows the status of the sidecar of a replica, also from a machine that does not reach pods."""
+LOGS = (
+    "{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} logs {{ . }} --all-containers --tail=200{{ else }}"
+    "journalctl -u vllm -n 200{{ end }}"
+)
+PREVIOUS_LOGS = LOGS.replace("--tail=200", "--previous --tail=200")
+PODS = (
+    "{{ with $labels.namespace }}kubectl -n {{ . }} get pods -o wide{{ else }}systemctl status vllm on each host"
+    "{{ end }}"
+)
+STALE_SECONDS = 30
+"""Seconds without progress from which on a queue is not judged: it is a stall, or an engine whose gauges froze."""

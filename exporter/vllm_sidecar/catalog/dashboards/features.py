@@ -23,10 +23,10 @@ FEATURES_BOARD = Board(
         Row(
             "What is on, and how is it?",
             (
-                number("Drafts accepted", "Share of draft tokens that the model accepts, of the worst engine.", Unit.RATIO,
-                       "min(~recent_spec_decode_acceptance_ratio)",
-                       "min(rate(~spec_decode_accepted_tokens_total[5m]) / (rate(~spec_decode_draft_tokens_total[5m]) > 0))",
-                       bad="VllmSpecDecodeAcceptanceLow.acceptance", below=True, decimals=0, empty=_OFF),
+                number("Tokens per step", "1 + accepted / drafts, of the worst engine that speculates: near 1 drafts only cost.", Unit.TOKENS,
+                       "min(~recent_spec_decode_accepted_length_tokens)",
+                       "min(1 + rate(~spec_decode_accepted_tokens_total[5m]) / (rate(~spec_decode_drafts_total[5m]) > 0))",
+                       bad="VllmSpecDecodeAcceptanceLow.gain", below=True, decimals=1, empty=_OFF),
                 number("LoRA slots in use", "Adapters in the batch, of those that fit (--max-loras): all in use and requests deferred is thrashing.",
                        Unit.RATIO, "max(~lora_slots_used / (~lora_slots > 0))", decimals=0, empty=_OFF),
                 number("Requests deferred", "Waiting for a LoRA slot, a grammar or a transfer.", Unit.NONE,
@@ -51,12 +51,14 @@ FEATURES_BOARD = Board(
         Row(
             "Speculative decoding",
             (
-                lines("How many drafts are accepted?", "Below its threshold drafts cost more than they save: choose another draft, or fewer tokens.",
+                lines("How many drafts are accepted?", "What it is worth is on the right: few of many draft tokens may pay, many of one may not.",
                       Unit.RATIO, Query("~recent_spec_decode_acceptance_ratio", ENGINE, None,
                       "rate(~spec_decode_accepted_tokens_total[$__rate_interval]) / (rate(~spec_decode_draft_tokens_total[$__rate_interval]) > 0)"),
-                      bad="VllmSpecDecodeAcceptanceLow.acceptance", below=True, most=1.0, empty=_NO_DRAFTS),
-                lines("How many tokens does a step give?", "1 + accepted / drafts: the speed-up before its cost. Near 1 it is only cost.", Unit.TOKENS,
-                      Query("~recent_spec_decode_accepted_length_tokens", ENGINE, Colour.GENERATION), empty=_NO_DRAFTS),
+                      most=1.0, empty=_NO_DRAFTS),
+                lines("How many tokens does a step yield?", "1 + accepted / drafts: the speed-up before its cost. Below its threshold choose another "
+                      "draft, or fewer tokens.", Unit.TOKENS,
+                      Query("~recent_spec_decode_accepted_length_tokens", ENGINE, Colour.GENERATION),
+                      bad="VllmSpecDecodeAcceptanceLow.gain", below=True, empty=_NO_DRAFTS),
                 lines("How many draft tokens are thrown away?", "Computed for nothing.", Unit.TOKENS_PER_SECOND,
                       Query("~recent_spec_decode_wasted_tokens_per_second", ENGINE, Colour.WAITING), empty=_NO_DRAFTS),
                 bars("Up to which position is it worth it?", "Share of drafts whose token at the position was accepted; cut --num-speculative-tokens "

@@ -30,9 +30,11 @@ _USERS = "\0"
 """Where the matcher of the sidecars' job comes. It is put in last, so that nothing in it is rewritten."""
 _PLACES = ",".join(f'{name}=~"${name}"' for name in WHERE)
 _INSTANCE, _MODEL, _ENGINE = (f'{name}=~"${name}"' for name in ("instance", MODEL, ENGINE))
+_MODEL_OR_NONE = f'{MODEL}=~"(${MODEL})?"'
+"""Passes series without a model: of GPUs, of a server that has not answered yet, and of a plain Prometheus."""
 _FIRING = (
     f'alertname=~"Vllm.+",alertname!="VllmWatchdog",alertstate="firing",{_PLACES},'
-    f'instance=~"($instance)?",{MODEL}=~"(${MODEL})?"'
+    f'instance=~"($instance)?",{_MODEL_OR_NONE}'
 )
 _WATCHDOG = 'alertname="VllmWatchdog",alertstate="firing"'
 
@@ -111,7 +113,8 @@ def _selected(mark: str, name: str, own: str) -> str:
     else:
         labels = labels_of(name)
         matchers = [own, _PLACES, _INSTANCE]
-    matchers += [_MODEL] * (MODEL in labels) + [_ENGINE] * (ENGINE in labels)
+    model = _MODEL_OR_NONE if (mark, name) == ("~", "up") else _MODEL
+    matchers += [model] * (MODEL in labels) + [_ENGINE] * (ENGINE in labels)
     prefix = RECORD_PREFIX if mark == "@" else PREFIX
     return f"{prefix}{name}{{{','.join(each for each in matchers if each)}}}"
 

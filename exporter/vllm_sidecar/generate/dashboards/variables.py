@@ -14,7 +14,7 @@ _ANYTHING = ".*"
 _UP = "vllm_sidecar_up"
 _SERVING = "vllm_sidecar_requests_running"
 _EITHER = "vllm_sidecar_(up|requests_running)"
-"""Every sidecar has the first, also of a server that is down; the second knows the models, and ends with a server."""
+"""Every sidecar has the first, also of a server that is down, with its first model; the second has every model."""
 
 
 def variables() -> list[dict[str, Any]]:

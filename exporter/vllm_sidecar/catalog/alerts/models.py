@@ -1,0 +1,246 @@
+"""What users of a model feel: the alerts that page.
+
+A model is all replicas that serve it in one namespace of one cluster. One replica of several, a cause, a GPU and the
+monitoring are tickets (see the modules beside this one): a page is about a share of a model's service that is gone or
+bad.
+"""
+
+from __future__ import annotations
+
+from vllm_sidecar.catalog.alerts.replicas import ANSWERS
+from vllm_sidecar.catalog.alerts.types import (
+    MODEL,
+    PODS,
+    STALE_SECONDS,
+    Alert,
+    Record,
+    Severity,
+    duration,
+    latency,
+    number,
+    ratio,
+)
+
+DOWN = '~up{source="vllm"} == 0'
+NOT_YET = f'{DOWN} unless on (<<T>>) ~last_success_timestamp_seconds{{source="vllm"}}'
+"""Replicas that have never answered their sidecar: they load the model."""
+_ASLEEP = "~engine_sleeping == 1 and on (<<E>>) (sum by (<<E>>) (~requests_waiting) > 0)"
+_NAMELESS = NOT_YET.replace("up{", 'up{model_name="",', 1)
+_COUNTED = 'slo_requests_total{slo="availability"}'
+_GOOD = 'slo_good_requests_total{slo="availability"}'
+_KNOWN = '@replica_unavailable:ratio{model_name!=""} or @replica_unavailable:ratio{target=""}'
+"""Of a target with a name of its own and no known model nothing says whose replica it is."""
+YESTERDAY = "offset 23h30m"
+"""With a range of an hour: around the same time of the day before."""
+
+
+def _either(**parts: str) -> str:
+    """Take the larger of several counts of the same requests; each may be missing for a model."""
+    found = " or ".join(f'label_replace({expr}, "from", "{source}", "", "")' for source, expr in parts.items())
+    return f"max by (<<F>>) ({found})"
+
+
+def _rejected() -> str:
+    return "sum by (<<F>>) (increase(~requests_rejected_total[5m]))"
+
+
+def _minus(whole: str, part: str) -> str:
+    """Subtract what may not be counted for every model."""
+    return f"{whole} - ({part} or 0 * {whole})"
+
+
+_EVERY = f"sum by (<<F>>) (increase(~{_COUNTED}[5m]))"
+_BAD = f"sum by (<<F>>) (increase(~{_COUNTED}[5m]) - increase(~{_GOOD}[5m]))"
+_ENDED = 'sum by (<<F>>) (increase(~requests_finished_total{finished_reason!="abort"}[5m]))'
+
+MODEL_RECORDS: tuple[Record, ...] = (
+    Record(
+        "model_active_requests:sum",
+        "<<F>>",
+        # A counter is taken only while it is there: what is left of its range after its end says nothing. Running
+        # requests count where tokens come: gauges freeze when all clients leave at once.
+        "sum by (<<F>>) (((increase(~requests_finished_total[1m]) and ~requests_finished_total) "
+        "or (~requests_running and on (<<E>>) (increase(~generation_tokens_total[1m]) > 0)) "
+        f"or (increase(~{_COUNTED}[1m]) and ~{_COUNTED} unless on (<<M>>) ~requests_finished_total)) "
+        f"unless on (<<T>>) ({DOWN}))",
+    ),
+    Record(
+        "replica_unavailable:ratio",
+        "<<M>>",
+        f'max by (<<M>>) ((({DOWN} and max_over_time(~up{{source="vllm"}}[90s]) == 0 '
+        'and on (<<T>>) ~last_success_timestamp_seconds{source="vllm"} '
+        f'unless on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{ANSWERS}"}}[2m]) > 0)) + 1) '
+        f"or avg by (<<M>>) (({_ASLEEP}) or ~stalled) "
+        'or 0 * (~up{source="vllm"} == 1))',
+    ),
+    Record("model_replicas:count", "<<F>>", f"count by (<<F>>) ({_KNOWN})"),
+    Record("model_replicas_unavailable:sum", "<<F>>", f"sum by (<<F>>) ({_KNOWN})"),
+    Record(
+        "model_requests_failed:increase5m",
+        "<<F>>",
+        _either(
+            engine='sum by (<<F>>) (increase(~requests_finished_total{finished_reason="error"}[5m]))',
+            sidecar=f"clamp_min({_minus(_BAD, _rejected())}, 0)",
+        ),
+    ),
+    Record("model_requests:increase5m", "<<F>>", _either(engine=_ENDED, sidecar=_EVERY)),
+    Record(
+        "model_aborted:ratio5m",
+        "<<F>>",
+        'sum by (<<F>>) (avg_over_time(~recent_requests{outcome="aborted"}[5m])) '
+        "/ (sum by (<<F>>) (avg_over_time(~recent_requests[5m])) > 0)",
+    ),
+)
+"""What the pages read, and how many replicas a model has."""
+
+_N = "[[@model_replicas_unavailable:sum]] of [[@model_replicas:count]]"
+_REPLICAS = ratio("replicas", 0.3, "Share of a model's replicas; one of one is more, one of four is not.")
+
+
+def _least(name: str, text: str) -> tuple[str, float, str]:
+    return name, 10, f"{text} in five minutes below which no ratio is judged."
+
+
+def _waits(wait: str) -> str:
+    """Count the replicas on which a request waits so long, of those that make progress."""
+    return (
+        f"count by (<<F>>) (count by (<<M>>) (~live_queue_wait_seconds > {wait} "
+        f"unless on (<<E>>) (~progress_age_seconds >= {STALE_SECONDS}) unless on (<<E>>) (~engine_sleeping == 1)))"
+    )
+
+
+MODELS: tuple[Alert, ...] = (
+    Alert(
+        name="VllmModelGone",
+        severity=Severity.PAGE,
+        hold="2m",
+        expr=(
+            "(last_over_time(@model_active_requests:sum[6h]) >= <<requests>> "
+            "unless on (<<F>>) @model_active_requests:sum unless on (<<F>>) @model_replicas:count) "
+            "unless (last_over_time(@model_active_requests:sum[<<startup>>]) "
+            f"and on (cluster, namespace) ({_NAMELESS})) "
+            f"unless (last_over_time(@model_active_requests:sum[<<startup>>]) and on (<<F>>) ({NOT_YET}))"
+        ),
+        thresholds=(
+            number("requests", 1, "Requests in progress or finished in its last minute; with fewer its end was quiet."),
+            duration("startup", 600, "Time that a replica which starts has before the model counts as gone."),
+        ),
+        summary=f"{MODEL} is gone: it had requests, and nothing serves it",
+        description="No replica of it is there any more, and none was drained: in its last minute "
+        "{{ $value | humanize }} requests were in progress or finished. A model that ends without requests, such as "
+        "one that is scaled to zero, is not meant.",
+        cause="its pods are Pending (no GPU, node gone, image, quota), or Prometheus lost its targets",
+        first=PODS,
+        board="vllm-overview",
+    ),
+    Alert(
+        name="VllmReplicasUnavailable",
+        severity=Severity.PAGE,
+        hold="30s",
+        expr="@model_replicas_unavailable:sum / (@model_replicas:count > 0) > <<replicas>>",
+        thresholds=(_REPLICAS,),
+        summary=f"{_N} replicas of {MODEL} do not serve",
+        description="More than <<replicas>> are down, stalled, or asleep while requests wait: "
+        "[[list: topk(5, @replica_unavailable:ratio > 0)]]. A replica that never answered still loads, and does not "
+        "count.",
+        cause="VllmTargetDown, VllmEngineStalled or VllmAsleepWithRequests of each of them says which",
+        first=PODS,
+        board="vllm-overview",
+    ),
+    Alert(
+        name="VllmQueueWaitHigh",
+        severity=Severity.PAGE,
+        hold="1m",
+        expr=(
+            f"{_waits('<<wait>>')} / (count by (<<F>>) (count by (<<M>>) (~live_queue_wait_seconds)) > 0) "
+            "> <<replicas>>"
+        ),
+        thresholds=(latency("wait", 10, "Wait of a request that arrives now.", interactive=2, batch=120), _REPLICAS),
+        batch_hours=True,
+        summary=f"requests to {MODEL} wait more than <<wait>>",
+        description="On {{ $value | humanizePercentage }} of [[count(count by (<<T>>) (~live_queue_wait_seconds))]] "
+        "replicas, by what waits now and how fast it is admitted; up to "
+        "[[max(~live_queue_wait_seconds)]] s on [[list: topk(1, ~live_queue_wait_seconds)]].",
+        cause=(
+            "more load than the replicas take: vllm_sidecar_admission_limit names the limit (batch: --max-num-seqs or "
+            "replicas; kv_cache: fewer or shorter requests; adapter: --max-loras; transfer: the KV connector)"
+        ),
+        first='PromQL: sum by (limit) (vllm_sidecar_admission_limit{model_name="{{ $labels.model_name }}"})',
+        board="vllm-engine",
+    ),
+    Alert(
+        name="VllmErrorRatioHigh",
+        severity=Severity.PAGE,
+        hold="1m",
+        expr=(
+            "@model_requests_failed:increase5m / (@model_requests:increase5m > 0) > <<errors>> "
+            "and on (<<F>>) (@model_requests_failed:increase5m >= <<least_failed>>)"
+        ),
+        thresholds=(ratio("errors", 0.05, "Share of failed requests."), number(*_least("least_failed", "Failures"))),
+        summary=f"{{{{ $value | humanizePercentage }}}} of the requests to {MODEL} fail",
+        description="[[@model_requests_failed:increase5m]] in five minutes ended as an error of an engine or as HTTP "
+        "5xx; refused and bad requests do not count. Most failed on "
+        '[[list: topk(1, sum by (<<T>>) (increase(~requests_finished_total{finished_reason="error"}[5m])) > 0)]].',
+        cause="a release, a model that does not fit the template, or an engine that died",
+        first=PODS + "; then the log of the replica with most failures",
+        board="vllm-incident",
+    ),
+    Alert(
+        name="VllmRejectionRatioHigh",
+        severity=Severity.PAGE,
+        hold="1m",
+        expr=(
+            f"{_rejected()} / (({_rejected()} + ({_ENDED} or 0 * {_rejected()})) > 0) > <<rejected>> "
+            f"and on (<<F>>) ({_rejected()} >= <<least_rejected>>)"
+        ),
+        thresholds=(
+            ratio("rejected", 0.05, "Share of requests that admission control refuses."),
+            number(*_least("least_rejected", "Refused requests")),
+        ),
+        summary=f"{MODEL} refuses {{{{ $value | humanizePercentage }}}} of its requests",
+        description=f"[[{_rejected()}]] in five minutes got 503 because a limit of the queue is reached.",
+        cause="more load than the replicas take; --max-num-queued-reqs or --max-num-queued-tokens is reached",
+        first="PromQL: sum by (pod, reason) "
+        '(rate(vllm_sidecar_requests_rejected_total{model_name="{{ $labels.model_name }}"}[5m]))',
+        board="vllm-engine",
+    ),
+    Alert(
+        name="VllmAbortRatioHigh",
+        severity=Severity.PAGE,
+        hold="2m",
+        expr=(
+            "(@model_aborted:ratio5m > <<aborted>> unless on (<<F>>) "
+            f"(@model_aborted:ratio5m <= <<factor>> * avg_over_time(@model_aborted:ratio5m[1h] {YESTERDAY}))) "
+            'and on (<<F>>) (5 * sum by (<<F>>) (avg_over_time(~recent_requests{outcome="aborted"}[5m])) '
+            ">= <<least_aborted>>)"
+        ),
+        thresholds=(
+            ratio("aborted", 0.3, "Share of requests whose clients leave before the end."),
+            number("factor", 2, "Share over that of the same hour yesterday, where it is known."),
+            number("least_aborted", 20, "Aborted requests in five minutes below which no ratio is judged."),
+        ),
+        batch_hours=True,
+        summary=f"clients of {MODEL} give up {{{{ $value | humanizePercentage }}}} of their requests",
+        description="They leave before the answer is complete, more than twice as many as at this hour yesterday: "
+        "that is how a timeout of a gateway looks from here.",
+        cause="answers that take longer than a client or gateway waits, or a client release that cancels",
+        first="compare the timeout of the gateway with vllm_sidecar_recent_time_to_first_token_seconds and "
+        "vllm_sidecar_recent_request_seconds",
+        board="vllm-incident",
+    ),
+    Alert(
+        name="VllmRequestsCorrupted",
+        severity=Severity.PAGE,
+        hold="30s",
+        keep="10m",
+        expr="sum by (<<F>>) (increase(~requests_corrupted_total[10m])) > <<corrupted>>",
+        thresholds=(number("corrupted", 0, "Corrupted requests in ten minutes that are accepted."),),
+        summary=f"{MODEL} computes NaN",
+        description="{{ $value | humanize }} requests in ten minutes have NaN in their logits: users get wrong text "
+        "with status 200. Replicas: "
+        "[[list: topk(5, sum by (<<T>>) (increase(~requests_corrupted_total[10m])) > 0)]].",
+        cause="a damaged weight file, a quantisation that overflows, or a GPU with errors in its memory",
+        first="take the replica out of its Service (runbook), then look at ECC errors and XIDs of its GPUs",
+        board="vllm-incident",
+    ),
+)
