@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,8 +40,6 @@ FAULTS = (
 )
 RECORDS = '{__name__=~"vllm_sidecar:.+"}'
 PATIENCE = 300.0
-VISIBLE = 2.5
-"""Seconds until VictoriaMetrics finds what was written."""
 Recorded = dict[tuple[tuple[str, str], ...], dict[float, float]]
 """Labels of each recorded series -> its value at each evaluation."""
 
@@ -125,9 +122,9 @@ def replayed(binaries: Path, folder: Path, files: Sequence[Path], series: Series
         times = series.grid.times + EPOCH
         push(running.url, ((labels_of(text), *ended(times, values)) for text, values in series.found.items()))
         for file in by_level(files, folder):
-            time.sleep(VISIBLE)
+            wait_for(f"{running.url}/internal/force_flush")  # what was written is found
             _replay(vmalert, running.url, file)
-        time.sleep(VISIBLE)
+        wait_for(f"{running.url}/internal/force_flush")
         fired = running.query_range('ALERTS{alertstate="firing"}', begin, end, STEP)
         return records(running), {one["metric"]["alertname"] for one in fired}
 

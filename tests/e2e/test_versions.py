@@ -27,8 +27,9 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "rules").glob("vllm-sidecar*.rules.yml"))
 FOLDERS = versions.folders()
-ABOUT = 0.02
-"""Share by which the median of a recorded series may differ: versions disagree on the ends of a range."""
+ABOUT = 0.15
+"""Share by which the median of a recorded series may differ: versions disagree on the ends of a range, which matters
+where five minutes hold two failures."""
 SOON = MINUTE
 needs_others = pytest.mark.skipif(not FOLDERS, reason=f"{versions.VARIABLE} names no folder with other versions")
 
@@ -58,7 +59,8 @@ def compare(ours: Recorded, theirs: Recorded) -> None:
         times = values.keys() & theirs[labels].keys()
         assert len(times) >= 0.98 * len(values), labels
         middle, other = (median(each[when] for when in times) for each in (values, theirs[labels]))
-        assert other == pytest.approx(middle, rel=ABOUT, abs=1e-3), labels
+        least = 0.1 if dict(labels)["__name__"].endswith("increase5m") else 0.01  # of events, or a ratio
+        assert other == pytest.approx(middle, rel=ABOUT, abs=least), labels
 
 
 @needs_others

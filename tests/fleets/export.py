@@ -113,6 +113,7 @@ class Writer:
         one = np.ones(times.shape)
         self.own("polls_total", self.counted(one, alive), alive, **vllm)
         self.own("poll_interval_seconds", 1.0, alive, **vllm)
+        self.own("poll_server_time_ratio", 0.001, alive, **vllm)
         refused = np.where(alive & ~serving, 1.0, 0.0)
         for reason, rate in (("refused", refused), ("timeout", 0 * refused), ("http_5xx", 0 * refused)):
             self.own("poll_failures_total", self.counted(rate, alive), alive, **vllm, reason=reason)
