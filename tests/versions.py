@@ -120,7 +120,7 @@ def replayed(binaries: Path, folder: Path, files: Sequence[Path], series: Series
     subprocess.run([vmalert, "-dryRun", *(f"-rule={file}" for file in files)], check=True, capture_output=True)
     with victoria_metrics(folder, binaries) as running:
         times = series.grid.times + EPOCH
-        push(running.url, ((labels_of(text), *ended(times, values)) for text, values in series.found.items()))
+        push(running.url, ((labels_of(text), *ended(times, series.values(text))) for text in series))
         for file in by_level(files, folder):
             wait_for(f"{running.url}/internal/force_flush")  # what was written is found
             _replay(vmalert, running.url, file)

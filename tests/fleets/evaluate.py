@@ -168,18 +168,17 @@ class Evaluation:
         ]
 
     def _write(self, series: Series, begin: float, end: float) -> None:
-        times = series.grid.times
-        part = (times >= begin) & (times < end)
-        first = int(np.argmax(part))
-        away = self._away(times)
+        """Write the scrapes of a part of a day of whatever the rules read."""
+        first, last = np.searchsorted(series.grid.times, (begin, end))
+        times = series.grid.times[first:last]
+        scraped = ~self._away(times)
         found = []
-        for text, values in series.found.items():
-            if text.partition("{")[0] not in self.reads:
-                continue
-            now = values[part & ~away]
-            before = first > 0 and not np.isnan(values[first - 1])
-            if before or not np.isnan(now).all():
-                found.append((labels_of(text), *ended(times[part & ~away] + self.epoch, now, before=before)))
+        for text in series:
+            if text.partition("{")[0] in self.reads:
+                now = series.values(text, first, last)[scraped]
+                before = first > 0 and not np.isnan(series.values(text, first - 1, first)[0])
+                if before or not np.isnan(now).all():
+                    found.append((labels_of(text), *ended(times[scraped] + self.epoch, now, before=before)))
         push(self.running.url, found)
 
     def _away(self, times: Floats) -> Mask:

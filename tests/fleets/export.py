@@ -27,18 +27,43 @@ NOISE = 0.05
 
 
 class Series:
-    """Series of one scrape job, by their text; NaN where a series is absent."""
+    """Series of one scrape job, by their text; NaN where a series is absent. Kept are only the times of its pod."""
 
     def __init__(self, grid: Grid) -> None:
         """Make none."""
         self.grid = grid
-        self.found: dict[str, Floats] = {}
+        self._found: dict[str, tuple[int, Floats]] = {}
 
     def put(self, name: str, labels: dict[str, str], values: Floats | float, where: Mask) -> None:
-        """Add one."""
+        """Add one by its name and labels, where it is there."""
         text = name + "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
-        assert text not in self.found, text
-        self.found[text] = np.where(where, values, NAN)
+        self.add(text, np.where(where, values, NAN))
+
+    def add(self, text: str, values: Floats) -> None:
+        """Add one, with a value for every scrape; one without any is none."""
+        assert text not in self._found, text
+        there = np.flatnonzero(~np.isnan(values))
+        if there.size:
+            self._found[text] = (int(there[0]), values[there[0] : there[-1] + 1].copy())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def values(self, text: str, first: int = 0, last: int | None = None) -> Floats:
+        """Return the values of one at a part of the scrapes."""
+        last = len(self.grid.times) if last is None else last
+        own, values = self._found[text]
+        found = np.full(last - first, NAN)
+        begin, end = max(first, own), min(last, own + len(values))
+        if begin < end:
+            found[begin - first : end - first] = values[begin - own : end - own]
+        return found
+
+    def interrupt(self, begin: float, end: float) -> None:
+        """Take out all scrapes between two seconds."""
+        away = self.grid.between(begin, end)
+        for own, values in self._found.values():
+            values[away[own : own + len(values)]] = NAN
 
 
 def bad_share(median: Floats, bound: float) -> Floats:
@@ -170,7 +195,8 @@ class Writer:
     def idle_seconds(self, idle: Mask) -> Floats:
         """Return for how long nothing has come."""
         index = np.arange(idle.size)
-        return (index - np.maximum.accumulate(np.where(idle, -1, index))) * self.step
+        found: Floats = (index - np.maximum.accumulate(np.where(idle, -1, index))) * self.step
+        return found
 
     def _requests(self) -> None:
         replica = self.replica
@@ -291,10 +317,3 @@ class Writer:
             self.own("gpu_throttled", 0.0, alive, **gpu, reason=reason)
         self.own("gpu_busy_without_progress", 0.0, replica.serving, power="high")
         self.own("gpu_starved", 0.0, replica.serving)
-
-
-def rows(series: Series) -> Iterator[tuple[str, Floats]]:
-    """Return the series that have any value."""
-    for text, values in series.found.items():
-        if not np.isnan(values).all():
-            yield text, values

@@ -99,8 +99,7 @@ def scraped(sequence: Sequence) -> Series:
     for number, part in enumerate(sequence.parts):
         _add(series, part, part.instance or f"10.0.0.{number}:10190")
     for begin, end in sequence.away:
-        for values in series.found.values():
-            values[series.grid.between(begin, end)] = np.nan
+        series.interrupt(begin, end)
     return series
 
 
@@ -112,12 +111,12 @@ def _add(series: Series, part: Part, instance: str) -> None:
     target = ",".join(f'{name}="{value}"' for name, value in labels.items())
     there = grid.between(part.begin, end)
     alive = np.where(there, 1.0, np.where(grid.between(end, end + part.drains), 0.0, np.nan))
-    series.found[f"up{{{target}}}"] = alive
+    series.add(f"up{{{target}}}", alive)
     for text, values in played.series.items():
         name, _, rest = text.partition("{")
         prefix = "" if name.startswith("process_") else PREFIX
         full = f"{prefix}{name}{{{target}{',' + rest if rest else '}'}"
-        series.found[full] = _placed(name, values, part, grid)
+        series.add(full, _placed(name, values, part, grid))
 
 
 def _placed(name: str, values: list[float | None], part: Part, grid: Grid) -> Floats:

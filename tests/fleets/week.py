@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fleets import demand
 from fleets.clock import DAY, FRIDAY, MINUTE, SATURDAY, SUNDAY, THURSDAY, TUESDAY, WEDNESDAY, Grid, at
 from fleets.export import Series, Writer
@@ -73,7 +71,6 @@ def scraped(
         for replica in replicas(shape, own[shape.name], grid, (*HARMLESS, *faults)):
             number += 1
             Writer(series, replica, number).write()
-    away = np.any([grid.between(*each) for each in AWAY], axis=0)
-    for values in series.found.values():
-        values[away] = np.nan
+    for begin, end in AWAY:
+        series.interrupt(begin, end)
     return series
