@@ -70,11 +70,13 @@ def configuration(seconds: int, *jobs: Mapping[str, object], rules: object = Non
 
 
 @contextmanager
-def prometheus(folder: Path, config: Mapping[str, object], *flags: str) -> Iterator[Prometheus]:
+def prometheus(
+    folder: Path, config: Mapping[str, object], *flags: str, program: str = "prometheus"
+) -> Iterator[Prometheus]:
     """Run Prometheus with its files in a folder; yield it once it is ready."""
     (folder / "prometheus.yml").write_text(yaml.safe_dump(dict(config)))
     address, log = f"127.0.0.1:{free_port()}", folder / "prometheus.log"
-    command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     command += [f"--web.listen-address={address}", *flags]
     with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
         try:

@@ -15,6 +15,8 @@ from vllm_sidecar.simulate.script import read_script
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vllm_sidecar.simulate.script import Script
+
 POLL = 1.0
 SCRAPE = 15.0
 CALM, INCIDENT, RECOVERY = 90.0, 255.0, 390.0
@@ -49,15 +51,18 @@ class Rehearsal:
         return {text.partition("{")[2].rstrip("}"): value for text, value in found.items() if value is not None}
 
 
-async def rehearse(text: str, seconds: float, **overrides: object) -> Rehearsal:
-    """Play a script for so many simulated seconds."""
-    look = Lookalike(read_script(text, None, overrides), WALL)
+async def rehearse(script: str | Script, seconds: float, *, load: float = 0.0, **overrides: object) -> Rehearsal:
+    """Play a script for so many simulated seconds, of which the server loads its model for the first ones."""
+    given = read_script(script, None, overrides) if isinstance(script, str) else script
+    look = Lookalike(given, WALL + load)
     played = Rehearsal()
     async with FakeVllm() as fake, run(config(fake.url)) as watched:
         fake.body = lambda: exposition(look)
         for second in range(1, round(seconds / POLL) + 1):
-            look.advance(second * POLL)
-            fake.status = 200 if look.listening else 503
+            loaded = second * POLL > load
+            if loaded:
+                look.advance(second * POLL - load)
+            fake.status = 200 if loaded and look.listening else 503
             watched.clock[0] += POLL
             await watched.pipeline.poll_once()
             await watched.pipeline.probe_once()

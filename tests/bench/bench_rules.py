@@ -1,34 +1,40 @@
 """What the whole pack costs in real Prometheus, at 10, 100 and 1,000 engines, and what its long ranges cost.
 
+    python tests/bench/bench_rules.py [--before CHECKOUT] [--engines 10,100,1000]
+
 Each engine is a target of its own with all series that a sidecar exports (one simulated server under load); its
 counters stand still, which costs a rule as much as when they move. Prometheus reports for each group how long its last
-evaluation took. Ranges of a day hold only minutes here, so what they cost is measured apart, on a day of backfilled
-samples of the series that they read.
+evaluation took; the medians of several rounds are added up. Ranges of a day hold only minutes here, so what they cost
+is measured apart, with a day of a synthetic fleet. With a checkout of another commit its pack is measured too, in a
+Prometheus of its own, one after the other.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import day_of_rules
+
 from fake_vllm import FakeVllm
 from loopback import free_port
 from prometheus_process import configuration, job, prometheus
 from rehearsal import POLL
 from running import WALL, config, run
-from vllm_sidecar.config.thresholds import Thresholds
-from vllm_sidecar.generate import Format, rule_files, slo_files
-from vllm_sidecar.generate.rules import alert_groups
 from vllm_sidecar.simulate.dialects import exposition
 from vllm_sidecar.simulate.lookalike import Lookalike
 from vllm_sidecar.simulate.script import read_script
@@ -38,12 +44,12 @@ if TYPE_CHECKING:
 
     from prometheus_process import Prometheus
 
-ENGINES = (10, 100, 1000)
+ENGINES = "10,100,1000"
 SCRAPE = 15
-SETTLE = 100.0
-"""Seconds for every target to be scraped and every group to be evaluated several times."""
-DAY_ENGINES, DAY_STEP = 50, 15
-LONG = "1d"
+SETTLE = 75.0
+"""Seconds for every target to be scraped and every group to be evaluated."""
+ROUNDS = 5
+HERE = Path(__file__).parents[2]
 
 
 async def one_body() -> bytes:
@@ -69,96 +75,113 @@ def serve(body: bytes, port: int) -> None:
     web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
 
 
+def generated(checkout: Path, folder: Path) -> list[Path]:
+    """Let a checkout generate its rules with their defaults."""
+    folder.mkdir()
+    python = os.environ | {"PYTHONPATH": str(checkout / "exporter")}
+    command = [sys.executable, "-m", "vllm_sidecar", "generate", "rules", "--out", str(folder)]
+    subprocess.run(command, env=python, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    return sorted(folder.glob("*.rules.yml"))
+
+
 def watching(folder: Path, engines: int, port: int) -> AbstractContextManager[Prometheus]:
-    """Run Prometheus with the committed thresholds' rules over so many targets."""
-    slos, _ = slo_files(Thresholds(), Format.PROMETHEUS)
-    for name, content in (rule_files(Thresholds(), Format.PROMETHEUS) | slos).items():
-        (folder / name).write_bytes(content)
+    """Run Prometheus with the rules of a folder over so many targets."""
     relabel = [
         {"source_labels": ["__address__"], "target_label": "instance"},
         {"target_label": "__address__", "replacement": f"127.0.0.1:{port}"},
     ]
     targets = [f"engine-{number}:10190" for number in range(engines)]
-    jobs = [job("vllm-sidecar", *targets, relabel_configs=relabel)] if engines else []
-    return prometheus(folder, configuration(SCRAPE, *jobs, rules=folder / "*.rules.yml"))
+    jobs = [job("vllm-sidecar", *targets, relabel_configs=relabel)]
+    return prometheus(folder, configuration(SCRAPE, *jobs, rules=folder / "rules" / "*.rules.yml"))
 
 
-def measured(engines: int, port: int) -> str:
-    """Return one row of the table."""
-    with tempfile.TemporaryDirectory() as folder, watching(Path(folder), engines, port) as running:
-        time.sleep(SETTLE)
-        groups = running.ask("rules")["groups"]
-        series = int(running.ask("status/tsdb")["headStats"]["numSeries"])
-        seconds = {group["name"]: float(group["evaluationTime"]) for group in groups}
-        load = sum(float(group["evaluationTime"]) / float(group["interval"]) for group in groups)
-        slowest = max(seconds, key=lambda name: seconds[name])
-        rules = sum(len(group["rules"]) for group in groups)
-        broken = [rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "err"]
-        assert not broken, broken
-    return (
-        f"{engines:7} {series:9} {rules:5} {1000 * sum(seconds.values()):9.0f} ms {100 * load:9.2f} % "
-        f"{slowest} {1000 * seconds[slowest]:.0f} ms"
-    )
+@dataclass(frozen=True)
+class Cost:
+    """What one pack costs."""
+
+    rules: int
+    milliseconds: float
+    """Of one evaluation of every group."""
+    load: float
+    """Share of one CPU core's time."""
+    slowest: str
+
+    def __str__(self) -> str:
+        """Write it as columns of a table."""
+        return f"{self.rules:5} {self.milliseconds:9.1f} ms {100 * self.load:8.3f} %  {self.slowest}"
 
 
-def day(folder: Path) -> int:
-    """Backfill a day of what the long ranges read; return how many samples that is."""
-    text, now = folder / "day.om", int(time.time()) // DAY_STEP * DAY_STEP
-    count = 0
-    counters = ("inter_token_latency_seconds_sum", "inter_token_latency_seconds_count")
-    with text.open("w") as out:
-        for name, labels in (*((each, "") for each in counters), ("recent_cache_hit_ratio", ',cache="local"')):
-            kind = "gauge"  # of a block only the values count
-            out.write(f"# TYPE vllm_sidecar_{name} {kind}\n")
-            for engine in range(DAY_ENGINES):
-                who = f'job="vllm-sidecar",instance="engine-{engine}:10190",model_name="m",engine="0"{labels}'
-                for step in range(86_400 // DAY_STEP):
-                    stamp = now - 86_400 + step * DAY_STEP
-                    out.write(f"vllm_sidecar_{name}{{{who}}} {step * 0.5} {stamp}\n")
-                    count += 1
-        out.write("# EOF\n")
-    subprocess.run(["promtool", "tsdb", "create-blocks-from", "openmetrics", str(text), str(folder / "data")],
-                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    text.unlink()
-    return count
-
-
-def long_ranges() -> None:
-    """Print what the alerts that look back a day take, per engine."""
+def measured(engines: int, port: int, checkout: Path) -> Cost:
+    """Return what the pack of a checkout costs at so many engines."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        count = day(folder)
-        with watching(folder, 0, 1) as running:
-            print(f"\na day of {DAY_ENGINES} engines, {count} samples:")
-            for group in alert_groups(Thresholds()):
-                for rule in group["rules"]:
-                    if f"[{LONG}]" in rule["expr"] and "gpu" not in rule["expr"]:
-                        times = []
-                        for _ in range(5):
-                            began = time.perf_counter()
-                            running.query(rule["expr"])
-                            times.append(time.perf_counter() - began)
-                        each = 1000 * sorted(times)[2] / DAY_ENGINES
-                        print(f"  {rule['alert']:32} {each:6.2f} ms per engine, each {group['interval']}")
+        generated(checkout, folder / "rules")
+        with watching(folder, engines, port) as running:
+            time.sleep(SETTLE)
+            seen: dict[str, list[float]] = {}
+            for _ in range(ROUNDS):
+                time.sleep(SCRAPE)
+                groups = running.ask("rules")["groups"]
+                for group in groups:
+                    seen.setdefault(group["name"], []).append(float(group["evaluationTime"]))
+    broken = [rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "err"]
+    assert not broken, broken
+    seconds = {group: median(times) for group, times in seen.items()}
+    load = sum(seconds[group["name"]] / float(group["interval"]) for group in groups)
+    slowest = max(seconds, key=lambda group: seconds[group])
+    rules = sum(len(group["rules"]) for group in groups)
+    return Cost(rules, 1000 * sum(seconds.values()), load, f"{slowest} {1000 * seconds[slowest]:.1f} ms")
+
+
+def compare(engines: int, port: int, checkouts: dict[str, Path]) -> None:
+    """Print a row for each pack, and how many times more the first costs."""
+    found = {name: measured(engines, port, checkout) for name, checkout in checkouts.items()}
+    for name, cost in found.items():
+        print(f"{engines:7} {name:7} {cost}", flush=True)
+    if len(found) == 2:
+        now, before = found.values()
+        print(
+            f"{'':7} ratio   {now.milliseconds / before.milliseconds:15.2f}  {now.load / before.load:12.2f}", flush=True
+        )
+
+
+def long_ranges(checkouts: dict[str, Path]) -> None:
+    """Print what each pack costs per engine once there is a day of samples, and its dearest rules."""
+    series, totals = day_of_rules.fleet(), []
+    print(f"\na day of {day_of_rules.ENGINES} engines, milliseconds per engine and round of {SCRAPE} s:")
+    for name, checkout in checkouts.items():
+        with tempfile.TemporaryDirectory() as folder:
+            found = day_of_rules.cost(Path(folder), generated(checkout, Path(folder) / "rules"), series)
+        totals.append(sum(found.values()))
+        print(f"  {name:7} {totals[-1]:6.3f} in all")
+        for rule in sorted(found, key=lambda rule: -found[rule])[:5]:
+            print(f"    {rule:45} {found[rule]:6.3f}", flush=True)
+    if len(totals) == 2:
+        print(f"  ratio   {totals[0] / totals[1]:6.2f}")
 
 
 def main() -> None:
-    if shutil.which("prometheus") is None or shutil.which("promtool") is None:
+    parser = argparse.ArgumentParser(description="What the generated rules cost in real Prometheus.")
+    parser.add_argument("--before", type=Path, help="checkout of another commit whose rules are measured too")
+    parser.add_argument("--engines", default=ENGINES, help="how many, separated by commas")
+    options = parser.parse_args()
+    if shutil.which("prometheus") is None:
         print("skipped: apt-get install prometheus")
         return
+    checkouts = {"now": HERE, **({"before": options.before.resolve()} if options.before else {})}
     body, port = asyncio.run(one_body()), free_port()
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
         server = subprocess.Popen([sys.executable, __file__, "serve", file.name, str(port)])
         try:
-            print("engines    series rules  one round       load  slowest group")
-            for engines in ENGINES:
-                print(measured(engines, port), flush=True)
+            print("engines pack    rules  one round       load  slowest group")
+            for engines in options.engines.split(","):
+                compare(int(engines), port, checkouts)
         finally:
             server.terminate()
             server.wait()
-    long_ranges()
+    long_ranges(checkouts)
 
 
 if __name__ == "__main__":
