@@ -35,7 +35,7 @@ HARMLESS = (
 THRESHOLDS: Mapping[str, object] = {
     "batch_hours": ["02:00-03:00"],
     "models": {
-        "large": {"alerts": {name: {"startup": "40m"} for name in ("VllmTargetDown", "VllmModelGone")}},
+        "large": {"alerts": {name: {"startup": "40m"} for name in ("VllmTargetDown",)}},
     },
 }
 """What an operator of this fleet would write."""

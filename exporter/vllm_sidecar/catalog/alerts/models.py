@@ -15,17 +15,13 @@ from vllm_sidecar.catalog.alerts.types import (
     Alert,
     Record,
     Severity,
-    duration,
     latency,
     number,
     ratio,
 )
 
 DOWN = '~up{source="vllm"} == 0'
-NOT_YET = f'{DOWN} unless on (<<T>>) ~last_success_timestamp_seconds{{source="vllm"}}'
-"""Replicas that have never answered their sidecar: they load the model."""
 _ASLEEP = "~engine_sleeping == 1 and on (<<E>>) (sum by (<<E>>) (~requests_waiting) > 0)"
-_NAMELESS = NOT_YET.replace("up{", 'up{model_name="",', 1)
 _COUNTED = 'slo_requests_total{slo="availability"}'
 _GOOD = 'slo_good_requests_total{slo="availability"}'
 _KNOWN = '@replica_unavailable:ratio{model_name!=""} or @replica_unavailable:ratio{target=""}'
@@ -115,20 +111,16 @@ MODELS: tuple[Alert, ...] = (
         severity=Severity.PAGE,
         hold="2m",
         expr=(
-            "(last_over_time(@model_active_requests:sum[6h]) >= <<requests>> "
-            "unless on (<<F>>) @model_active_requests:sum unless on (<<F>>) @model_replicas:count) "
-            "unless (last_over_time(@model_active_requests:sum[<<startup>>]) "
-            f"and on (cluster, namespace) ({_NAMELESS})) "
-            f"unless (last_over_time(@model_active_requests:sum[<<startup>>]) and on (<<F>>) ({NOT_YET}))"
+            "last_over_time(@model_active_requests:sum[6h]) >= <<requests>> "
+            "unless on (<<F>>) @model_active_requests:sum unless on (<<F>>) @model_replicas:count"
         ),
         thresholds=(
             number("requests", 1, "Requests in progress or finished in its last minute; with fewer its end was quiet."),
-            duration("startup", 600, "Time that a replica which starts has before the model counts as gone."),
         ),
         summary=f"{MODEL} is gone: it had requests, and nothing serves it",
         description="No replica of it is there any more, and none was drained: in its last minute "
         "{{ $value | humanize }} requests were in progress or finished. A model that ends without requests, such as "
-        "one that is scaled to zero, is not meant.",
+        "one that is scaled to zero, is not meant; one whose only replica is replaced is, until the new one answers.",
         cause="its pods are Pending (no GPU, node gone, image, quota), or Prometheus lost its targets",
         first=PODS,
         board="vllm-overview",

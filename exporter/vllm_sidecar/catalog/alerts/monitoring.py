@@ -104,7 +104,7 @@ MONITORING: tuple[Alert, ...] = (
         summary=f"the sidecar of {REPLICA} polls only every {{{{ $value | humanizeDuration }}}}",
         description="It keeps its share of the server's time small, and /metrics takes long: peaks are missed.",
         cause="very many series, or an API server that is short of CPU",
-        first="curl -s -o /dev/null -w '%{time_total}' http://VLLM/metrics; or set scrape.filtered",
+        first="PromQL: vllm_sidecar_poll_duration_seconds, next to the CPU of the API server; or set scrape.filtered",
         board="vllm-sidecar",
     ),
     Alert(
