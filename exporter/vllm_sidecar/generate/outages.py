@@ -12,9 +12,11 @@ from vllm_sidecar.generate.observations import BY, MODEL
 
 EVALUATED = f"{RECORD_PREFIX}slo_evaluated:bool"
 SERVING = f"{RECORD_PREFIX}slo_serving:bool"
+STEADY = f"{RECORD_PREFIX}slo_steady:bool"
+COUNTED = f"{RECORD_PREFIX}slo_counted:rate5m"
 SERVED = f"{RECORD_PREFIX}slo_served:rate5m"
-IS_EVALUATED, IS_SERVING, WAS_SERVED, ALL_OF_IT = "\2", "\3", "\4", "\5"
-"""Stand for these records, and for that of all observations, in the expressions below."""
+IS_EVALUATED, IS_SERVING, IS_STEADY, IS_COUNTED, WAS_SERVED, ALL_OF_IT = "\2", "\3", "\4", "\5", "\6", "\7"
+"""Stand for these records, and for that of all observations, in expressions."""
 
 NOW = "vector(1)"
 """Recorded so that an evaluation knows that there was one before: when Prometheus was away nothing was measured."""
@@ -27,16 +29,19 @@ SERVES = f'group by ({BY}) ({_COUNTING} and on (<<T>>) ~up{{source="vllm"}} == 1
 """Models that a replica serves now, or may serve."""
 
 _MEASURED = f"(rate({_COUNTS}[1m]) or rate(~requests_finished_total[1m]))"
-_STEADY = f'{_COUNTING} and on (<<T>>) {_MEASURED} and on (<<T>>) min_over_time(~up{{source="vllm"}}[1m]) == 1'
-"""A server in a crash loop is up for seconds; what it serves then is not what its clients would send.
+IS_UP = (
+    f"group by ({MODEL}) ({_COUNTING} and on (<<T>>) {_MEASURED} "
+    'and on (<<T>>) min_over_time(~up{source="vllm"}[1m]) == 1)'
+)
+"""Models with a server that has been up for a minute: in a crash loop it is up for seconds.
 
 What was scraped once in a minute has no rate: that is unknown, and not idle.
 """
 _IN_USE = f"~requests_running > 0 or rate({_COUNTS}[1m]) > 0 or rate(~requests_finished_total[1m]) > 0"
 SERVES_RATE = (
-    f"{ALL_OF_IT} and on ({MODEL}) ({_STEADY}) and on ({MODEL}) ({_IN_USE}) "
-    f"or on ({BY}) (0 * {ALL_OF_IT} or on ({BY}) 0 * (last_over_time({WAS_SERVED}[6h]) > 0)) "
-    f"and on ({MODEL}) ({_STEADY})"
+    f"({IS_COUNTED} and on ({MODEL}) ({_IN_USE}) "
+    f"or on ({BY}) (0 * {IS_COUNTED} or on ({BY}) 0 * (last_over_time({WAS_SERVED}[6h]) > 0))) "
+    f"and on ({MODEL}) {IS_STEADY}"
 )
 """The rate of requests while the model is served, and 0 where it was not in use in the last minute.
 

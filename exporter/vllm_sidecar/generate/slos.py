@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.catalog.alerts.types import SERVED
 from vllm_sidecar.catalog.slos import BOARD, BUDGET_SECONDS, CAP, EDGE_MISSING, Source
 from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config import format_duration
@@ -181,7 +182,8 @@ def _with_outages(slo: Slo, rates: tuple[str, str], models: str, thresholds: Thr
         outages.IS_EVALUATED: _of(outages.EVALUATED, slo, thresholds),
         outages.IS_SERVING: _of(outages.SERVING, slo, thresholds),
         outages.WAS_SERVED: _of(outages.SERVED, slo, thresholds, models),
-        outages.ALL_OF_IT: _of(ALL, slo, thresholds, models),
+        outages.IS_STEADY: _of(outages.STEADY, slo, thresholds),
+        outages.IS_COUNTED: _of(outages.COUNTED, slo, thresholds, models),
     }
 
     def written(text: str) -> str:
@@ -189,9 +191,11 @@ def _with_outages(slo: Slo, rates: tuple[str, str], models: str, thresholds: Thr
 
     yield _record(outages.EVALUATED, outages.NOW, slo, thresholds)
     yield _record(outages.SERVING, written(outages.SERVES), slo, thresholds)
+    yield _record(outages.STEADY, written(outages.IS_UP), slo, thresholds)
+    yield _record(outages.COUNTED, rates[1], slo, thresholds)
     missed, by = written(outages.MISSED), in_cluster(BY, thresholds)
-    for name, rate in zip((BAD, ALL), rates, strict=True):
-        yield _record(name, f"({missed}) or on ({by}) ({rate})", slo, thresholds)
+    for name, rate in ((BAD, f"({rates[0]})"), (ALL, _of(outages.COUNTED, slo, thresholds))):
+        yield _record(name, f"({missed}) or on ({by}) {rate}", slo, thresholds)
     yield _record(outages.SERVED, written(outages.SERVES_RATE), slo, thresholds)
 
 
@@ -425,7 +429,7 @@ def _guards(variants: list[Variant], thresholds: Thresholds) -> Iterator[Rule]:
                 **settings.labels,
             },
             "annotations": {
-                "summary": f"{{{{ $labels.model_name }}}} on {{{{ $labels.instance }}}} is not in its objective for "
+                "summary": f"{SERVED.replace('cluster', thresholds.cluster_label)} is not in its objective for "
                 f"{_named(slo)}",
                 "description": f"Nothing says whether {_objective(group, thresholds)}: {_why(settings)}. It is left "
                 "out of the error budget until then.",

@@ -185,13 +185,13 @@ QUEUE: tuple[Alert, ...] = (
     Alert(
         name="VllmCapacityWaiting",
         severity=Severity.TICKET,
-        hold="15m",
+        hold="10m",
         expr='min_over_time(~requests_waiting{reason=~"capacity|unspecified"}[5m]) > <<requests>>' + _LIVE,
         thresholds=(number("requests", 0, "Requests that may always wait for capacity."),),
         batch_hours=True,
         summary=f"requests always wait for capacity of {ENGINE}",
-        description="For twenty minutes there was no moment without: one more replica would be used at once. vLLM "
-        "before 0.20 does not tell what they wait for.",
+        description="For a quarter of an hour there was no moment without: one more replica would be used at once. "
+        "vLLM before 0.20 does not tell what they wait for.",
         cause="steady load at the limit of the batch or of the KV cache",
         first="PromQL: vllm_sidecar_admission_limit == 1: batch, or KV cache?",
         board="vllm-overview",
