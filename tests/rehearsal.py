@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 POLL = 1.0
 SCRAPE = 15.0
-CALM, INCIDENT, RECOVERY = 240.0, 420.0, 390.0
+CALM, INCIDENT, RECOVERY = 240.0, 255.0, 390.0
 """Seconds of the phases of `around`; multiples of a scrape."""
 
 

@@ -57,9 +57,15 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "slow-decode",
-            "The GPU throttles for heat: every step takes more than twice as long, the traffic is as always.",
-            {"slowdown": 2.2},
-            alerts=("VllmTimeToFirstTokenSloBurn", "VllmInterTokenLatencyRegressed", "VllmCapacityWaiting"),
+            "The GPU throttles for heat: every step takes three times as long, the traffic is as always.",
+            {"slowdown": 3.0},
+            alerts=(
+                "VllmQueueWaitHigh",
+                "VllmTimeToFirstTokenSloBurn",
+                "VllmInterTokenLatencyRegressed",
+                "VllmQueueBacklog",
+                "VllmCapacityWaiting",
+            ),
         ),
         Scenario(
             "stall",

@@ -165,7 +165,7 @@ QUEUE: tuple[Alert, ...] = (
     Alert(
         name="VllmQueueBacklog",
         severity=Severity.TICKET,
-        hold="10m",
+        hold="5m",
         expr=(
             "sum without (reason) (~requests_waiting) > clamp_min(<<per_running>> * ~requests_running, <<requests>>)"
             + _LIVE
