@@ -34,7 +34,7 @@ def test_it_answers_where_vllm_answers_and_tells_the_phase_and_the_gpus() -> Non
         only = get(f"{url}/metrics/?name[]=vllm:num_requests_running")
         assert re.fullmatch(r"vllm:num_requests_running\{.*\} \d+\.0\n", only)
         phase = get(f"{url}/simulate/phase")
-        assert (phase["phase"], phase["alerts"]) == ("stall", ["VllmEngineStalled"])
+        assert (phase["phase"], phase["alerts"]) == ("stall", ["VllmReplicasUnavailable", "VllmEngineStalled"])
         assert 0 < phase["seconds_left"] < 60
         fields = get(f"{url}/simulate/gpus")["gpus"][0]["fields"]
         assert (fields["utilization_ratio"], fields["power_watts"]) == (1.0, 95.0)
@@ -72,7 +72,7 @@ def test_the_list_describes_each_scenario_and_names_its_alerts(capsys: pytest.Ca
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("healthy: ")
     assert lines[1] == "    alerts: none"
-    assert "    alerts: VllmEngineStalled" in lines
+    assert "    alerts: VllmReplicasUnavailable, VllmEngineStalled" in lines
 
 
 @pytest.mark.parametrize(

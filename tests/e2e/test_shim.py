@@ -43,7 +43,7 @@ PLAIN = Thresholds.model_validate(
     {
         "scrape_interval": "2s",
         "evaluation_interval": "2s",
-        "alerts": {name: {"enabled": False} for name in ("VllmTelemetryAbsent", "VllmSidecarDown")},
+        "alerts": {"VllmSidecarDown": {"enabled": False}},
     }
 )
 SETTLE = 12.0

@@ -33,11 +33,12 @@ from rehearsal import SCRAPE
 from test_simulate_alerts import series
 
 RULES = sorted((Path(__file__).parents[2] / "rules").glob("*.rules.yml"))
+UNAVAILABLE = "VllmReplicasUnavailable"
 STALLED = "VllmEngineStalled"
 WAITS = "VllmQueueWaitHigh"
 BURN = "VllmTimeToFirstTokenSloBurn"
-ERRORS = ("VllmErrorRatioHigh", "", "")
-"""Requests whose clients gave up; Alertmanager does not send it next to a stall."""
+ERRORS = "VllmErrorRatioHigh"
+"""Requests whose clients gave up."""
 NOT_ONE = "VllmTargetNotOneServer"
 
 
@@ -68,12 +69,12 @@ def every_second_fails(now: float) -> int:
 FINE = states("healthy", "idle")
 CASES: dict[str, Case] = {
     "stages, healthy": Case(lambda: stages(hung=False), 3, FINE),
-    "stages, the talker hangs": Case(lambda: stages(hung=True), 5, states("stalled"), alerts((STALLED, "Omni-30B", "1-0"))),
+    "stages, the talker hangs": Case(lambda: stages(hung=True), 5, states("stalled"), alerts((UNAVAILABLE, "Omni-30B", "")), tickets=alerts((STALLED, "Omni-30B", "1-0"))),
     "two models, healthy": Case(triton, 3, FINE),
-    "two models, one queues": Case(lambda: triton(slow=True), 5, states("queueing"), alerts((WAITS, "llama_big", "1"), (BURN, "llama_big", ""))),
+    "two models, one queues": Case(lambda: triton(slow=True), 5, states("queueing"), alerts((WAITS, "llama_big", ""), (BURN, "llama_big", ""))),
     "two models, one hangs": Case(lambda: triton(hung=True), 5, states("gauges_stale"), tickets=alerts(("VllmGaugesStale", "llama_big", "1"))),
     "two ranks, healthy": Case(dynamo, 3, FINE),
-    "two ranks, one hangs": Case(lambda: dynamo(hung=True), 6, states("stalled"), alerts((STALLED, "Qwen/Qwen3-0.6B", "1"))),
+    "two ranks, one hangs": Case(lambda: dynamo(hung=True), 6, states("stalled"), alerts((UNAVAILABLE, "Qwen/Qwen3-0.6B", "")), tickets=alerts((STALLED, "Qwen/Qwen3-0.6B", "1"))),
     "odd names": Case(odd_names, 2, FINE),
     "a router": Case(router, 6, states("not_an_engine"), tickets=alerts((NOT_ONE, "", ""))),
     "two replicas in turn": Case(lambda: balanced(in_turn), 6, states("several_servers"), tickets=alerts((NOT_ONE, "", ""))),
@@ -81,27 +82,27 @@ CASES: dict[str, Case] = {
     "two replicas at random": Case(lambda: balanced(at_random), 6, states("several_servers"), tickets=alerts((NOT_ONE, "", ""))),
     "two replicas without start times": Case(lambda: balanced(in_turn, starts=False), 6, states("several_servers"), tickets=alerts((NOT_ONE, "", ""))),
     "a leader and a worker that fails": Case(lambda: balanced(every_second_fails, counted=1), 6, FINE),
-    "a dead input thread, files": Case(lambda: deaf(load=False), 5.5, states("stalled"), alerts((STALLED, "m", "0"), ERRORS)),
-    "a dead input thread, /load": Case(lambda: deaf(load=True), 5.5, states("stalled"), alerts((STALLED, "m", "0"), ERRORS)),
-    "a hang with patient clients": Case(hang, 5, states("stalled"), alerts((STALLED, "m", "0"))),
-    "a hang, only HTTP counters": Case(lambda: hang(files=False), 5, states("stalled"), alerts((STALLED, "m", "0"))),
+    "a dead input thread, files": Case(lambda: deaf(load=False), 5.5, states("stalled"), alerts((UNAVAILABLE, "m", ""), (ERRORS, "m", "")), tickets=alerts((STALLED, "m", "0"))),
+    "a dead input thread, /load": Case(lambda: deaf(load=True), 5.5, states("stalled"), alerts((UNAVAILABLE, "m", ""), (ERRORS, "m", "")), tickets=alerts((STALLED, "m", "0"))),
+    "a hang with patient clients": Case(hang, 5, states("stalled"), alerts((UNAVAILABLE, "m", "")), tickets=alerts((STALLED, "m", "0"))),
+    "a hang, only HTTP counters": Case(lambda: hang(files=False), 5, states("stalled"), alerts((UNAVAILABLE, "m", "")), tickets=alerts((STALLED, "m", "0"))),
     "a hang, only open files": Case(lambda: hang(posts=False), 5, states("gauges_stale")),
     "a hang, nothing of HTTP": Case(lambda: hang(files=False, posts=False), 5, states("gauges_stale")),
-    "a hang with few arrivals": Case(lambda: hang(few=True), 5, states("stalled"), alerts((STALLED, "m", "0"))),
+    "a hang with few arrivals": Case(lambda: hang(few=True), 5, states("stalled"), alerts((UNAVAILABLE, "m", "")), tickets=alerts((STALLED, "m", "0"))),
     "a mass abort": Case(lambda: hang(leave=True), 6, states("idle")),
     "a mass abort, only HTTP counters": Case(lambda: hang(leave=True, files=False), 6, states("idle")),
     "a mass abort, only open files": Case(lambda: hang(leave=True, posts=False), 6, states("gauges_stale")),
-    "a livelock that grows": Case(lambda: livelock(grows=True), 5, states("stalled"), pages=alerts((STALLED, "metal", "0"), (WAITS, "metal", "0"))),
-    "a livelock": Case(lambda: livelock(grows=False), 5, states("stalled"), pages=alerts((STALLED, "metal", "0"), (WAITS, "metal", "0"))),
+    "a livelock that grows": Case(lambda: livelock(grows=True), 5, states("stalled"), pages=alerts((UNAVAILABLE, "metal", "")), tickets=alerts((STALLED, "metal", "0"))),
+    "a livelock": Case(lambda: livelock(grows=False), 5, states("stalled"), pages=alerts((UNAVAILABLE, "metal", "")), tickets=alerts((STALLED, "metal", "0"))),
     "KV blocks are held": Case(lambda: held(then_waits=False), 6, states("kv_cache_held"), tickets=alerts(("VllmKvCacheHeld", "glm", "0"))),
-    "KV blocks are held and requests wait": Case(lambda: held(then_waits=True), 6, states("stalled"), pages=alerts((STALLED, "glm", "0"), (WAITS, "glm", "0"), ("VllmKvCachePressure", "glm", "0"))),
+    "KV blocks are held and requests wait": Case(lambda: held(then_waits=True), 6, states("stalled"), pages=alerts((UNAVAILABLE, "glm", "")), tickets=alerts((STALLED, "glm", "0"))),
     "embeddings": Case(lambda: embedding(queueing=False), 3, states("healthy")),
-    "embeddings queue": Case(lambda: embedding(queueing=True), 4, states("queueing"), pages=alerts((WAITS, "embed-8b", "0"), (BURN, "embed-8b", ""))),
+    "embeddings queue": Case(lambda: embedding(queueing=True), 4, states("queueing"), pages=alerts((WAITS, "embed-8b", ""), (BURN, "embed-8b", ""))),
     "one compilation": Case(lambda: compiling(often=False), 5, FINE),
     "compilations again and again": Case(lambda: compiling(often=True), 7, states("healthy", "down")),
-    "one endless request": Case(runaway, 4, states("queueing"), pages=alerts((WAITS, "xpu", "0"), ("VllmInterTokenLatencySloBurn", "xpu", ""))),
-    "a full batch": Case(full_batch, 4, states("queueing"), pages=alerts((WAITS, "qwen-72b", "0"), (BURN, "qwen-72b", ""))),
-    "a full batch of known size": Case(full_batch, 4, states("queueing"), config={"vllm": {"args": "serve q --max-num-seqs 16"}}, pages=alerts((WAITS, "qwen-72b", "0"), (BURN, "qwen-72b", ""))),
+    "one endless request": Case(runaway, 4, states("queueing"), pages=alerts((WAITS, "xpu", ""), ("VllmInterTokenLatencySloBurn", "xpu", ""))),
+    "a full batch": Case(full_batch, 4, states("queueing"), pages=alerts((WAITS, "qwen-72b", ""), (BURN, "qwen-72b", ""))),
+    "a full batch of known size": Case(full_batch, 4, states("queueing"), config={"vllm": {"args": "serve q --max-num-seqs 16"}}, pages=alerts((WAITS, "qwen-72b", ""), (BURN, "qwen-72b", ""))),
 }  # fmt: skip
 
 
