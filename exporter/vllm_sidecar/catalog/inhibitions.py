@@ -57,15 +57,13 @@ _OF_REPLICA = (
     *("VllmGaugesStale", "VllmSignalMissing", "VllmSidecarPollsFailing", "VllmSidecarBehind"),
     *("VllmReplicaSlow", "VllmReplicaLoadUneven"),
 )
-_GPU_BROKEN = (
-    *("VllmGpuLost", "VllmGpuRecoveryNeeded", "VllmGpuXidCritical"),
-    *("VllmGpuEccUncorrectable", "VllmGpuRowRemapFailure"),
-)
+_GPU_BROKEN = ("VllmGpuLost", "VllmGpuXidCritical")
+"""Not what lasts for weeks: a GPU that waits for its replacement must not hide a server that dies meanwhile."""
 _BY_BROKEN_GPU = (
-    *("VllmTargetDown", "VllmEngineStalled", "VllmCrashLoop", "VllmReplicaSlow", "VllmGpuHang", "VllmGpuMissing"),
-    *("VllmGpuThrottled", "VllmGpuStraggler", "VllmGpuStarved", "VllmGpuUnreadable"),
+    *("VllmEngineStalled", "VllmReplicaSlow", "VllmGpuHang", "VllmGpuMissing", "VllmGpuStarved", "VllmGpuUnreadable"),
     *_tickets("vllm-queue"),
 )
+_OF_GPU = ("VllmGpuXid", "VllmGpuEccUncorrectable", "VllmGpuThrottled")
 
 INHIBITIONS: tuple[Inhibition, ...] = (
     Inhibition(
@@ -83,8 +81,11 @@ INHIBITIONS: tuple[Inhibition, ...] = (
                _DOWN, _OF_REPLICA, REPLICA, ("instance",)),
     Inhibition("A server that restarts again and again is down in between.",
                _LOOP, (*_DOWN, *_OF_REPLICA), REPLICA, ("instance",)),
+    Inhibition("kube-state-metrics knows the pod of a server that restarts, and not its sidecar.",
+               _LOOP, _DOWN, ("cluster", "namespace", "pod"), ("pod",)),
     Inhibition("In an engine that hangs or sleeps everything waits.",
-               _HUNG, (*_tickets("vllm-queue", "vllm-cache"), "VllmGaugesStale"), ENGINE, ("instance",)),
+               _HUNG, (*_tickets("vllm-queue", "vllm-cache"), "VllmGaugesStale", "VllmDataParallelRankIdle"),
+               ENGINE, ("instance",)),
     Inhibition("A hung engine explains GPUs that spin or idle.",
                _HUNG, ("VllmGpuHang", "VllmGpuStarved"), REPLICA, ("instance",)),
     Inhibition("A full KV cache is the cause; the wait and the preemptions are what it does.",
@@ -92,13 +93,11 @@ INHIBITIONS: tuple[Inhibition, ...] = (
     Inhibition("A broken GPU explains a dead, hung or slow server of its pod or host.",
                _GPU_BROKEN, _BY_BROKEN_GPU, SIDECAR, ("instance",)),
     Inhibition("The GPUs of a node are watched by a DaemonSet in another namespace: the node is what both know.",
-               _GPU_BROKEN, _BY_BROKEN_GPU, ("cluster", "node"), ("node",)),
-    Inhibition(
-        "A lost GPU needs what its recovery action says, and its XIDs say no more.",
-        ("VllmGpuLost",),
-        ("VllmGpuRecoveryNeeded", "VllmGpuXidCritical", "VllmGpuXid", "VllmGpuEccUncorrectable"),
-        ("cluster", "uuid"), ("uuid",),
-    ),
+               _GPU_BROKEN, ("VllmEngineStalled", "VllmGpuHang", "VllmGpuMissing", "VllmGpuStarved"),
+               ("cluster", "node"), ("node",)),
+    Inhibition("A lost GPU needs what its recovery action says, and its XIDs say no more.",
+               ("VllmGpuLost",), ("VllmGpuRecoveryNeeded", "VllmGpuXidCritical", *_OF_GPU),
+               ("cluster", "uuid"), ("uuid",)),
     Inhibition("What the driver asks for says more than the XID that made it ask.",
                ("VllmGpuRecoveryNeeded",), ("VllmGpuXidCritical", "VllmGpuXid"), ("cluster", "uuid"), ("uuid",)),
     Inhibition("A critical XID says more than others of its GPU.",

@@ -7,6 +7,7 @@ as after a drain, before it is scaled to zero, or at night.
 
 from __future__ import annotations
 
+from vllm_sidecar.catalog.alerts.replicas import UNREADABLE
 from vllm_sidecar.catalog.types import RECORD_PREFIX
 from vllm_sidecar.generate.observations import BY, MODEL
 
@@ -25,7 +26,15 @@ _COUNTING = f"({_COUNTS} or ~requests_finished_total)"
 """Series of the replicas that count requests of a model; `up` need not have the label model_name."""
 _UNREACHABLE = f"last_over_time({_COUNTS}[10m]) and on (cluster, namespace, job, instance) up{{<<sidecar>>}} == 0"
 """Replicas whose sidecar alone may be gone: for a while nobody can say whether they serve."""
-SERVES = f'group by ({BY}) ({_COUNTING} and on (<<T>>) ~up{{source="vllm"}} == 1) or group by ({BY}) ({_UNREACHABLE})'
+_UNREADABLE = (
+    '~up{source="vllm",model_name!=""} == 0 and on (<<T>>) '
+    f'increase(~poll_failures_total{{source="vllm",reason=~"{UNREADABLE}"}}[2m]) > 0'
+)
+"""Servers that answer their sidecar, which cannot read it: a token that changed costs users nothing."""
+SERVES = (
+    f'group by ({BY}) ({_COUNTING} and on (<<T>>) ~up{{source="vllm"}} == 1) '
+    f"or group by ({BY}) ({_UNREACHABLE}) or group by ({BY}) ({_UNREADABLE})"
+)
 """Models that a replica serves now, or may serve."""
 
 _MEASURED = f"(rate({_COUNTS}[1m]) or rate(~requests_finished_total[1m]))"

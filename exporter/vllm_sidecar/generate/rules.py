@@ -168,7 +168,7 @@ def _asked(text: str, thresholds: Thresholds, *, several: bool) -> str:
     ask = f"printf {quoted(written)} {arguments} | query"
     if several:
         name = "{{ with .Labels.pod }}{{ . }}{{ else }}{{ .Labels.instance }}{{ end }}"
-        return f"{{{{ range {ask} }}}}{name} {{{{ end }}}}"
+        return f"{{{{ range $index, $found := {ask} }}}}{{{{ if $index }}}}, {{{{ end }}}}{name}{{{{ end }}}}"
     return f"{{{{ with {ask} }}}}{{{{ . | first | value | humanize }}}}{{{{ end }}}}"
 
 

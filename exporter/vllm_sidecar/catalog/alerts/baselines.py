@@ -7,7 +7,7 @@ load, in tokens per second and replica: the size of the batch would not do, for 
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import MODEL, PEER, Alert, Record, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.types import MODEL, OF_MODEL, PEER, Alert, Record, Severity, number, ratio
 
 YESTERDAY, LAST_WEEK = "offset 23h30m", "offset 167h30m"
 """With a range of an hour: around the same time of the day."""
@@ -123,7 +123,11 @@ def _slower(when: str) -> str:
     return f"({record} > <<factor>> * {_past(record, when)} and on (<<F>>) ({_comparable(when)}))"
 
 
-_NEWEST = "(@release_first_seen:timestamp == on (<<F>>) group_left () max by (<<F>>) (@release_first_seen:timestamp))"
+_NEWEST = (
+    "(@release_first_seen:timestamp == on (<<F>>) group_left () max by (<<F>>) (@release_first_seen:timestamp) "
+    "unless @release_first_seen:timestamp offset 1d)"
+)
+"""A release is new for a day: two that serve side by side for longer are meant to."""
 
 
 def _worse(record: str, compared: str) -> str:
@@ -133,8 +137,12 @@ def _worse(record: str, compared: str) -> str:
 
 
 _PEERS = "count by (<<F>>) (@replica_tokens:rate10m) >= <<replicas>>"
-_TRANSFERS = "unless on (<<F>>) (count by (<<F>>) (~kv_transfers_total))"
-"""Prefill and decode replicas share no load evenly, and should not."""
+_UNEVEN = (
+    "unless on (<<F>>) (count by (<<F>>) (~kv_transfers_total)) "
+    "unless on (<<F>>) (count by (<<F>>) (@release_first_seen:timestamp) >= 2) "
+    "unless on (<<T>>) (max by (<<T>>) (~engine_sleeping) == 1)"
+)
+"""Prefill and decode replicas, a canary and a replica that sleeps have another load than the rest, and should."""
 
 BASELINES: tuple[Alert, ...] = (
     Alert(
@@ -189,7 +197,7 @@ BASELINES: tuple[Alert, ...] = (
             "(<<fewest>> * avg by (<<F>>) (avg_over_time(@replica_requests:rate10m[30m]))) "
             "and @replica_requests:rate10m offset 30m)) "
             f"and on (<<F>>) ({_PEERS}) and on (<<F>>) (avg by (<<F>>) (@replica_requests:rate10m) >= <<requests>>) "
-            + _TRANSFERS
+            + _UNEVEN
         ),
         thresholds=(
             number("most", 2.5, "Tokens per second over the mean of the replicas."),
@@ -202,8 +210,7 @@ BASELINES: tuple[Alert, ...] = (
         description="In half an hour it generated more than <<most>> times the mean of its siblings, or got less than "
         "<<fewest>> of their requests.",
         cause="sticky sessions, a router that does not see the replica, or one that sends everything to it",
-        first="PromQL: sum by (pod, instance) "
-        '(rate(vllm_sidecar_generation_tokens_total{model_name="{{ $labels.model_name }}"}[10m]))',
+        first="PromQL: sum by (pod, instance) (rate(vllm_sidecar_generation_tokens_total{" + OF_MODEL + "}[10m]))",
         board="vllm-overview",
     ),
     Alert(
@@ -259,7 +266,7 @@ BASELINES: tuple[Alert, ...] = (
         cause="a template, tokenizer, generation config or weights that changed, a quantisation that fails, or new "
         "clients",
         first="read three answers of this model; then PromQL: sum by (finished_reason) "
-        '(rate(vllm_sidecar_requests_finished_total{model_name="{{ $labels.model_name }}"}[10m]))',
+        "(rate(vllm_sidecar_requests_finished_total{" + OF_MODEL + "}[10m]))",
         board="vllm-incident",
     ),
     Alert(
@@ -273,7 +280,7 @@ BASELINES: tuple[Alert, ...] = (
         description="The mean saturation of two hours is {{ $value | humanizePercentage }}: its autoscaler is at its "
         "maximum, or there is none. The next peak becomes a queue.",
         cause="load grew for good, answers became longer, or the largest number of replicas is too small",
-        first='PromQL: vllm_sidecar_saturation_ratio{model_name="{{ $labels.model_name }}"}; raise maxReplicas',
+        first="PromQL: vllm_sidecar_saturation_ratio{" + OF_MODEL + "}; raise maxReplicas",
         board="vllm-overview",
     ),
     Alert(

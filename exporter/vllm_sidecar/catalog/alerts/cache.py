@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import ENGINE, LOGS, STALE_SECONDS, Alert, Severity, latency, number, ratio
+from vllm_sidecar.catalog.alerts.types import (
+    ENGINE,
+    LOGS,
+    OF_MODEL,
+    STALE_SECONDS,
+    Alert,
+    Severity,
+    latency,
+    number,
+    ratio,
+)
 
 CACHE: tuple[Alert, ...] = (
     Alert(
@@ -29,7 +39,7 @@ CACHE: tuple[Alert, ...] = (
         description="Requests are preempted and computed again, or wait longer than <<wait>> while the cache is nearly "
         "full. A full batch is not meant: vllm_sidecar_admission_limit tells them apart.",
         cause="long prompts or long answers: compare the token histograms with yesterday's",
-        first='PromQL: vllm_sidecar_recent_preemptions_per_request{model_name="{{ $labels.model_name }}"} and '
+        first="PromQL: vllm_sidecar_recent_preemptions_per_request{" + OF_MODEL + "} and "
         "vllm_sidecar_kv_cache_free_tokens",
         board="vllm-kv-cache",
     ),
@@ -48,7 +58,7 @@ CACHE: tuple[Alert, ...] = (
         summary=f"{ENGINE} preempts {{{{ $value | humanize }}}} times per request",
         description="More than <<per_request>> preemptions per finished request: the GPU computes the same twice.",
         cause="too many sequences for the KV cache: --max-num-seqs is too high for these lengths",
-        first='PromQL: rate(vllm_sidecar_preemptions_total{model_name="{{ $labels.model_name }}"}[5m]) next to '
+        first="PromQL: rate(vllm_sidecar_preemptions_total{" + OF_MODEL + "}[5m]) next to "
         "vllm_sidecar_requests_running",
         board="vllm-kv-cache",
     ),

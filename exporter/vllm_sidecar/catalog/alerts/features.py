@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import ENGINE, REPLICA, SERVED, Alert, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.types import ENGINE, LOGS, OF_MODEL, REPLICA, SERVED, Alert, Severity, number, ratio
 
 FEATURES: tuple[Alert, ...] = (
     Alert(
@@ -22,7 +22,7 @@ FEATURES: tuple[Alert, ...] = (
         "speculation): drafts cost more than they give. How many of the draft tokens are accepted says less.",
         cause="the draft model does not fit the traffic or the new model, or too many tokens are drafted",
         first="PromQL: vllm_sidecar_recent_spec_decode_position_acceptance_ratio"
-        '{model_name="{{ $labels.model_name }}"}: draft no more than that',
+        "{" + OF_MODEL + "}: draft no more than that",
         board="vllm-features",
     ),
     Alert(
@@ -50,7 +50,8 @@ FEATURES: tuple[Alert, ...] = (
         hold="5m",
         expr=(
             '~recent_data_parallel_imbalance_ratio{load="generation_tokens"} > <<imbalance>> '
-            "and on (<<M>>) (sum by (<<M>>) (~requests_running) >= on (<<M>>) (<<running>> * ~data_parallel_engines))"
+            "and on (<<M>>) (sum by (<<M>>) (~requests_running) "
+            ">= on (<<M>>) (<<running>> * max by (<<M>>) (~data_parallel_engines)))"
         ),
         thresholds=(
             ratio("imbalance", 0.5, "1 - mean / max of the generated tokens of the engines."),
@@ -59,8 +60,7 @@ FEATURES: tuple[Alert, ...] = (
         summary=f"the data-parallel engines of {SERVED} are unevenly loaded",
         description="The busiest does far more than the mean ({{ $value | humanizePercentage }} off balance).",
         cause="sticky sessions, or a router that looks at one engine only",
-        first='PromQL: sum by (pod, instance, engine) (vllm_sidecar_requests_running{model_name="{{ $labels.model_name '
-        '}}"})',
+        first="PromQL: sum by (pod, instance, engine) (vllm_sidecar_requests_running{" + OF_MODEL + "})",
         board="vllm-features",
     ),
     Alert(
@@ -78,7 +78,7 @@ FEATURES: tuple[Alert, ...] = (
         description="It generated no token in five minutes, and more than <<waiting>> requests wait for the model.",
         cause="the router does not see the rank, or the rank hangs",
         first="PromQL: sum by (pod, instance, engine) "
-        '(rate(vllm_sidecar_generation_tokens_total{model_name="{{ $labels.model_name }}"}[5m]))',
+        "(rate(vllm_sidecar_generation_tokens_total{" + OF_MODEL + "}[5m]))",
         board="vllm-features",
     ),
     Alert(
@@ -101,7 +101,7 @@ FEATURES: tuple[Alert, ...] = (
         "prompts are computed again.",
         cause="the network between prefill and decode, a store that is down or full, or a decode side that fetches too "
         "late",
-        first="kubectl logs POD | grep -i {{ $labels.connector }}: the peer or the store that it names",
+        first=f"{LOGS}, and look for {{{{ $labels.connector }}}}: the peer or the store that it names",
         board="vllm-features",
     ),
 )

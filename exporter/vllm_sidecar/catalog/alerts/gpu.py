@@ -13,7 +13,9 @@ from vllm_sidecar.catalog.alerts.types import (
     ratio,
 )
 
-_ON_NODE = "{{ with $labels.node }}kubectl debug node/{{ . }} -it --image=busybox -- chroot /host {{ end }}"
+_ON_NODE = (
+    "{{ with $labels.node }}kubectl debug node/{{ . }} -it --profile=sysadmin --image=busybox -- chroot /host {{ end }}"
+)
 """Reaches the machine of a GPU."""
 _DMESG = f"{_ON_NODE}dmesg -T, and look for Xid and NVRM; then nvidia-smi -q -i {{{{ $labels.gpu }}}}"
 

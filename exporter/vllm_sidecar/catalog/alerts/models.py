@@ -10,6 +10,7 @@ from __future__ import annotations
 from vllm_sidecar.catalog.alerts.replicas import ANSWERS
 from vllm_sidecar.catalog.alerts.types import (
     MODEL,
+    OF_MODEL,
     PODS,
     STALE_SECONDS,
     Alert,
@@ -67,7 +68,8 @@ MODEL_RECORDS: tuple[Record, ...] = (
         'and on (<<T>>) ~last_success_timestamp_seconds{source="vllm"} '
         f'unless on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{ANSWERS}"}}[2m]) > 0)) + 1) '
         f"or avg by (<<M>>) (({_ASLEEP}) or ~stalled) "
-        'or 0 * (~up{source="vllm"} == 1))',
+        'or 0 * (~up{source="vllm"} == 1 or ~up{source="vllm"} and on (<<T>>) '
+        '~last_success_timestamp_seconds{source="vllm"}))',
     ),
     Record("model_replicas:count", "<<F>>", f"count by (<<F>>) ({_KNOWN})"),
     Record("model_replicas_unavailable:sum", "<<F>>", f"sum by (<<F>>) ({_KNOWN})"),
@@ -117,11 +119,12 @@ MODELS: tuple[Alert, ...] = (
         thresholds=(
             number("requests", 1, "Requests in progress or finished in its last minute; with fewer its end was quiet."),
         ),
-        summary=f"{MODEL} is gone: it had requests, and nothing serves it",
+        summary=f"{MODEL} is gone: it had requests, and no replica of it is seen any more",
         description="No replica of it is there any more, and none was drained: in its last minute "
         "{{ $value | humanize }} requests were in progress or finished. A model that ends without requests, such as "
         "one that is scaled to zero, is not meant; one whose only replica is replaced is, until the new one answers.",
-        cause="its pods are Pending (no GPU, node gone, image, quota), or Prometheus lost its targets",
+        cause="its pods are Pending (no GPU, node gone, image, quota); or only their sidecars are: if users are "
+        "served, it is the monitoring that is gone",
         first=PODS,
         board="vllm-overview",
     ),
@@ -174,7 +177,9 @@ MODELS: tuple[Alert, ...] = (
         "5xx; refused and bad requests do not count. Most failed on "
         '[[list: topk(1, sum by (<<T>>) (increase(~requests_finished_total{finished_reason="error"}[5m])) > 0)]].',
         cause="a release, a model that does not fit the template, or an engine that died",
-        first=PODS + "; then the log of the replica with most failures",
+        first="{{ with $labels.namespace }}kubectl -n {{ . }} logs {{ end }}[[list: topk(1, sum by (<<T>>) "
+        '(increase(~requests_finished_total{finished_reason="error"}[5m])) > 0)]]{{ with $labels.namespace }} -c vllm '
+        "--tail=200{{ end }}",
         board="vllm-incident",
     ),
     Alert(
@@ -192,8 +197,7 @@ MODELS: tuple[Alert, ...] = (
         summary=f"{MODEL} refuses {{{{ $value | humanizePercentage }}}} of its requests",
         description=f"[[{_rejected()}]] in five minutes got 503 because a limit of the queue is reached.",
         cause="more load than the replicas take; --max-num-queued-reqs or --max-num-queued-tokens is reached",
-        first="PromQL: sum by (pod, reason) "
-        '(rate(vllm_sidecar_requests_rejected_total{model_name="{{ $labels.model_name }}"}[5m]))',
+        first=f"PromQL: sum by (pod, reason) (rate(vllm_sidecar_requests_rejected_total{{{OF_MODEL}}}[5m]))",
         board="vllm-engine",
     ),
     Alert(
@@ -201,23 +205,25 @@ MODELS: tuple[Alert, ...] = (
         severity=Severity.PAGE,
         hold="2m",
         expr=(
-            "(@model_aborted:ratio5m > <<aborted>> unless on (<<F>>) "
-            f"(@model_aborted:ratio5m <= <<factor>> * avg_over_time(@model_aborted:ratio5m[1h] {YESTERDAY}))) "
+            "((@model_aborted:ratio5m > <<aborted>> and on (<<F>>) "
+            f"(@model_aborted:ratio5m > <<factor>> * avg_over_time(@model_aborted:ratio5m[1h] {YESTERDAY}))) "
+            "or (@model_aborted:ratio5m > <<factor>> * <<aborted>> unless on (<<F>>) "
+            f"avg_over_time(@model_aborted:ratio5m[1h] {YESTERDAY}))) "
             'and on (<<F>>) (5 * sum by (<<F>>) (avg_over_time(~recent_requests{outcome="aborted"}[5m])) '
             ">= <<least_aborted>>)"
         ),
         thresholds=(
             ratio("aborted", 0.3, "Share of requests whose clients leave before the end."),
-            number("factor", 2, "Share over that of the same hour yesterday, where it is known."),
+            number("factor", 2, "Share over that of the same hour yesterday; where that is unknown, over `aborted`."),
             number("least_aborted", 20, "Aborted requests in five minutes below which no ratio is judged."),
         ),
         batch_hours=True,
         summary=f"clients of {MODEL} give up {{{{ $value | humanizePercentage }}}} of their requests",
-        description="They leave before the answer is complete, more than twice as many as at this hour yesterday: "
-        "that is how a timeout of a gateway looks from here.",
+        description="They leave before the answer is complete, more than <<factor>> times as many as at this hour "
+        "yesterday where that is known: that is how a timeout of a gateway looks from here.",
         cause="answers that take longer than a client or gateway waits, or a client release that cancels",
-        first="compare the timeout of the gateway with vllm_sidecar_recent_time_to_first_token_seconds and "
-        "vllm_sidecar_recent_request_seconds",
+        first="compare the timeout of the gateway with PromQL: "
+        f'vllm_sidecar_recent_request_seconds{{{OF_MODEL},quantile="0.99"}}',
         board="vllm-incident",
     ),
     Alert(

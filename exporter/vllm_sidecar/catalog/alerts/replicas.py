@@ -5,6 +5,7 @@ from __future__ import annotations
 from vllm_sidecar.catalog.alerts.types import (
     ENGINE,
     NOT_ONE_ENGINE_PATTERN,
+    OF_MODEL,
     PREVIOUS_LOGS,
     REPLICA,
     STATUS,
@@ -24,6 +25,8 @@ UNREADABLE = (
 )
 """Reasons of failed polls that say: something answers, but it cannot be read."""
 ANSWERS = f"{UNREADABLE}|{NOT_ONE_ENGINE_PATTERN}"
+_POD = "cluster, namespace, pod, container"
+"""Labels of what others export about a container: their instance is that of the exporter."""
 _RESTARTS = 'kube_pod_container_status_restarts_total{container!~".*sidecar.*"}'
 _BACKING_OFF = 'kube_pod_container_status_waiting_reason{reason="CrashLoopBackOff",container!~".*sidecar.*"}'
 _OURS = "and on (cluster, namespace, pod) ~build_info"
@@ -121,8 +124,8 @@ REPLICAS: tuple[Alert, ...] = (
             "(increase(~server_restarts_total[15m]) > 0)) "
             "or (increase(~server_restarts_total[6h]) >= <<restarts>> and on (<<T>>) "
             "(increase(~server_restarts_total[1h]) > 0) and on (<<T>>) (~server_startup_seconds > <<slow_start>>)) "
-            f"or (((increase({_RESTARTS}[1h]) >= <<restarts>> and increase({_RESTARTS}[15m]) > 0) "
-            f"or <<restarts>> * max without (reason) ({_BACKING_OFF} == 1)) {_OURS} "
+            f"or ((max by ({_POD}) (increase({_RESTARTS}[1h]) >= <<restarts>> and increase({_RESTARTS}[15m]) > 0) "
+            f"or <<restarts>> * max by ({_POD}) ({_BACKING_OFF} == 1)) {_OURS} "
             "unless on (cluster, namespace, pod) (increase(~server_restarts_total[1h]) >= <<restarts>>))"
         ),
         thresholds=(
@@ -130,8 +133,8 @@ REPLICAS: tuple[Alert, ...] = (
             Threshold("slow_start", Measure.SECONDS, 600, "Start from which on six hours are looked at."),
         ),
         summary=f"vLLM in {REPLICA} restarts again and again",
-        description="{{ $value | humanize }} restarts: each throws away what it worked at. Where kube-state-metrics is "
-        "scraped, a server that never answered is seen too.",
+        description="<<restarts>> restarts in an hour or more, or Kubernetes waits before it starts it again: each "
+        "throws away what it worked at. Where kube-state-metrics is scraped, a server that never answered is seen too.",
         cause="out of memory while the CUDA graphs are captured, a failed GPU, or a bad release",
         first=f"{PREVIOUS_LOGS}: read the last traceback before it restarts again",
         board="vllm-incident",
@@ -141,12 +144,12 @@ REPLICAS: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="10m",
         expr=(
-            'container_memory_working_set_bytes{container!~"|POD"} '
-            '/ (container_spec_memory_limit_bytes{container!~"|POD"} > 0) > <<used>> ' + _OURS
+            f'max by ({_POD}, node) (container_memory_working_set_bytes{{container!~"|POD"}} '
+            f'/ (container_spec_memory_limit_bytes{{container!~"|POD"}} > 0)) > <<used>> {_OURS}'
         ),
         thresholds=(ratio("used", 0.9, "Share of the container's memory limit that is in use."),),
-        summary="container {{ $labels.container }} of pod {{ $labels.pod }} uses {{ $value | humanizePercentage }} of "
-        f"its memory limit{WHERE}",
+        summary=f"container {{{{ $labels.container }}}} of pod {{{{ $labels.pod }}}}{WHERE} uses "
+        "{{ $value | humanizePercentage }} of its memory limit",
         description="The memory of the host, not of the GPU. At the limit the kernel ends it (OOMKilled) with all "
         "requests that it serves. The metrics are those of cAdvisor.",
         cause="a leak, the multimodal cache, --swap-space or CPU offload, or a limit that is too near",
@@ -179,7 +182,7 @@ QUEUE: tuple[Alert, ...] = (
         description="More than run (and more than <<requests>>) all the time: it does not catch up by itself.",
         cause="load grew, answers became longer, or a replica less shares it",
         first="PromQL: sum by (pod, instance) "
-        '(vllm_sidecar_requests_waiting{model_name="{{ $labels.model_name }}"}): one replica, or all of them?',
+        f"(vllm_sidecar_requests_waiting{{{OF_MODEL}}}): one replica, or all of them?",
         board="vllm-overview",
     ),
     Alert(
@@ -193,7 +196,7 @@ QUEUE: tuple[Alert, ...] = (
         description="For a quarter of an hour there was no moment without: one more replica would be used at once. "
         "vLLM before 0.20 does not tell what they wait for.",
         cause="steady load at the limit of the batch or of the KV cache",
-        first="PromQL: vllm_sidecar_admission_limit == 1: batch, or KV cache?",
+        first=f"PromQL: vllm_sidecar_admission_limit{{{OF_MODEL}}} == 1: batch, or KV cache?",
         board="vllm-overview",
     ),
 )

@@ -218,10 +218,13 @@ LOGS = (
     "{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} logs {{ . }} --all-containers --tail=200{{ else }}"
     "journalctl -u vllm -n 200{{ end }}"
 )
-PREVIOUS_LOGS = LOGS.replace("--tail=200", "--previous --tail=200")
+PREVIOUS_LOGS = LOGS.replace("--all-containers", "-c vllm --previous")
+"""Of the container before; with all containers kubectl stops at the first that never restarted."""
 PODS = (
     "{{ with $labels.namespace }}kubectl -n {{ . }} get pods -o wide{{ else }}systemctl status vllm on each host"
     "{{ end }}"
 )
+OF_MODEL = 'namespace="{{ $labels.namespace }}",model_name="{{ $labels.model_name }}"'
+"""Matchers of a query for people; an empty one matches what has no such label."""
 STALE_SECONDS = 30
 """Seconds without progress from which on a queue is not judged: it is a stall, or an engine whose gauges froze."""
