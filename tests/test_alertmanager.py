@@ -139,7 +139,7 @@ DATA: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        ("vllm.title", "[FIRING] VllmQueueWaitHigh m in n of c"),
+        ("vllm.title", "[FIRING] VllmQueueWaitHigh m in n (c)"),
         ("vllm.runbook", RUNBOOK),
         ("vllm.dashboard", DASHBOARD),
         ("vllm.text", f"a request waits\nMore than 10s.\nRunbook: {RUNBOOK}\nDashboard: {DASHBOARD}"),
@@ -161,7 +161,7 @@ def test_a_title_of_several_alerts_begins_with_the_first_of_them(tmp_path: Path)
     data.write_text(json.dumps({**DATA, "commonLabels": common, "alerts": 2 * DATA["alerts"]}))
     text = amtool("template", "render", f"--template.glob={RULES}/*.tmpl", f"--template.data={data}",
                   '--template.text={{ template "vllm.title" . }}')  # fmt: skip
-    assert text.strip() == "[FIRING: 2] m in n of c: a request waits"
+    assert text.strip() == "[FIRING: 2] m in n (c): a request waits"
 
 
 def test_a_message_without_links_has_no_empty_lines_for_them(tmp_path: Path) -> None:

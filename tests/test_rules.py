@@ -13,7 +13,7 @@ import promtool
 from alert_labels import either
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS, Alert
-from vllm_sidecar.config.thresholds import Thresholds
+from vllm_sidecar.config.thresholds import Thresholds, labels_of
 from vllm_sidecar.generate import Format, promql, rule_files
 from vllm_sidecar.generate.rules import alert_groups
 from vllm_sidecar.generate.slos import slo_rules
@@ -114,6 +114,19 @@ def test_a_text_says_which_model_or_replica_and_leaves_no_empty_brackets(rule: d
     for label in ("namespace", "node", "cluster", "target"):
         bare = re.findall(rf"\{{\{{ \$labels\.{label} \}}\}}", summary)
         assert bare == []
+
+
+@pytest.mark.parametrize("part", ["alerts", "objectives"])
+def test_a_query_for_people_selects_by_labels_that_its_metric_has(part: str) -> None:
+    groups = slo_rules(Thresholds()).groups if part == "objectives" else alert_groups(Thresholds())
+    texts = "".join(
+        rule["annotations"]["description"] for group in groups for rule in group["rules"] if "alert" in rule
+    )
+    found = re.findall(r"vllm_sidecar_(\w+)\{([^{}]*(?:\{\{[^{}]*\}\}[^{}]*)*)\}", texts)
+    assert found
+    for metric, matchers in found:
+        if "model_name=" in matchers:
+            assert "model_name" in labels_of(metric), metric
 
 
 def test_a_query_of_a_text_asks_for_the_model_of_the_alert_and_keeps_the_selector_as_it_is() -> None:

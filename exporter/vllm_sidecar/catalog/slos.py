@@ -166,7 +166,7 @@ SLOS: tuple[Slo, ...] = (
         source=Source.SIDECAR,
         cause="no replica answers, errors in the engine, HTTP 5xx of a front end whose engine is gone, or rejections "
         "by admission control",
-        first=f"PromQL: {_query('up')} shows which replicas answer, {_query('recent_error_ratio')} which of them fail",
+        first=f"PromQL: {_query('up')} shows which replicas answer, {_query('recent_requests')} how requests end",
     ),
 )
 

@@ -168,7 +168,8 @@ def _asked(text: str, thresholds: Thresholds, *, several: bool) -> str:
     ask = f"printf {quoted(written)} {arguments} | query"
     if several:
         name = "{{ with .Labels.pod }}{{ . }}{{ else }}{{ .Labels.instance }}{{ end }}"
-        return f"{{{{ range $index, $found := {ask} }}}}{{{{ if $index }}}}, {{{{ end }}}}{name}{{{{ end }}}}"
+        comma = "{{ if $index }}, {{ end }}"
+        return f"{{{{ range $index, $found := {ask} }}}}{comma}{name}{{{{ else }}}}none{{{{ end }}}}"
     return f"{{{{ with {ask} }}}}{{{{ . | first | value | humanize }}}}{{{{ end }}}}"
 
 

@@ -160,7 +160,7 @@ MODELS: tuple[Alert, ...] = (
             "more load than the replicas take: vllm_sidecar_admission_limit names the limit (batch: --max-num-seqs or "
             "replicas; kv_cache: fewer or shorter requests; adapter: --max-loras; transfer: the KV connector)"
         ),
-        first='PromQL: sum by (limit) (vllm_sidecar_admission_limit{model_name="{{ $labels.model_name }}"})',
+        first=f"PromQL: sum by (limit) (vllm_sidecar_admission_limit{{{OF_MODEL}}})",
         board="vllm-engine",
     ),
     Alert(
@@ -174,12 +174,10 @@ MODELS: tuple[Alert, ...] = (
         thresholds=(ratio("errors", 0.05, "Share of failed requests."), number(*_least("least_failed", "Failures"))),
         summary=f"{{{{ $value | humanizePercentage }}}} of the requests to {MODEL} fail",
         description="[[@model_requests_failed:increase5m]] in five minutes ended as an error of an engine or as HTTP "
-        "5xx; refused and bad requests do not count. Most failed on "
+        "5xx; refused and bad requests do not count. Most engine errors: "
         '[[list: topk(1, sum by (<<T>>) (increase(~requests_finished_total{finished_reason="error"}[5m])) > 0)]].',
         cause="a release, a model that does not fit the template, or an engine that died",
-        first="{{ with $labels.namespace }}kubectl -n {{ . }} logs {{ end }}[[list: topk(1, sum by (<<T>>) "
-        '(increase(~requests_finished_total{finished_reason="error"}[5m])) > 0)]]{{ with $labels.namespace }} -c vllm '
-        "--tail=200{{ end }}",
+        first=PODS + "; then the log of the replica with most errors",
         board="vllm-incident",
     ),
     Alert(

@@ -190,7 +190,7 @@ def number(name: str, value: float, text: str) -> Threshold:
 
 WHERE = (
     "{{ with $labels.namespace }} in {{ . }}{{ end }}{{ with $labels.node }} on node {{ . }}{{ end }}"
-    "{{ with $labels.cluster }} of {{ . }}{{ end }}"
+    "{{ with $labels.cluster }} ({{ . }}){{ end }}"
 )
 REPLICA = (
     "{{ with $labels.pod }}pod {{ . }}{{ else }}{{ $labels.instance }}{{ end }}"
@@ -198,7 +198,7 @@ REPLICA = (
 )
 MODEL = (
     "{{ with $labels.model_name }}{{ . }}{{ else }}a model without a known name{{ end }}"
-    "{{ with $labels.namespace }} in {{ . }}{{ end }}{{ with $labels.cluster }} of {{ . }}{{ end }}"
+    "{{ with $labels.namespace }} in {{ . }}{{ end }}{{ with $labels.cluster }} ({{ . }}){{ end }}"
 )
 """A model, in an alert about all its replicas."""
 SERVED = "{{ $labels.model_name }} on " + REPLICA
