@@ -81,12 +81,24 @@ def test_queries_ask_for_what_the_alert_names_and_nothing_else_of_them_changes()
 
 @pytest.mark.parametrize("name", [name for name in shipped_runbooks() if name.startswith("Vllm")])
 def test_every_runbook_is_filled_in_wherever_it_names_the_example(name: str) -> None:
-    given = {"namespace": "n1", "pod": "p1", "model_name": "m1", "instance": "i1", "node": "o1", "cluster": "c1"}
+    given = {
+        "namespace": "n1",
+        "pod": "p1",
+        "model_name": "m1",
+        "instance": "i1",
+        "node": "o1",
+        "cluster": "c1",
+        "uuid": "u1",
+    }
     text = filled(shipped_runbooks()[name], given)
     for label, value in EXAMPLE.items():
         assert f'{label}="{value}"' not in text
     first = text[: text.index("## ")]
-    assert not re.search(r"(NAMESPACE|POD|MODEL|INSTANCE|NODE)=(llm|chat|chat-0|10\.0\.0\.1:10190|gpu-1)\b", first)
+    assert not re.search(r"(NAMESPACE|POD|MODEL|INSTANCE|UUID)=(llm|chat|chat-0|10\.0\.0\.1:10190|GPU-0)\b", first)
+    block = re.search(r"```sh\n(.*?)```", first, re.DOTALL)
+    if block:
+        subprocess.run(["bash", "-n"], input=block[1], text=True, check=True)
+        assert block[1].count("$(") == re.search(r"```sh\n(.*?)```", shipped_runbooks()[name], re.DOTALL)[1].count("$(")
 
 
 def test_the_first_block_exports_what_the_alert_names() -> None:

@@ -39,7 +39,7 @@ SLOW_SECONDS = 60.0
 """Between two evaluations of what looks back hours and days."""
 LINKED = ("model_name", "instance", "engine")
 """Labels that a link to a dashboard selects."""
-FILLED = ("namespace", "pod", "model_name", "instance", "node")
+FILLED = ("namespace", "pod", "model_name", "instance", "uuid")
 """Labels that a link to a runbook hands over."""
 
 

@@ -42,6 +42,7 @@ PARAMETERS: Mapping[str, _Parameter] = {
     "instance": _Parameter("INSTANCE", _ADDRESS),
     "node": _Parameter("NODE", _KUBERNETES),
     "cluster": _Parameter("CLUSTER", _NAME),
+    "uuid": _Parameter("UUID", _NAME),
 }
 """Query parameters, named as the labels of an alert, with the shell variable that each fills in."""
 EXAMPLE = {
@@ -51,6 +52,7 @@ EXAMPLE = {
     "instance": "10.0.0.1:10190",
     "node": "gpu-1",
     "cluster": "eu1",
+    "uuid": "GPU-0",
 }
 """What stands in the queries of the runbooks in place of the labels of an alert."""
 _PROMQL = re.compile(r"^```promql\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -119,7 +121,8 @@ def _exported(text: str, given: Mapping[str, str]) -> str:
         return text
 
     def assigned(found: re.Match[str]) -> str:
-        return f"{found[1]}={values.get(found[1], found[2])}"
+        looked_up = found[2].startswith("$(")  # with what stands before it
+        return found[0] if looked_up else f"{found[1]}={values.get(found[1], found[2])}"
 
     lines = _EXPORT.sub(lambda line: _ASSIGNED.sub(assigned, line[0]), block[1])
     return text[: block.start(1)] + lines + text[block.end(1) :]
