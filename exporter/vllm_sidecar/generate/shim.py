@@ -104,7 +104,11 @@ def provided(thresholds: Thresholds) -> frozenset[str]:
 
 def _rules(thresholds: Thresholds) -> Iterator[Rule]:
     job = f"job=~{quoted(thresholds.vllm_job)}"
-    yield _record("up", f'label_replace(up{{{job}}}, "source", "vllm", "", "")')
+    yield _record("up", _of_vllm(f"up{{{job}}}"))
+    # Kept while the target exists: one that is down did answer once, and does not load its model.
+    kept = f'last_over_time({PREFIX}last_success_timestamp_seconds{{source="vllm"}}[1h])'
+    succeeded = f"{_of_vllm(f'timestamp(up{{{job}}} == 1)')} or {kept} and on (job, instance) up{{{job}}}"
+    yield _record("last_success_timestamp_seconds", succeeded)
     yield _record("server_start_timestamp_seconds", f"{upstream.PROCESS_START}{{{job}}}")
     for entry in upstream.UPSTREAM:
         if entry is upstream.REQUESTS_WAITING:
@@ -120,6 +124,10 @@ def _rules(thresholds: Thresholds) -> Iterator[Rule]:
     yield _record("data_parallel_engines", f"count without (engine, {_COPIES}) ({_RAW}num_requests_running)")
     for entry in (upstream.HTTP_REQUESTS, upstream.OPEN_FDS):
         yield _record(entry.signal.name, _merged(entry, f"{entry.aliases[0]}{{{job}}}"))
+
+
+def _of_vllm(expr: str) -> str:
+    return f'label_replace({expr}, "source", "vllm", "", "")'
 
 
 def _record(name: str, expr: str) -> Rule:
