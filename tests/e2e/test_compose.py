@@ -93,6 +93,6 @@ def test_the_services_of_the_demo_find_each_other(tmp_path: Path) -> None:
             wait_for(url)
         wait_for(f"http://{prometheus}/api/v1/query?query=vllm_sidecar_up", '"1"]')
         rules = json.loads(answer(f"http://{prometheus}/api/v1/rules"))["data"]["groups"]
-        assert {"vllm-serving", "vllm-slo-availability"} <= {group["name"] for group in rules}
+        assert {"vllm-models", "vllm-slo-availability"} <= {group["name"] for group in rules}
         wait_for(f"http://{prometheus}/api/v1/alertmanagers", alertmanager)
         wait_for(f"http://{alertmanager}/api/v2/alerts", "VllmWatchdog", seconds=RESENT)
