@@ -51,10 +51,10 @@ EXTERNAL = (
     'kube_pod_container_resource_limits{container="vllm",resource="memory",unit="byte"}',
     'container_memory_working_set_bytes{container="vllm"}',
     'container_cpu_cfs_throttled_seconds_total{container="vllm-sidecar"}',
-    'prometheus_rule_group_iterations_missed_total{rule_group="/rules/a.yml;vllm-serving"}',
-    'prometheus_rule_evaluation_failures_total{rule_group="/rules/a.yml;vllm-serving"}',
-    'prometheus_rule_group_last_duration_seconds{rule_group="/rules/a.yml;vllm-serving"}',
-    'prometheus_rule_group_interval_seconds{rule_group="/rules/a.yml;vllm-serving"}',
+    'prometheus_rule_group_iterations_missed_total{rule_group="/rules/a.yml;vllm-models"}',
+    'prometheus_rule_evaluation_failures_total{rule_group="/rules/a.yml;vllm-models"}',
+    'prometheus_rule_group_last_duration_seconds{rule_group="/rules/a.yml;vllm-models"}',
+    'prometheus_rule_group_interval_seconds{rule_group="/rules/a.yml;vllm-models"}',
     'ALERTS{alertname="VllmWatchdog",alertstate="firing"}',
 )
 """Series of others: Prometheus itself, cAdvisor and kube-state-metrics."""
