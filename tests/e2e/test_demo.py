@@ -69,10 +69,10 @@ def test_an_incident_pages() -> None:
     with demo(SCENARIO=QUICK, DEMO_SECONDS="110") as process:
         output, _ = process.communicate(timeout=110 + PATIENCE)
     assert process.returncode == 0, output
-    assert "It should raise VllmAsleepWithRequests." in output
+    assert "It should raise VllmReplicasUnavailable, VllmAsleepWithRequests." in output
     pages = re.findall(r"^\S+ +PAGE  (\w+): (.*)$", output, flags=re.MULTILINE)
-    assert [name for name, _ in pages] == ["VllmAsleepWithRequests"]
-    assert "sleeps while requests wait" in pages[0][1]
+    assert [name for name, _ in pages] == ["VllmReplicasUnavailable"]
+    assert pages[0][1].startswith("1 of 1 replicas of ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
