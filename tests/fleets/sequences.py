@@ -154,7 +154,7 @@ SEQUENCES = (
         30 * MINUTE,
         (Part("a", TO_LEFT), Part("b", TO_LEFT, seed=2)),
         pages=(("VllmQueueWaitHigh", BURN),),
-        tickets=frozenset(("VllmGaugesStale", "VllmQueueBacklog")),
+        tickets=frozenset(("VllmGaugesStale",)),
     ),
     Sequence(
         "a rolling deploy of an equally good release",
