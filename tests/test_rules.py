@@ -171,9 +171,10 @@ def test_a_link_to_a_runbook_hands_over_the_labels_that_the_alert_has() -> None:
         named(name, runbook_url="http://sidecar:10190/runbooks") for name in ("VllmEngineStalled", "VllmModelGone")
     )
     assert model["annotations"]["runbook_url"].partition("?")[2] == (
-        "namespace={{ $labels.namespace | urlquery }}&model_name={{ $labels.model_name | urlquery }}"
+        "{{ with $labels.namespace }}namespace={{ . | urlquery }}&{{ end }}"
+        "{{ with $labels.model_name }}model_name={{ . | urlquery }}&{{ end }}"
     )
-    assert "&pod={{ $labels.pod | urlquery }}&" in replica["annotations"]["runbook_url"]
+    assert "{{ with $labels.pod }}pod={{ . | urlquery }}&{{ end }}" in replica["annotations"]["runbook_url"]
     (plain,) = named("VllmEngineStalled")
     assert plain["annotations"]["runbook_url"] == "rules/runbooks/VllmEngineStalled.md"
 

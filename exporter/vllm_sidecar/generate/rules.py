@@ -179,8 +179,12 @@ def links(alert: str, board: str, labels: Collection[str], thresholds: Threshold
     A sidecar that serves the runbook fills in the labels of the alert; other servers ignore them.
     """
     books, grafana = thresholds.runbook_url, thresholds.dashboard_url
-    filled = [f"{label}={{{{ $labels.{label} | urlquery }}}}" for label in FILLED if label in labels]
-    query = f"?{'&'.join(filled)}" if filled and "://" in books else ""
+    filled = [
+        f"{{{{ with $labels.{label} }}}}{label}={{{{ . | urlquery }}}}&{{{{ end }}}}"
+        for label in FILLED
+        if label in labels
+    ]
+    query = f"?{''.join(filled)}" if filled and "://" in books else ""
     return {
         **({"runbook_url": f"{books}/{alert}.md{query}"} if books else {}),
         **({"dashboard_url": f"{grafana}/d/{board}"} if grafana else {}),
