@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+import receivers
 from loopback import free_port
 from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
@@ -75,6 +74,14 @@ class Drill:
         """Return the time since the incidents began; negative before."""
         return time.monotonic() - self.began
 
+    def take(self, body: dict[str, Any]) -> None:
+        """Note the alerts of a notification."""
+        for alert in body["alerts"]:
+            labels = alert["labels"]
+            model = labels.get("model_name") or labels.get("target", "")
+            firing = alert["status"] == "firing"
+            self.notices.append(Notice(self.seconds(), body["receiver"], labels["alertname"], model, firing))
+
     def first(self, receiver: str) -> dict[str, dict[str, float]]:
         """Return when each alert first arrived, by the name of the scenario."""
         found: dict[str, dict[str, float]] = {}
@@ -89,65 +96,15 @@ class Drill:
         return {key for key, firing in last.items() if firing}
 
 
-def _handler(drill: Drill) -> type[BaseHTTPRequestHandler]:
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            for alert in body["alerts"]:
-                labels = alert["labels"]
-                model = labels.get("model_name") or labels.get("target", "")
-                notice = Notice(
-                    drill.seconds(), body["receiver"], labels["alertname"], model, alert["status"] == "firing"
-                )
-                drill.notices.append(notice)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Receiver
-
-
-@contextmanager
-def webhook(drill: Drill) -> Iterator[str]:
-    """Receive what Alertmanager sends; yield the address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(drill))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5.0)
-
-
 def configurations(folder: Path, sidecar: str, alertmanager: str, hook: str) -> dict[str, object]:
     """Write rules and routes as the commands generate them, for this drill; return Prometheus's configuration."""
     (folder / "thresholds.yaml").write_text(json.dumps(THRESHOLDS))
     arguments = ["generate", "rules", "--thresholds", str(folder / "thresholds.yaml"), "--out", str(folder)]
     assert cli.main(arguments) == 0
-    assert cli.main(["generate", "alertmanager", "--out", str(folder)]) == 0
-    file = folder / "alertmanager.yml"
-    routing = yaml.safe_load(file.read_text())
-    for receiver in routing["receivers"]:
-        name = receiver["name"]
-        receiver.clear()
-        receiver.update(name=name, webhook_configs=[{"url": hook}])
-    _hurry(routing["route"])
-    file.write_text(yaml.safe_dump(routing))
+    # An inhibition needs its source to come first.
+    receivers.configured(folder, hook, "3s", "2s")
     config = configuration(SCRAPE, job("vllm-sidecar", sidecar), rules=folder / "*.rules.yml")
     return config | {"alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}}
-
-
-def _hurry(route: dict[str, object]) -> None:
-    """Wait seconds where the generated routes wait minutes; an inhibition needs its source to come first."""
-    route.update(group_wait="3s", group_interval="2s")
-    inner = route.get("routes", [])
-    assert isinstance(inner, list)
-    for each in inner:
-        _hurry(each)
 
 
 def programs() -> tuple[str, str] | None:
@@ -175,7 +132,7 @@ def watching(urls: Mapping[str, str], folder: Path) -> Iterator[Drill]:
     assert found is not None, "apt-get install prometheus prometheus-alertmanager"
     drill = Drill(time.monotonic())
     with ExitStack() as stack:
-        hook = stack.enter_context(webhook(drill))
+        hook = stack.enter_context(receivers.webhook(drill.take))
         own = folder / "sidecar.yaml"
         targets = [{"name": name, "url": url} for name, url in urls.items()]
         own.write_text(yaml.safe_dump({**SIDECAR, "targets": targets}))

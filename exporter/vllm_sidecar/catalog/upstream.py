@@ -354,7 +354,7 @@ TRANSFERS = Upstream(
     ),
     tuple(dict.fromkeys(each.name for each in KV_TRANSFERS)),
 )  # fmt: skip
-"""Unlike those of other signals its names are added up, by what stands in KV_TRANSFERS."""
+"""Unlike those of other signals its names are added up, as KV_TRANSFERS lists them."""
 
 KNOWN_PATTERNS = (
     r"avg_(prompt|generation)_throughput_toks_per_s",

@@ -106,8 +106,8 @@ def settle(thresholds: Thresholds, edges: Edges | None = None) -> Settled:
         edges: Those of live servers; None where no server was asked.
 
     Raises:
-        LateError: A threshold is no bucket edge, a factor can never be reached, or a gateway is missing or wrong; with
-            all such mistakes.
+        LateError: A threshold is not a bucket edge, a factor can never be reached, or a gateway is missing or
+            wrong; with all such mistakes.
     """
     found: list[tuple[Slo, list[Variant]]] = []
     mistakes: list[Mistake] = []

@@ -54,7 +54,7 @@ EXAMPLE = {
     "cluster": "eu1",
     "uuid": "GPU-0",
 }
-"""What stands in the queries of the runbooks in place of the labels of an alert."""
+"""Values in the queries of the runbooks that take the place of an alert's labels."""
 _PROMQL = re.compile(r"^```promql\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _MATCHER = re.compile(r'\b(?P<label>\w+)="(?P<value>[^"]*)"')
 _SHELL = re.compile(r"^```(?:sh|bash|shell)\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -7,10 +7,10 @@ load, in tokens per second and replica: the size of the batch would not do, for 
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import MODEL, OF_MODEL, PEER, Alert, Record, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.types import MODEL, OF_MODEL, PEER, YESTERDAY, Alert, Record, Severity, number, ratio
 
-YESTERDAY, LAST_WEEK = "offset 23h30m", "offset 167h30m"
-"""With a range of an hour: around the same time of the day."""
+LAST_WEEK = "offset 167h30m"
+"""With a range of an hour: around the same time of the day a week before, as YESTERDAY is of the day before."""
 _ITL, _TTFT = "~inter_token_latency_seconds", "~time_to_first_token_seconds"
 _WARM = "(~server_config_info and on (<<T>>, fingerprint) ~server_config_info offset 25m)"
 """Replicas whose release has served for 15 minutes before the ten that are judged: by then its caches are warm."""
@@ -43,6 +43,9 @@ _SERVING = (
 )
 _PRESENT = f"count by (<<F>>, fingerprint) {_SERVING}"
 
+_ANSWERS = '(sum by (<<F>>) (increase(~requests_finished_total{finished_reason!="abort"}[30m])) >= 100)'
+"""Answers of half an hour, where there are enough to say what they look like."""
+
 BASELINE_RECORDS: tuple[Record, ...] = (
     Record(
         "replica_inter_token_latency_seconds:mean10m",
@@ -70,13 +73,12 @@ BASELINE_RECORDS: tuple[Record, ...] = (
         "model_cut_short:ratio30m",
         "<<F>>",
         'sum by (<<F>>) (increase(~requests_finished_total{finished_reason=~"length|repetition"}[30m])) '
-        '/ (sum by (<<F>>) (increase(~requests_finished_total{finished_reason!="abort"}[30m])) >= 100)',
+        f"/ {_ANSWERS}",
     ),
     Record(
         "model_repetitions:ratio30m",
         "<<F>>",
-        'sum by (<<F>>) (increase(~requests_finished_total{finished_reason="repetition"}[30m])) '
-        '/ (sum by (<<F>>) (increase(~requests_finished_total{finished_reason!="abort"}[30m])) >= 100)',
+        f'sum by (<<F>>) (increase(~requests_finished_total{{finished_reason="repetition"}}[30m])) / {_ANSWERS}',
     ),
     Record(
         "model_output_tokens:mean30m",

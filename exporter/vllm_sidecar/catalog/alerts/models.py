@@ -13,9 +13,11 @@ from vllm_sidecar.catalog.alerts.types import (
     OF_MODEL,
     PODS,
     STALE_SECONDS,
+    YESTERDAY,
     Alert,
     Record,
     Severity,
+    Threshold,
     latency,
     number,
     ratio,
@@ -27,8 +29,6 @@ _COUNTED = 'slo_requests_total{slo="availability"}'
 _GOOD = 'slo_good_requests_total{slo="availability"}'
 _KNOWN = '@replica_unavailable:ratio{model_name!=""} or @replica_unavailable:ratio{target=""}'
 """Of a target with a name of its own and no known model nothing says whose replica it is."""
-YESTERDAY = "offset 23h30m"
-"""With a range of an hour: around the same time of the day before."""
 
 
 def _either(**parts: str) -> str:
@@ -37,15 +37,12 @@ def _either(**parts: str) -> str:
     return f"max by (<<F>>) ({found})"
 
 
-def _rejected() -> str:
-    return "sum by (<<F>>) (increase(~requests_rejected_total[5m]))"
-
-
 def _minus(whole: str, part: str) -> str:
     """Subtract what may not be counted for every model."""
     return f"{whole} - ({part} or 0 * {whole})"
 
 
+_REJECTED = "sum by (<<F>>) (increase(~requests_rejected_total[5m]))"
 _EVERY = f"sum by (<<F>>) (increase(~{_COUNTED}[5m]))"
 _BAD = f"sum by (<<F>>) (increase(~{_COUNTED}[5m]) - increase(~{_GOOD}[5m]))"
 _ENDED = 'sum by (<<F>>) (increase(~requests_finished_total{finished_reason!="abort"}[5m]))'
@@ -78,7 +75,7 @@ MODEL_RECORDS: tuple[Record, ...] = (
         "<<F>>",
         _either(
             engine='sum by (<<F>>) (increase(~requests_finished_total{finished_reason="error"}[5m]))',
-            sidecar=f"clamp_min({_minus(_BAD, _rejected())}, 0)",
+            sidecar=f"clamp_min({_minus(_BAD, _REJECTED)}, 0)",
         ),
     ),
     Record("model_requests:increase5m", "<<F>>", _either(engine=_ENDED, sidecar=_EVERY)),
@@ -95,8 +92,8 @@ _N = "[[@model_replicas_unavailable:sum]] of [[@model_replicas:count]]"
 _REPLICAS = ratio("replicas", 0.3, "Share of a model's replicas; one of one is more, one of four is not.")
 
 
-def _least(name: str, text: str) -> tuple[str, float, str]:
-    return name, 10, f"{text} in five minutes below which no ratio is judged."
+def _least(name: str, text: str) -> Threshold:
+    return number(name, 10, f"{text} in five minutes below which no ratio is judged.")
 
 
 def _waits(wait: str) -> str:
@@ -171,7 +168,7 @@ MODELS: tuple[Alert, ...] = (
             "@model_requests_failed:increase5m / (@model_requests:increase5m > 0) > <<errors>> "
             "and on (<<F>>) (@model_requests_failed:increase5m >= <<least_failed>>)"
         ),
-        thresholds=(ratio("errors", 0.05, "Share of failed requests."), number(*_least("least_failed", "Failures"))),
+        thresholds=(ratio("errors", 0.05, "Share of failed requests."), _least("least_failed", "Failures")),
         summary=f"{{{{ $value | humanizePercentage }}}} of the requests to {MODEL} fail",
         description="[[@model_requests_failed:increase5m]] in five minutes ended as an error of an engine or as HTTP "
         "5xx; refused and bad requests do not count. Most engine errors: "
@@ -185,15 +182,15 @@ MODELS: tuple[Alert, ...] = (
         severity=Severity.PAGE,
         hold="1m",
         expr=(
-            f"{_rejected()} / (({_rejected()} + ({_ENDED} or 0 * {_rejected()})) > 0) > <<rejected>> "
-            f"and on (<<F>>) ({_rejected()} >= <<least_rejected>>)"
+            f"{_REJECTED} / (({_REJECTED} + ({_ENDED} or 0 * {_REJECTED})) > 0) > <<rejected>> "
+            f"and on (<<F>>) ({_REJECTED} >= <<least_rejected>>)"
         ),
         thresholds=(
             ratio("rejected", 0.05, "Share of requests that admission control refuses."),
-            number(*_least("least_rejected", "Refused requests")),
+            _least("least_rejected", "Refused requests"),
         ),
         summary=f"{MODEL} refuses {{{{ $value | humanizePercentage }}}} of its requests",
-        description=f"[[{_rejected()}]] in five minutes got 503 because a limit of the queue is reached.",
+        description=f"[[{_REJECTED}]] in five minutes got 503 because a limit of the queue is reached.",
         cause="more load than the replicas take; --max-num-queued-reqs or --max-num-queued-tokens is reached",
         first=f"PromQL: sum by (pod, reason) (rate(vllm_sidecar_requests_rejected_total{{{OF_MODEL}}}[5m]))",
         board="vllm-engine",

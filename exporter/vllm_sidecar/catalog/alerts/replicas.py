@@ -8,6 +8,7 @@ from vllm_sidecar.catalog.alerts.types import (
     OF_MODEL,
     PREVIOUS_LOGS,
     REPLICA,
+    STALE_SECONDS,
     STATUS,
     WHERE,
     Alert,
@@ -160,7 +161,7 @@ REPLICAS: tuple[Alert, ...] = (
 
 _LIVE = (
     " unless on (<<E>>) (~engine_sleeping == 1) unless on (<<E>>) (~gauges_stale == 1) "
-    "unless on (<<E>>) (~progress_age_seconds >= 30)"
+    f"unless on (<<E>>) (~progress_age_seconds >= {STALE_SECONDS})"
 )
 """The gauges of a server whose clients all left at once go on saying that they wait, and those of a stalled one too."""
 

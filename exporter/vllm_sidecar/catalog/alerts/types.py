@@ -226,5 +226,7 @@ PODS = (
 )
 OF_MODEL = 'namespace="{{ $labels.namespace }}",model_name="{{ $labels.model_name }}"'
 """Matchers of a query for people; an empty one matches what has no such label."""
+YESTERDAY = "offset 23h30m"
+"""With a range of an hour: around the same time of the day before."""
 STALE_SECONDS = 30
 """Seconds without progress from which on a queue is not judged: it is a stall, or an engine whose gauges froze."""
