@@ -14,7 +14,7 @@ from vllm_sidecar.catalog import upstream
 from vllm_sidecar.catalog.alerts.types import LABEL_SETS
 from vllm_sidecar.catalog.types import PREFIX, Kind, Merge
 from vllm_sidecar.config import format_duration
-from vllm_sidecar.generate.expressions import in_cluster, quoted
+from vllm_sidecar.generate.expressions import expression, in_cluster, quoted
 from vllm_sidecar.generate.files import Origin
 from vllm_sidecar.generate.formats import commented, dump
 from vllm_sidecar.generate.rules import in_pack
@@ -106,7 +106,8 @@ def _rules(thresholds: Thresholds) -> Iterator[Rule]:
     job = f"job=~{quoted(thresholds.vllm_job)}"
     yield _record("up", _of_vllm(f"up{{{job}}}"))
     # Kept while the target exists: one that is down did answer once, and does not load its model.
-    kept = f'last_over_time({PREFIX}last_success_timestamp_seconds{{source="vllm"}}[1h])'
+    hour = expression("[1h]", {}, thresholds)
+    kept = f'last_over_time({PREFIX}last_success_timestamp_seconds{{source="vllm"}}{hour})'
     succeeded = f"{_of_vllm(f'timestamp(up{{{job}}} == 1)')} or {kept} and on (job, instance) up{{{job}}}"
     yield _record("last_success_timestamp_seconds", succeeded)
     yield _record("server_start_timestamp_seconds", f"{upstream.PROCESS_START}{{{job}}}")
