@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import boards
 from prometheus_process import prometheus
+
 from vllm_sidecar.catalog import signal_of
 from vllm_sidecar.catalog.types import PREFIX, Kind
-from vllm_sidecar.config.thresholds import labels_of
+from vllm_sidecar.generate.settings.thresholds import labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

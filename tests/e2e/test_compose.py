@@ -12,10 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import promtool
 import pytest
 import yaml
-
-import promtool
 from loopback import free_port, wait_for
 
 pytestmark = pytest.mark.e2e

@@ -7,7 +7,6 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-
 from notifications import Received, sent
 
 if TYPE_CHECKING:

@@ -7,18 +7,18 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-import pytest
-import yaml
-
 import boards
 import captured
 import promtool
+import pytest
+import yaml
 from growing import serving
 from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
+
 from vllm_sidecar.catalog import HTTP_REQUESTS, UPSTREAM
-from vllm_sidecar.config.thresholds import Thresholds
 from vllm_sidecar.generate import Format, rule_files, shim_files, slo_files
+from vllm_sidecar.generate.settings.thresholds import Thresholds
 from vllm_sidecar.generate.shim import RELABEL, provided
 
 if TYPE_CHECKING:

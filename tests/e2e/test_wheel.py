@@ -12,11 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-import yaml
-
 import drill
 import promtool
+import pytest
+import yaml
 from amtool import amtool
 from loopback import free_port, wait_for
 from prometheus_process import configuration, job, prometheus

@@ -6,16 +6,18 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from field.cases import EPOCH, Case, Server
 from rehearsal import SCRAPE, Rehearsal
+
+from field.cases import EPOCH, Case, Server
+from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.config import Config
-from vllm_sidecar.export import Exporter
-from vllm_sidecar.model import PollError, Reason, Response
-from vllm_sidecar.pipeline import Pipeline
-from vllm_sidecar.verdict import target_state
+from vllm_sidecar.serve.metrics import Exporter
+from vllm_sidecar.serve.state import target_state
+from vllm_sidecar.serve.target import TargetLoop
+from vllm_sidecar.vllm.client import Response
 
 if TYPE_CHECKING:
-    from vllm_sidecar.verdict import State
+    from vllm_sidecar.serve.state import State
 
 TEXT = "text/plain; version=1.0.0; charset=utf-8"
 SECONDS = 0.004
@@ -107,7 +109,7 @@ async def play(case: Case) -> Played:
     address, clock, played = Address(server), [1000.0], Played()
     settings = Config.model_validate({"introspection": {"proc": False}, "gpu": {"devices": "none"}, **case.config})
     exporter = Exporter(settings.windows.length)
-    pipeline = Pipeline(
+    pipeline = TargetLoop(
         settings.all_targets[0], settings, exporter.changed, client=address,  # type: ignore[arg-type] # has what is used
         clock=lambda: clock[0], wall=lambda: EPOCH + clock[0] - 1000.0,
     )  # fmt: skip

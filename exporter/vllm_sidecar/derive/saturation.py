@@ -7,11 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.derive.kv_cache import pressure
-from vllm_sidecar.derive.progress import trusted
+from vllm_sidecar.derive.stalls import trusted
 
 if TYPE_CHECKING:
-    from vllm_sidecar.derive.views import Engine
-    from vllm_sidecar.window import Window
+    from vllm_sidecar.derive.inputs import EngineInputs
+    from vllm_sidecar.series.window import Window
 
 SLUG_LENGTH = 63
 """Longest label value that Kubernetes takes."""
@@ -19,7 +19,7 @@ SLUG_DIGITS = 10
 _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-def saturation(engine: Engine) -> dict[str, float]:
+def saturation(engine: EngineInputs) -> dict[str, float]:
     """Return how near the engine is to its limits, 0 to 1, by the label-safe name of its model.
 
     The largest of: running / --max-num-seqs, waiting / --max-num-queued-reqs, KV pressure. Running and waiting are

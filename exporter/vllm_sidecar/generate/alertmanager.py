@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.alerts import Severity
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS, SLO
-from vllm_sidecar.catalog.slos import EDGE_MISSING
-from vllm_sidecar.config.thresholds import KINDS
-from vllm_sidecar.generate.files import Origin, sealed
+from vllm_sidecar.catalog.objectives import EDGE_MISSING
 from vllm_sidecar.generate.formats import commented, dump, metadata
+from vllm_sidecar.generate.output_files import Origin, sealed
+from vllm_sidecar.generate.settings.thresholds import KINDS
 from vllm_sidecar.generate.templating import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vllm_sidecar.catalog.inhibitions import Inhibition
-    from vllm_sidecar.config.thresholds import Thresholds
+    from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 TEMPLATE = "vllm-sidecar.tmpl"
 BY = Origin("alertmanager")

@@ -11,21 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog import upstream
-from vllm_sidecar.catalog.alerts.types import LABEL_SETS
-from vllm_sidecar.catalog.types import PREFIX, Kind, Merge
+from vllm_sidecar.catalog.alerts.alert import LABEL_SETS
+from vllm_sidecar.catalog.types import PREFIX, Kind, Merge, Scope
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.generate.expressions import expression, in_cluster, quoted
-from vllm_sidecar.generate.files import Origin
 from vllm_sidecar.generate.formats import commented, dump
+from vllm_sidecar.generate.output_files import Origin
 from vllm_sidecar.generate.rules import in_pack
-from vllm_sidecar.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vllm_sidecar.catalog.types import Upstream
-    from vllm_sidecar.config.thresholds import Thresholds
     from vllm_sidecar.generate.rules import Group, Rule
+    from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 BY = Origin("shim")
 RELABEL = "vllm-plain.relabel.yml"

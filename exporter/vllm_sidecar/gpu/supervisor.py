@@ -8,11 +8,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from vllm_sidecar.catalog.gpu import EVENTS
+from vllm_sidecar.catalog.gpu_fields import EVENTS
+from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.gpu.child import Child, command, start, watch_without_threads
 from vllm_sidecar.gpu.frames import FrameReader, Outdated
-from vllm_sidecar.log import event
-from vllm_sidecar.model import GpuPoll, PollError, Reason
+from vllm_sidecar.gpu.polls import GpuPoll
+from vllm_sidecar.logs import event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -33,7 +34,7 @@ MOST_STUCK = 2
 _log = logging.getLogger(__name__)
 
 
-class Plan(NamedTuple):
+class ChildSettings(NamedTuple):
     """What children do: which devices they read (see config), how often, and the longest that one call may take."""
 
     wanted: tuple[str, ...] | None = None
@@ -59,7 +60,7 @@ class Supervisor:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ChildSettings,
         publish: Callable[[Frame], None],
         server_pids: Callable[[], Sequence[int]] = tuple,
         tick: Callable[[], None] = lambda: None,

@@ -7,7 +7,7 @@ load, in tokens per second and replica: the size of the batch would not do, for 
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import MODEL, OF_MODEL, PEER, YESTERDAY, Alert, Record, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.alert import MODEL, OF_MODEL, PEER, YESTERDAY, Alert, Record, Severity, number, ratio
 
 LAST_WEEK = "offset 167h30m"
 """With a range of an hour: around the same time of the day a week before, as YESTERDAY is of the day before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import ENGINE, LOGS, OF_MODEL, REPLICA, SERVED, Alert, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.alert import ENGINE, LOGS, OF_MODEL, REPLICA, SERVED, Alert, Severity, number, ratio
 
 FEATURES: tuple[Alert, ...] = (
     Alert(

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import (
-    GPU,
-    REPLICA,
-    Alert,
-    Measure,
-    Severity,
-    Threshold,
-    number,
-    ratio,
-)
+from vllm_sidecar.catalog.alerts.alert import GPU, REPLICA, Alert, Measure, Severity, Threshold, number, ratio
 
 _ON_NODE = (
     "{{ with $labels.node }}kubectl debug node/{{ . }} -it --profile=sysadmin --image=busybox -- chroot /host {{ end }}"

@@ -7,8 +7,7 @@ bad.
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.replicas import ANSWERS
-from vllm_sidecar.catalog.alerts.types import (
+from vllm_sidecar.catalog.alerts.alert import (
     MODEL,
     OF_MODEL,
     PODS,
@@ -22,6 +21,7 @@ from vllm_sidecar.catalog.alerts.types import (
     number,
     ratio,
 )
+from vllm_sidecar.catalog.alerts.replicas import ANSWERS
 
 DOWN = '~up{source="vllm"} == 0'
 _ASLEEP = "~engine_sleeping == 1 and on (<<E>>) (sum by (<<E>>) (~requests_waiting) > 0)"

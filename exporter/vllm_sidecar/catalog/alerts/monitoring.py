@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import (
+from vllm_sidecar.catalog.alerts.alert import (
     ENGINE,
     REPLICA,
     STATUS,
@@ -104,7 +104,7 @@ MONITORING: tuple[Alert, ...] = (
         summary=f"the sidecar of {REPLICA} polls only every {{{{ $value | humanizeDuration }}}}",
         description="It keeps its share of the server's time small, and /metrics takes long: peaks are missed.",
         cause="very many series, or an API server that is short of CPU",
-        first="PromQL: vllm_sidecar_poll_duration_seconds, next to the CPU of the API server; or set scrape.filtered",
+        first="PromQL: vllm_sidecar_poll_duration_seconds, next to the CPU of the API server",
         board="vllm-sidecar",
     ),
     Alert(

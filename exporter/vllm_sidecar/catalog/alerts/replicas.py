@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import (
+from vllm_sidecar.catalog.alerts.alert import (
     ENGINE,
     NOT_ONE_ENGINE_PATTERN,
     OF_MODEL,

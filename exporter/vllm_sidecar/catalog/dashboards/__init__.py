@@ -8,9 +8,9 @@ from vllm_sidecar.catalog.dashboards.gpu import GPU_BOARD
 from vllm_sidecar.catalog.dashboards.incident import INCIDENT
 from vllm_sidecar.catalog.dashboards.kv_cache import KV_CACHE
 from vllm_sidecar.catalog.dashboards.overview import OVERVIEW
+from vllm_sidecar.catalog.dashboards.panel import Board, Colour, Panel, Query, Row, Style, Word
 from vllm_sidecar.catalog.dashboards.sidecar import SIDECAR_BOARD
 from vllm_sidecar.catalog.dashboards.slo import SLO_BOARD
-from vllm_sidecar.catalog.dashboards.types import Board, Colour, Panel, Query, Row, Style, Word
 
 BOARDS: tuple[Board, ...] = (
     OVERVIEW,

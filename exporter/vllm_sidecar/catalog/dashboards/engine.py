@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import (
+from vllm_sidecar.catalog.dashboards.factories import (
     ENGINE,
     LIMIT_HELP,
     NO_SIDECAR,
@@ -16,8 +16,8 @@ from vllm_sidecar.catalog.dashboards.panels import (
     quantiles,
     states,
 )
+from vllm_sidecar.catalog.dashboards.panel import Board, Colour, Query, Row
 from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
-from vllm_sidecar.catalog.dashboards.types import Board, Colour, Query, Row
 from vllm_sidecar.catalog.types import Unit
 
 _FEW = "Fewer requests finished than quantiles need, or none."

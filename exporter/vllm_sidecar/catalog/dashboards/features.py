@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import ENGINE, SERVER, bars, heatmap, lines, number, states, table
-from vllm_sidecar.catalog.dashboards.types import YES, Board, Colour, Query, Row, Word
+from vllm_sidecar.catalog.dashboards.factories import ENGINE, SERVER, bars, heatmap, lines, number, states, table
+from vllm_sidecar.catalog.dashboards.panel import YES, Board, Colour, Query, Row, Word
 from vllm_sidecar.catalog.types import Unit
 
 _OFF = "not enabled"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import (
+from vllm_sidecar.catalog.dashboards.factories import (
     ENGINE,
     FINISHED,
     LIMIT_HELP,
@@ -21,8 +21,8 @@ from vllm_sidecar.catalog.dashboards.panels import (
     table,
     words,
 )
+from vllm_sidecar.catalog.dashboards.panel import FINE_OR_BAD, IN_USE, Board, Colour, Query, Row
 from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
-from vllm_sidecar.catalog.dashboards.types import FINE_OR_BAD, IN_USE, Board, Colour, Query, Row
 from vllm_sidecar.catalog.types import Unit
 
 _NAN = "not measured"

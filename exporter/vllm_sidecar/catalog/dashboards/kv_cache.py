@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import ENGINE, NO_SIDECAR, NO_SIDECAR_SHORT, heatmap, lines, number
-from vllm_sidecar.catalog.dashboards.types import Board, Colour, Query, Row
+from vllm_sidecar.catalog.dashboards.factories import ENGINE, NO_SIDECAR, NO_SIDECAR_SHORT, heatmap, lines, number
+from vllm_sidecar.catalog.dashboards.panel import Board, Colour, Query, Row
 from vllm_sidecar.catalog.types import Unit
 
 _NO_OFFLOADING = "No KV offloading: no such connector is configured."

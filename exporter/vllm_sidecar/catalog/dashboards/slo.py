@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import bars, lines, table
-from vllm_sidecar.catalog.dashboards.types import Board, Colour, Query, Row
+from vllm_sidecar.catalog.dashboards.factories import bars, lines, table
+from vllm_sidecar.catalog.dashboards.panel import Board, Colour, Query, Row
 from vllm_sidecar.catalog.types import Unit
 
 _NEW = "No requests since the rules of the objectives were loaded."

@@ -6,15 +6,15 @@ import json
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.dashboards import BOARDS
-from vllm_sidecar.generate.dashboards.board import dashboard
+from vllm_sidecar.generate.dashboards.dashboard import dashboard
 from vllm_sidecar.generate.dashboards.notation import Notation
-from vllm_sidecar.generate.files import Origin, sealed
 from vllm_sidecar.generate.formats import HEAD, commented, dump
+from vllm_sidecar.generate.output_files import Origin, sealed
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from vllm_sidecar.config.thresholds import Thresholds
+    from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 BY = Origin("dashboards")
 CONFIG_MAPS = "kubernetes/vllm-dashboards.yaml"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.alerts.types import LABEL_SETS
-from vllm_sidecar.generate.dashboards import panels
+from vllm_sidecar.catalog.alerts.alert import LABEL_SETS
+from vllm_sidecar.generate.dashboards.fields import limits, mappings, ref_id
 from vllm_sidecar.generate.dashboards.variables import board_link
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def transformations(panel: Panel, notation: Notation) -> list[dict[str, Any]]:
 
 def _value(panel: Panel, index: int) -> str:
     """Return the name that Grafana gives the values of a query."""
-    return f"Value #{panels.ref_id(index)}" if len(panel.queries) > 1 else "Value"
+    return f"Value #{ref_id(index)}" if len(panel.queries) > 1 else "Value"
 
 
 def table_overrides(panel: Panel, notation: Notation) -> Iterator[dict[str, Any]]:
@@ -84,9 +84,9 @@ def _cells(panel: Panel, query: Query, notation: Notation) -> Iterator[dict[str,
     if query.decimals is not None:
         yield {"id": "decimals", "value": query.decimals}
     if query.states:
-        yield {"id": "mappings", "value": panels.mappings(panel.words)}
+        yield {"id": "mappings", "value": mappings(panel.words)}
         yield {"id": "custom.cellOptions", "value": {"type": "color-background", "mode": "basic"}}
-    steps = panels.limits(panel, notation, query.bad) if query.bad else []
+    steps = limits(panel, notation, query.bad) if query.bad else []
     if steps:
         # Fine is no colour: what is red is what to look at.
         yield {

@@ -5,23 +5,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_sidecar.gpu.nvml import choose
+from vllm_sidecar.gpu.nvml import selection
 from vllm_sidecar.gpu.nvml.binding import CallError, GoneError, NvmlFailedError, reason_of
 from vllm_sidecar.gpu.nvml.device import Device, Gpu
 from vllm_sidecar.gpu.nvml.mig import MigInstance, instances, mig_uuids
-from vllm_sidecar.gpu.nvml.processes import environment, family
+from vllm_sidecar.gpu.nvml.procfs import environment, family
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_sidecar.gpu.nvml.binding import Nvml
-    from vllm_sidecar.gpu.nvml.device import Raw
+    from vllm_sidecar.gpu.nvml.binding import Nvml, Raw
 
 LOOKS = 3
 """Times that vLLM's processes are looked for on the GPUs before its environment is believed: it may still load."""
 
 
-class Plan(NamedTuple):
+class DriverSettings(NamedTuple):
     """What to read: `wanted` is None for auto, empty for all, otherwise indices or UUIDs."""
 
     wanted: Sequence[str] | None = None
@@ -44,7 +43,7 @@ class Driver:
         NvmlFailedError: NVML cannot be used.
     """
 
-    def __init__(self, nvml: Nvml, plan: Plan) -> None:
+    def __init__(self, nvml: Nvml, plan: DriverSettings) -> None:
         self._nvml, self._plan = nvml, plan
         self.driver_version = self._text("nvmlSystemGetDriverVersion")
         self.nvml_version = self._text("nvmlSystemGetNVMLVersion")
@@ -54,7 +53,7 @@ class Driver:
         self._places = [_Place(gpu) for gpu in self._devices()]
         self.outdated = False
         """There are other devices now: a GPU was added or removed, came back, or was split in another way."""
-        self._chosen = choose.Choice(frozenset(), "")
+        self._chosen = selection.Choice(frozenset(), "")
         self._looked: tuple[tuple[int, ...], int] = ((), 0)
         self._slow_due = 0.0
         self._calls: dict[str, int] = {}
@@ -213,15 +212,15 @@ class Driver:
         if self._plan.wanted is None:
             self._chosen = self._automatic(devices, pids)
         elif self._plan.wanted:
-            self._chosen = choose.configured(self._plan.wanted, devices)
+            self._chosen = selection.configured(self._plan.wanted, devices)
         else:
-            self._chosen = choose.Choice(choose.everything(devices).uuids, "configured")
+            self._chosen = selection.Choice(selection.everything(devices).uuids, "configured")
 
-    def _automatic(self, devices: Sequence[Device], pids: tuple[int, ...]) -> choose.Choice:
+    def _automatic(self, devices: Sequence[Device], pids: tuple[int, ...]) -> selection.Choice:
         known, looks = self._looked
         if not pids:
             self._looked = (), 0
-            return choose.everything(devices)
+            return selection.everything(devices)
         if pids != known:
             looks = 0
         elif self._chosen.by == "processes":
@@ -232,14 +231,14 @@ class Driver:
             # Of a GPU that is split NVML lists the processes of all its instances.
             asked = [place.gpu for place in self._places if not place.lost and not place.gpu.split]
             computing = {gpu.device.uuid: gpu.processes() for gpu in asked}
-            found = choose.by_processes(ours, computing)
+            found = selection.by_processes(ours, computing)
             if found:
                 return found
-        told = [choose.by_environment(environment(pid) or {}, devices) for pid in pids]
+        told = [selection.by_environment(environment(pid) or {}, devices) for pid in pids]
         named = [choice for choice in told if choice is not None]
         if len(named) == len(told):
-            return choose.Choice(frozenset().union(*(choice.uuids for choice in named)), "environment")
-        return choose.everything(devices)
+            return selection.Choice(frozenset().union(*(choice.uuids for choice in named)), "environment")
+        return selection.everything(devices)
 
     def close(self) -> None:
         """Free what NVML keeps for the devices."""

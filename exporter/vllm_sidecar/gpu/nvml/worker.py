@@ -24,9 +24,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.gpu.nvml.binding import CallError, Nvml, NvmlFailedError, reason_of
-from vllm_sidecar.gpu.nvml.driver import Driver, Plan
+from vllm_sidecar.gpu.nvml.call_page import CallPage
+from vllm_sidecar.gpu.nvml.driver import Driver, DriverSettings
 from vllm_sidecar.gpu.nvml.events import Events
-from vllm_sidecar.gpu.nvml.page import CallPage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ class Worker:
         plan = self._plan
         nvml = Nvml(self._page.write)
         try:
-            driver = Driver(nvml, Plan(plan["wanted"], plan["slow_interval"], plan["processes"]))
+            driver = Driver(nvml, DriverSettings(plan["wanted"], plan["slow_interval"], plan["processes"]))
             self._send("opened", {"driver": driver.driver_version, "nvml": driver.nvml_version,
                                   "devices": len(driver.devices), "gone": len(driver.gone)})  # fmt: skip
             events = Events(nvml, driver.devices, plan["event_types"], self._send)
