@@ -33,7 +33,7 @@ class Cycle:
     name = ""
 
     def __init__(self) -> None:
-        self._parser, self._normaliser = DifferentialParser(), Normalizer()
+        self._parser, self._normalizer = DifferentialParser(), Normalizer()
         self._windows, self._snapshotter = WindowStore(60.0, 300.0), Snapshotter("", (), DeriveSettings())
         self._health = Health("vllm").succeeded(last_success=0.0, seconds=0.01)
         self._exporter = Exporter(60.0)
@@ -42,7 +42,7 @@ class Cycle:
 
     def poll(self, body: bytes) -> None:
         self._at += 1.0
-        self._readings = self._normaliser.normalise(self._parser.parse(body))
+        self._readings = self._normalizer.normalize(self._parser.parse(body))
         self._windows.append(self._at, self._readings)
         self._exporter.changed()
 
@@ -62,7 +62,7 @@ def measured(bodies: list[bytes]) -> tuple[float, float, float]:
     for number, body in enumerate(bodies):
         began = time.process_time()
         cycle.poll(body)
-        polled = time.process_time()
+        scraped = time.process_time()
         cycle.scrape()
         scraped = time.process_time()
         if number % 10 == 0:
@@ -71,8 +71,8 @@ def measured(bodies: list[bytes]) -> tuple[float, float, float]:
             for _ in text_string_to_metric_families(text):
                 pass
             peers.append(time.process_time() - start)
-        polls.append(polled - began)
-        scrapes.append(scraped - polled)
+        polls.append(scraped - began)
+        scrapes.append(scraped - scraped)
     return median(polls[WARM_UP:]), median(scrapes[WARM_UP:]), median(peers[1:])
 
 

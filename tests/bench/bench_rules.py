@@ -60,7 +60,7 @@ async def one_body() -> bytes:
         for second in range(1, 75):
             look.advance(second * POLL)
             watched.clock[0] += POLL
-            await watched.pipeline.poll_once()
+            await watched.target_loop.poll_once()
         return watched.exporter.render(openmetrics=False)
 
 

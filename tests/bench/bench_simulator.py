@@ -57,10 +57,10 @@ traffic:
 
 def windows_of(bodies: list[bytes]) -> Window:
     """Feed bodies, one each second, to the sidecar's stages; return the engine's window."""
-    parser, normaliser, windows = DifferentialParser(), Normalizer(), WindowStore(float(SECONDS), float(SECONDS))
+    parser, normalizer, windows = DifferentialParser(), Normalizer(), WindowStore(float(SECONDS), float(SECONDS))
     group = None
     for second, body in enumerate(bodies):
-        found = normaliser.normalise(parser.parse(body))
+        found = normalizer.normalize(parser.parse(body))
         windows.append(float(second), found)
         group = next(group for group in found.groups if group.scope is Scope.ENGINE)
     window = windows.get(group or Group(Scope.ENGINE, ()))

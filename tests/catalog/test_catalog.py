@@ -12,7 +12,7 @@ from places import TESTS
 
 from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, HTTP_REQUESTS, OPEN_FDS, SIGNALS, TRANSFERS, UPSTREAM
 from vllm_sidecar.catalog.types import PREFIX, RESERVED_LABELS, Derived, Kind, Scope, Signal, Unit, Upstream
-from vllm_sidecar.catalog.upstream import KNOWN_PATTERNS, KV_TRANSFERS, READ_BESIDE
+from vllm_sidecar.catalog.upstream import ALSO_READ, KNOWN_PATTERNS, KV_TRANSFERS
 
 if TYPE_CHECKING:
     from vllm_sidecar.catalog.upstream import Transfers
@@ -81,7 +81,7 @@ def test_no_two_signals_share_a_name_in_either_format() -> None:
 def test_no_name_of_vllm_belongs_to_two_signals() -> None:
     names = [alias for entry in READ for alias in entry.aliases]
     assert len(names) == len(set(names))
-    assert not set(names) & set(READ_BESIDE)
+    assert not set(names) & set(ALSO_READ)
 
 
 @pytest.mark.parametrize(("entry", "alias"), ALIASES, ids=ALIAS_IDS)

@@ -105,7 +105,7 @@ def test_ray_writes_them_without_total() -> None:
 
 
 def test_an_operation_that_appears_later_is_no_reset() -> None:
-    parser, normaliser = DifferentialParser(), Normalizer()
+    parser, normalizer = DifferentialParser(), Normalizer()
     first = {'mooncake_store_operation_total{operation="save_put",status="ok"}': 40.0}
     second = {
         'mooncake_store_operation_total{operation="save_put",status="ok"}': 42.0,
@@ -113,7 +113,7 @@ def test_an_operation_that_appears_later_is_no_reset() -> None:
     }
     third = {name: value + 5.0 for name, value in second.items()}
     found = [
-        normaliser.normalise(parser.parse(body(samples).encode())).groups[ENGINE].counters
+        normalizer.normalize(parser.parse(body(samples).encode())).groups[ENGINE].counters
         for samples in (first, second, third)
     ]
     assert [counters["kv_transfers_total", "mooncake_store", "completed"] for counters in found] == [40.0, 42.0, 52.0]

@@ -165,7 +165,7 @@ def test_busy_gpus_are_no_sign_while_the_engine_moves_or_has_nothing_to_do_or_sl
     assert derive.busy_without_progress(server([frozen(50)], gpus)) == quiet
 
 
-def test_busy_gpus_are_a_witness_of_a_stall() -> None:
+def test_busy_gpus_corroborate_a_stall() -> None:
     """The gauges alone would say that they froze: NCCL waits for a rank that is gone, and nobody new comes."""
     gpus = [steady(i, seconds=150.0, **BUSY) for i in range(2)]
     view = server([frozen(150)], gpus)
@@ -174,7 +174,7 @@ def test_busy_gpus_are_a_witness_of_a_stall() -> None:
     assert stalled(engine) == 1.0
 
 
-def test_idle_gpus_are_none_and_without_gpus_there_is_no_such_witness() -> None:
+def test_idle_gpus_are_none_and_without_gpus_there_is_no_such_signal() -> None:
     for gpus in [[steady(seconds=150.0, **{**BUSY, "utilization_ratio": 0.0})], None]:
         view = server([frozen(150)], gpus)
         engine = EngineInputs("m", view.engines["m", "0"], view)
@@ -187,7 +187,7 @@ def test_idle_gpus_are_none_and_without_gpus_there_is_no_such_witness() -> None:
     [({}, 2, 0.0), ({"tensor_parallel_size": 1}, 1, 0.0), ({"tensor_parallel_size": 1}, 2, 1.0)],
     ids=["sizes unknown", "explained", "one too many"],
 )
-def test_gpus_that_another_engine_keeps_busy_are_no_witness(flags: dict, busy: int, expected: float) -> None:
+def test_gpus_that_another_engine_keeps_busy_corroborate_nothing(flags: dict, busy: int, expected: float) -> None:
     gpus = [steady(i, seconds=150.0, **{**BUSY, "utilization_ratio": float(i < busy)}) for i in range(2)]
     view = server([frozen(150), working(149)], gpus, flags=flags)
     assert stalled(EngineInputs("m", view.engines["m", "0"], view)) == expected

@@ -9,7 +9,7 @@ from readings import START, engine, histogram, reading, window
 
 from vllm_sidecar.derive.inputs import DeriveSettings
 from vllm_sidecar.derive.stalls import (
-    WITNESSES,
+    CORROBORATING,
     age_seconds,
     clients_left,
     gauges_stale,
@@ -86,7 +86,7 @@ def test_a_sleeping_engine_neither_stalls_nor_has_stale_gauges() -> None:
 def test_work_that_does_not_move_and_is_not_corroborated_is_stale_gauges() -> None:
     view = engine(lasting(BUSY))
     assert (stalled(view), gauges_stale(view), clients_left(view), waited_seconds(view)) == (0.0, 1.0, 0.0, 0.0)
-    assert stall_corroborated(view) == dict.fromkeys(WITNESSES, 0.0)
+    assert stall_corroborated(view) == dict.fromkeys(CORROBORATING, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_work_that_does_not_move_and_is_not_corroborated_is_stale_gauges() -> No
 def test_one_thing_that_corroborates_it_is_enough_for_a_stall(poll: dict, facts: dict, witness: str) -> None:
     seen = lasting(BUSY, then={**BUSY, **poll})
     assert verdict(seen, **facts) == STALLED
-    assert stall_corroborated(engine(seen, **facts)) == {name: float(name == witness) for name in WITNESSES}
+    assert stall_corroborated(engine(seen, **facts)) == {name: float(name == witness) for name in CORROBORATING}
     assert waited_seconds(engine(seen, **facts)) == 150.0
 
 

@@ -54,7 +54,7 @@ def empty_panels(running: Prometheus, chosen: Mapping[str, str]) -> set[tuple[st
     for each in boards.asked({**boards.ANYTHING, **chosen}, interval="10s", time_range=f"{TIME_RANGE}s"):
         series = running.query_range(each.expr, end - TIME_RANGE, end, 5)
         some = any(value != "NaN" for one in series for _, value in one["values"])
-        key = (each.board, each.panel)
+        key = (each.dashboard, each.panel)
         numbers[key] = numbers.get(key, False) or some
     return {panel for panel, some in numbers.items() if not some}
 

@@ -106,7 +106,7 @@ def test_rules_and_boards_work_on_what_vllm_itself_gives(tmp_path: Path) -> None
         shown: dict[str, set[str]] = {}
         for each in boards.asked(boards.ANYTHING, interval="10s", time_range="1m"):
             if found.query(each.expr):
-                shown.setdefault(each.board, set()).add(each.panel)
+                shown.setdefault(each.dashboard, set()).add(each.panel)
         needed = {
             "vllm-overview": {
                 "Every server, the worst first",
@@ -118,6 +118,6 @@ def test_rules_and_boards_work_on_what_vllm_itself_gives(tmp_path: Path) -> None
             "vllm-kv-cache": {"How much hits now, and in its past?", "Where do prompt tokens come from?"},
             "vllm-slo": {"Every objective", "What share was bad?"},
         }
-        for board, panels in needed.items():
-            assert panels <= shown[board], board
+        for dashboard, panels in needed.items():
+            assert panels <= shown[dashboard], dashboard
         assert {f"vllm_sidecar_{each}" for each in ("up", "requests_running")} <= provided(PLAIN)

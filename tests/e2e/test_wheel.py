@@ -159,7 +159,7 @@ def test_jsonnet_makes_rules_and_dashboards_of_the_mixin(installed: Installed) -
     assert done.returncode == 0, done.stderr
     alerts, records, boards = json.loads(done.stdout)
     assert (alerts, records) == (_rules("vllm-sidecar"), _rules("vllm-sidecar-slo"))
-    assert {name: board["uid"] for name, board in boards.items()} == {
+    assert {name: dashboard["uid"] for name, dashboard in boards.items()} == {
         path.name: path.stem for path in (ROOT / "dashboards").glob("*.json")
     }
 

@@ -15,7 +15,7 @@ from places import RULES
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS, Inhibition
-from vllm_sidecar.catalog.objectives import EDGE_MISSING, SLO_ALERTS
+from vllm_sidecar.catalog.objectives import BOUND_MISSING, SLO_ALERTS
 from vllm_sidecar.generate import promql
 from vllm_sidecar.generate.alertmanager import AlertmanagerFormat, alertmanager_files, configuration
 from vllm_sidecar.generate.rules import alert_rules
@@ -109,7 +109,7 @@ def test_pages_of_a_model_are_one_notification_and_tickets_one_for_each_alert() 
 def test_a_page_about_an_objective_keeps_back_its_tickets_but_not_that_a_replica_is_left_out() -> None:
     rule = yaml.safe_load(FILE.read_text())["inhibit_rules"][-1]
     assert 'severity=~"ticket|warning"' in rule["target_matchers"]
-    assert f'alertname!="{EDGE_MISSING}"' in rule["target_matchers"]
+    assert f'alertname!="{BOUND_MISSING}"' in rule["target_matchers"]
     assert {"slo", "model_name"} <= set(rule["equal"])
 
 

@@ -16,9 +16,9 @@ from places import ROOT
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
-from vllm_sidecar.catalog.dashboards import BOARDS, Panel, Query, Style
+from vllm_sidecar.catalog.dashboards import DASHBOARDS, Panel, Query, Style
 from vllm_sidecar.catalog.dashboards.state import SERVER_STATES
-from vllm_sidecar.catalog.objectives import BOARD
+from vllm_sidecar.catalog.objectives import DASHBOARD
 from vllm_sidecar.generate.dashboards import CONFIG_MAPS, dashboard_files
 from vllm_sidecar.generate.dashboards.layout import placed
 from vllm_sidecar.generate.dashboards.notation import Notation
@@ -45,8 +45,8 @@ def every_target() -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def test_there_is_a_file_for_each_board_of_the_catalog_and_no_other() -> None:
-    assert set(boards.DOCUMENTS) == {board.uid for board in BOARDS}
-    assert {alert.board for alert in ALERTS} | {BOARD} <= set(boards.DOCUMENTS)
+    assert set(boards.DOCUMENTS) == {dashboard.uid for dashboard in DASHBOARDS}
+    assert {alert.dashboard for alert in ALERTS} | {DASHBOARD} <= set(boards.DOCUMENTS)
 
 
 @each_board
@@ -211,7 +211,7 @@ def test_states_are_words_for_all_values_that_the_expression_gives() -> None:
 
 def test_config_maps_hold_the_boards_and_are_what_grafanas_sidecar_looks_for() -> None:
     maps = list(yaml.safe_load_all((boards.FOLDER / CONFIG_MAPS).read_text()))
-    assert len(maps) == len(BOARDS)
+    assert len(maps) == len(DASHBOARDS)
     for each in maps:
         assert each["kind"] == "ConfigMap"
         assert each["metadata"]["labels"]["grafana_dashboard"] == "1"

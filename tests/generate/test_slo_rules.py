@@ -10,7 +10,7 @@ import yaml
 from places import RULES
 from slo_traffic import STEP, Expected, Traffic, counted, labelled, latency, play, rules
 
-from vllm_sidecar.catalog.objectives import EDGE_MISSING, SLO_ALERTS, SLOS
+from vllm_sidecar.catalog.objectives import BOUND_MISSING, SLO_ALERTS, SLOS
 from vllm_sidecar.generate.formats import Format, rule_file
 from vllm_sidecar.generate.output_files import Origin
 from vllm_sidecar.generate.settings.thresholds import Thresholds
@@ -208,15 +208,15 @@ def test_a_replica_without_the_edge_is_left_out_and_told_of(played: Play) -> Non
     lacking = latency(TTFT, None, Traffic.steady(1000.0, 1000.0, 200), instance="b:10190")
     having = latency(TTFT, "2.5", Traffic.steady(1000.0, 1000.0, 200))
     told_of = {
-        f'ALERTS{{alertname="{EDGE_MISSING}",alertstate="firing"}}': [
+        f'ALERTS{{alertname="{BOUND_MISSING}",alertstate="firing"}}': [
             {
-                "labels": f'ALERTS{{alertname="{EDGE_MISSING}",alertstate="firing",severity="ticket",'
+                "labels": f'ALERTS{{alertname="{BOUND_MISSING}",alertstate="firing",severity="ticket",'
                 'job="vllm-sidecar",instance="b:10190",model_name="m",engine="0",slo="time_to_first_token"}',
                 "value": 1,
             }
         ]
     }
-    missing = {(EDGE_MISSING, "m", "")}
+    missing = {(BOUND_MISSING, "m", "")}
     verdict = played(lacking | having, Expected(870.0), Expected(1200.0, missing, told_of))
     assert verdict.ok, verdict.output
     assert played(having, Expected(1200.0)).ok
@@ -260,7 +260,7 @@ def test_the_sidecars_counters_tell_the_same(slo: str, played: Play) -> None:
     verdict = played(series, Expected(2400.0, firing(slo, *WINDOWS)), slos={"source": "sidecar"})
     assert verdict.ok, verdict.output
     other = counted(slo, bad, 1.0) | {labelled("requests_running"): "1x200"}
-    lacking = {(EDGE_MISSING, "m", "")}
+    lacking = {(BOUND_MISSING, "m", "")}
     one = {slo: {"source": "sidecar"}, "availability": {"enabled": False}}
     verdict = played(other, Expected(2400.0, lacking), slos=one)
     assert verdict.ok, verdict.output
@@ -312,10 +312,10 @@ def test_without_a_sidecar_that_counts_availability_is_told_by_how_requests_end(
     assert played(ended, Expected(2400.0, firing("availability", *WINDOWS)), slo="availability").ok
     assert played(ended, Expected(2400.0, firing("availability", *WINDOWS))).ok
     counts = counted("availability", Traffic.steady(1000.0, 1000.0, 200))
-    verdict = played(ended | counts, Expected(2400.0, {(EDGE_MISSING, "m", "")}))
+    verdict = played(ended | counts, Expected(2400.0, {(BOUND_MISSING, "m", "")}))
     assert verdict.ok, verdict.output
     silent = {labelled("requests_running"): "1x200"}
-    assert played(silent, Expected(2400.0, {(EDGE_MISSING, "m", "")})).ok
+    assert played(silent, Expected(2400.0, {(BOUND_MISSING, "m", "")})).ok
 
 
 def test_the_duration_of_requests_is_an_objective_where_it_is_asked_for(played: Play) -> None:
@@ -351,7 +351,7 @@ def test_the_committed_rules_are_those_of_the_defaults() -> None:
 def test_texts_of_burn_alerts_name_no_instance_for_an_objective_is_a_models() -> None:
     for group in slo_rules(Thresholds()).groups:
         for rule in group["rules"]:
-            if rule.get("alert") and rule["alert"] != EDGE_MISSING:
+            if rule.get("alert") and rule["alert"] != BOUND_MISSING:
                 assert "$labels.instance" not in str(rule["annotations"]), rule["alert"]
 
 

@@ -64,7 +64,7 @@ class Sidecar:
     """What follows an address: windows and the counters of service levels."""
 
     def __init__(self, skew: float = 0.0) -> None:
-        self.tally = SloCounters((Objective("ttft", TTFT, 2.0),), availability=True)
+        self.counters = SloCounters((Objective("ttft", TTFT, 2.0),), availability=True)
         self.windows = WindowStore(60.0, 300.0)
         self.at, self.skew = START, skew
 
@@ -82,13 +82,13 @@ class Sidecar:
             self.windows.append(self.at, body, self.server_clock)
         except PollError:
             return False
-        self.tally.follow(body, self.windows)
+        self.counters.follow(body, self.windows)
         return True
 
     def counted(self) -> tuple[float, float]:
         """Return the requests that were counted by latency and by how they ended."""
         total = {"ttft": 0.0, "availability": 0.0}
-        for name, labels, value in self.tally.rows(up=True):
+        for name, labels, value in self.counters.rows(up=True):
             if name == "slo_requests_total":
                 total[labels[-1]] += value
         return total["ttft"], total["availability"]

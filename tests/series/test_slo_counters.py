@@ -36,7 +36,7 @@ class Followed:
     """A tally that has followed some polls, with its windows."""
 
     def __init__(self, *polls: Readings, objective: Objective = AT_EDGE, gap: float = 1.0) -> None:
-        self.tally = SloCounters((objective,), availability=True)
+        self.counters = SloCounters((objective,), availability=True)
         self.windows = WindowStore(60.0, 300.0)
         self.at = START
         for poll in polls:
@@ -45,11 +45,11 @@ class Followed:
     def poll(self, poll: Readings, after: float = 1.0) -> None:
         self.at += after
         self.windows.append(self.at, poll)
-        self.tally.follow(poll, self.windows)
+        self.counters.follow(poll, self.windows)
 
     def rows(self, *, up: bool = True) -> dict[str, dict[tuple[str, ...], float]]:
         found: dict[str, dict[tuple[str, ...], float]] = {}
-        for name, labels, value in self.tally.rows(up=up):
+        for name, labels, value in self.counters.rows(up=up):
             assert labels not in found.setdefault(name, {})
             found[name][labels] = value
         return found
@@ -164,15 +164,15 @@ def test_a_part_that_leaves_a_sum_and_returns_counts_nothing() -> None:
 def test_a_value_that_no_server_can_have_counts_nothing_and_is_an_anomaly(value: float) -> None:
     followed = Followed(ended(stop=3, error=1), ended(stop=4, error=1))
     followed.poll(ended(stop=value, error=value))
-    assert followed.tally.anomalies == 2
+    assert followed.counters.anomalies == 2
     followed.poll(ended(stop=6, error=2))
-    assert followed.tally.anomalies == 0
+    assert followed.counters.anomalies == 0
     assert followed.count("m", "", "availability") == (4.0, 3.0)
 
 
 def test_an_impossible_value_that_stays_is_where_counting_goes_on() -> None:
     followed = Followed(ttft(histogram(1, 0, 0, 0)), ttft(histogram(1e12, 0, 0, 0)))
-    assert followed.tally.anomalies == 1
+    assert followed.counters.anomalies == 1
     followed.poll(ttft(histogram(1e12 + 1, 0, 0, 0)))
     followed.poll(ttft(histogram(1e12 + 5, 0, 0, 0)))
     assert followed.count() == (4.0, 4.0)
@@ -198,17 +198,17 @@ def test_objectives_that_stay_keep_their_counts_when_others_change() -> None:
         return readings({stop: requests, TTFT: histogram(requests, 0, 0, 0)}, started=BEGAN)
 
     followed = Followed(poll(100), poll(103))
-    followed.tally.use((AT_EDGE, slow), availability=True)
+    followed.counters.use((AT_EDGE, slow), availability=True)
     followed.poll(poll(105))
     followed.poll(poll(109))
     assert followed.count("m", "", "availability") == followed.count() == (9.0, 9.0)
     assert followed.count("m", "0", "slow") == (6.0, 6.0)
-    followed.tally.use((other, slow), availability=False)
+    followed.counters.use((other, slow), availability=False)
     followed.poll(poll(110))
     assert followed.count() == (1.0, 1.0)
     assert followed.count("m", "0", "slow") == (7.0, 7.0)
     assert ("m", "", "availability") not in followed.rows()["slo_requests_total"]
-    followed.tally.use((AT_EDGE,), availability=True)
+    followed.counters.use((AT_EDGE,), availability=True)
     followed.poll(poll(113))
     assert followed.count("m", "", "availability") == followed.count() == (3.0, 3.0)
     assert ("m", "0", "slow") not in followed.rows()["slo_requests_total"]
@@ -315,10 +315,10 @@ def test_whatever_a_server_says_counters_never_fall_and_good_is_part_of_all(
 
 
 def test_the_threshold_is_told_by_model() -> None:
-    tally = SloCounters((AT_EDGE, Objective("ttft", TTFT, 1.0, "n")), availability=False)
+    counters = SloCounters((AT_EDGE, Objective("ttft", TTFT, 1.0, "n")), availability=False)
     groups = {group: {TTFT: histogram(1, 0, 0, 0)} for group in (ENGINE, Group(Scope.ENGINE, ("n", "0")))}
-    tally.follow(readings(groups), WindowStore(60.0, 300.0))  # type: ignore[arg-type]
-    found = {labels: value for name, labels, value in tally.rows(up=True) if name == "slo_threshold_seconds"}
+    counters.follow(readings(groups), WindowStore(60.0, 300.0))  # type: ignore[arg-type]
+    found = {labels: value for name, labels, value in counters.rows(up=True) if name == "slo_threshold_seconds"}
     assert found == {("m", "ttft"): 2.0, ("n", "ttft"): 1.0}
 
 
@@ -344,8 +344,8 @@ def test_counts_of_models_that_come_and_go_are_bounded() -> None:
     followed = Followed()
     for i in range(2 * MOST_COUNTS):
         followed.poll(named(f"m{i}"), after=0.01)
-        assert len(followed.tally._counts) <= MOST_COUNTS
-        assert len(followed.tally._series) <= MOST_COUNTS
+        assert len(followed.counters._counts) <= MOST_COUNTS
+        assert len(followed.counters._series) <= MOST_COUNTS
 
 
 def test_counts_of_a_model_that_is_gone_for_long_end() -> None:
@@ -446,9 +446,9 @@ def test_availability_is_not_told_where_the_server_does_not_say_how_requests_end
 
 
 def test_availability_can_be_left_out() -> None:
-    tally = SloCounters((), availability=False)
-    tally.follow(ended(stop=1), WindowStore(60.0, 300.0))
-    assert list(tally.rows(up=True)) == []
+    counters = SloCounters((), availability=False)
+    counters.follow(ended(stop=1), WindowStore(60.0, 300.0))
+    assert list(counters.rows(up=True)) == []
 
 
 FAST = Objective("fast", TTFT, 0.5)
@@ -457,11 +457,11 @@ FAST = Objective("fast", TTFT, 0.5)
 def test_objectives_that_come_and_go_leave_the_others_their_counts() -> None:
     followed = Followed(ttft(observed(1.5)), ttft(observed(1.5, 1.5, 9.0)))
     assert followed.count() == (2.0, 1.0)
-    followed.tally.use((AT_EDGE, FAST), availability=True)
+    followed.counters.use((AT_EDGE, FAST), availability=True)
     followed.poll(ttft(observed(1.5, 1.5, 9.0, 0.25)))
     assert followed.count() == (3.0, 2.0)
     assert followed.count("m", "0", "fast") == (1.0, 1.0), "counted from the poll before on, which knew the histogram"
-    followed.tally.use((FAST,), availability=True)
+    followed.counters.use((FAST,), availability=True)
     followed.poll(ttft(observed(1.5, 1.5, 9.0, 0.25, 0.25)))
     assert followed.count("m", "0", "fast") == (2.0, 2.0)
     assert ("m", "0", "ttft") not in followed.rows().get("slo_requests_total", {})
@@ -471,24 +471,24 @@ def test_objectives_that_come_and_go_leave_the_others_their_counts() -> None:
 @pytest.mark.parametrize("changed", [AT_EDGE._replace(threshold=4.0), AT_EDGE._replace(histogram="request_seconds")])
 def test_an_objective_that_means_something_else_begins_at_0(changed: Objective) -> None:
     followed = Followed(ttft(observed(1.5)), ttft(observed(1.5, 1.5)))
-    followed.tally.use((changed,), availability=True)
+    followed.counters.use((changed,), availability=True)
     assert ("m", "0", "ttft") not in followed.rows().get("slo_requests_total", {})
 
 
 def test_an_objective_of_another_model_changes_nothing_for_this_one() -> None:
     followed = Followed(ttft(observed(1.5)), ttft(observed(1.5, 1.5)))
-    followed.tally.use((AT_EDGE, AT_EDGE._replace(model="other", threshold=4.0)), availability=True)
+    followed.counters.use((AT_EDGE, AT_EDGE._replace(model="other", threshold=4.0)), availability=True)
     assert followed.count() == (1.0, 1.0)
-    followed.tally.use((AT_EDGE, AT_EDGE._replace(model="m", threshold=4.0)), availability=True)
+    followed.counters.use((AT_EDGE, AT_EDGE._replace(model="m", threshold=4.0)), availability=True)
     assert ("m", "0", "ttft") not in followed.rows().get("slo_requests_total", {})
 
 
 def test_availability_that_is_turned_off_and_on_begins_at_0() -> None:
     followed = Followed(ended(stop=1), ended(stop=3))
     assert followed.count("m", "", "availability") == (2.0, 2.0)
-    followed.tally.use((AT_EDGE,), availability=False)
+    followed.counters.use((AT_EDGE,), availability=False)
     assert "slo_requests_total" not in followed.rows()
     followed.poll(ended(stop=4))
-    followed.tally.use((AT_EDGE,), availability=True)
+    followed.counters.use((AT_EDGE,), availability=True)
     followed.poll(ended(stop=6))
     assert followed.count("m", "", "availability") == (2.0, 2.0)

@@ -251,8 +251,8 @@ IDLE = {
     ],
 )
 def test_any_single_signal_of_the_heartbeat_is_progress(change: dict[str, float]) -> None:
-    pulse = window(IDLE, IDLE, {**IDLE, **change}, {**IDLE, **change}).pulse
-    assert (pulse.progress_at, pulse.waiting_at_progress) == (START + 2, 1.0)
+    progress = window(IDLE, IDLE, {**IDLE, **change}, {**IDLE, **change}).progress
+    assert (progress.progress_at, progress.waiting_at_progress) == (START + 2, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -261,8 +261,8 @@ def test_any_single_signal_of_the_heartbeat_is_progress(change: dict[str, float]
     ids=["nothing", "more run", "more wait", "none is left"],
 )
 def test_the_number_of_requests_is_no_progress(change: dict[str, float]) -> None:
-    pulse = window(IDLE, IDLE, {**IDLE, **change}).pulse
-    assert (pulse.progress_at, pulse.waiting_at_progress) == (START, 1.0)
+    progress = window(IDLE, IDLE, {**IDLE, **change}).progress
+    assert (progress.progress_at, progress.waiting_at_progress) == (START, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -279,14 +279,14 @@ def test_the_number_of_requests_is_no_progress(change: dict[str, float]) -> None
 def test_an_admission_is_a_first_token_or_one_more_request_that_runs(
     change: dict[str, float], admitted_at: float
 ) -> None:
-    assert window(IDLE, IDLE, {**IDLE, **change}, {**IDLE, **change}).pulse.admission_at == admitted_at
+    assert window(IDLE, IDLE, {**IDLE, **change}, {**IDLE, **change}).progress.admission_at == admitted_at
 
 
 def test_the_first_poll_counts_as_progress_and_admission_even_at_time_zero() -> None:
     seen = Window(60.0, 300.0)
     seen.append(0.0, reading({}))
     seen.append(5.0, reading({}))
-    assert (seen.pulse.progress_at, seen.pulse.admission_at) == (0.0, 0.0)
+    assert (seen.progress.progress_at, seen.progress.admission_at) == (0.0, 0.0)
 
 
 def test_waiting_and_being_busy_begin_anew_when_nothing_waits_or_runs() -> None:
@@ -294,7 +294,7 @@ def test_waiting_and_being_busy_begin_anew_when_nothing_waits_or_runs() -> None:
     seen, found = Window(60.0, 300.0), []
     for i, (running, waiting) in enumerate(numbers):
         seen.append(START + i, reading({"requests_running": running, "requests_waiting": waiting}))
-        found.append((seen.pulse.busy_since, seen.pulse.waiting_since))
+        found.append((seen.progress.busy_since, seen.progress.waiting_since))
     s = START
     assert found == [
         (None, None),
@@ -312,7 +312,7 @@ def test_first_tokens_count_as_admissions_from_when_requests_wait() -> None:
     seen, found = Window(60.0, 300.0), []
     for i, (tokens, waiting) in enumerate(numbers):
         seen.append(START + i, reading({TTFT: histogram(tokens, 0, 0, 0), "requests_waiting": waiting}))
-        found.append(seen.pulse.admitted_while_waiting)
+        found.append(seen.progress.admitted_while_waiting)
     assert found == [0.0, 0.0, 4.0, 11.0, 0.0, 0.0]
 
 
@@ -355,9 +355,9 @@ def test_requests_that_are_gone_are_never_overcounted_and_exact_when_the_engine_
                 }
             ),
         )
-        since_the_start = seen.pulse._gone[-1][1]
+        since_the_start = seen.progress._gone[-1][1]
         assert since_the_start <= aborted[-1]
-        assert 0.0 <= seen.pulse.gone <= aborted[-1]
+        assert 0.0 <= seen.progress.gone <= aborted[-1]
         if prefilling + decoding + waiting == 0:
             assert since_the_start == aborted[-1]
 
@@ -417,7 +417,7 @@ def test_a_longer_window_takes_in_what_was_history() -> None:
     seen.resize(60.0, 300.0)
     assert (seen.seconds, seen.increase(TOKENS)) == (60.0, 600.0)
     assert seen.extent("requests_running") is None
-    assert seen.pulse.progress_at == START + 60
+    assert seen.progress.progress_at == START + 60
 
 
 def test_what_is_kept_for_shorter_is_dropped() -> None:

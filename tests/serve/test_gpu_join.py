@@ -112,7 +112,7 @@ async def test_an_engine_that_hangs_in_a_collective_is_seen_by_its_gpus(stub: St
         server.step = 0
         stub.script("gpus 2", "utilization 100", "field.186 210000")
         found = await run.until({f"stalled{labels}": 1.0, 'gpu_busy_without_progress{power="low"}': 1.0})
-        assert found['stall_witness{model_name="m",engine="0",witness="gpu_busy"}'] == 1.0
+        assert found['stall_corroborated{model_name="m",engine="0",signal="gpu_busy"}'] == 1.0
         assert found[f"gauges_stale{labels}"] == 0.0
         server.step = 50
         await run.until({f"stalled{labels}": 0.0, 'gpu_busy_without_progress{power="low"}': 0.0})

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 OFFSET = 1_800_000_000.0
 
 
-def draw(charts: History, windows: WindowStore, since: float = 0.0, engine: str | None = None) -> list[dict[str, Any]]:
-    return asyncio.run(charts.draw(windows, OFFSET, since, engine))
+def draw(history: History, windows: WindowStore, since: float = 0.0, engine: str | None = None) -> list[dict[str, Any]]:
+    return asyncio.run(history.draw(windows, OFFSET, since, engine))
 
 
 def drawn(*polls: dict[Group, Poll], since: float = 0.0, every: float = 1.0) -> list[dict[str, Any]]:
@@ -141,24 +141,24 @@ def test_each_point_is_worked_out_once_however_often_it_is_drawn(monkeypatch: py
         return estimates(windows, quantiles)
 
     monkeypatch.setattr("vllm_sidecar.serve.history.estimates", counting)
-    windows, charts = WindowStore(60.0, 300.0), History()
+    windows, history = WindowStore(60.0, 300.0), History()
     for at in range(40):
         windows.append(float(at), readings({ENGINE: {TTFT: observed(*[1.5] * at)}}))
-    first = draw(charts, windows)
-    assert (worked_out, draw(charts, windows)) == (3 * 40, first)
+    first = draw(history, windows)
+    assert (worked_out, draw(history, windows)) == (3 * 40, first)
     windows.append(40.0, readings({ENGINE: {TTFT: observed(*[1.5] * 40)}}))
-    assert [len(engine["at"]) for engine in draw(charts, windows)] == [41]
+    assert [len(engine["at"]) for engine in draw(history, windows)] == [41]
     assert worked_out == 3 * 41
 
 
 def test_points_are_kept_as_long_as_their_polls() -> None:
-    windows, charts = WindowStore(10.0, 20.0), History()
+    windows, history = WindowStore(10.0, 20.0), History()
     for at in range(200):
         group = ENGINE if at < 100 else OTHER_ENGINE
         windows.append(float(at), readings({group: {"requests_running": 1}}))
-        draw(charts, windows)
-    (engine,) = draw(charts, windows)
-    assert {group: len(points) for group, points in charts._drawn.items()} == {OTHER_ENGINE: len(engine["at"])}
+        draw(history, windows)
+    (engine,) = draw(history, windows)
+    assert {group: len(points) for group, points in history._drawn.items()} == {OTHER_ENGINE: len(engine["at"])}
     assert len(engine["at"]) < 20
 
 

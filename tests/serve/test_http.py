@@ -211,14 +211,14 @@ async def test_the_status_says_what_is_known_missing_and_wrong() -> None:
     ]
 
 
-async def test_the_status_of_a_target_that_is_down_names_reason_and_remedy() -> None:
+async def test_the_status_of_a_target_that_is_down_names_reason_and_hint() -> None:
     async with serving(config("http://127.0.0.1:1")) as client:
         await client.until_polled()
         answer, _ = await client.get("/api/v1/status")
         (target,) = (await answer.json())["targets"]
     assert target["up"] is False
     assert target["last_error"]["reason"] == "refused"
-    assert "vLLM" in target["last_error"]["remedy"]
+    assert "vLLM" in target["last_error"]["hint"]
 
 
 async def test_the_last_scrape_is_shown_as_it_came() -> None:

@@ -57,7 +57,7 @@ class Server(Client):
         self.does = does
         self.body = body
         self.poll_seconds: Callable[[], float] = lambda: POLL_SECONDS
-        self.polled: list[float] = []
+        self.scraped: list[float] = []
         self.probed: defaultdict[str, list[float]] = defaultdict(list)
         self.open_probes = 0
         self.most_open_probes = 0
@@ -78,7 +78,7 @@ class Server(Client):
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> Response:
         if path == "/metrics":
-            self.polled.append(virtual_time.now())
+            self.scraped.append(virtual_time.now())
             seconds = self.poll_seconds()
             await asyncio.sleep(seconds)
             return Response(self.body, "text/plain; version=0.0.4", seconds, len(self.body))
@@ -102,7 +102,7 @@ class Server(Client):
 
     def intervals(self) -> list[float]:
         """Return the seconds from each poll to the next."""
-        return [after - before for before, after in itertools.pairwise(self.polled)]
+        return [after - before for before, after in itertools.pairwise(self.scraped)]
 
 
 def target(server: Server, changed: Callable[[], None] = lambda: None, interval: str = "1s") -> TargetLoop:
@@ -113,11 +113,11 @@ def target(server: Server, changed: Callable[[], None] = lambda: None, interval:
 
 async def play(server: Server, seconds: float, interval: str = "1s") -> TargetLoop:
     """Run the loops of a target for so many simulated seconds from its start."""
-    pipeline = target(server, interval=interval)
+    target_loop = target(server, interval=interval)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await pipeline.run()
-    return pipeline
+            await target_loop.run()
+    return target_loop
 
 
 MIXED = {"/version": Behaviour(0.2), "/v1/models": Behaviour(2.0), "/server_info": HANG, "/load": DROP}
@@ -138,11 +138,11 @@ def test_whatever_the_four_endpoints_do_the_server_is_polled_each_second_from_th
     does: Callable[[str], Behaviour],
 ) -> None:
     server = Server(does)
-    pipeline = virtual_time.run(play(server, 600.0))
-    assert len(server.polled) == pytest.approx(600, abs=1)
+    target_loop = virtual_time.run(play(server, 600.0))
+    assert len(server.scraped) == pytest.approx(600, abs=1)
     assert server.intervals() == pytest.approx([1.0] * len(server.intervals()), rel=0.05)
-    assert pipeline.health.interval == 1.0
-    assert pipeline.health.server_time_ratio == POLL_SECONDS
+    assert target_loop.health.interval == 1.0
+    assert target_loop.health.server_time_ratio == POLL_SECONDS
     assert set(server.probed) == set(MIXED)
     assert server.most_open_probes == 1
 
@@ -161,9 +161,9 @@ def behaviours(draw: st.DrawFn) -> Behaviour:
 def test_no_schedule_of_delays_and_failures_of_probes_changes_the_poll_interval(schedule: list[Behaviour]) -> None:
     following = itertools.cycle(schedule)
     server = Server(lambda _: next(following))
-    pipeline = virtual_time.run(play(server, 90.0))
+    target_loop = virtual_time.run(play(server, 90.0))
     assert server.intervals() == pytest.approx([1.0] * 89, rel=1e-9)
-    assert pipeline.health.interval == 1.0
+    assert target_loop.health.interval == 1.0
     assert server.most_open_probes == 1
 
 
@@ -190,13 +190,13 @@ def test_a_poll_is_visible_at_once_while_a_probe_hangs() -> None:
         seen = []
 
         def changed() -> None:
-            seen.append(pipeline.snapshot().health.polls)
+            seen.append(target_loop.snapshot().health.polls)
 
-        pipeline = target(server, changed)
-        await pipeline.poll_once()
-        probing = asyncio.create_task(pipeline.probe_once())
+        target_loop = target(server, changed)
+        await target_loop.poll_once()
+        probing = asyncio.create_task(target_loop.probe_once())
         await asyncio.sleep(1.0)
-        await pipeline.poll_once()
+        await target_loop.poll_once()
         assert not probing.done()
         await probing
         return seen, server.most_open_probes
@@ -207,9 +207,9 @@ def test_a_poll_is_visible_at_once_while_a_probe_hangs() -> None:
 def test_what_a_probe_finds_is_visible_without_another_poll() -> None:
     async def main() -> list[str | None]:
         seen: list[str | None] = []
-        pipeline = target(Server(), lambda: seen.append(pipeline.snapshot().identity.version))
-        await pipeline.poll_once()
-        await pipeline.probe_once()
+        target_loop = target(Server(), lambda: seen.append(target_loop.snapshot().identity.version))
+        await target_loop.poll_once()
+        await target_loop.probe_once()
         return seen
 
     assert virtual_time.run(main()) == [None, "0.32.0"]
@@ -222,11 +222,11 @@ def test_a_bug_in_the_probes_is_logged_once_ends_no_poll_and_makes_probes_rarer_
     caplog.set_level(logging.ERROR)
     broken = Behaviour(0.01, bug)
     server = Server(lambda _: broken if virtual_time.now() < virtual_time.START + 300.0 else Behaviour())
-    pipeline = virtual_time.run(play(server, 500.0))
+    target_loop = virtual_time.run(play(server, 500.0))
     assert server.intervals() == pytest.approx([1.0] * 499, rel=1e-9)
     assert [record.message for record in caplog.records] == ["internal_error"]
     assert sum(len([at for at in times if at < virtual_time.START + 300.0]) for times in server.probed.values()) < 15
-    assert pipeline.snapshot().identity.version == "0.32.0"
+    assert target_loop.snapshot().identity.version == "0.32.0"
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError("made up"), asyncio.CancelledError()], ids=["error", "cancelled"])
@@ -238,14 +238,14 @@ def test_a_poll_loop_that_breaks_ends_the_target_with_its_cause_and_nothing_stay
             if next(calls) == 3:
                 raise bug
 
-        pipeline = target(Server(lambda _: HANG), changed)
+        target_loop = target(Server(lambda _: HANG), changed)
         with pytest.raises(ExceptionGroup) as raised:
-            await pipeline.run()
+            await target_loop.run()
         assert [error.__cause__ for error in raised.value.exceptions] == [bug]
         assert virtual_time.now() < virtual_time.START + 10.0
-        assert not pipeline.health.up
-        assert pipeline.health.reason is Reason.INTERNAL
-        assert pipeline.snapshot().readings is None
+        assert not target_loop.health.up
+        assert target_loop.health.reason is Reason.INTERNAL
+        assert target_loop.snapshot().readings is None
 
     virtual_time.run(main())
 
@@ -258,16 +258,16 @@ def test_a_bug_in_each_poll_is_logged_once_and_ends_nothing(caplog: pytest.LogCa
 
     server = Server()
     server.poll_seconds = bug
-    pipeline = virtual_time.run(play(server, 30.0))
-    assert (len(server.polled), pipeline.health.failures) == (30, {Reason.INTERNAL: 30})
+    target_loop = virtual_time.run(play(server, 30.0))
+    assert (len(server.scraped), target_loop.health.failures) == (30, {Reason.INTERNAL: 30})
     assert [record.message for record in caplog.records] == ["internal_error"]
 
 
 def test_a_restart_of_the_server_is_probed_again_soon_one_probe_a_second() -> None:
     async def main() -> list[float]:
         server = Server()
-        pipeline = target(server)
-        running = asyncio.create_task(pipeline.run())
+        target_loop = target(server)
+        running = asyncio.create_task(target_loop.run())
         await asyncio.sleep(30.0)
         server.probed.clear()
         server.body = BODY.replace(b"process_start_time_seconds ", b"process_start_time_seconds 9")
@@ -284,7 +284,7 @@ def test_a_restart_of_the_server_is_probed_again_soon_one_probe_a_second() -> No
 def test_no_probe_is_sent_to_a_server_that_does_not_answer_polls() -> None:
     server = Server(body=b"")
     virtual_time.run(play(server, 60.0))
-    assert len(server.polled) == 60
+    assert len(server.scraped) == 60
     assert server.probed == {}
 
 
@@ -296,18 +296,18 @@ def test_while_several_servers_answer_no_probe_is_sent_and_no_change_is_counted(
 
     async def main() -> tuple[Counter[bool], int, str | None]:
         server = Server()
-        pipeline = target(server)
-        running = asyncio.create_task(pipeline.run())
+        target_loop = target(server)
+        running = asyncio.create_task(target_loop.run())
         await asyncio.sleep(10.0)
         server.probed.clear()
         server.body = b""
         await asyncio.sleep(2.0)
-        failed = server.polled[-1]
+        failed = server.scraped[-1]
         server.body = BODY
         monkeypatch.setitem(ANSWERS, "/version", b'{"version":"0.32.0"}')
         await asyncio.sleep(NOT_ONE_ENGINE_HOLD + 10.0)
         running.cancel()
-        identity = pipeline.snapshot().identity
+        identity = target_loop.snapshot().identity
         return _held(server.probed.values(), failed + NOT_ONE_ENGINE_HOLD), identity.changes, identity.version
 
     held, changes, version = virtual_time.run(main())
@@ -323,7 +323,7 @@ def _held(probed: Iterable[Sequence[float]], until: float) -> Counter[bool]:
 @pytest.mark.parametrize("slow", [1, 2])
 def test_first_polls_that_had_to_wait_do_not_stretch_the_interval(slow: int) -> None:
     server = Server()
-    server.poll_seconds = lambda: 0.7 if len(server.polled) <= slow else POLL_SECONDS
+    server.poll_seconds = lambda: 0.7 if len(server.scraped) <= slow else POLL_SECONDS
     virtual_time.run(play(server, 30.0))
     assert server.intervals() == pytest.approx([1.0] * 29, rel=1e-9)
 
@@ -338,21 +338,21 @@ def test_the_interval_stretches_with_the_cost_of_polls() -> None:
 def test_requests_in_flight_are_not_shown_any_more_when_polls_hang() -> None:
     async def main() -> list[float | None]:
         server = Server()
-        pipeline = target(server)
-        running = asyncio.create_task(pipeline.run())
+        target_loop = target(server)
+        running = asyncio.create_task(target_loop.run())
         await asyncio.sleep(10.0)
-        before = pipeline.snapshot().identity.requests_in_flight
+        before = target_loop.snapshot().identity.requests_in_flight
         server.does, server.body = (lambda _: HANG), b""
         await asyncio.sleep(45.0)
         running.cancel()
-        return [before, pipeline.snapshot().identity.requests_in_flight]
+        return [before, target_loop.snapshot().identity.requests_in_flight]
 
     assert virtual_time.run(main()) == [3.0, None]
 
 
 def test_a_health_endpoint_that_hangs_delays_no_poll_of_a_server_without_metrics() -> None:
     server = Server(lambda _: HANG, NO_LOG_STATS)
-    pipeline = virtual_time.run(play(server, 60.0))
+    target_loop = virtual_time.run(play(server, 60.0))
     assert server.intervals() == pytest.approx([1.0] * 59, rel=1e-9)
     assert len(server.probed["/health"]) == 1
-    assert "/health fails" in pipeline.health.detail
+    assert "/health fails" in target_loop.health.detail

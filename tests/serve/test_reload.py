@@ -66,7 +66,7 @@ class Run:
     def polls(self) -> int:
         return self.sidecar.exporter.sources[""].health.polls
 
-    async def polled(self, times: int = 1) -> dict[str, float]:
+    async def scraped(self, times: int = 1) -> dict[str, float]:
         """Wait for some more polls."""
         before = self.polls
         async with asyncio.timeout(10.0):
@@ -94,9 +94,9 @@ async def running(**sections: Any) -> AsyncIterator[Run]:
         sidecar = run.sidecar
         await sidecar.start()
         try:
-            await run.polled()
+            await run.scraped()
             fake.body = grown(7)
-            await run.polled(2)
+            await run.scraped(2)
             yield run
         finally:
             await sidecar.stop()
@@ -126,12 +126,12 @@ async def test_a_change_that_leaves_the_server_what_it_is_keeps_all_that_was_cou
         before = run.samples()
         assert before[SLO] == 7.0
         assert await run.reload(**CHANGES[change]) is None
-        after = without_label(await run.polled(2))
+        after = without_label(await run.scraped(2))
         assert (after[SLO], after[UP], after["window_gaps_total"]) == (7.0, 1.0, 0.0)
         assert after[POLLS] >= before[POLLS] + 2
         assert after["config_changes_total"] == before["config_changes_total"]
         run.fake.body = grown(9)
-        assert without_label(await run.polled(2))[SLO] == 9.0
+        assert without_label(await run.scraped(2))[SLO] == 9.0
 
 
 def without_label(samples: dict[str, float]) -> dict[str, float]:
@@ -142,7 +142,7 @@ def without_label(samples: dict[str, float]) -> dict[str, float]:
 async def test_a_change_of_how_the_server_is_polled_is_used() -> None:
     async with running() as run:
         await run.reload(vllm={"headers": {"X-Team": "a"}, "bearer_token": "s3cret"}, scrape={"interval": "80ms"})
-        await run.polled(2)
+        await run.scraped(2)
         assert run.fake.requests[-1].headers["x-team"] == "a"
         assert run.fake.requests[-1].headers["authorization"] == "Bearer s3cret"
         assert run.samples()['poll_interval_seconds{source="vllm"}'] == 0.08
@@ -153,29 +153,29 @@ async def test_a_long_interval_that_becomes_short_is_not_waited_for() -> None:
         await run.reload(scrape={"interval": "50s"})
         await asyncio.sleep(0.1)
         await run.reload()
-        await run.polled(2)
+        await run.scraped(2)
 
 
 async def test_a_connection_goes_on_where_nothing_changed_that_it_needs() -> None:
     async with running() as run:
-        client = run.sidecar._pipelines[""]._client
+        client = run.sidecar._target_loops[""]._client
         await run.reload(limits={"adapters": 7}, windows={"length": "9s"}, vllm={"labels": {"team": "a"}})
-        assert run.sidecar._pipelines[""]._client is client
+        assert run.sidecar._target_loops[""]._client is client
 
 
 async def test_another_window_is_cut_from_what_is_kept() -> None:
     async with running() as run:
-        await run.polled(10)
+        await run.scraped(10)
         await run.reload(windows={"length": "200ms", "keep": "1m"})
         samples = run.samples()
         assert samples["window_seconds"] == 0.2
         assert b"in the last 0.2 s" in run.sidecar.exporter.render(openmetrics=False)
         await run.reload(windows={"length": "30s", "keep": "1m"})
         (window,) = (
-            window for group, window in run.sidecar._pipelines[""]._windows._groups.items() if len(group.labels) == 2
+            window for group, window in run.sidecar._target_loops[""]._windows._groups.items() if len(group.labels) == 2
         )
         assert window.seconds > 0.3, "polls that fell out of the short window are in the long one"
-        samples = await run.polled(2)
+        samples = await run.scraped(2)
         assert samples[UP] == 1.0
 
 
@@ -184,10 +184,10 @@ async def test_an_objective_that_changed_begins_at_0_and_the_others_go_on() -> N
         assert run.samples()[TPOT] == 7.0
         slow = {"name": "time_per_output_token", "latency": "time_per_output_token", "threshold": "1s"}
         await run.reload(slos={"latencies": [TTFT, slow]})
-        samples = await run.polled()
+        samples = await run.scraped()
         assert (samples[SLO], samples[TPOT]) == (7.0, 0.0)
         await run.reload(slos={"latencies": [TTFT]})
-        samples = await run.polled()
+        samples = await run.scraped()
         assert samples[SLO] == 7.0
         assert TPOT not in samples
 
@@ -195,7 +195,7 @@ async def test_an_objective_that_changed_begins_at_0_and_the_others_go_on() -> N
 async def test_another_server_is_another_target() -> None:
     async with running() as run, FakeVllm(grown(0)) as other:
         await run.reload(vllm={"url": other.url})
-        samples = await run.polled()
+        samples = await run.scraped()
         assert samples[SLO] == 0.0
         assert other.requests
 
@@ -222,7 +222,7 @@ async def test_a_bug_while_new_targets_are_made_changes_nothing(monkeypatch: pyt
         assert error is not None
         assert "internal error: ZeroDivisionError" in str(error)
         assert run.sidecar.config is before
-        samples = await run.polled()
+        samples = await run.scraped()
         assert (samples[UP], samples["config_last_reload_successful"]) == (1.0, 0.0)
 
 
@@ -231,7 +231,7 @@ async def test_a_bug_while_the_file_is_read_is_a_failed_reload() -> None:
         run.next = KeyError("maybe")
         error = await run.sidecar.reload()
         assert str(error) == "internal error: KeyError: 'maybe'"
-        assert (await run.polled())["config_last_reload_successful"] == 0.0
+        assert (await run.scraped())["config_last_reload_successful"] == 0.0
 
 
 async def test_a_file_that_hangs_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +245,7 @@ async def test_a_file_that_hangs_holds_up_nothing(monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(run, "load", load)
         reload = asyncio.create_task(run.sidecar.reload())
-        await run.polled(2)
+        await run.scraped(2)
         assert str(await reload) == "the file was not read within 0.2 s"
         assert str(await run.sidecar.reload()) == "an earlier read of the file has not ended"
         goes_on.set()
@@ -267,7 +267,7 @@ async def test_a_storm_of_signals_is_a_few_reloads(monkeypatch: pytest.MonkeyPat
         for _ in range(500):
             run.sidecar.reload_soon()
             await asyncio.sleep(0)
-        await run.polled(3)
+        await run.scraped(3)
         assert 1 <= loads <= 3
 
 
@@ -296,7 +296,7 @@ async def test_a_target_whose_loop_ends_is_down_at_once_and_begins_again(monkeyp
         assert 'requests_running{model_name="tiny",engine="0"}' not in samples
         assert samples['internal_errors_total{part="target"}'] == 1.0
         assert samples['poll_failures_total{source="vllm",reason="internal"}'] == 1.0
-        await run.polled(2)
+        await run.scraped(2)
         assert (run.samples()[UP], run.samples()[SLO]) == (1.0, 7.0)
 
 
@@ -340,7 +340,7 @@ async def test_gpus_whose_loop_ends_are_down_at_once_and_begin_again(monkeypatch
         async with asyncio.timeout(5.0):
             while runs < 2:  # noqa: ASYNC110 - nothing tells a test
                 await asyncio.sleep(0.01)
-        samples = await run.polled()
+        samples = await run.scraped()
         assert samples['up{source="nvml"}'] == 0.0
         assert samples['internal_errors_total{part="gpus"}'] == 1.0
         assert samples[UP] == 1.0

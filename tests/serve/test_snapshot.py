@@ -69,7 +69,7 @@ def everything(i: int) -> dict:
     }
 
 
-def polled(i: int) -> Readings:
+def scraped(i: int) -> Readings:
     return readings(
         everything(i),
         started=50.0,
@@ -106,7 +106,7 @@ def frozen() -> Snapshot:
     still = everything(5)
     for group in (ENGINE, OTHER_ENGINE):
         still[group] = {**still[group], "requests_waiting": 9}
-    first, last = polled(0), polled(5)
+    first, last = scraped(0), scraped(5)
     quiet = readings(
         still,
         started=50.0,
@@ -147,7 +147,7 @@ def test_every_series_has_the_name_the_labels_and_the_kind_of_the_catalog() -> N
 
 
 def test_the_labels_of_the_target_stand_on_every_series() -> None:
-    found = take(polled(0), polled(1), labels=(("target", "a"), ("zone", "b")))
+    found = take(scraped(0), scraped(1), labels=(("target", "a"), ("zone", "b")))
     texts = [text for series in found.samples.values() for text, _ in series]
     assert len(texts) > 100
     assert {text[:20] for text in texts} <= {'target="a",zone="b",', 'target="a",zone="b"'}
@@ -159,7 +159,7 @@ def test_no_series_stands_twice() -> None:
 
 
 def test_a_value_is_told_by_engine_by_model_or_by_target_as_its_scope_says() -> None:
-    found = take(polled(0), polled(10))
+    found = take(scraped(0), scraped(10))
     assert rows(found, "recent_generation_tokens_per_second") == {
         'model_name="m",engine="0"': 100.0,
         'model_name="m",engine="1"': 100.0,
@@ -176,7 +176,7 @@ def test_a_value_is_told_by_engine_by_model_or_by_target_as_its_scope_says() -> 
 
 
 def test_the_waiting_requests_are_told_by_reason_only_and_add_up() -> None:
-    found = take(polled(0), polled(4))
+    found = take(scraped(0), scraped(4))
     assert rows(found, "requests_waiting") == {
         f'model_name="m",engine="{engine}",reason="{reason}"': number
         for engine in "01"
@@ -187,7 +187,7 @@ def test_the_waiting_requests_are_told_by_reason_only_and_add_up() -> None:
 
 
 def test_what_the_server_says_is_exported_as_it_stands() -> None:
-    found = take(polled(0), polled(7))
+    found = take(scraped(0), scraped(7))
     for group, poll in everything(7).items():
         scoped = ",".join(f'{k}="{v}"' for k, v in zip(group.scope.labels, group.labels, strict=True))
         for key, value in poll.items():
@@ -198,7 +198,7 @@ def test_what_the_server_says_is_exported_as_it_stands() -> None:
 
 
 def test_after_the_first_poll_nothing_is_derived_that_needs_two() -> None:
-    found = take(polled(3)).samples
+    found = take(scraped(3)).samples
     needs_two = {
         "recent_generation_tokens_per_second",
         "recent_requests",
@@ -211,9 +211,9 @@ def test_after_the_first_poll_nothing_is_derived_that_needs_two() -> None:
 
 def test_of_a_source_that_is_down_only_its_health_and_what_the_sidecar_counts_is_there() -> None:
     seen, made = WindowStore(60.0, 300.0), snapshotter()
-    seen.append(START, polled(0))
-    seen.append(START + 1, polled(1))
-    assert len(made.take(polled(1), seen, IDENTITY, UP).samples) > 80
+    seen.append(START, scraped(0))
+    seen.append(START + 1, scraped(1))
+    assert len(made.take(scraped(1), seen, IDENTITY, UP).samples) > 80
     down = made.take(None, seen, IDENTITY, DOWN, startup=90.0)
     assert down.readings is None
     assert down.samples.keys() == {
@@ -255,7 +255,7 @@ def test_restarts_and_gaps_are_those_of_the_windows() -> None:
 
 
 def test_each_signal_of_the_checklist_is_missing_or_not() -> None:
-    found = take(polled(0))
+    found = take(scraped(0))
     assert rows(found, "signal_missing") == {
         f'signal="{name}"': float(name == "kv_cache_usage_ratio") for name in CHECKLIST
     }
@@ -265,7 +265,7 @@ def test_each_signal_of_the_checklist_is_missing_or_not() -> None:
 
 
 def test_the_identity_of_the_server_is_told_with_its_flags_and_models() -> None:
-    found = take(polled(0))
+    found = take(scraped(0))
     assert rows(found, "server_info") == {'version="0.32.0",front_end="python",engine_generation="v1"': 1.0}
     assert rows(found, "server_config_info") == {
         'fingerprint="0123456789ab",max_model_len="2048",enable_prefix_caching="true",generation_config="auto"': 1.0

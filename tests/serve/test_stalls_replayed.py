@@ -27,7 +27,7 @@ def busy(**more: object) -> Clients:
     return made
 
 
-def witnesses(server: Clients, group: object = ENGINE) -> set[str]:
+def corroborated(server: Clients, group: object = ENGINE) -> set[str]:
     return {name for name, said in stall_corroborated(server.view(group)).items() if said}  # type: ignore[arg-type]
 
 
@@ -46,7 +46,7 @@ def test_an_engine_that_hangs_is_stalled_though_nobody_or_few_come(rate: float) 
     found = server.when(300)
     assert 120.0 <= found["stalled"] <= PAGE
     assert found.keys() == {"fine", "stalled"}
-    assert "requests_open" in witnesses(server)
+    assert "requests_open" in corroborated(server)
     assert server.says() == "stalled"
 
 
@@ -68,7 +68,7 @@ def test_an_engine_that_takes_nothing_in_is_stalled_though_its_gauges_say_idle(
     server.engines[ENGINE].deaf = True
     server.run(4)  # what is inside finishes
     assert 116.0 <= server.when(160)["stalled"] <= PAGE
-    assert sign in witnesses(server)
+    assert sign in corroborated(server)
     assert server.engines[ENGINE].running == 0
 
 
@@ -339,7 +339,7 @@ def test_an_engine_that_vllm_calls_unhealthy_is_stalled_at_once() -> None:
     assert server.when(10).keys() == {"fine"}
     server.engines[ENGINE].more["engine_healthy"] = 0.0
     assert server.when(1) == {"stalled": 1.0}
-    assert witnesses(server) == {"engine_unhealthy"}
+    assert corroborated(server) == {"engine_unhealthy"}
 
 
 def two(**more: object) -> Clients:
@@ -354,7 +354,7 @@ def test_a_rank_that_stands_still_with_requests_while_the_other_works_is_stalled
     server.engines[OTHER_ENGINE].hung = True
     assert 120.0 <= server.when(200, OTHER_ENGINE)["stalled"] <= PAGE
     assert server.says() == "fine"
-    assert "sibling_progress" in witnesses(server, OTHER_ENGINE)
+    assert "sibling_progress" in corroborated(server, OTHER_ENGINE)
 
 
 def test_a_rank_without_requests_does_not_stall_while_the_other_works() -> None:

@@ -76,7 +76,7 @@ async def test_before_the_first_success_the_target_is_down_and_says_why() -> Non
         samples = await running.poll()
         assert samples[UP_BEFORE] == 0.0
         assert failures(samples) == {"refused": 1.0}
-        assert running.pipeline.snapshot().health.reason is Reason.REFUSED
+        assert running.target_loop.snapshot().health.reason is Reason.REFUSED
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ async def test_missing_log_stats_are_named_when_health_is_fine() -> None:
     async with FakeVllm(NO_LOG_STATS) as fake, run(config(fake.url)) as running:
         await running.poll()
         await running.poll()
-        assert "--disable-log-stats" in running.pipeline.snapshot().health.detail
+        assert "--disable-log-stats" in running.target_loop.snapshot().health.detail
         assert [request.path for request in fake.requests] == ["/metrics", "/health", "/metrics", "/version"]
 
 
@@ -112,7 +112,7 @@ async def test_an_unhealthy_server_without_metrics_is_not_blamed_on_a_flag() -> 
     async with FakeVllm(NO_LOG_STATS) as fake, run(config(fake.url)) as running:
         fake.endpoints["/health"] = (503, None)
         await running.poll()
-        assert "/health fails" in running.pipeline.snapshot().health.detail
+        assert "/health fails" in running.target_loop.snapshot().health.detail
 
 
 async def test_bad_lines_are_counted_and_the_rest_is_used() -> None:
@@ -178,7 +178,7 @@ async def test_several_servers_behind_the_address_are_a_reason_and_nothing_else_
             samples = await running.poll(after=150.0)
     assert (samples[UP], samples["server_restarts_total"]) == (1.0, 0.0)
     assert any(name.startswith("slo_requests_total") for name in samples)
-    told = [record.fields["remedy"] for record in caplog.records if record.message == "target_down"]  # type: ignore[attr-defined]
+    told = [record.fields["hint"] for record in caplog.records if record.message == "target_down"]  # type: ignore[attr-defined]
     assert len(told) == 1
     assert "in each pod" in told[0]
 
@@ -234,7 +234,7 @@ async def test_a_target_that_goes_down_is_logged_once_with_what_to_do(caplog: py
     ]
     assert [name for name, _ in events] == ["target_up", "target_down", "target_up"]
     assert events[1][1]["reason"] == "http_401"
-    assert "bearer_token_file" in events[1][1]["remedy"]
+    assert "bearer_token_file" in events[1][1]["hint"]
 
 
 async def test_flags_come_from_the_config_where_no_endpoint_tells() -> None:
@@ -296,7 +296,7 @@ async def test_an_engine_that_hangs_while_clients_keep_connecting_is_stalled_and
         for _ in range(12):
             samples = await running.poll(after=20.0)
             assert samples[stalled] == 1.0
-            assert samples['stall_witness{model_name="tiny",engine="0",witness="connections_grew"}'] == 1.0
+            assert samples['stall_corroborated{model_name="tiny",engine="0",signal="connections_grew"}'] == 1.0
         fake.body = changed(fake.body, b"vllm:generation_tokens_total", b"4205.0")
         assert (await running.poll())[stalled] == 0.0
 
@@ -350,10 +350,10 @@ async def test_answers_that_are_refused_still_cost_the_server_and_stretch_the_in
         fake.status = 500
         samples = await running.poll()
         assert samples['poll_interval_seconds{source="vllm"}'] == 1.0  # the clock of this test stands still
-        running.pipeline._clock = time.monotonic
-        await running.pipeline.poll_once()
+        running.target_loop._clock = time.monotonic
+        await running.target_loop.poll_once()
         for _ in range(10):
-            await running.pipeline.poll_once()
+            await running.target_loop.poll_once()
         assert running.samples()['poll_interval_seconds{source="vllm"}'] == 60.0
 
 
@@ -408,7 +408,7 @@ async def test_a_router_is_no_engine_and_none_is_made_of_it() -> None:
         assert samples[UP_BEFORE] == 0.0
         assert failures(samples) == {"not_an_engine": 1.0}
         assert not any(name.startswith(("requests_", "saturation", "engine_info")) for name in samples)
-        assert "server" in running.pipeline.snapshot().health.detail
+        assert "server" in running.target_loop.snapshot().health.detail
 
 
 async def test_a_body_that_names_no_model_is_that_of_the_served_one() -> None:
@@ -416,7 +416,7 @@ async def test_a_body_that_names_no_model_is_that_of_the_served_one() -> None:
     async with FakeVllm(lines.encode()) as fake, run(config(fake.url)) as running:
         samples = await running.poll()
         assert samples['dropped_values_total{source="vllm",anomaly="unattributed"}'] == 2.0
-        assert running.pipeline.snapshot().readings.unattributed == (
+        assert running.target_loop.snapshot().readings.unattributed == (
             "vllm:generation_tokens_total",
             "vllm:num_requests_running",
         )

@@ -41,7 +41,7 @@ def body(dialect: str) -> str:
 
 def readings(dialect: str) -> dict[str, Reading]:
     """Read the first engine, and the server."""
-    found = Normalizer().normalise(DifferentialParser().parse(body(dialect).encode()))
+    found = Normalizer().normalize(DifferentialParser().parse(body(dialect).encode()))
     assert found.unknown == ()
     return {group.scope.value: reading for group, reading in found.groups.items() if group.labels[1:] != ("1",)}
 
@@ -62,7 +62,7 @@ def test_every_family_existed_in_that_release(dialect: str) -> None:
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_sidecar_reads_it_without_a_complaint_and_knows_the_dialect(dialect: str) -> None:
     parsed = DifferentialParser().parse(body(dialect).encode())
-    found = Normalizer().normalise(parsed)
+    found = Normalizer().normalize(parsed)
     assert parsed.rejected_count == 0
     assert found.anomalies == {}
     assert found.dialect.prefix == DIALECTS[dialect].prefix

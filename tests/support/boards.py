@@ -22,7 +22,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) 
 class Asked:
     """One query of a panel."""
 
-    board: str
+    dashboard: str
     panel: str
     expr: str
 

@@ -32,7 +32,7 @@ def text(name: str = BASELINE) -> str:
 
 def read(body: str) -> Readings:
     """Parse and normalise one body, as the first poll of a new sidecar would."""
-    return Normalizer().normalise(DifferentialParser().parse(body.encode()))
+    return Normalizer().normalize(DifferentialParser().parse(body.encode()))
 
 
 def engine(body: str, model: str = "tiny", number: str = "0") -> Reading:

@@ -65,8 +65,8 @@ async def rehearse(script: str | Script, seconds: float, *, load: float = 0.0, *
                 look.advance(second * POLL - load)
             fake.status = 200 if loaded and look.listening else 503
             watched.clock[0] += POLL
-            await watched.pipeline.poll_once()
-            await watched.pipeline.probe_once()
+            await watched.target_loop.poll_once()
+            await watched.target_loop.probe_once()
             if second % SCRAPE == 0:
                 played.add(watched.samples())
     return played

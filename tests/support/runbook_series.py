@@ -18,7 +18,7 @@ from vllm_sidecar.catalog.gpu_fields import RECOVERY_ACTIONS, THROTTLE_BITS
 from vllm_sidecar.catalog.reasons import GPU_REASONS
 from vllm_sidecar.catalog.types import PREFIX, Kind
 from vllm_sidecar.derive.admission import LIMITS
-from vllm_sidecar.derive.stalls import WITNESSES
+from vllm_sidecar.derive.stalls import CORROBORATING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("gpu_ecc_volatile_errors_total", "error"): ("corrected", "uncorrected"),
     ("gpu_failing", "reason"): tuple(GPU_REASONS),
     ("admission_limit", "limit"): LIMITS,
-    ("stall_witness", "witness"): WITNESSES,
+    ("stall_corroborated", "signal"): CORROBORATING,
 }
 """Values of labels that no recorded server has all of."""
 EXTERNAL = (

@@ -29,15 +29,15 @@ def config(url: str = "http://127.0.0.1:8000", **sections: dict[str, Any]) -> Co
 class Run:
     """One target that is polled when the test says so."""
 
-    pipeline: TargetLoop
+    target_loop: TargetLoop
     exporter: Exporter
     clock: list[float] = field(default_factory=lambda: [1000.0])
 
     async def poll(self, *, after: float = 1.0) -> dict[str, float]:
         """Let time pass, poll, send the probe that is due, and return all samples by their text up to the value."""
         self.clock[0] += after
-        await self.pipeline.poll_once()
-        await self.pipeline.probe_once()
+        await self.target_loop.poll_once()
+        await self.target_loop.probe_once()
         return self.samples()
 
     def samples(self) -> dict[str, float]:
@@ -52,13 +52,13 @@ async def run(settings: Config) -> AsyncIterator[Run]:
     """Make a pipeline for the first target of a configuration, with its HTTP client open."""
     clock = [1000.0]
     exporter = Exporter(settings.windows.length)
-    pipeline = TargetLoop(
+    target_loop = TargetLoop(
         settings.all_targets[0],
         settings,
         exporter.changed,
         clock=lambda: clock[0],
         wall=lambda: WALL + clock[0] - 1000.0,
     )
-    exporter.use([pipeline], settings.windows.length)
-    async with pipeline:
-        yield Run(pipeline, exporter, clock)
+    exporter.use([target_loop], settings.windows.length)
+    async with target_loop:
+        yield Run(target_loop, exporter, clock)

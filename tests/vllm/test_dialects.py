@@ -18,7 +18,7 @@ ENGINE = Group(Scope.ENGINE, ("tiny", "0"))
 
 def read(body: str) -> Readings:
     """Read one body."""
-    return Normalizer().normalise(DifferentialParser().parse(body.encode()))
+    return Normalizer().normalize(DifferentialParser().parse(body.encode()))
 
 
 def engine(body: str, number: str = "0") -> Reading:
@@ -223,7 +223,7 @@ def test_a_sum_that_falls_while_its_count_does_not_is_counted_and_the_histogram_
             f'{name}_sum{{engine="0",model_name="tiny"}} {total}\n'
         ).encode()
 
-    parser, normaliser = DifferentialParser(), Normalizer()
-    polls = [normaliser.normalise(parser.parse(body(*values))) for values in ((5, 2.0), (6, 1.5), (6, 1.5), (1, 0.1))]
+    parser, normalizer = DifferentialParser(), Normalizer()
+    polls = [normalizer.normalize(parser.parse(body(*values))) for values in ((5, 2.0), (6, 1.5), (6, 1.5), (1, 0.1))]
     assert [dict(poll.anomalies) for poll in polls] == [{}, {"sum_fell": 1}, {}, {}]
     assert polls[1].groups[ENGINE].histograms["request_queue_seconds"].total == 1.5

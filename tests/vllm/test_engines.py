@@ -218,7 +218,7 @@ def test_no_value_of_a_body_is_of_two_engines(engines: list[tuple[str, dict[str,
     for n, (model, labels) in enumerate(every.values()):
         ascii_only = {name: value for name, value in labels.items() if name.isascii()}
         lines += body(model_name=model, **ascii_only).replace(" 3\n", f" {2**n}\n")
-    found = Normalizer().normalise(DifferentialParser().parse(lines.encode()))
+    found = Normalizer().normalize(DifferentialParser().parse(lines.encode()))
     running = [reading.gauges["requests_running"] for group, reading in found.groups.items() if group.labels]
     assert {value.bit_count() for value in map(int, running)} <= {1}
     assert len(set(running)) == len(running)
@@ -276,12 +276,12 @@ def test_every_recorded_server_has_labels_that_the_catalog_knows() -> None:
 
 def test_a_body_without_a_models_name_is_read_under_the_served_one() -> None:
     exposition = DifferentialParser().parse(body(engine="0").encode())
-    normaliser = Normalizer()
-    refused = normaliser.normalise(exposition)
+    normalizer = Normalizer()
+    refused = normalizer.normalize(exposition)
     assert refused.groups == {}
     assert refused.anomalies == {"unattributed": 5}
     assert "vllm:num_requests_running" in refused.unattributed
-    found = normaliser.normalise(exposition, "served")
+    found = normalizer.normalize(exposition, "served")
     assert engines_of(found) == {("served", "0"): {"engine": "0"}}
     assert found.anomalies == {}
 
@@ -394,17 +394,17 @@ def test_a_counter_of_a_model_goes_on_while_its_parts_come_and_go() -> None:
         line % ("b", 902),
         line % ("a", 7) + line % ("b", 902),
     ]
-    parser, normaliser, key = DifferentialParser(), Normalizer(), ("requests_rejected_total", "x")
-    polls = [normaliser.normalise(parser.parse((engine + part).encode())) for part in bodies]
+    parser, normalizer, key = DifferentialParser(), Normalizer(), ("requests_rejected_total", "x")
+    polls = [normalizer.normalize(parser.parse((engine + part).encode())) for part in bodies]
     assert [poll.groups[Group(Scope.MODEL, ("m",))].counters[key] for poll in polls] == [5.0, 6.0, 8.0, 9.0]
 
 
 def test_a_restart_begins_sums_anew() -> None:
     line = 'http_requests_total{handler="/v1/x",method="POST",status="2xx",app="%s"} %d\n'
-    parser, normaliser = DifferentialParser(), Normalizer()
+    parser, normalizer = DifferentialParser(), Normalizer()
     key = ("http_requests_total", "/v1/x", "POST", "2xx")
     polls = [
-        normaliser.normalise(parser.parse(f"process_start_time_seconds {start}\n{lines}".encode()))
+        normalizer.normalize(parser.parse(f"process_start_time_seconds {start}\n{lines}".encode()))
         for start, lines in ((1, line % ("a", 5) + line % ("b", 6)), (2, line % ("a", 1)), (2, line % ("a", 3)))
     ]
     assert [poll.groups[Group(Scope.TARGET, ())].counters[key] for poll in polls] == [11.0, 1.0, 3.0]

@@ -127,7 +127,7 @@ def changed(places: list[tuple[int, str, str]]) -> bytes:
 
 @given(changes("value", "drop", "twin"))
 def test_whatever_a_body_says_a_reading_holds_only_what_can_be_true(places: list[tuple[int, str, str]]) -> None:
-    found = Normalizer().normalise(DifferentialParser().parse(changed(places)))
+    found = Normalizer().normalize(DifferentialParser().parse(changed(places)))
     for reading in found.groups.values():
         assert all(0.0 <= value < inf for part in reading[:2] for value in part.values())
         for histogram in reading.histograms.values():
@@ -139,9 +139,9 @@ def test_whatever_a_body_says_a_reading_holds_only_what_can_be_true(places: list
 
 @given(st.lists(changes("value", "drop"), min_size=2, max_size=3))
 def test_a_normaliser_that_remembers_reads_each_body_as_a_new_one_does(polls: list[list[tuple[int, str, str]]]) -> None:
-    parser, normaliser = DifferentialParser(), Normalizer()
+    parser, normalizer = DifferentialParser(), Normalizer()
     for poll in (*polls, polls[0], []):
         exposition = parser.parse(changed(poll))
-        ours, fresh = normaliser.normalise(exposition), Normalizer().normalise(exposition)
+        ours, fresh = normalizer.normalize(exposition), Normalizer().normalize(exposition)
         for part in ("groups", "dialect", "started", "created", "adapters", "sources", "missing", "unknown"):
             assert getattr(ours, part) == getattr(fresh, part), part

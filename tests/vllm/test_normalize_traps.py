@@ -187,8 +187,8 @@ def test_a_family_that_is_known_and_not_used_is_not_listed(name: str) -> None:
 
 
 def test_a_histogram_that_did_not_change_is_the_same_object_as_at_the_poll_before() -> None:
-    parser, normaliser = DifferentialParser(), Normalizer()
-    first = normaliser.normalise(parser.parse(V1.encode())).groups[ENGINE].histograms
+    parser, normalizer = DifferentialParser(), Normalizer()
+    first = normalizer.normalize(parser.parse(V1.encode())).groups[ENGINE].histograms
     moved = V1.replace("vllm:request_params_n_sum" + LABELS + " ", "vllm:request_params_n_sum" + LABELS + " 1")
-    second = normaliser.normalise(parser.parse(moved.encode())).groups[ENGINE].histograms
+    second = normalizer.normalize(parser.parse(moved.encode())).groups[ENGINE].histograms
     assert {name for name in first if first[name] is not second[name]} == {"request_params_n"}

@@ -76,7 +76,7 @@ PROBING = Probing(
 )
 
 
-def introspector(
+def prober(
     client: ProbeClient, args: Sequence[str] = (), proc_root: Path | None = None, *, timeout: float = 3.0
 ) -> Prober:
     probing = replace(PROBING, timeout=timeout, args=args, proc=proc_root is not None)
@@ -90,7 +90,7 @@ async def walk(probing: Prober, start: float, steps: int, *, asleep: bool = Fals
 
 async def test_one_endpoint_a_step_in_order_and_then_nothing_until_the_interval_is_over() -> None:
     client = FakeClient()
-    probing = introspector(client)
+    probing = prober(client)
     assert await probing.step(100.0)
     assert client.asked == [VERSION]
     assert await walk(probing, 101.0, 3) == 3
@@ -103,14 +103,14 @@ async def test_one_endpoint_a_step_in_order_and_then_nothing_until_the_interval_
 
 async def test_the_requests_in_flight_are_asked_for_more_often_than_what_hardly_changes() -> None:
     client = FakeClient()
-    await walk(introspector(client), 0.0, 600)
+    await walk(prober(client), 0.0, 600)
     assert {path: client.asked.count(path) for path in (VERSION, MODELS, INFO, LOAD)} == {
         VERSION: 10, MODELS: 10, INFO: 1, LOAD: 60,
     }  # fmt: skip
 
 
 async def test_the_identity_of_a_server_without_dev_mode() -> None:
-    probing = introspector(FakeClient(), ["--gpu-memory-utilization=0.8", "-tp", "2"])
+    probing = prober(FakeClient(), ["--gpu-memory-utilization=0.8", "-tp", "2"])
     probing.observe_cache_config(CACHE)
     await walk(probing, 0.0, 4)
     identity = probing.identity
@@ -134,7 +134,7 @@ async def test_the_identity_of_a_server_without_dev_mode() -> None:
 async def test_dev_mode_tells_the_rest() -> None:
     client = FakeClient()
     client.answers[INFO] = SERVER_INFO
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 4)
     assert probing.identity.flags["generation_config"] == "auto"
     assert probing.identity.flag_sources["generation_config"] == "/server_info"
@@ -145,7 +145,7 @@ async def test_dev_mode_tells_the_rest() -> None:
 async def test_an_endpoint_that_is_closed_is_asked_again_after_ten_intervals_only(reason: Reason) -> None:
     client = FakeClient()
     client.answers[MODELS] = reason
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 600)
     assert client.asked.count(MODELS) == 1
     await walk(probing, 600.0, 10)
@@ -156,7 +156,7 @@ async def test_an_endpoint_that_is_closed_is_asked_again_after_ten_intervals_onl
 
 async def test_a_source_that_fails_for_a_while_keeps_what_it_told() -> None:
     client = FakeClient()
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 4)
     known = probing.identity
     client.answers.update({VERSION: Reason.TIMEOUT, MODELS: b"<html>", LOAD: Reason.HTTP_5XX})
@@ -175,7 +175,7 @@ async def test_a_server_that_is_not_up_yet_is_asked_again_soon_and_has_no_finger
     client = FakeClient()
     answers = client.answers
     client.answers = dict.fromkeys(answers, Reason.REFUSED)
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 6)
     assert client.asked == [VERSION, MODELS, INFO, LOAD]
     assert probing.identity.fingerprint is None
@@ -188,14 +188,14 @@ async def test_a_server_that_is_not_up_yet_is_asked_again_soon_and_has_no_finger
 async def test_an_endpoint_that_never_answers_does_not_hold_the_fingerprint_back() -> None:
     client = FakeClient()
     client.answers[INFO] = Reason.TIMEOUT
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 4)
     assert probing.identity.fingerprint is not None
 
 
 async def test_a_rollout_is_one_change_with_one_new_fingerprint() -> None:
     client = FakeClient()
-    probing = introspector(client)
+    probing = prober(client)
     probing.observe_cache_config(CACHE)
     await walk(probing, 0.0, 4)
     before = probing.identity
@@ -212,7 +212,7 @@ async def test_a_rollout_is_one_change_with_one_new_fingerprint() -> None:
 
 
 async def test_an_identical_restart_is_no_change_whatever_memory_was_free() -> None:
-    probing = introspector(FakeClient())
+    probing = prober(FakeClient())
     probing.observe_cache_config(CACHE)
     await walk(probing, 0.0, 4)
     before = probing.identity
@@ -225,7 +225,7 @@ async def test_an_identical_restart_is_no_change_whatever_memory_was_free() -> N
 async def test_what_a_new_life_does_not_tell_any_more_is_forgotten() -> None:
     client = FakeClient()
     client.answers[INFO] = SERVER_INFO
-    probing = introspector(client)
+    probing = prober(client)
     probing.observe_cache_config(CACHE)
     await walk(probing, 0.0, 4)
     probing.restart()
@@ -236,7 +236,7 @@ async def test_what_a_new_life_does_not_tell_any_more_is_forgotten() -> None:
 
 
 async def test_a_poll_without_cache_config_forgets_nothing_in_the_same_life() -> None:
-    probing = introspector(FakeClient())
+    probing = prober(FakeClient())
     probing.observe_cache_config(CACHE)
     probing.observe_cache_config(None)
     assert probing.identity.flags == {"kv_cache_dtype": "fp8", "block_size": 16}
@@ -247,7 +247,7 @@ async def test_a_poll_without_cache_config_forgets_nothing_in_the_same_life() ->
 
 async def test_a_sleeping_engine_is_only_asked_for_its_version() -> None:
     client = FakeClient()
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 300, asleep=True)
     assert client.asked == [VERSION] * 5
     await walk(probing, 300.0, 4)
@@ -256,7 +256,7 @@ async def test_a_sleeping_engine_is_only_asked_for_its_version() -> None:
 
 async def test_requests_in_flight_are_shown_once_they_were_above_zero() -> None:
     client = FakeClient()
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 4)
     assert probing.identity.requests_in_flight is None
     for at, body, shown in [(60.0, b'{"server_load":2}', 2.0), (120.0, b'{"server_load":0}', 0.0)]:
@@ -275,7 +275,7 @@ async def test_requests_in_flight_are_shown_once_they_were_above_zero() -> None:
 async def test_a_number_of_requests_in_flight_is_not_shown_when_it_is_old() -> None:
     client = FakeClient()
     client.answers[LOAD] = b'{"server_load":7}'
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 4)
     probing.expire(33.0)
     assert probing.identity.requests_in_flight == 7.0
@@ -286,7 +286,7 @@ async def test_a_number_of_requests_in_flight_is_not_shown_when_it_is_old() -> N
 async def test_a_probe_that_times_out_is_sent_half_as_often_each_time_up_to_ten_minutes() -> None:
     client = FakeClient()
     client.answers[VERSION] = Reason.TIMEOUT
-    probing = introspector(client)
+    probing = prober(client)
     sent = []
     for second in range(3600):
         before = client.asked.count(VERSION)
@@ -304,7 +304,7 @@ async def test_a_probe_that_times_out_is_sent_half_as_often_each_time_up_to_ten_
 async def test_answers_that_take_long_make_their_own_probe_rarer_and_no_other() -> None:
     client = FakeClient()
     client.seconds[MODELS] = 5.0
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 600)
     assert (client.asked.count(VERSION), client.asked.count(MODELS)) == (10, 3)
     assert probing.probes["/v1/models"].interval == 200.0  # a quarter of the allowed tenth
@@ -314,13 +314,13 @@ async def test_answers_that_take_long_make_their_own_probe_rarer_and_no_other() 
 async def test_a_slow_answer_that_is_not_vllms_costs_as_much() -> None:
     client = FakeClient()
     client.seconds[LOAD], client.answers[LOAD] = 5.0, b"<html>"
-    await walk(introspector(client), 0.0, 600)
+    await walk(prober(client), 0.0, 600)
     assert client.asked.count(LOAD) == 3
 
 
 async def test_what_each_probe_cost_and_how_it_went_is_known() -> None:
     client = FakeClient()
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 4)
     found = probing.probes
     assert set(found) == {VERSION, MODELS, "/server_info", LOAD}
@@ -333,7 +333,7 @@ async def test_what_each_probe_cost_and_how_it_went_is_known() -> None:
 
 async def test_an_answer_of_the_process_before_a_restart_is_not_one_of_the_process_after() -> None:
     client = FakeClient()
-    probing = introspector(client)
+    probing = prober(client)
     await walk(probing, 0.0, 4)
     client.answers[VERSION] = b'{"version":"0.31.0"}'
     await walk(probing, 50.0, 2)
@@ -348,7 +348,7 @@ async def test_an_answer_of_the_process_before_a_restart_is_not_one_of_the_proce
 
 async def test_what_several_servers_said_in_turn_is_neither_known_nor_a_change() -> None:
     client = FakeClient()
-    probing = introspector(client, ["--max-num-seqs", "16"])
+    probing = prober(client, ["--max-num-seqs", "16"])
     probing.observe_cache_config(CACHE)
     await walk(probing, 0.0, 4)
     probing.start_over()
@@ -363,7 +363,7 @@ async def test_what_several_servers_said_in_turn_is_neither_known_nor_a_change()
 async def test_endpoints_that_all_hang_do_not_hold_the_fingerprint_of_the_known_flags_back() -> None:
     client = FakeClient()
     client.answers = dict.fromkeys(client.answers, Reason.TIMEOUT)
-    probing = introspector(client, ["--max-num-seqs", "16"])
+    probing = prober(client, ["--max-num-seqs", "16"])
     await walk(probing, 0.0, 10)
     assert probing.identity.fingerprint is None
     await walk(probing, 10.0, 130)
@@ -379,7 +379,7 @@ async def test_a_search_of_proc_that_hangs_holds_no_other_probe_up(monkeypatch: 
 
     monkeypatch.setattr(ProcessFinder, "find", find)
     client = FakeClient(timeout=0.05)
-    probing = introspector(client, proc_root=Path("/nowhere"), timeout=0.05)
+    probing = prober(client, proc_root=Path("/nowhere"), timeout=0.05)
     await walk(probing, 0.0, 400)
     assert probing.identity.source_errors["/proc"] == "timeout"
     assert client.asked[:4] == [VERSION, MODELS, INFO, LOAD]
@@ -395,7 +395,7 @@ async def test_the_process_of_a_local_server_tells_its_command_line(tmp_path: Pa
     (tmp_path / "7").mkdir()
     command = tmp_path / "7" / "cmdline"
     command.write_bytes(f"vllm\0serve\0/models/tiny\0--api-key\0{SECRET}\0--max-num-seqs\x0016\0".encode())
-    probing = introspector(FakeClient(), proc_root=tmp_path)
+    probing = prober(FakeClient(), proc_root=tmp_path)
     await walk(probing, 0.0, 4)
     assert probing.identity.flags["max_num_seqs"] == 16
     assert probing.identity.flag_sources["max_num_seqs"] == "/proc"
@@ -414,7 +414,7 @@ async def test_the_process_of_a_local_server_tells_its_command_line(tmp_path: Pa
 async def test_no_failure_carries_its_detail_into_the_identity() -> None:
     client = FakeClient()
     client.answers = dict.fromkeys(client.answers, Reason.HTTP_5XX)
-    probing = introspector(client, ["m", "--api-key", SECRET])
+    probing = prober(client, ["m", "--api-key", SECRET])
     await walk(probing, 0.0, 8)
     assert SECRET not in repr(probing.identity)
     assert set(probing.identity.source_errors.values()) == {"http_5xx"}
@@ -422,7 +422,7 @@ async def test_no_failure_carries_its_detail_into_the_identity() -> None:
 
 async def test_changed_settings_leave_what_is_known() -> None:
     client, other = FakeClient(), FakeClient(timeout=1.0)
-    probing = introspector(client, ["--max-num-seqs", "8"])
+    probing = prober(client, ["--max-num-seqs", "8"])
     await walk(probing, 0.0, 4)
     before = probing.identity
     probing.use(other, replace(PROBING, timeout=1.0, args=["--max-num-seqs", "16"]))

@@ -17,7 +17,7 @@ from vllm_sidecar.catalog.slo_signals import AVAILABILITY
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BOARD = "vllm-slo"
+DASHBOARD = "vllm-slo"
 BUDGET_SECONDS = 30 * 86_400.0
 """The period of an error budget."""
 LEAST_OBSERVATIONS = 30
@@ -170,7 +170,7 @@ SLOS: tuple[Slo, ...] = (
     ),
 )
 
-EDGE_MISSING = "VllmSloEdgeMissing"
+BOUND_MISSING = "VllmSloEdgeMissing"
 """The ticket for replicas that do not say what of an objective is good."""
-SLO_ALERTS: tuple[str, ...] = (*dict.fromkeys(slo.alert for slo in SLOS), EDGE_MISSING)
+SLO_ALERTS: tuple[str, ...] = (*dict.fromkeys(slo.alert for slo in SLOS), BOUND_MISSING)
 """Names of the alerts that `generate.slos` writes."""

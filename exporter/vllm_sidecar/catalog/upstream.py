@@ -155,7 +155,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "num_requests_waiting_by_reason": ("reason",),
 }
 """Dimensions of families that are read beside the labels of their signals."""
-READ_BESIDE = (CACHE_CONFIG, LORA_INFO, WAITING_BY_REASON, SWAPPED)
+ALSO_READ = (CACHE_CONFIG, LORA_INFO, WAITING_BY_REASON, SWAPPED)
 """Read, but not as a signal of their own."""
 
 CACHE_CONFIG_KEYS = (

@@ -41,7 +41,7 @@ def seats(engine: EngineInputs) -> float:
     if known:
         return known
     window = engine.window
-    usage, learned = window.extent("kv_cache_usage_ratio"), window.pulse.seats
+    usage, learned = window.extent("kv_cache_usage_ratio"), window.progress.seats
     if not learned or window.increase("preemptions_total") or (usage is not None and usage.peak >= FULL):
         return inf
     polls = zip(window.values("requests_waiting"), window.values("requests_running"), strict=True)

@@ -150,7 +150,7 @@ def starved(server: ServerInputs) -> float | None:
 
 def _waits_for(engine: Window, gpus: list[GpuWindow]) -> bool:
     """Tell whether requests have been waiting for a while, by the gauge, and all GPUs were idle meanwhile."""
-    since = engine.pulse.waiting_since
+    since = engine.progress.waiting_since
     if since is None or engine.now - since < STARVED_AFTER or sleeping_state(engine):
         return False
     means = [gpu.mean(UTILIZATION, since) for gpu in gpus]

@@ -65,7 +65,7 @@ def unexplained(server: ServerInputs, engine: Window, since: float) -> list[GpuW
     An engine that made progress since then explains as many as it uses; where that is not known, all.
     """
     found = busy(server, since)
-    others = sum(other.pulse.progress_at > since for other in server.engines.values() if other is not engine)
+    others = sum(other.progress.progress_at > since for other in server.engines.values() if other is not engine)
     if not others:
         return found
     each = gpus_per_engine(server)

@@ -26,7 +26,7 @@ def outcomes(engine: EngineInputs) -> dict[str, float]:
         return {}
     failed = sum(count for (reason,), count in ended.items() if reason in FAILED)
     counted = sum(count for (reason,), count in ended.items() if reason in ABORTED)
-    unseen = window.pulse.gone - failed
+    unseen = window.progress.gone - failed
     return {"finished": sum(ended.values()) - failed - counted, "failed": failed, "aborted": max(counted, unseen)}
 
 

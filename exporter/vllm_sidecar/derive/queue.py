@@ -42,14 +42,14 @@ def live_wait_seconds(engine: EngineInputs) -> float | None:
     admitted. 0 while nothing waits, also where the gauge froze when those that waited left; None where the server does
     not tell how many wait, and where the gauge froze and nothing says whether anybody does.
     """
-    window, pulse = engine.window, engine.window.pulse
+    window, progress = engine.window, engine.window.progress
     waiting, live = window.latest.gauges.get("requests_waiting"), trusted(engine)
     if waiting is None or live is None:
         return None
-    if pulse.waiting_since is None or not live:
+    if progress.waiting_since is None or not live:
         return 0.0
-    seconds, admitted = window.now - pulse.waiting_since, pulse.admitted_while_waiting
-    since = window.now - max(pulse.admission_at, pulse.waiting_since)
+    seconds, admitted = window.now - progress.waiting_since, progress.admitted_while_waiting
+    since = window.now - max(progress.admission_at, progress.waiting_since)
     if seconds > window.seconds:
         recent = window.observed("time_to_first_token_seconds")
         seconds, admitted = window.seconds, recent.observations if recent else 0.0

@@ -62,7 +62,7 @@ COMPUTE: dict[str, Callable[..., object]] = {
     "progress_age_seconds": stalls.age_seconds,
     "stalled": stalls.stalled,
     "work_without_progress_seconds": stalls.waited_seconds,
-    "stall_witness": stalls.stall_corroborated,
+    "stall_corroborated": stalls.stall_corroborated,
     "gauges_stale": stalls.gauges_stale,
     "clients_left": stalls.clients_left,
     "engine_sleeping": stalls.sleeping,

@@ -35,7 +35,7 @@ def saturation(engine: EngineInputs) -> dict[str, float]:
     if not live:
         return {slug(engine.model_name): 0.0}
     parts = [pressure(engine) or 0.0]
-    places = server.flag("max_num_seqs") or window.pulse.seats
+    places = server.flag("max_num_seqs") or window.progress.seats
     if places:
         parts.append(running.mean / places)
     if not server.flag("max_num_seqs") and _waited_all_the_time(window):
@@ -47,7 +47,7 @@ def saturation(engine: EngineInputs) -> dict[str, float]:
 
 
 def _waited_all_the_time(window: Window) -> bool:
-    since = window.pulse.waiting_since
+    since = window.progress.waiting_since
     return since is not None and window.now - since >= window.seconds > 0.0
 
 

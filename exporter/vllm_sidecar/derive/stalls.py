@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SLEEPING = tuple(("engine_sleep_state", state) for state in ASLEEP)
 DEFERRED = ("requests_waiting", "deferred")
 
-WITNESSES = (
+CORROBORATING = (
     "engine_unhealthy",
     "http_traffic",
     "http_in_flight",
@@ -73,7 +73,7 @@ def sleeping_state(window: Window) -> float | None:
 
 def age_seconds(engine: EngineInputs) -> float:
     """Return the time since any progress signal changed; grows on an idle engine too."""
-    return engine.window.now - engine.window.pulse.progress_at
+    return engine.window.now - engine.window.progress.progress_at
 
 
 def in_flight(window: Window) -> float:
@@ -84,7 +84,7 @@ def in_flight(window: Window) -> float:
 
 def still_since(window: Window) -> float:
     """Since when nothing moved though there was work: an idle engine is not expected to make progress."""
-    return window.pulse.still_since
+    return window.progress.still_since
 
 
 def corroborating_signals(engine: EngineInputs) -> dict[str, float]:
@@ -140,8 +140,8 @@ def clients_left(engine: EngineInputs) -> float:
     if not _claims_work(engine):
         return 0.0
     window, server = engine.window, engine.server
-    departed, aborted = window.pulse.departed, window.pulse.aborted
-    alone = server.front_end.progress_at <= window.pulse.still_since
+    departed, aborted = window.progress.departed, window.progress.aborted
+    alone = server.front_end.progress_at <= window.progress.still_since
     ended = (departed.so_far if alone else departed.soon) * server.front_end.requests_per_post
     return float(max(ended, aborted.so_far) >= LEFT_SHARE * in_flight(window))
 
@@ -153,7 +153,7 @@ def _corroborating(engine: EngineInputs) -> Iterator[str]:
     # What is deferred may wait for its client: a session that is open and silent.
     if front.measured and load != 0.0 and in_flight(window) > gauges.get(DEFERRED, 0.0):
         yield "requests_open"
-    if gauges.get("requests_waiting", 0.0) > window.pulse.waiting_at_progress:
+    if gauges.get("requests_waiting", 0.0) > window.progress.waiting_at_progress:
         yield "waiting_grew"
     if front.connections >= FEWEST_NEW_FILES:
         yield "connections_grew"
@@ -181,7 +181,7 @@ def _siblings_go_on(engine: EngineInputs) -> bool:
     """
     since, siblings = still_since(engine.window), _siblings(engine)
     going = since + SIBLING_SECONDS * engine.server.settings.stall_after
-    if not any(other.pulse.progress_at >= going for other in siblings):
+    if not any(other.progress.progress_at >= going for other in siblings):
         return False
     return sum(_answered_since(since, other) for other in siblings) >= SIBLING_ANSWERS * len(siblings)
 
@@ -231,10 +231,10 @@ def _waits_for_others(engine: EngineInputs) -> bool:
     """Tell whether all work is deferred while other engines of the model go on: a stage waits for the one before it."""
     deferred = engine.window.latest.gauges.get(DEFERRED, 0.0)
     since = still_since(engine.window)
-    return deferred >= in_flight(engine.window) and any(x.pulse.progress_at > since for x in _siblings(engine))
+    return deferred >= in_flight(engine.window) and any(x.progress.progress_at > since for x in _siblings(engine))
 
 
 def stall_corroborated(engine: EngineInputs) -> dict[str, float]:
     """Return 1 for each thing that corroborates a stall, else 0; empty while the engine does not look frozen."""
     found = _old_enough(engine)
-    return {name: float(name in found) for name in WITNESSES} if found or trusted(engine) is None else {}
+    return {name: float(name in found) for name in CORROBORATING} if found or trusted(engine) is None else {}

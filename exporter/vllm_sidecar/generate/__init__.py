@@ -218,10 +218,10 @@ def _dead_links(thresholds: Thresholds) -> tuple[str, ...]:
 
 
 def _all_rules(
-    path: Path | None, thresholds: Thresholds, kind: Format, edges: BucketBounds | None
+    path: Path | None, thresholds: Thresholds, kind: Format, bounds: BucketBounds | None
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
     try:
-        slos, notes = slo_files(thresholds, kind, edges)
+        slos, notes = slo_files(thresholds, kind, bounds)
     except LateError as error:
         raise error.located(path) from None
     return rule_files(thresholds, kind) | slos, notes
@@ -248,14 +248,14 @@ def _lint(groups: list[Group], thresholds: Thresholds, known: Collection[str]) -
 
 
 def slo_files(
-    thresholds: Thresholds, kind: Format, edges: BucketBounds | None = None
+    thresholds: Thresholds, kind: Format, bounds: BucketBounds | None = None
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Return the rules of the objectives as files by name, and what the user should know about them.
 
     Raises:
         LateError: A threshold is no bucket edge, a factor can never be reached, or a gateway is missing or wrong.
     """
-    found = slo_rules(thresholds, edges)
-    _lint(slo_rules(without_expressions(thresholds), edges).groups, thresholds, METRICS)
+    found = slo_rules(thresholds, bounds)
+    _lint(slo_rules(without_expressions(thresholds), bounds).groups, thresholds, METRICS)
     files = [rule_file(SLO_PACK, found.groups, kind, thresholds, _by(thresholds))] if found.groups else []
     return dict(files), found.notes

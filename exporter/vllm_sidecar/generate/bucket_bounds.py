@@ -44,7 +44,7 @@ class Replica:
     where: str
     model: str
     histogram: str
-    edges: tuple[float, ...]
+    bounds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class BucketBounds:
     def of(self, histogram: str, model: str | None) -> list[tuple[str, Sequence[float]]]:
         """Return the edges of a histogram with their origin: one for each replica that serves the model (None: any)."""
         live: list[tuple[str, Sequence[float]]] = [
-            (replica.where, replica.edges)
+            (replica.where, replica.bounds)
             for replica in self.replicas
             if replica.histogram == histogram and model in (None, replica.model)
         ]
@@ -79,25 +79,25 @@ class Placed:
     mistake: str | None = None
 
 
-def placed(histogram: str, threshold: float, edges: BucketBounds, model: str | None, *, snap: bool) -> Placed:
+def placed(histogram: str, threshold: float, bounds: BucketBounds, model: str | None, *, snap: bool) -> Placed:
     """Find a threshold among the edges of all replicas; else say so, or with `snap` take the nearest that all have."""
-    known = edges.of(histogram, model)
+    known = bounds.of(histogram, model)
     lacking = [where for where, each in known if not _has(each, threshold)]
     if not lacking:
         return Placed(threshold)
-    common = [edge for edge in known[0][1] if all(_has(each, edge) for _, each in known)]
+    common = [bound for bound in known[0][1] if all(_has(each, bound) for _, each in known)]
     shown = format_duration(threshold)
     exact = f"to have it exactly (vLLM {FLAG_SINCE} or newer): {option(histogram, threshold, known[0][1])}"
     if not common:
         return Placed(
             threshold, mistake=f"{shown} is no bucket edge of {', '.join(lacking)}, and no edge is in all; {exact}"
         )
-    nearest = min(common, key=lambda edge: abs(log(edge / threshold)))
+    nearest = min(common, key=lambda bound: abs(log(bound / threshold)))
     if snap:
         return Placed(
             nearest, note=f"{shown} is no bucket edge of {', '.join(lacking)}: taken is {_shown(nearest)}; {exact}"
         )
-    around = " and ".join(_shown(edge) for edge in _around(common, threshold))
+    around = " and ".join(_shown(bound) for bound in _around(common, threshold))
     return Placed(
         threshold,
         mistake=f"{shown} is no bucket edge of {', '.join(lacking)}; nearest are {around}, or snap: true takes "
@@ -105,9 +105,9 @@ def placed(histogram: str, threshold: float, edges: BucketBounds, model: str | N
     )
 
 
-def option(histogram: str, threshold: float, edges: Sequence[float]) -> str:
+def option(histogram: str, threshold: float, bounds: Sequence[float]) -> str:
     """Write vLLM's option that adds an edge to those that a histogram has."""
-    every = sorted({*edges, threshold})
+    every = sorted({*bounds, threshold})
     return f"{FLAG} '{json.dumps({FAMILY[histogram]: every}, separators=(',', ':'))}'"
 
 
@@ -136,7 +136,7 @@ def _replicas(url: str) -> list[Replica]:
         exposition = DifferentialParser().parse(body, kind)
     except (OSError, http.client.HTTPException, PollError, ValueError) as error:
         raise LiveError(f"--live {url}: {_why(error)}") from None
-    readings = Normalizer().normalise(exposition)
+    readings = Normalizer().normalize(exposition)
     found = [
         Replica(f"{url} (engine {group.labels[1]})", group.labels[0], name, histogram.bounds)
         for group, reading in readings.groups.items()
@@ -184,8 +184,8 @@ def _of_a_sidecar(url: str, layout: Layout) -> Iterator[Replica]:
         if series.name == f"{PREFIX}{name}_bucket" and name in FAMILY and labels["le"] != "+Inf":
             key = (name, labels.get("model_name", ""), labels.get("engine", ""))
             seen.setdefault(key, set()).add(float(labels["le"]))
-    for (name, model, engine), edges in seen.items():
-        yield Replica(f"{url} (engine {engine})", model, name, tuple(sorted(edges)))
+    for (name, model, engine), bounds in seen.items():
+        yield Replica(f"{url} (engine {engine})", model, name, tuple(sorted(bounds)))
 
 
 def _why(error: Exception) -> str:
@@ -198,15 +198,15 @@ def _why(error: Exception) -> str:
     return str(getattr(error, "detail", None) or error) or type(error).__name__
 
 
-def _has(edges: Iterable[float], threshold: float) -> bool:
-    return any(isclose(edge, threshold, rel_tol=1e-9) for edge in edges)
+def _has(bounds: Iterable[float], threshold: float) -> bool:
+    return any(isclose(bound, threshold, rel_tol=1e-9) for bound in bounds)
 
 
-def _around(edges: Sequence[float], threshold: float) -> list[float]:
-    below = [edge for edge in edges if edge < threshold]
-    above = [edge for edge in edges if edge > threshold]
+def _around(bounds: Sequence[float], threshold: float) -> list[float]:
+    below = [bound for bound in bounds if bound < threshold]
+    above = [bound for bound in bounds if bound > threshold]
     return [*below[-1:], *above[:1]]
 
 
-def _shown(edge: float) -> str:
-    return format_duration(edge) if edge >= 0.001 and isclose(edge * 1000, round(edge * 1000)) else f"{edge:g} s"
+def _shown(bound: float) -> str:
+    return format_duration(bound) if bound >= 0.001 and isclose(bound * 1000, round(bound * 1000)) else f"{bound:g} s"

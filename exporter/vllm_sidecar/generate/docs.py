@@ -123,7 +123,7 @@ def _number(signal: Signal) -> str:
 
 def _reasons(rows: Iterable[tuple[str, str]]) -> str:
     """Write a table of reasons of failed polls."""
-    return JINJA.get_template("reasons.md.j2").render(rows=[(reason, _cell(remedy)) for reason, remedy in rows])
+    return JINJA.get_template("reasons.md.j2").render(rows=[(reason, _cell(hint)) for reason, hint in rows])
 
 
 def _row(signal: Signal, more: str = "") -> Row:

@@ -143,7 +143,7 @@ def texts(alert: Alert, settings: ResolvedAlert, thresholds: Thresholds) -> dict
     return {
         "summary": _written(alert.summary, shown, thresholds),
         "description": _written(whole, shown, thresholds),
-        **links(alert.name, f"{alert.board}{_query(labels)}", labels, thresholds),
+        **links(alert.name, f"{alert.dashboard}{_query(labels)}", labels, thresholds),
         **settings.annotations,
     }
 
@@ -174,7 +174,7 @@ def _asked(text: str, thresholds: Thresholds, *, several: bool) -> str:
     return f"{{{{ with {ask} }}}}{{{{ . | first | value | humanize }}}}{{{{ end }}}}"
 
 
-def links(alert: str, board: str, labels: Collection[str], thresholds: Thresholds) -> dict[str, str]:
+def links(alert: str, dashboard: str, labels: Collection[str], thresholds: Thresholds) -> dict[str, str]:
     """Return the links to a runbook and a dashboard; where the user has no address for them there is none.
 
     A sidecar that serves the runbook fills in the labels of the alert; other servers ignore them.
@@ -188,7 +188,7 @@ def links(alert: str, board: str, labels: Collection[str], thresholds: Threshold
     query = f"?{''.join(filled)}" if filled and "://" in books else ""
     return {
         **({"runbook_url": f"{books}/{alert}.md{query}"} if books else {}),
-        **({"dashboard_url": f"{grafana}/d/{board}"} if grafana else {}),
+        **({"dashboard_url": f"{grafana}/d/{dashboard}"} if grafana else {}),
     }
 
 

@@ -38,12 +38,12 @@ class Settled:
     notes: tuple[str, ...]
 
 
-def settle(thresholds: Thresholds, edges: BucketBounds | None = None) -> Settled:
+def settle(thresholds: Thresholds, bounds: BucketBounds | None = None) -> Settled:
     """Find out what holds for each objective.
 
     Args:
         thresholds: The user's settings.
-        edges: Those of live servers; None where no server was asked.
+        bounds: Bucket bounds of live servers; None where no server was asked.
 
     Raises:
         LateError: A threshold is not a bucket edge, a factor can never be reached, or a gateway is missing or
@@ -52,7 +52,7 @@ def settle(thresholds: Thresholds, edges: BucketBounds | None = None) -> Settled
     found: list[tuple[Slo, list[Variant]]] = []
     mistakes: list[Mistake] = []
     notes: list[str] = []
-    known = replace(edges or BucketBounds(), options=thresholds.slos.buckets)
+    known = replace(bounds or BucketBounds(), options=thresholds.slos.buckets)
     for slo in SLOS if thresholds.slos.enabled else ():
         every = _variants(slo, thresholds, known, mistakes, notes)
         variants = [variant for variant in every if variant.settings.enabled]
@@ -69,12 +69,12 @@ def settle(thresholds: Thresholds, edges: BucketBounds | None = None) -> Settled
 
 
 def _variants(
-    slo: Slo, thresholds: Thresholds, edges: BucketBounds, mistakes: list[Mistake], notes: list[str]
+    slo: Slo, thresholds: Thresholds, bounds: BucketBounds, mistakes: list[Mistake], notes: list[str]
 ) -> list[Variant]:
     """Return the objective for the models whose settings differ, and for all others."""
 
     def settled(model: str | None) -> ResolvedObjective:
-        return _at_an_edge(_resolve(slo, thresholds, model), thresholds, edges, model, mistakes, notes)
+        return _at_a_bound(_resolve(slo, thresholds, model), thresholds, bounds, model, mistakes, notes)
 
     general = settled(None)
     own = {model: settled(model) for model in thresholds.models}
@@ -113,10 +113,10 @@ def _resolve(slo: Slo, thresholds: Thresholds, model: str | None) -> ResolvedObj
     )
 
 
-def _at_an_edge(
+def _at_a_bound(
     settings: ResolvedObjective,
     thresholds: Thresholds,
-    edges: BucketBounds,
+    bounds: BucketBounds,
     model: str | None,
     mistakes: list[Mistake],
     notes: list[str],
@@ -134,7 +134,7 @@ def _at_an_edge(
     own = getattr(thresholds.models[model].slos, slo.name).snap if model is not None else None
     general = getattr(thresholds.slos, slo.name).snap
     snap = next(value for value in (own, general, thresholds.slos.snap) if value is not None)
-    place = placed(histogram, settings.threshold, edges, model, snap=snap)
+    place = placed(histogram, settings.threshold, bounds, model, snap=snap)
     everywhere = ("slos", slo.name, "threshold")
     steps = everywhere if model is None else ("models", model, *everywhere)
     # What a model has from the general settings is told of those alone.

@@ -13,7 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.alerts.alert import SERVED
-from vllm_sidecar.catalog.objectives import BOARD, BUDGET_SECONDS, CAP, EDGE_MISSING, CountedFrom
+from vllm_sidecar.catalog.objectives import BOUND_MISSING, BUDGET_SECONDS, CAP, DASHBOARD, CountedFrom
 from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.generate import slo_gateways, slo_outages
@@ -67,7 +67,7 @@ KEEP = 300.0
 """How long a page goes on when its burn is gone: a restart has no observations, and solves nothing."""
 GUARD_HOLD = 900.0
 _LABELS = ("namespace", "model_name")
-_DASHBOARD = f"{BOARD}?var-model_name={{{{ $labels.model_name | urlquery }}}}"
+_DASHBOARD = f"{DASHBOARD}?var-model_name={{{{ $labels.model_name | urlquery }}}}"
 _ROUNDING = 1.1
 """rate() extrapolates to the ends of its range, so a few observations may look like a few more."""
 
@@ -80,13 +80,13 @@ class SloRules:
     notes: tuple[str, ...]
 
 
-def slo_rules(thresholds: Thresholds, edges: BucketBounds | None = None) -> SloRules:
+def slo_rules(thresholds: Thresholds, bounds: BucketBounds | None = None) -> SloRules:
     """Write the rules of all objectives; `edges` are those of live servers, None where no server was asked.
 
     Raises:
         LateError: A threshold is no bucket edge, or a factor can never be reached; with all such mistakes.
     """
-    settled = settle(thresholds, edges)
+    settled = settle(thresholds, bounds)
     groups = [group for slo, variants in settled.objectives for group in _groups(slo, variants, thresholds)]
     guards = [rule for _, variants in settled.objectives for rule in _guards(variants, thresholds)]
     if guards:
@@ -99,26 +99,26 @@ def _groups(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> Iterat
     windows = {window for burn in thresholds.slos.burn for window in (burn.long, burn.short)}
     fast = sorted(window for window in windows if window <= FAST_WINDOW)
     slow = sorted(window for window in windows if window > FAST_WINDOW)
-    pace = thresholds.evaluation_interval
+    interval = thresholds.evaluation_interval
     yield _group(
         name,
-        pace,
+        interval,
         [
             *_base(slo, variants, thresholds),
             *(rule for window in fast for rule in _burn(slo, window, (BAD, ALL), thresholds)),
-            *_alerts(slo, variants, thresholds, pace, ALL, fast),
+            *_alerts(slo, variants, thresholds, interval, ALL, fast),
         ],
         thresholds,
     )
-    slow_pace = max(pace, SLOW_INTERVAL * thresholds.time_scale)
+    slow_interval = max(interval, SLOW_INTERVAL * thresholds.time_scale)
     yield _group(
         f"{name}-slow",
-        slow_pace,
+        slow_interval,
         [
-            *(_counts(to, of, slo, thresholds, slow_pace) for to, of in ((SLOW_BAD, BAD), (SLOW_ALL, ALL))),
+            *(_counts(to, of, slo, thresholds, slow_interval) for to, of in ((SLOW_BAD, BAD), (SLOW_ALL, ALL))),
             *(rule for window in slow for rule in _burn(slo, window, (SLOW_BAD, SLOW_ALL), thresholds)),
             _budget(slo, thresholds),
-            *_alerts(slo, variants, thresholds, slow_pace, SLOW_ALL, slow),
+            *_alerts(slo, variants, thresholds, slow_interval, SLOW_ALL, slow),
         ],
         thresholds,
     )
@@ -126,9 +126,9 @@ def _groups(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> Iterat
 
 def _counts(name: str, of: str, slo: Slo, thresholds: Thresholds, over: float) -> Rule:
     """Record what the fast group has counted, up to its last but one evaluation: groups run in any order."""
-    pace = thresholds.evaluation_interval
-    window = f"[{format_duration(over)}] offset {format_duration(pace)}"
-    return _record(name, f"sum_over_time({_of(of, slo, thresholds)}{window}) * {pace:g}", slo, thresholds)
+    interval = thresholds.evaluation_interval
+    window = f"[{format_duration(over)}] offset {format_duration(interval)}"
+    return _record(name, f"sum_over_time({_of(of, slo, thresholds)}{window}) * {interval:g}", slo, thresholds)
 
 
 def _group(name: str, interval: float, rules: Iterable[Rule], thresholds: Thresholds) -> Group:
@@ -252,7 +252,7 @@ def _budget(slo: Slo, thresholds: Thresholds) -> Rule:
 
 
 def _alerts(
-    slo: Slo, variants: list[Variant], thresholds: Thresholds, pace: float, observations: str, windows: list[float]
+    slo: Slo, variants: list[Variant], thresholds: Thresholds, interval: float, observations: str, windows: list[float]
 ) -> Iterator[Rule]:
     """Write the alerts whose long window is one of these: once for all models, whatever their objectives are.
 
@@ -263,7 +263,7 @@ def _alerts(
         models = matcher_of(group) if len(apart) > 1 else ""
         for number, burn in enumerate(thresholds.slos.burn):
             if burn.long in windows:
-                yield _Alert(slo, group, number, thresholds).rule(pace, observations, models)
+                yield _Alert(slo, group, number, thresholds).rule(interval, observations, models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +280,11 @@ class _Alert:
         """What it is for each of the variants: they differ in the factor, and in that alone."""
         return [burns_of(variant.settings, self.thresholds)[self.number] for variant in self.group]
 
-    def rule(self, pace: float, observations: str, models: str) -> Rule:
-        """Write it. `pace` is the interval of its group, `observations` the record of them that it reads."""
+    def rule(self, interval: float, observations: str, models: str) -> Rule:
+        """Write it. `interval` is that of its group, `observations` the record of them that it reads."""
         thresholds, slo, settings, burn = self.thresholds, self.slo, self.group[0].settings, self.burns[0]
         # Seconds that one sample of the recorded rates stands for; the slow ones are counts already.
-        each = f" * {pace:g}" if observations == ALL else ""
+        each = f" * {interval:g}" if observations == ALL else ""
         exceeded = " and ".join(
             f"{_of(BURN + format_duration(window), slo, thresholds, models)} > {self._factor()}"
             for window in (burn.long, burn.short)
@@ -295,7 +295,7 @@ class _Alert:
         return {
             "alert": slo.alert,
             "expr": f"{exceeded} and {seen} >= {self._least()}",
-            "for": format_duration(max(EVALUATIONS * pace, burn.hold * thresholds.time_scale)),
+            "for": format_duration(max(EVALUATIONS * interval, burn.hold * thresholds.time_scale)),
             **({"keep_firing_for": format_duration(keep)} if page else {}),
             "labels": {
                 "severity": thresholds.severity(burn.severity),
@@ -419,7 +419,7 @@ def _guards(variants: list[Variant], thresholds: Thresholds) -> Iterator[Rule]:
         ]
         hold = max(EVALUATIONS * thresholds.evaluation_interval, GUARD_HOLD * thresholds.time_scale)
         yield {
-            "alert": EDGE_MISSING,
+            "alert": BOUND_MISSING,
             "expr": " or ".join(f"({each})" for each in untold) if len(untold) > 1 else untold[0],
             "for": format_duration(hold),
             "labels": {
@@ -434,7 +434,7 @@ def _guards(variants: list[Variant], thresholds: Thresholds) -> Iterator[Rule]:
                 f"{_named(slo)}",
                 "description": f"Nothing says whether {_objective(group, thresholds)}: {_why(settings)}. It is left "
                 "out of the error budget until then.",
-                **links(EDGE_MISSING, f"{_DASHBOARD}&from=now-3h", (*_LABELS, "pod", "instance", "node"), thresholds),
+                **links(BOUND_MISSING, f"{_DASHBOARD}&from=now-3h", (*_LABELS, "pod", "instance", "node"), thresholds),
                 **settings.annotations,
             },
         }

@@ -81,17 +81,17 @@ class FrontEnd:
         self.on_hold = False
         """The server was told to pause, or to sleep, and not yet to go on."""
 
-    def follow(self, at: float, reading: Reading, pulses: Iterable[ProgressTracker], in_flight: float | None) -> None:
+    def follow(self, at: float, reading: Reading, trackers: Iterable[ProgressTracker], in_flight: float | None) -> None:
         """Take a newer reading of the server, after its engines took theirs; `in_flight` is what `/load` said last."""
-        pulses = list(pulses)
+        trackers = list(trackers)
         ended, succeeded = self._count(at, reading)
-        completed = sum(pulse.completed for pulse in pulses)
+        completed = sum(progress.completed for progress in trackers)
         self._excess += ended - max(0.0, completed - self._completed) / self.requests_per_post
         self._completed = completed
-        for pulse in pulses:
-            pulse.departed.follow(at, self._excess, pulse.still_since)
+        for progress in trackers:
+            progress.departed.follow(at, self._excess, progress.still_since)
         self._succeeded += succeeded
-        if max((pulse.progress_at for pulse in pulses), default=at) >= at:
+        if max((progress.progress_at for progress in trackers), default=at) >= at:
             self._progressed(at)
         elif succeeded > 0.0 and self.now - self.progress_at > SETTLE_SECONDS:
             if not self.unanswered or at - self.unanswered_last > RECENT_SECONDS:

@@ -10,9 +10,9 @@ from vllm_sidecar.catalog.upstream import ABORTED, FAILED
 if TYPE_CHECKING:
     from vllm_sidecar.series.readings import Key, Reading
 
-HEARTBEAT_COUNTERS = ("generation_tokens_total", "prompt_tokens_total")
-HEARTBEAT_GAUGES = ("kv_cache_usage_ratio",)
-HEARTBEAT_HISTOGRAMS = ("iteration_tokens", "request_seconds", "time_to_first_token_seconds")
+PROGRESS_COUNTERS = ("generation_tokens_total", "prompt_tokens_total")
+PROGRESS_GAUGES = ("kv_cache_usage_ratio",)
+PROGRESS_HISTOGRAMS = ("iteration_tokens", "request_seconds", "time_to_first_token_seconds")
 """What changes when the engine gets something done, beside requests that finish. No single one will do: the histogram
 of engine steps does not see a step without output, such as a part of a long prompt; KV usage does."""
 
@@ -57,7 +57,7 @@ class ProgressTracker:
     """Follows one group within one life of the server; all times are monotonic."""
 
     def __init__(self) -> None:
-        self._heartbeat: tuple[float | None, ...] | None = None
+        self._progress_values: tuple[float | None, ...] | None = None
         self._running = 0.0
         self._first_tokens = self._first_tokens_before = 0.0
         self._finished: list[Key] = []
@@ -88,17 +88,17 @@ class ProgressTracker:
         waiting, running = gauges.get("requests_waiting", 0.0), gauges.get("requests_running", 0.0)
         aborted, self.completed = self._count_finished(reading)
         heartbeat = (
-            *(found.cumulative[-1] if (found := histograms.get(x)) else None for x in HEARTBEAT_HISTOGRAMS),
-            *map(counters.get, HEARTBEAT_COUNTERS),
-            *map(gauges.get, HEARTBEAT_GAUGES),
+            *(found.cumulative[-1] if (found := histograms.get(x)) else None for x in PROGRESS_HISTOGRAMS),
+            *map(counters.get, PROGRESS_COUNTERS),
+            *map(gauges.get, PROGRESS_GAUGES),
             self.completed,
         )
         first = histograms.get("time_to_first_token_seconds")
         tokens = first.cumulative[-1] if first else self._first_tokens
-        if self._heartbeat is None or tokens > self._first_tokens or running > self._running:
+        if self._progress_values is None or tokens > self._first_tokens or running > self._running:
             self.admission_at = at
-        if heartbeat != self._heartbeat:
-            self._heartbeat, self.progress_at, self.waiting_at_progress = heartbeat, at, waiting
+        if heartbeat != self._progress_values:
+            self._progress_values, self.progress_at, self.waiting_at_progress = heartbeat, at, waiting
         if waiting <= 0.0:
             self.waiting_since = None
         elif self.waiting_since is None:

@@ -26,13 +26,13 @@ from vllm_sidecar.series.server_process import (
     all_made_later,
     answer_of,
     changes,
+    created_next_to,
     fell,
     fell_together,
     goes_on,
     had_not_begun,
     is_above,
     is_fresh,
-    made_beside,
     note,
 )
 
@@ -143,7 +143,7 @@ class Restarts:
         current = self._known[0]
         if answer.started is not None and current.started is not None:
             return self._by_start(answer, current, answer.started)
-        if made_beside(current, answer):
+        if created_next_to(current, answer):
             return _Who.OTHER, self._continued(answer) or Process(answer.started)
         known = self._continued(answer, above=None if fell(current, answer.values) else current)
         if known is not None:

@@ -194,7 +194,7 @@ def _is_back(process: Process, answer: Answer, group: Group) -> bool:
     return bool(back) and all(back)
 
 
-def made_beside(process: Process, answer: Answer) -> bool:
+def created_next_to(process: Process, answer: Answer) -> bool:
     """Tell whether counters were made before the process answered last that are not its own."""
     seconds = answer.at - process.answered
     pairs = [

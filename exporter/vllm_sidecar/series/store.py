@@ -89,8 +89,8 @@ class WindowStore:
                 if group in change.fresh - change.broken and self._at is not None and not (change.restarted or gap):
                     window.append(self._at, EMPTY)
             window.append(at, reading)
-        pulses = [window.pulse for window in self.of(Scope.ENGINE).values()]
-        self.front_end.follow(at, readings.groups.get(TARGET, EMPTY), pulses, self.in_flight)
+        trackers = [window.progress for window in self.of(Scope.ENGINE).values()]
+        self.front_end.follow(at, readings.groups.get(TARGET, EMPTY), trackers, self.in_flight)
         self._at = self.now = at
         return change
 

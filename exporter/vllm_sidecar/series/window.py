@@ -78,7 +78,7 @@ class Window:
         """Time between the first and the last reading of the window; 0 after the first poll."""
         self.polls = 0
         """Number of readings in the window."""
-        self.pulse = ProgressTracker()
+        self.progress = ProgressTracker()
         """What is remembered from poll to poll."""
 
     def current(self) -> Iterable[tuple[float, Reading]]:
@@ -102,7 +102,7 @@ class Window:
             self._torn_at = at
         self.latest, self.now = reading, at
         self._cut()
-        self.pulse.follow(at, reading, polls[0][0])
+        self.progress.follow(at, reading, polls[0][0])
 
     def resize(self, length: float, keep: float) -> None:
         """Cut the window anew from what is kept; what was thinned out before stays so."""

@@ -43,7 +43,7 @@ class Sidecar:
         self.config = config
         self._load = load
         self.exporter = Exporter(config.windows.length)
-        self._pipelines: dict[str, TargetLoop] = {}
+        self._target_loops: dict[str, TargetLoop] = {}
         self._group = asyncio.TaskGroup()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Of the targets, by name."""
@@ -137,32 +137,32 @@ class Sidecar:
         kept = {
             name
             for name, target in wanted.items()
-            if name in self._pipelines and target.is_same_server(self._pipelines[name].target)
+            if name in self._target_loops and target.is_same_server(self._target_loops[name].target)
         }
         new = [self._make(target, config) for name, target in wanted.items() if name not in kept]
         # From here on nothing can be refused.
         self.config = config
         logs.setup(config.log.level, config.log.format)
-        gone = self._pipelines.keys() - kept
+        gone = self._target_loops.keys() - kept
         await self._end(gone)
         for name in kept:
-            await self._hand_over(self._pipelines[name], wanted[name])
-        for pipeline in new:
-            self._begin(pipeline)
+            await self._hand_over(self._target_loops[name], wanted[name])
+        for target_loop in new:
+            self._begin(target_loop)
         await self._hand_over_gpus(before)
         self._export()
         changed = ",".join(name for name in type(config).model_fields if getattr(config, name) != getattr(before, name))
         event(_log, logging.INFO, "config_reloaded", changed=changed or "nothing", targets=len(wanted), kept=len(kept),
               begun=len(new), ended=len(gone))  # fmt: skip
 
-    async def _hand_over(self, pipeline: TargetLoop, target: Target) -> None:
+    async def _hand_over(self, target_loop: TargetLoop, target: Target) -> None:
         """Give changed settings to a target; it stops meanwhile only where how it is polled has changed."""
-        if not pipeline.is_polled_anew(target, self.config):
-            await pipeline.use(target, self.config)
+        if not target_loop.needs_new_client(target, self.config):
+            await target_loop.use(target, self.config)
             return
-        await _ended(self._tasks.pop(pipeline.name))
-        await pipeline.use(target, self.config)
-        self._begin(pipeline)
+        await _ended(self._tasks.pop(target_loop.name))
+        await target_loop.use(target, self.config)
+        self._begin(target_loop)
 
     async def _hand_over_gpus(self, before: Config) -> None:
         config = self.config
@@ -191,11 +191,11 @@ class Sidecar:
 
     def _server_pids(self) -> list[int]:
         """Return the processes of the servers on this machine."""
-        return [pid for pipeline in list(self._pipelines.values()) if (pid := pipeline.server_pid) is not None]
+        return [pid for target_loop in list(self._target_loops.values()) if (pid := target_loop.server_pid) is not None]
 
     def _servers_use(self) -> int | None:
         """Return how many GPUs of this machine all servers use together; None where one does not tell."""
-        sizes = [pipeline.gpus_used for pipeline in self._pipelines.values()]
+        sizes = [target_loop.gpus_used for target_loop in self._target_loops.values()]
         known = [size for size in sizes if size is not None]
         return sum(known) if known and len(known) == len(sizes) else None
 
@@ -206,19 +206,19 @@ class Sidecar:
     def _make(self, target: Target, config: Config) -> TargetLoop:
         return TargetLoop(target, config, self.exporter.changed, gpus=self._gpus_of)
 
-    def _begin(self, pipeline: TargetLoop) -> None:
-        self._pipelines[pipeline.name] = pipeline
-        label = pipeline.name or str(pipeline.target.url)
-        watched = supervise(pipeline, label, lambda: self.exporter.count_error("target"))
-        self._tasks[pipeline.name] = self._group.create_task(watched, name=f"poll {label}")
+    def _begin(self, target_loop: TargetLoop) -> None:
+        self._target_loops[target_loop.name] = target_loop
+        label = target_loop.name or str(target_loop.target.url)
+        watched = supervise(target_loop, label, lambda: self.exporter.count_error("target"))
+        self._tasks[target_loop.name] = self._group.create_task(watched, name=f"poll {label}")
 
     async def _end(self, names: Iterable[str]) -> None:
         for name in names:
-            del self._pipelines[name]
+            del self._target_loops[name]
             await _ended(self._tasks.pop(name))
 
     def _export(self) -> None:
-        ordered = [self._pipelines[target.name or ""] for target in self.config.all_targets]
+        ordered = [self._target_loops[target.name or ""] for target in self.config.all_targets]
         self.exporter.use(ordered, self.config.windows.length)
 
 

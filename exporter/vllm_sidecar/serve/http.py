@@ -122,9 +122,9 @@ async def _last_scrape(request: web.Request) -> web.Response:
     if wanted is None and len(sources) > 1:
         return web.Response(status=400, text=f"name one with ?target=: {', '.join(sources)}\n")
     source = sources.get(wanted) if wanted is not None else next(iter(sources.values()), None)
-    if source is None or source.polled is None:
+    if source is None or source.scraped is None:
         return web.Response(status=404, text="no such target, or no body from it yet.\n")
-    response = source.polled.response
+    response = source.scraped.response
     headers = {
         hdrs.CONTENT_TYPE: "text/plain; charset=utf-8",
         "X-Content-Type-Options": "nosniff",
@@ -139,7 +139,7 @@ async def _history(request: web.Request) -> web.Response:
     if since is None:
         return web.Response(status=400, text="since must be a Unix time in seconds.\n")
     exporter, query = request.app[SIDECAR].exporter, request.query
-    targets = await exporter.charts(since, query.get("target"), query.get("engine"))
+    targets = await exporter.history(since, query.get("target"), query.get("engine"))
     report = [{"target": name or None, "engines": engines} for name, engines in targets.items()]
     return web.json_response({"targets": report}, dumps=_json)
 

@@ -61,7 +61,7 @@ class MetricsSource(Protocol):
         """How the last polls went; unlike a snapshot it costs nothing."""
 
     @property
-    def polled(self) -> Scrape | None:
+    def scraped(self) -> Scrape | None:
         """The last body; it costs nothing."""
 
     @property
@@ -71,7 +71,7 @@ class MetricsSource(Protocol):
     def snapshot(self) -> Snapshot:
         """Return what is known after the last poll; the same object until the next one."""
 
-    async def charts(self, since: float, engine: str | None) -> list[dict[str, object]]:
+    async def history(self, since: float, engine: str | None) -> list[dict[str, object]]:
         """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
 
     async def prepare(self) -> None:
@@ -122,10 +122,10 @@ class Exporter:
         for source in self._sources:
             await source.prepare()
 
-    async def charts(self, since: float, target: str | None, engine: str | None) -> dict[str, list[dict[str, object]]]:
+    async def history(self, since: float, target: str | None, engine: str | None) -> dict[str, list[dict[str, object]]]:
         """Return what the status page draws of the polls after a Unix time, by target; None stands for all of them."""
         wanted = [source for source in self._sources if target in (None, source.name)]
-        return {source.name: await source.charts(since, engine) for source in wanted}
+        return {source.name: await source.history(since, engine) for source in wanted}
 
     def node_samples(self) -> Samples:
         """Return the series of the GPUs; none where a bug keeps them from being made: the targets' are still there."""

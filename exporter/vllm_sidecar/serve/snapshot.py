@@ -62,7 +62,7 @@ class Snapshot:
     """The last successful poll; None before the first and while the source is down."""
     restarts: int
     """Restarts of the server that were seen."""
-    polled: Scrape | None
+    scraped: Scrape | None
     """The last body and what the parser made of it, kept while the source is down."""
     probes: Mapping[str, ProbeHealth] = field(default_factory=dict)
     """How the probes of each source went."""
@@ -87,7 +87,7 @@ class Snapshotter:
         windows: WindowStore,
         identity: ServerIdentity,
         health: Health,
-        polled: Scrape | None = None,
+        scraped: Scrape | None = None,
         gpus: GpuInputs | None = None,
         slos: Iterable[SloSample] = (),
         probes: Mapping[str, ProbeHealth] | None = None,
@@ -114,7 +114,7 @@ class Snapshotter:
         for name, (model, *labels), value in slos:
             samples[name].append((self._text(Group(Scope.MODEL, (model,)), (name, *labels)), value))
         self._add_lasting(samples, health.failures, health.failure_samples)
-        return Snapshot(self.target, samples, health, identity, readings, windows.restarts, polled, probes or {})
+        return Snapshot(self.target, samples, health, identity, readings, windows.restarts, scraped, probes or {})
 
     def _forget(self, readings: Readings) -> None:
         """Drop the texts of engines that went away, and all texts where their number says that labels come and go."""

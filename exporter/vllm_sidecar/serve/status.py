@@ -73,7 +73,7 @@ def _signals(samples: Samples) -> dict[str, object]:
 
 
 def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
-    health, readings, polled = snapshot.health, snapshot.readings, snapshot.polled
+    health, readings, scraped = snapshot.health, snapshot.readings, snapshot.scraped
     identity = snapshot.identity
     return {
         "target": snapshot.target or None,
@@ -86,7 +86,7 @@ def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
         "interval_seconds": health.interval,
         "response_seconds": health.seconds,
         "server_time_ratio": health.server_time_ratio,
-        "life": {"restarts_seen": snapshot.restarts, "started": readings.started if readings else None},
+        "process": {"restarts_seen": snapshot.restarts, "started": readings.started if readings else None},
         "dialect": asdict(readings.dialect) if readings else None,
         "identity": asdict(identity),
         "probes": {source: asdict(probe) for source, probe in snapshot.probes.items()},
@@ -100,16 +100,16 @@ def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
         "unknown": list(readings.unknown) if readings else [],
         "unknown_labels": list(readings.unknown_labels[:100]) if readings else [],
         "unattributed": list(readings.unattributed) if readings else [],
-        "rejected_lines": [asdict(line) for line in polled.exposition.rejected] if polled else [],
+        "rejected_lines": [asdict(line) for line in scraped.exposition.rejected] if scraped else [],
         "sources": dict(readings.sources) if readings else {},
         "signals": _signals(snapshot.samples),
     }
 
 
-def _error(health: Health, remedies: Mapping[Reason, str]) -> dict[str, str] | None:
+def _error(health: Health, hints: Mapping[Reason, str]) -> dict[str, str] | None:
     if health.reason is None:
         return None
-    return {"reason": health.reason.value, "detail": health.detail, "remedy": remedies[health.reason]}
+    return {"reason": health.reason.value, "detail": health.detail, "hint": hints[health.reason]}
 
 
 def _value(value: Value) -> dict[str, object]:

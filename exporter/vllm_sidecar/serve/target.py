@@ -86,7 +86,7 @@ class TargetLoop:
         self.name = target.name or ""
         self._label = target.name or SOURCE
         self._changed, self._clock, self._wall = changed, clock, wall
-        self._normaliser = Normalizer()
+        self._normalizer = Normalizer()
         self._windows = WindowStore(config.windows.length, config.windows.keep)
         self._windows_still = asyncio.Lock()
         """Held while they are read one after the other, for a poll in between would undo them."""
@@ -95,12 +95,12 @@ class TargetLoop:
         self._startup = Startup()
         self._succeeded_at: float | None = None
         self._local = local_listener(str(target.url), target.unix_socket) is not None
-        self._beside = GpuJoin(gpus, config.windows.length, local=self._local)
-        self._introspector: Prober | None = None
-        self._tally: SloCounters | None = None
-        self._charts = History()
+        self._gpu_join = GpuJoin(gpus, config.windows.length, local=self._local)
+        self._prober: Prober | None = None
+        self._slo_counters: SloCounters | None = None
+        self._history = History()
         self._readings: Readings | None = None
-        self._polled: Scrape | None = None
+        self._scraped: Scrape | None = None
         self._logged_down: Reason | None = None
         self._logged_bugs: set[str] = set()
         self._health_says: str | None = None
@@ -112,14 +112,14 @@ class TargetLoop:
         self._use_rest(target, config)
         self._health = replace(self._health, model_name=self._served.name(self._identity))
 
-    def is_polled_anew(self, target: Target, config: Config) -> bool:
+    def needs_new_client(self, target: Target, config: Config) -> bool:
         """Say whether changed settings are about how the server is polled, so that `run` has to end for `use`."""
-        before = (self.target.model_copy(update={"labels": {}}), self._scrape, self._introspection)
+        before = (self.target.model_copy(update={"labels": {}}), self._scrape, self._probe_settings)
         return before != (target.model_copy(update={"labels": {}}), config.scrape, config.introspection)
 
     async def use(self, target: Target, config: Config) -> None:
         """Take changed settings of the same server: its counters, its windows and what is known of it stay."""
-        if self.is_polled_anew(target, config):
+        if self.needs_new_client(target, config):
             self._use_polling(target, config, Client(target, config.scrape))
         self._use_rest(target, config)
         async with self._windows_still:
@@ -128,21 +128,21 @@ class TargetLoop:
 
     def _use_polling(self, target: Target, config: Config, client: Client) -> None:
         scrape = self._scrape = config.scrape
-        self._introspection = config.introspection
+        self._probe_settings = config.introspection
         self._client = client
         self._scraper = Scraper(client, target.metrics_path)
         self._throttle = Throttle(
             scrape.interval, scrape.max_interval, scrape.server_time_ratio, answers_needed=POLLS_NEEDED
         )
-        self._introspector = _introspector(self._introspector, target, config, client, self._wall)
+        self._prober = _prober(self._prober, target, config, client, self._wall)
 
     def _use_rest(self, target: Target, config: Config) -> None:
         self.target = target
         labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
         settings = DeriveSettings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
         self._snapshotter = Snapshotter(self.name, labels, settings)
-        self._beside.warm_up = config.windows.length
-        self._tally = _tally(self._tally, config.slos)
+        self._gpu_join.warm_up = config.windows.length
+        self._slo_counters = _slo_counters(self._slo_counters, config.slos)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -221,12 +221,12 @@ class TargetLoop:
         reason = self._health.reason
         if reason is Reason.NO_VLLM_METRICS and self._health_says is None:
             await self._ask_health()
-        elif self._introspector and self._health.polls and reason in (None, Reason.NO_VLLM_METRICS):
+        elif self._prober and self._health.polls and reason in (None, Reason.NO_VLLM_METRICS):
             if self._clock() < self._hold_until:
                 return
-            changes = self._introspector.identity.changes
+            changes = self._prober.identity.changes
             asleep = self._readings is not None and _asleep(self._readings)
-            if not await self._introspector.step(self._clock(), asleep=asleep):
+            if not await self._prober.step(self._clock(), asleep=asleep):
                 return
             self._log_changes(changes)
         else:
@@ -235,46 +235,46 @@ class TargetLoop:
 
     def _show(self) -> None:
         """Let the next scrape see what is known now, and nothing that is too old."""
-        if self._introspector:
-            self._introspector.expire(self._clock())
+        if self._prober:
+            self._prober.expire(self._clock())
         self._current = None
         self._changed()
 
     async def _poll(self) -> float:
         now = self._clock()
-        polled = await self._scraper.scrape()
+        scraped = await self._scraper.scrape()
         served = self._identity.served_model
-        readings = self._normaliser.normalise(polled.exposition, served)
+        readings = self._normalizer.normalize(scraped.exposition, served)
         if readings.not_an_engine:
             raise PollError(Reason.NOT_AN_ENGINE, f"the metrics are those of {readings.not_an_engine}")
         if not readings.dialect.prefix:
             raise PollError(Reason.NO_VLLM_METRICS, self._health_says or NO_METRICS)
-        date = polled.response.date
+        date = scraped.response.date
         async with self._windows_still:
             self._windows.expect(self._throttle.interval)
             self._windows.in_flight = self._identity.requests_in_flight
             clock = self._wall() if date is None else date
             change = self._windows.append(now, readings, clock)
             self._startup.answered(now, readings, clock, change)
-            self._took(polled, readings)
-        self._beside.follow(self._windows, now, restarted=change.restarted or change.anew)
-        if self._tally:
-            self._tally.follow(readings, self._windows)
-            if self._tally.anomalies:
-                self._health = self._health.dropped(impossible=self._tally.anomalies)
+            self._took(scraped, readings)
+        self._gpu_join.follow(self._windows, now, restarted=change.restarted or change.anew)
+        if self._slo_counters:
+            self._slo_counters.follow(readings, self._windows)
+            if self._slo_counters.anomalies:
+                self._health = self._health.dropped(impossible=self._slo_counters.anomalies)
         if change.restarted:
             event(_log, logging.WARNING, "server_restarted", target=self._label, restarts=self._windows.restarts)
-        if self._introspector and (change.restarted or change.anew):
-            self._introspector.restart()
-        return polled.response.seconds
+        if self._prober and (change.restarted or change.anew):
+            self._prober.restart()
+        return scraped.response.seconds
 
-    def _took(self, polled: Scrape, readings: Readings) -> None:
+    def _took(self, scraped: Scrape, readings: Readings) -> None:
         """Keep a successful poll and log what is new about it."""
-        before, health = self._polled, self._health
-        self._polled, self._readings, self._health_says = polled, readings, None
+        before, health = self._scraped, self._health
+        self._scraped, self._readings, self._health_says = scraped, readings, None
         self._served.observe(readings)
         self._succeeded_at = self._clock()
-        exposition, response = polled.exposition, polled.response
+        exposition, response = scraped.exposition, scraped.response
         self._health = health.succeeded(
             last_success=self._wall(),
             seconds=response.seconds,
@@ -295,19 +295,19 @@ class TargetLoop:
 
     def _observe(self) -> None:
         """Tell the introspection what a poll says of the server."""
-        introspector, readings = self._introspector, self._readings
-        if introspector is None or readings is None:
+        prober, readings = self._prober, self._readings
+        if prober is None or readings is None:
             return
-        config, changes = readings.cache_config, introspector.identity.changes
+        config, changes = readings.cache_config, prober.identity.changes
         try:
-            introspector.observe_cache_config(config[min(config)] if config else None)
+            prober.observe_cache_config(config[min(config)] if config else None)
         except Exception as error:  # noqa: BLE001 - what the server is called must not cost what it measures
             self._log_bug(error)
         self._log_changes(changes)
 
     @property
     def _identity(self) -> ServerIdentity:
-        return self._introspector.identity if self._introspector else ServerIdentity()
+        return self._prober.identity if self._prober else ServerIdentity()
 
     def _log_changes(self, before: int) -> None:
         identity = self._identity
@@ -327,17 +327,17 @@ class TargetLoop:
         self._health = self._health.failed(error.reason, error.detail)
         if error.reason in NOT_ONE_ENGINE:
             self._hold_until = self._clock() + NOT_ONE_ENGINE_HOLD
-            if self._introspector:
-                self._introspector.start_over()
+            if self._prober:
+                self._prober.start_over()
         if error.reason is not Reason.SEVERAL_SERVERS:
             self._windows.missed()
         if not self._health.up:
             self._readings = None
-        down = self._health.misses >= MISSES or self._polled is None
+        down = self._health.misses >= MISSES or self._scraped is None
         if down and self._logged_down is not error.reason:
             self._logged_down = error.reason
             event(_log, logging.WARNING, "target_down", target=self._label, reason=error.reason.value,
-                  detail=error.detail, remedy=HINTS[error.reason])  # fmt: skip
+                  detail=error.detail, hint=HINTS[error.reason])  # fmt: skip
 
     async def _ask_health(self) -> None:
         """Find out with `/health` why there are no metrics: a server that is fine was told not to make any."""
@@ -356,9 +356,9 @@ class TargetLoop:
         return self._snapshotter.labels
 
     @property
-    def polled(self) -> Scrape | None:
+    def scraped(self) -> Scrape | None:
         """The last body; it costs nothing."""
-        return self._polled
+        return self._scraped
 
     @property
     def last_success_age(self) -> float | None:
@@ -392,24 +392,24 @@ class TargetLoop:
                     latency.prepare(window, self._snapshotter.settings.min_observations)
                 await asyncio.sleep(0)
 
-    async def charts(self, since: float, engine: str | None) -> list[dict[str, object]]:
+    async def history(self, since: float, engine: str | None) -> list[dict[str, object]]:
         """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
         if not self._health.up:
             return []
-        return await self._charts.draw(self._windows, self._wall() - self._clock(), since, engine)
+        return await self._history.draw(self._windows, self._wall() - self._clock(), since, engine)
 
     def _take(self) -> Snapshot:
         identity = self._identity
-        gpus = self._beside.view(self._windows)
-        followed = self._tally if not self._windows.several else None
+        gpus = self._gpu_join.view(self._windows)
+        followed = self._slo_counters if not self._windows.several else None
         slos = followed.rows(up=self._readings is not None) if followed else ()
-        probes = self._introspector.probes if self._introspector else {}
+        probes = self._prober.probes if self._prober else {}
         return self._snapshotter.take(
             self._readings,
             self._windows,
             identity,
             self._health,
-            self._polled,
+            self._scraped,
             gpus,
             slos,
             probes,
@@ -419,7 +419,7 @@ class TargetLoop:
     @property
     def server_pid(self) -> int | None:
         """The server's process on this machine; None where it is not known."""
-        return self._introspector.server_pid if self._introspector else None
+        return self._prober.server_pid if self._prober else None
 
     @property
     def gpus_used(self) -> int | None:
@@ -442,7 +442,7 @@ def _asleep(readings: Readings) -> bool:
     )
 
 
-def _introspector(
+def _prober(
     known: Prober | None, target: Target, config: Config, client: Client, wall: Callable[[], float]
 ) -> Prober | None:
     """Return an introspector with these settings, and with what the one before knows."""
@@ -464,7 +464,7 @@ def _introspector(
     return known
 
 
-def _tally(counted: SloCounters | None, slos: SloSettings) -> SloCounters | None:
+def _slo_counters(counted: SloCounters | None, slos: SloSettings) -> SloCounters | None:
     """Return the counters of these objectives, with what was counted before."""
     if not slos.enabled:
         return None

@@ -45,7 +45,7 @@ class Simulator:
             self._began += took
             if not self._told_lag:
                 self._told_lag = True
-                event(_log, logging.WARNING, "cannot_keep_up", speed=self._speed, remedy="choose a lower --speed")
+                event(_log, logging.WARNING, "cannot_keep_up", speed=self._speed, hint="choose a lower --speed")
         return look
 
 

@@ -452,21 +452,25 @@ class _Compiler:
     def _histogram(self, entry: Upstream, source: str) -> None:
         found: dict[Group, dict[Labels, dict[float, int]]] = defaultdict(lambda: defaultdict(dict))
         for series in self.series[source + "_bucket"]:
-            edge = _edge(series.labels.get("le", ""))
+            bound = _bound(series.labels.get("le", ""))
             group = self._group_of(entry.signal.scope, series)
             rest = tuple([pair for pair in series.pairs if pair[0] != "le"])
-            if edge is not None and group:
-                found[group][rest][edge] = series.slot
+            if bound is not None and group:
+                found[group][rest][bound] = series.slot
         totals = {x.pairs: x.slot for x in self.series.get(source + "_sum", ())}
         for group, parts in found.items():
-            plans = [_histogram_plan(entry.signal.name, slots, totals.get(rest)) for rest, slots in parts.items()]
-            usable = [plan for plan in plans if plan and plan.bounds == plans[0].bounds] if plans[0] else []
-            if len(usable) < len(plans):
-                self.anomalies["bad_histogram"] = self.anomalies.get("bad_histogram", 0) + len(plans) - len(usable)
+            mappings = [_histogram_mapping(entry.signal.name, slots, totals.get(rest)) for rest, slots in parts.items()]
+            usable = (
+                [mapping for mapping in mappings if mapping and mapping.bounds == mappings[0].bounds]
+                if mappings[0]
+                else []
+            )
+            if len(usable) < len(mappings):
+                self.anomalies["bad_histogram"] = self.anomalies.get("bad_histogram", 0) + len(mappings) - len(usable)
             if usable:
-                others = [(plan.pick, plan.total) for plan in usable[1:]]
+                others = [(mapping.pick, mapping.total) for mapping in usable[1:]]
                 copies = any(not upstream.COPIES.isdisjoint(dict(rest)) for rest in parts)
-                members = tuple(rest for rest, plan in zip(parts, plans, strict=True) if plan in usable)
+                members = tuple(rest for rest, mapping in zip(parts, mappings, strict=True) if mapping in usable)
                 self.histograms[group].append(
                     usable[0]._replace(others=others, members=members if copies else ())
                 )  # fmt: skip
@@ -477,22 +481,24 @@ class _Compiler:
         waiting = upstream.REQUESTS_WAITING.signal.name
         return GroupMapping(
             group,
-            _scalar_plan(kinds[Kind.COUNTER].values()),
-            _scalar_plan(kinds[Kind.GAUGE].values()),
+            _scalar_mapping(kinds[Kind.COUNTER].values()),
+            _scalar_mapping(kinds[Kind.GAUGE].values()),
             self.histograms[group],
             tuple(key for key in kinds[Kind.GAUGE] if isinstance(key, tuple) and key[0] == waiting),
         )
 
     def _unswap(self) -> None:
         """Give the prefill and decode times of 0.6.4 (v0, so without engine label) back their own names."""
-        name, edge = upstream.SWAPPED_TIMES_MARK
+        name, bound = upstream.SWAPPED_TIMES_MARK
         marks = (found.labels for found in self.series[name] if "engine" not in found.labels)
-        if not any(_edge(labels.get("le", "")) == edge for labels in marks):
+        if not any(_bound(labels.get("le", "")) == bound for labels in marks):
             return
         prefill, decode = "request_prefill_seconds", "request_decode_seconds"
         other = {prefill: decode, decode: prefill}
-        for group, plans in self.histograms.items():
-            self.histograms[group] = [plan._replace(name=other.get(plan.name, plan.name)) for plan in plans]
+        for group, mappings in self.histograms.items():
+            self.histograms[group] = [
+                mapping._replace(name=other.get(mapping.name, mapping.name)) for mapping in mappings
+            ]
         self.sources = {other.get(signal, signal): source for signal, source in self.sources.items()}
 
 
@@ -516,22 +522,22 @@ def _apart_from_copies(pairs: Labels) -> Labels:
     return tuple([pair for pair in pairs if pair[0] not in upstream.COPIES])
 
 
-def _edge(text: str) -> float | None:
+def _bound(text: str) -> float | None:
     try:
-        edge = float(text)
+        bound = float(text)
     except ValueError:
         return None
-    return None if edge != edge else edge
+    return None if bound != bound else bound
 
 
-def _histogram_plan(name: str, slots: dict[float, int], total: int | None) -> HistogramMapping | None:
+def _histogram_mapping(name: str, slots: dict[float, int], total: int | None) -> HistogramMapping | None:
     edges = sorted(slots)
     if len(edges) < 2 or edges[-1] != inf:
         return None
-    return HistogramMapping(name, tuple(edges[:-1]), _pick([slots[edge] for edge in edges]), total, [])
+    return HistogramMapping(name, tuple(edges[:-1]), _pick([slots[bound] for bound in edges]), total, [])
 
 
-def _scalar_plan(entries: Iterable[Merged]) -> ScalarMapping:
+def _scalar_mapping(entries: Iterable[Merged]) -> ScalarMapping:
     single: list[Merged] = []
     merged: list[Merged] = []
     for entry in entries:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MOST = 2.0**63
 """No server counts further, in whatever unit."""
-PLANS = 2
+MAPPINGS = 2
 """Layouts whose mappings are kept: the newest, and the one before, to which a body may return."""
 
 
@@ -41,7 +41,7 @@ class _Known(NamedTuple):
 
     layout: Layout
     served: str | None
-    plan: BodyMapping
+    mapping: BodyMapping
     before: dict[tuple[Group, str], Histogram]
 
 
@@ -49,51 +49,51 @@ class Normalizer:
     """Turns the expositions of one target into readings; remembers what its engines are called."""
 
     def __init__(self) -> None:
-        self._plans: list[_Known] = []
+        self._mappings: list[_Known] = []
         self._engines = Engines()
         self._sums = Sums()
         self._started: float | None = None
         self._groups: Mapping[Group, Reading] = {}
 
-    def normalise(self, exposition: Exposition, served: str | None = None) -> Readings:
+    def normalize(self, exposition: Exposition, served: str | None = None) -> Readings:
         """Read one exposition; never raises, what is not there is not in the readings.
 
         `served` is the model's name where nothing in the body names it.
         """
-        _, _, plan, before = self._plan(exposition, served)
+        _, _, mapping, before = self._mapping(exposition, served)
         values = exposition.values
-        anomalies: Counter[str] = Counter(plan.anomalies)
-        started = _finite(values, plan.started)
+        anomalies: Counter[str] = Counter(mapping.anomalies)
+        started = _finite(values, mapping.started)
         if started is not None and started != self._started:
             self._started = started
             self._sums.forget()
             self._groups = {}
-        groups = {group.group: self._read(group, values, before, anomalies) for group in plan.groups}
+        groups = {group.group: self._read(group, values, before, anomalies) for group in mapping.groups}
         self._groups = groups
         return Readings(
             groups=groups,
-            dialect=plan.dialect,
+            dialect=mapping.dialect,
             started=started,
-            created={group: values[slot] for group, slot in plan.created if isfinite(values[slot])},
-            cache_config=plan.cache_config,
-            adapters=plan.newest_adapters(values),
-            sources=plan.sources,
-            missing=plan.missing,
-            unknown=plan.unknown,
+            created={group: values[slot] for group, slot in mapping.created if isfinite(values[slot])},
+            cache_config=mapping.cache_config,
+            adapters=mapping.newest_adapters(values),
+            sources=mapping.sources,
+            missing=mapping.missing,
+            unknown=mapping.unknown,
             anomalies=anomalies,
-            engines=plan.engines,
-            unknown_labels=plan.unknown_labels,
-            unattributed=plan.unattributed,
-            not_an_engine=plan.not_an_engine,
+            engines=mapping.engines,
+            unknown_labels=mapping.unknown_labels,
+            unattributed=mapping.unattributed,
+            not_an_engine=mapping.not_an_engine,
         )
 
-    def _plan(self, exposition: Exposition, served: str | None) -> _Known:
+    def _mapping(self, exposition: Exposition, served: str | None) -> _Known:
         layout = exposition.layout
-        for known in self._plans:
+        for known in self._mappings:
             if known.layout is layout and known.served == served:
                 return known
         new = _Known(layout, served, compile_mapping(layout, self._engines, served), {})
-        self._plans = [new, *self._plans][:PLANS]
+        self._mappings = [new, *self._mappings][:MAPPINGS]
         return new
 
     def _read(
@@ -109,11 +109,11 @@ class Normalizer:
         if group.waiting_sum and all(key in gauges for key in group.waiting_sum):
             gauges["requests_waiting"] = sum(gauges[key] for key in group.waiting_sum)
         histograms: dict[str, Histogram] = {}
-        for plan in group.histograms:
-            key = (group.group, plan.name)
-            found = _histogram(plan, values, before.get(key), anomalies, self._sums, group.group)
+        for mapping in group.histograms:
+            key = (group.group, mapping.name)
+            found = _histogram(mapping, values, before.get(key), anomalies, self._sums, group.group)
             if found is not None:
-                histograms[plan.name] = before[key] = found
+                histograms[mapping.name] = before[key] = found
         return Reading(counters, gauges, histograms)
 
     def _add_up(self, group: GroupMapping, values: Sequence[float], counters: dict[Key, float]) -> None:
@@ -140,10 +140,10 @@ def _finite(values: Sequence[float], slot: int | None) -> float | None:
     return values[slot] if slot is not None and isfinite(values[slot]) else None
 
 
-def _scalars(plan: ScalarMapping, values: Sequence[float], anomalies: Counter[str]) -> dict[Key, float]:
-    picked = plan.pick(values)
-    result = dict(zip(plan.keys, picked, strict=True))
-    for key, slots, merge, factor, _ in plan.merged:
+def _scalars(mapping: ScalarMapping, values: Sequence[float], anomalies: Counter[str]) -> dict[Key, float]:
+    picked = mapping.pick(values)
+    result = dict(zip(mapping.keys, picked, strict=True))
+    for key, slots, merge, factor, _ in mapping.merged:
         result[key] = merge(max(values[slot] for slot in alike) for alike in slots) * factor
     # One sum in C finds NaN and what is too large, one minimum finds what is negative; both are rare.
     if not sum(result.values()) <= MOST or min(result.values(), default=0.0) < 0.0:
@@ -155,21 +155,21 @@ def _scalars(plan: ScalarMapping, values: Sequence[float], anomalies: Counter[st
 
 
 def _histogram(
-    plan: HistogramMapping,
+    mapping: HistogramMapping,
     values: Sequence[float],
     before: Histogram | None,
     anomalies: Counter[str],
     sums: Sums,
     group: Group,
 ) -> Histogram | None:
-    cumulative: tuple[float, ...] = plan.pick(values)
-    total = values[plan.total] if plan.total is not None else None
+    cumulative: tuple[float, ...] = mapping.pick(values)
+    total = values[mapping.total] if mapping.total is not None else None
     parts = [(cumulative, total)]
-    for pick, slot in plan.others:
+    for pick, slot in mapping.others:
         parts.append((pick(values), values[slot] if slot is not None else None))
-    if plan.members and all(isfinite(sum(buckets)) for buckets, _ in parts):
-        cumulative, total = _added_up(plan, parts, sums, group)
-    elif plan.others:
+    if mapping.members and all(isfinite(sum(buckets)) for buckets, _ in parts):
+        cumulative, total = _added_up(mapping, parts, sums, group)
+    elif mapping.others:
         cumulative = tuple(map(sum, zip(*(buckets for buckets, _ in parts), strict=True)))
         known = [part for _, part in parts if part is not None]
         total = sum(known) if len(known) == len(parts) else None
@@ -183,20 +183,20 @@ def _histogram(
     if total is not None and not abs(total) <= MOST:
         anomalies["not_finite" if not isfinite(total) else "impossible"] += 1
         total = None
-    return Histogram(plan.bounds, cumulative, total)
+    return Histogram(mapping.bounds, cumulative, total)
 
 
 def _added_up(
-    plan: HistogramMapping, parts: Sequence[tuple[tuple[float, ...], float | None]], sums: Sums, group: Group
+    mapping: HistogramMapping, parts: Sequence[tuple[tuple[float, ...], float | None]], sums: Sums, group: Group
 ) -> tuple[tuple[float, ...], float | None]:
     """Add up copies that come and go."""
     cumulative = sums.follow(
-        (group, plan.name, plan.bounds), dict(zip(plan.members, (p for p, _ in parts), strict=True))
+        (group, mapping.name, mapping.bounds), dict(zip(mapping.members, (p for p, _ in parts), strict=True))
     )
-    totals = {m: (total,) for m, (_, total) in zip(plan.members, parts, strict=True) if total is not None}
+    totals = {m: (total,) for m, (_, total) in zip(mapping.members, parts, strict=True) if total is not None}
     if len(totals) < len(parts) or not all(isfinite(total) for (total,) in totals.values()):
         return cumulative, None
-    return cumulative, sums.follow((group, plan.name), totals)[0]
+    return cumulative, sums.follow((group, mapping.name), totals)[0]
 
 
 def _sum_alone_fell(before: Histogram, cumulative: tuple[float, ...], total: float | None) -> bool:

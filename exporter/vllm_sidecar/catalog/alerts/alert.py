@@ -116,7 +116,7 @@ class Alert:
     description: str
     cause: str
     first: str
-    board: str
+    dashboard: str
     batch_hours: bool = False
     """Leave it out in the hours that the user names for batches."""
 

@@ -99,10 +99,10 @@ def recent_p95(latency: str, legend: str, colour: Colour = Colour.P95) -> Query:
 
 
 def bounds(latency: str) -> tuple[Query, ...]:
-    """Return the recent p95 and the edges of the bucket that certainly holds it."""
+    """Return the recent p95 and the bounds of the bucket that certainly holds it."""
     short = next(name for name, histogram in LATENCIES.items() if histogram == latency)
-    edges = tuple(
-        Query(f'~recent_latency_bound_seconds{{latency="{short}",edge="{edge}"}}', f"{edge} {ENGINE}", Colour.HISTOGRAM, dashed=True)
-        for edge in ("upper", "lower")
+    found = tuple(
+        Query(f'~recent_latency_bound_seconds{{latency="{short}",bound="{bound}"}}', f"{bound} {ENGINE}", Colour.HISTOGRAM, dashed=True)
+        for bound in ("upper", "lower")
     )  # fmt: skip
-    return (Query(f'~recent_{latency}{{quantile="0.95"}}', f"p95 {ENGINE}", Colour.P95), *edges)
+    return (Query(f'~recent_{latency}{{quantile="0.95"}}', f"p95 {ENGINE}", Colour.P95), *found)

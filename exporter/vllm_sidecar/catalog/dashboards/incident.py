@@ -21,7 +21,7 @@ from vllm_sidecar.catalog.dashboards.factories import (
     table,
     words,
 )
-from vllm_sidecar.catalog.dashboards.panel import FINE_OR_BAD, IN_USE, Board, Colour, Query, Row
+from vllm_sidecar.catalog.dashboards.panel import FINE_OR_BAD, IN_USE, Colour, Dashboard, Query, Row
 from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
 from vllm_sidecar.catalog.types import Unit
 
@@ -84,7 +84,7 @@ _WHAT_TO_DO = """
 Each alert has its runbook behind `runbook_url`.
 """
 
-INCIDENT = Board(
+INCIDENT = Dashboard(
     "vllm-incident",
     "vLLM · Incident",
     "One model, from the page to the cause: read it from top to bottom. Choose the model above.",

@@ -12,7 +12,7 @@ from vllm_sidecar.catalog.dashboards.factories import (
     states,
     table,
 )
-from vllm_sidecar.catalog.dashboards.panel import Board, Colour, Query, Row, Word
+from vllm_sidecar.catalog.dashboards.panel import Colour, Dashboard, Query, Row, Word
 from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
 from vllm_sidecar.catalog.types import Unit
 
@@ -27,7 +27,7 @@ def _worst(expr: str, legend: str, plain: str = "") -> Query:
     return Query(expr, legend, plain=plain, top=_WORST)
 
 
-OVERVIEW = Board(
+OVERVIEW = Dashboard(
     "vllm-overview",
     "vLLM · Overview",
     "Every model and server: what is wrong, where, and who is worst. Click a model for the incident, a server for its engine.",

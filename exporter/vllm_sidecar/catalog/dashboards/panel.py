@@ -142,7 +142,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class Dashboard:
     """One dashboard; its uid is public, for alerts and bookmarks lead to it."""
 
     uid: str

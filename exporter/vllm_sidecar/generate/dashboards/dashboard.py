@@ -1,4 +1,4 @@
-"""One board of the catalog -> Grafana's classic JSON."""
+"""One dashboard of the catalog -> Grafana's classic JSON."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from vllm_sidecar.generate.dashboards.panels import panel_json
 from vllm_sidecar.generate.dashboards.variables import TAG, links, marks, variables
 
 if TYPE_CHECKING:
-    from vllm_sidecar.catalog.dashboards import Board, Row
+    from vllm_sidecar.catalog.dashboards import Dashboard, Row
     from vllm_sidecar.generate.dashboards.notation import Notation
 
 SCHEMA = 39
 """Of Grafana 11; newer ones migrate it when they load it."""
 
 
-def dashboard(board: Board, notation: Notation) -> dict[str, Any]:
-    """Return a board as Grafana reads it, without anything that a server gave."""
+def dashboard_json(dashboard: Dashboard, notation: Notation) -> dict[str, Any]:
+    """Return a dashboard as Grafana reads it, without anything that a server gave."""
     return {
-        "uid": board.uid,
-        "title": board.title,
-        "description": board.help,
+        "uid": dashboard.uid,
+        "title": dashboard.title,
+        "description": dashboard.help,
         "tags": [TAG],
         "schemaVersion": SCHEMA,
         "editable": True,
         "graphTooltip": 1,
-        "time": {"from": f"now-{board.since}", "to": "now"},
+        "time": {"from": f"now-{dashboard.since}", "to": "now"},
         "refresh": "30s",
         "timezone": "",
         "templating": {"list": variables()},
         "annotations": {"list": [{**each, "expr": notation.promql(each["expr"])} for each in marks()]},
         "links": links(),
-        "panels": _panels(board.rows, notation),
+        "panels": _panels(dashboard.rows, notation),
     }
 
 

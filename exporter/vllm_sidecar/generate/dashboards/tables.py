@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.alerts.alert import LABEL_SETS
 from vllm_sidecar.generate.dashboards.fields import limits, mappings, ref_id
-from vllm_sidecar.generate.dashboards.variables import board_link
+from vllm_sidecar.generate.dashboards.variables import dashboard_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,5 +104,8 @@ def _link(label: str, notation: Notation) -> dict[str, Any] | None:
         url = f"{runbooks}/${{__value.raw}}.md" if "://" in runbooks else ""
         return {"title": "Runbook", "url": url, "targetBlank": True} if url else None
     if label == "model_name":
-        return {"title": "What is wrong with the model?", "url": board_link("vllm-incident", model_name=head(label))}
-    return {"title": "What does its engine do?", "url": board_link("vllm-engine", instance=head(label))}
+        return {
+            "title": "What is wrong with the model?",
+            "url": dashboard_link("vllm-incident", model_name=head(label)),
+        }
+    return {"title": "What does its engine do?", "url": dashboard_link("vllm-engine", instance=head(label))}

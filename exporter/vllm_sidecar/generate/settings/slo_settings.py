@@ -45,7 +45,7 @@ def _per_profile(value: object) -> Mapping[str, float]:
     return as_frozen({profile: parse_duration(each) for profile, each in value.items()})
 
 
-def _edges(value: tuple[float, ...]) -> tuple[float, ...]:
+def _bounds(value: tuple[float, ...]) -> tuple[float, ...]:
     if not value or value[0] <= 0.0 or any(low >= high for low, high in pairwise(value)):
         raise not_allowed("a list of numbers above 0, each larger than the one before")
     return value
@@ -59,7 +59,9 @@ def _family(value: str) -> str:
 
 Window = Annotated[float, BeforeValidator(_window), PlainSerializer(format_duration)]
 Threshold = Annotated[Mapping[str, float] | None, BeforeValidator(_per_profile)]
-Edges = Annotated[tuple[Annotated[float, Field(strict=False)], ...], BeforeValidator(as_tuple), AfterValidator(_edges)]
+Bounds = Annotated[
+    tuple[Annotated[float, Field(strict=False)], ...], BeforeValidator(as_tuple), AfterValidator(_bounds)
+]
 
 
 class _BurnSettings(Section):
@@ -152,7 +154,7 @@ class _SloSettings(Section):
         le=10**9,
         description="Observations in a long window below which nothing fires.",
     )
-    buckets: Annotated[Mapping[Annotated[str, AfterValidator(_family)], Edges], AfterValidator(as_frozen)] = Field(
+    buckets: Annotated[Mapping[Annotated[str, AfterValidator(_family)], Bounds], AfterValidator(as_frozen)] = Field(
         default=as_frozen({}), description="Edges by family where vLLM runs with --custom-histogram-buckets."
     )
     gateway: GatewaySettings | None = Field(

@@ -43,8 +43,8 @@ class Driver:
         NvmlFailedError: NVML cannot be used.
     """
 
-    def __init__(self, nvml: Nvml, plan: DriverSettings) -> None:
-        self._nvml, self._plan = nvml, plan
+    def __init__(self, nvml: Nvml, settings: DriverSettings) -> None:
+        self._nvml, self._settings = nvml, settings
         self.driver_version = self._text("nvmlSystemGetDriverVersion")
         self.nvml_version = self._text("nvmlSystemGetNVMLVersion")
         self.gone: list[Device] = []
@@ -94,7 +94,7 @@ class Driver:
 
     def _device(self, index: int) -> list[Gpu]:
         handle = self._nvml.call("nvmlDeviceGetHandleByIndex", index)
-        gpu = Gpu(self._nvml, handle, str(index), processes=self._plan.processes)
+        gpu = Gpu(self._nvml, handle, str(index), processes=self._settings.processes)
         parts: list[Gpu] = list(instances(self._nvml, gpu))
         gpu.split = bool(parts)
         return [gpu, *parts]
@@ -108,9 +108,9 @@ class Driver:
             NvmlFailedError: NVML does not work any more, or no device can be read.
         """
         began, calls = time.monotonic(), self._nvml.calls
-        slow = now >= self._slow_due or (self._plan.wanted is None and tuple(pids) != self._looked[0])
+        slow = now >= self._slow_due or (self._settings.wanted is None and tuple(pids) != self._looked[0])
         if slow:
-            self._slow_due = now + self._plan.slow_interval
+            self._slow_due = now + self._settings.slow_interval
             self._choose(tuple(pids))
         failures: list[CallError] = []
         self._calls["fast"] = 0
@@ -134,9 +134,9 @@ class Driver:
 
     def _gone(self) -> list[Device]:
         """Return the GPUs without handle that are to be read: they have no UUID, so only an index can mean one."""
-        if self._chosen.by == "all" or self._plan.wanted == ():
+        if self._chosen.by == "all" or self._settings.wanted == ():
             return self.gone
-        return [device for device in self.gone if device.index in (self._plan.wanted or ())]
+        return [device for device in self.gone if device.index in (self._settings.wanted or ())]
 
     def _is_outdated(self) -> bool:
         try:
@@ -170,7 +170,7 @@ class Driver:
         if gone:
             return NvmlFailedError("gpu_lost", f"GPU {gone[0].index} has no handle")
         if not self._chosen.uuids:
-            wanted = ", ".join(self._plan.wanted or ())
+            wanted = ", ".join(self._settings.wanted or ())
             return NvmlFailedError("no_gpu", f"none of the {len(self._places)} devices here is {wanted}")
         return NvmlFailedError("nvml_error", "no GPU gives any value")
 
@@ -209,10 +209,10 @@ class Driver:
     def _choose(self, pids: tuple[int, ...]) -> None:
         """Choose again: vLLM may have started, or have moved, since."""
         devices = [place.gpu.device for place in self._places]
-        if self._plan.wanted is None:
+        if self._settings.wanted is None:
             self._chosen = self._automatic(devices, pids)
-        elif self._plan.wanted:
-            self._chosen = selection.configured(self._plan.wanted, devices)
+        elif self._settings.wanted:
+            self._chosen = selection.configured(self._settings.wanted, devices)
         else:
             self._chosen = selection.Choice(selection.everything(devices).uuids, "configured")
 
