@@ -7,11 +7,14 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from places import ROOT
 
 from vllm_sidecar import cli
@@ -127,6 +130,67 @@ def test_everything_that_the_image_copies_exists() -> None:
     for line in re.findall(r"^COPY (?!--)(.+)$", DOCKERFILE, flags=re.MULTILINE):
         for source in line.split()[:-1]:
             assert (ROOT / source).exists(), source
+
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+BUILD_TOOL = "build"  # runs the build backend in a release
+
+
+def pins_of(name: str) -> dict[str, tuple[Requirement, list[str]]]:
+    """The pinned requirements of a list in deploy/, each with its hashes."""
+    text = (ROOT / "deploy" / name).read_text().replace("\\\n", " ")
+    pins = {}
+    for line in (line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")):
+        requirement, *options = line.split(" --hash=")
+        pin = Requirement(requirement)
+        pins[canonicalize_name(pin.name)] = (pin, [option.strip() for option in options])
+    return pins
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-build.txt"])
+def test_every_pin_has_one_version_and_the_hashes_of_its_files(name: str) -> None:
+    pins = pins_of(name)
+    assert pins
+    for pin, hashes in pins.values():
+        assert re.fullmatch(r"==[^*,]+", str(pin.specifier)), pin
+        assert hashes, pin
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in hashes), pin
+
+
+def test_the_pins_of_the_image_satisfy_the_ranges_of_the_project() -> None:
+    _are_satisfied(PROJECT["project"]["dependencies"], pins_of("requirements.txt"))
+
+
+def test_the_pins_of_the_build_satisfy_the_build_system() -> None:
+    asked = [line for line in (ROOT / "deploy" / "requirements-build.in").read_text().splitlines() if line[0] != "#"]
+    assert sorted(asked) == sorted([*PROJECT["build-system"]["requires"], BUILD_TOOL])
+    _are_satisfied(asked, pins_of("requirements-build.txt"))
+
+
+def _are_satisfied(asked: list[str], pins: dict[str, tuple[Requirement, list[str]]]) -> None:
+    for each in map(Requirement, asked):
+        name = canonicalize_name(each.name)
+        assert name in pins, f"{each} has no pin: make pins"
+        (version,) = (specifier.version for specifier in pins[name][0].specifier)
+        assert each.specifier.contains(version, prereleases=True), f"{each} is pinned to {version}: make pins"
+
+
+def test_the_image_installs_nothing_but_pins_and_the_program() -> None:
+    commands = DOCKERFILE.replace("\\\n", " ")
+    installs = re.findall(r"pip (?:--python \S+ )?(?:install|wheel) [^&\n]+", commands)
+    pinned = [each for each in installs if "--require-hashes" in each and "--only-binary :all:" in each]
+    assert {re.findall(r"--requirement (\S+)", each)[0] for each in pinned} == {
+        "deploy/requirements.txt",
+        "deploy/requirements-build.txt",
+    }
+    offline = [each for each in installs if "--no-index" in each and "--no-deps" in each]
+    assert len(pinned) + len(offline) == len(installs)
+
+
+def test_the_base_image_is_pinned_to_a_digest_in_every_stage() -> None:
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, flags=re.MULTILINE)
+    assert len(set(bases)) == 1
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", bases[0])
 
 
 def test_the_image_has_no_root_and_no_generator() -> None:
