@@ -50,6 +50,7 @@ def test_a_word_to_avoid_is_found(text: str) -> None:
         "The dashboards are onboard.",
         "CI stands for continuous integration.",
         "This comes from reading their sources.",
+        "Give the container more memory. What to do:",
     ],
 )
 def test_plain_english_is_left_alone(text: str) -> None:
