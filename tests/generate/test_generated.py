@@ -18,19 +18,20 @@ from vllm_sidecar.generate.docs import sections
 if TYPE_CHECKING:
     from pathlib import Path
 
-README = (ROOT / "README.md").read_bytes()
+DOCUMENT = "docs/metrics.md"
+METRICS = (ROOT / DOCUMENT).read_bytes()
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with all that `generate` reads."""
-    for folder in ("rules", "dashboards", "dashboards/kubernetes"):
+    for folder in ("docs", "rules", "dashboards", "dashboards/kubernetes"):
         (tmp_path / folder).mkdir()
     boards = (str(path.relative_to(ROOT)) for path in (ROOT / "dashboards").rglob("vllm-*.*") if path.suffix != ".yml")
     for name in (
         *boards,
         "pyproject.toml",
-        "README.md",
+        *sections(),
         *(f"rules/{path.name}" for path in (ROOT / "rules").iterdir() if path.is_file()),
     ):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
@@ -42,21 +43,21 @@ def test_what_is_committed_is_what_is_generated() -> None:
 
 
 def test_check_names_a_file_that_differs_and_leaves_it_alone(checkout: Path) -> None:
-    stale = README.replace(b"vllm_sidecar_up", b"vllm_sidecar_down")
-    (checkout / "README.md").write_bytes(stale)
+    stale = METRICS.replace(b"vllm_sidecar_up", b"vllm_sidecar_down")
+    (checkout / DOCUMENT).write_bytes(stale)
 
-    assert main(checkout, How(check=True)) == Changes(["README.md"], [])
-    assert (checkout / "README.md").read_bytes() == stale
+    assert main(checkout, How(check=True)) == Changes([DOCUMENT], [])
+    assert (checkout / DOCUMENT).read_bytes() == stale
 
 
 def test_generate_replaces_its_sections_and_nothing_that_was_written_by_hand(checkout: Path) -> None:
     begin = b"<!-- generated: metrics -->\n"
-    before, _, rest = README.partition(begin)
+    before, _, rest = METRICS.partition(begin)
     _, end, after = rest.partition(b"<!-- end generated -->\n")
-    (checkout / "README.md").write_bytes(b"By hand.\r\n" + before + begin + b"old\n" + end + after)
+    (checkout / DOCUMENT).write_bytes(b"By hand.\r\n" + before + begin + b"old\n" + end + after)
 
-    assert main(checkout, How()) == Changes(["README.md"], [])
-    assert (checkout / "README.md").read_bytes() == b"By hand.\r\n" + README
+    assert main(checkout, How()) == Changes([DOCUMENT], [])
+    assert (checkout / DOCUMENT).read_bytes() == b"By hand.\r\n" + METRICS
     assert not main(checkout, How())
 
 
@@ -87,7 +88,7 @@ def test_two_runs_with_other_hash_seeds_give_the_same_text() -> None:
 
 
 def test_the_table_has_every_signal_once_and_every_name_of_vllms() -> None:
-    lines = sections()["README.md"]["metrics"].splitlines()
+    lines = sections()[DOCUMENT]["metrics"].splitlines()
     named = [line.split("`")[1] for line in lines if line.startswith("| `")]
 
     assert sorted(named) == sorted(signal.metric for signal in SIGNALS.values())
@@ -98,7 +99,7 @@ def test_the_table_has_every_signal_once_and_every_name_of_vllms() -> None:
 
 
 def test_a_cell_of_a_table_is_never_broken_by_its_text() -> None:
-    for text in sections()["README.md"].values():
+    for text in (text for texts in sections().values() for text in texts.values()):
         columns = 0
         for line in text.splitlines():
             bars = line.replace(r"\|", "").count("|")
@@ -124,22 +125,22 @@ def test_outside_a_checkout_it_fails_and_says_where_to_run_it(
 @pytest.mark.parametrize(
     "text",
     [
-        README.replace(b"<!-- generated: metrics -->", b""),
-        README.replace(b"<!-- end generated -->", b""),
-        README + b"<!-- generated: metrics -->\n",
+        METRICS.replace(b"<!-- generated: metrics -->", b""),
+        METRICS.replace(b"<!-- end generated -->", b""),
+        METRICS + b"<!-- generated: metrics -->\n",
     ],
     ids=["no begin", "no end", "two begins"],
 )
 def test_a_file_without_its_markers_is_named_and_not_written(text: bytes, checkout: Path) -> None:
-    (checkout / "README.md").write_bytes(text)
+    (checkout / DOCUMENT).write_bytes(text)
 
-    with pytest.raises(FilesError, match=r"README\.md must have the lines '<!-- generated: "):
+    with pytest.raises(FilesError, match=r"docs/metrics\.md must have the lines '<!-- generated: "):
         main(checkout, How())
-    assert (checkout / "README.md").read_bytes() == text
+    assert (checkout / DOCUMENT).read_bytes() == text
 
 
 def test_a_missing_file_is_named(checkout: Path) -> None:
-    (checkout / "README.md").unlink()
+    (checkout / DOCUMENT).unlink()
 
-    with pytest.raises(FilesError, match=r"README\.md is missing: restore it from the repository"):
+    with pytest.raises(FilesError, match=r"docs/metrics\.md is missing: restore it from the repository"):
         main(checkout, How(check=True))

@@ -1,7 +1,7 @@
 """Stage 2: exposition text to samples and back; knows both text formats and nothing about vLLM."""
 
-from vllm_sidecar.exposition.parse import DifferentialParser
-from vllm_sidecar.exposition.render import (
+from vllm_sidecar.exposition.parser import DifferentialParser
+from vllm_sidecar.exposition.writer import (
     CONTENT_TYPE_OPENMETRICS,
     CONTENT_TYPE_TEXT,
     Family,

@@ -1,4 +1,4 @@
-"""Catalog -> Markdown: every exported metric, every field read of a GPU, and what to do about each failed poll."""
+"""Catalog -> Markdown: metrics, settings, alerts, dashboards, fields of GPUs, and what to do about each failed poll."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from vllm_sidecar.catalog import (
     TRANSFERS,
     UPSTREAM,
 )
+from vllm_sidecar.catalog.dashboards import DASHBOARDS
 from vllm_sidecar.catalog.gpu_fields import PREFIX as GPU_PREFIX
 from vllm_sidecar.catalog.reasons import GPU_HINTS, GPU_REASONS, HINTS, VLLM_REASONS
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import PREFIXES
 from vllm_sidecar.config import Config
 from vllm_sidecar.generate import promql
+from vllm_sidecar.generate.alert_docs import alerts
+from vllm_sidecar.generate.config_docs import settings
+from vllm_sidecar.generate.markdown import cell
 from vllm_sidecar.generate.rules import alert_groups
 from vllm_sidecar.generate.settings.thresholds import Thresholds
 from vllm_sidecar.generate.shim import ABOUT_SIDECARS, provided
@@ -33,12 +37,16 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.catalog import Signal
 
-README = "README.md"
-RULES_README = "rules/README.md"
+METRICS = "docs/metrics.md"
+CONFIGURATION = "docs/configuration.md"
+TROUBLESHOOTING = "docs/troubleshooting.md"
+GPUS = "docs/gpu.md"
+ALERTS = "docs/alerts.md"
+DASHBOARD_DOCS = "docs/dashboards.md"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MetricRow:
     """One metric as the cells of a table, escaped for Markdown."""
 
     metric: str
@@ -54,8 +62,12 @@ def sections() -> dict[str, dict[str, str]]:
     reasons = _reasons((reason.value, HINTS[reason]) for reason in VLLM_REASONS)
     gpu_reasons = _reasons((reason.value, GPU_HINTS[reason]) for reason in GPU_REASONS)
     return {
-        README: {"metrics": metrics(), "reasons": reasons, "gpu fields": gpu_fields(), "gpu reasons": gpu_reasons},
-        RULES_README: {"without the sidecar": plain_alerts()},
+        METRICS: {"metrics": metrics()},
+        CONFIGURATION: {"settings": settings()},
+        TROUBLESHOOTING: {"reasons": reasons, "gpu reasons": gpu_reasons},
+        GPUS: {"gpu fields": gpu_fields()},
+        ALERTS: {"alerts": alerts(), "without the sidecar": plain_alerts()},
+        DASHBOARD_DOCS: {"dashboards": dashboards()},
     }
 
 
@@ -88,11 +100,11 @@ def gpu_fields() -> str:
     rows = [
         (
             entry.signal.name.removeprefix(GPU_PREFIX),
-            _cell(entry.call),
+            cell(entry.call),
             f"{entry.raw} → {entry.signal.unit.suffix}"
             if entry.signal.unit.suffix
             else entry.raw or _number(entry.signal),
-            _cell(entry.unsupported),
+            cell(entry.unsupported),
             entry.tier.value,
             entry.group,
         )
@@ -101,8 +113,13 @@ def gpu_fields() -> str:
     return JINJA.get_template("gpu_fields.md.j2").render(rows=rows)
 
 
+def dashboards() -> str:
+    """Write the table of the dashboards."""
+    return JINJA.get_template("dashboards.md.j2").render(dashboards=DASHBOARDS)
+
+
 def plain_alerts() -> str:
-    """Write which alerts have what they read where there is no sidecar."""
+    """Write which alerts have all metrics that they read without the sidecar."""
     thresholds = Thresholds()
     known = {*provided(thresholds)}
     every = [rule for group in alert_groups(thresholds) for rule in group["rules"]]
@@ -123,13 +140,13 @@ def _number(signal: Signal) -> str:
 
 def _reasons(rows: Iterable[tuple[str, str]]) -> str:
     """Write a table of reasons of failed polls."""
-    return JINJA.get_template("reasons.md.j2").render(rows=[(reason, _cell(hint)) for reason, hint in rows])
+    return JINJA.get_template("reasons.md.j2").render(rows=[(reason, cell(remedy)) for reason, remedy in rows])
 
 
-def _row(signal: Signal, more: str = "") -> Row:
+def _row(signal: Signal, more: str = "") -> MetricRow:
     labels = [*signal.label_names, *(["quantile"] if signal.kind is Kind.SUMMARY else [])]
-    meaning = _cell(signal.help.replace("{window}", _window()))
-    return Row(signal.metric, signal.kind.value, _names(labels), meaning, more)
+    meaning = cell(signal.help.replace("{window}", _window()))
+    return MetricRow(signal.metric, signal.kind.value, _names(labels), meaning, more)
 
 
 def _window() -> str:
@@ -138,7 +155,3 @@ def _window() -> str:
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", r"\|").replace("<", "&lt;").split())

@@ -1,4 +1,4 @@
-"""Draws percentiles.svg: one minute of a real vLLM, as it was, as the sidecar reads it and as the buckets alone say.
+"""Draws docs/images/percentiles.svg: a minute of a real vLLM, as it was, as the sidecar and as the buckets have it.
 
 python tests/bench/accuracy/draw.py
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from suite import Case
 
-PICTURE = Path(__file__).with_name("percentiles.svg")
+PICTURE = Path(__file__).parents[3] / "docs" / "images" / "percentiles.svg"
 SHOWN = "real tpot"
 SHARES = [i / 100 for i in range(1, 101)]
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 720, 400, 60, 50, 20, 50
