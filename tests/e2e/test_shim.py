@@ -17,7 +17,8 @@ from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
 
 from vllm_sidecar.catalog import HTTP_REQUESTS, UPSTREAM
-from vllm_sidecar.generate import Format, rule_files, shim_files, slo_files
+from vllm_sidecar.generate.formats import Format
+from vllm_sidecar.generate.outputs import rule_files, shim_files, slo_files
 from vllm_sidecar.generate.settings.thresholds import Thresholds
 from vllm_sidecar.generate.shim import RELABEL, provided
 

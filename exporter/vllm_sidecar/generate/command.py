@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vllm_sidecar.config import ConfigError
+from vllm_sidecar.logs import print_error
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
     from types import ModuleType
 
-    from vllm_sidecar.generate import Changes, How
+    from vllm_sidecar.generate.outputs import Changes, How
 
-PROGRAM = "vllm-sidecar"
 EXAMPLES = {
     "thresholds": ("the file of thresholds with its defaults, for you to tune", "."),
     "config": ("an example of the configuration of serve", "."),
@@ -25,10 +24,16 @@ EXAMPLES = {
 """What is copied as it is: what the help says, and the default folder."""
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command with all its parts."""
-    generate = commands.add_parser(
-        "generate", help="write rules, dashboards and docs from the catalog", allow_abbrev=False
+def add_arguments(generate: argparse.ArgumentParser) -> None:
+    """Add what the command takes, with all its parts."""
+    generate.description = "Write alert rules, dashboards and Alertmanager routes from the catalog of signals."
+    generate.epilog = (
+        "examples:\n"
+        "  vllm-sidecar generate thresholds                     # a file of thresholds, for you to edit\n"
+        "  vllm-sidecar generate rules --thresholds thresholds.yaml --out /etc/prometheus/rules\n"
+        "  vllm-sidecar generate dashboards --out dashboards\n"
+        "  vllm-sidecar generate alertmanager\n"
+        "  vllm-sidecar generate --check                        # in a checkout: is everything as generated?"
     )
     generate.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
     generate.add_argument("--prune", action="store_true", help="delete files that are generated no more")
@@ -41,7 +46,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     shim = parts.add_parser("shim", help="the same names for a Prometheus without the sidecar", allow_abbrev=False)
     _add_rule_options(shim)
     shim.set_defaults(command=_generate_shim)
-    dashboards = parts.add_parser("dashboards", help="boards for Grafana with your thresholds", allow_abbrev=False)
+    dashboards = parts.add_parser("dashboards", help="dashboards for Grafana with your thresholds", allow_abbrev=False)
     _add_thresholds(dashboards)
     _add_folder(dashboards, "dashboards")
     dashboards.set_defaults(command=_generate_dashboards)
@@ -140,10 +145,7 @@ def _format(formats: Any, name: str) -> Any:
 
 def _generated(arguments: argparse.Namespace, write: Callable[[ModuleType, How], Changes]) -> int:
     """Run a part of the generator and say what it changed, or with `--check` would change."""
-    try:
-        generate = importlib.import_module("vllm_sidecar.generate")
-    except ImportError as error:
-        return extra_is_missing(error)
+    generate = importlib.import_module("vllm_sidecar.generate.outputs")
     try:
         changes = write(generate, generate.How(arguments.check, arguments.force, arguments.prune))
     except OSError as error:  # not a checkout, or nothing that can be written
@@ -171,17 +173,3 @@ def _told(changes: Changes, arguments: argparse.Namespace) -> int:
     elif check:
         print_error("run 'vllm-sidecar generate' and commit what it writes")
     return 1 if changes and check else 0
-
-
-def extra_is_missing(error: ImportError) -> int:
-    """Say which package of the extra is missing; an import that fails within the program itself is raised again."""
-    missing = (error.name or "").partition(".")[0]
-    if missing == "vllm_sidecar" or not missing:
-        raise error
-    print_error(f"generate needs {missing}: pip install 'vllm-sidecar[generate]'")
-    return 1
-
-
-def print_error(text: str) -> None:
-    """Tell the user something in one line, beside the output."""
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
