@@ -65,7 +65,7 @@ def restored_logging() -> Iterator[None]:
 def test_completion_scripts_name_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    assert all(name in script for name in ("serve", "check-config", "generate", "simulate", "promtool", "--config.file"))
+    assert all(name in script for name in ("serve", "check-config", "generate", "simulate", "promtool"))
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_generate_without_its_extra_names_the_command_that_installs_it(
 
 def test_the_command_line_itself_loads_neither_what_serves_nor_what_generates() -> None:
     program = (
-        "import sys; from vllm_sidecar.cli import SHELLS, main; main(['version']);"
+        "import sys; from vllm_sidecar.cli import main; main(['version']);"
         "heavy = {'jinja2', 'promql_parser', 'aiohttp', 'numpy', 'vllm_sidecar.generate.outputs'} & set(sys.modules);"
         "sys.exit(', '.join(heavy) or None)"
     )
@@ -329,7 +329,7 @@ def test_the_command_line_reads_a_config_without_numpy(tmp_path: Path) -> None:
     """Its import takes longer than everything else that --help does."""
     (tmp_path / "c.yaml").write_text("vllm: {labels: {team: a}}\n", encoding="utf-8")
     program = (
-        "import sys; from vllm_sidecar.cli import SHELLS, main; codes = main(['--help']), main(['check-config', 'c.yaml']);"
+        "import sys; from vllm_sidecar.cli import main; codes = main(['--help']), main(['check-config', 'c.yaml']);"
         "sys.exit(str(codes) if any(codes) else 'numpy is loaded' if 'numpy' in sys.modules else None)"
     )
     command = [sys.executable, "-c", program]
