@@ -14,9 +14,11 @@ from vllm_sidecar.catalog.inhibitions import INHIBITIONS
 from vllm_sidecar.simulate.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.e2e
+TWO, STALL = ("stall", "kv-exhaustion"), ("stall",)
 PATIENCE = 240.0
 """Seconds after the incidents in which queues drain and budgets stop to burn."""
 PAGES = {alert.name for alert in ALERTS if alert.severity is Severity.PAGE}
@@ -38,12 +40,27 @@ def promised_tickets(scenario: str) -> set[str]:
     return sent(scenario) - expected(scenario)
 
 
-def test_each_incident_pages_for_what_it_is_and_resolves(tmp_path: Path) -> None:
-    if drill.programs() is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("Prometheus or Alertmanager is missing: apt-get install prometheus prometheus-alertmanager")
-        pytest.skip("Prometheus or Alertmanager is missing: apt-get install prometheus prometheus-alertmanager")
-    with drill.playing(list(SCENARIOS), tmp_path) as played:
+def installed() -> tuple[str, str]:
+    """Return Prometheus and Alertmanager of this machine; without them skip the test, or fail it with CI=true."""
+    found = drill.programs()
+    if found is None:
+        hint = "Prometheus or Alertmanager is missing: apt-get install prometheus prometheus-alertmanager"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(hint)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("scenarios", "programs"),
+    [
+        pytest.param(TWO, installed, id="two scenarios"),
+        pytest.param(STALL, drill.newer_programs, id="a stall, with newer Prometheus and Alertmanager"),
+        pytest.param(tuple(SCENARIOS), installed, id="all scenarios", marks=pytest.mark.slow),
+    ],
+)
+def test_each_incident_pages_for_what_it_is_and_resolves(
+    scenarios: tuple[str, ...], programs: Callable[[], tuple[str, str]], tmp_path: Path
+) -> None:
+    with drill.playing(scenarios, tmp_path, programs()) as played:
         while played.seconds() < 0.0:
             time.sleep(0.5)
         assert played.first("vllm-page") == {}, "a page before anything happened"
@@ -53,11 +70,11 @@ def test_each_incident_pages_for_what_it_is_and_resolves(tmp_path: Path) -> None
         while played.unresolved("vllm-page") and played.seconds() < drill.INCIDENT + PATIENCE:
             time.sleep(1.0)
         assert {name: set(alerts) for name, alerts in paged.items()} == {
-            name: expected(name) for name in SCENARIOS if expected(name)
+            name: expected(name) for name in scenarios if expected(name)
         }
         assert played.unresolved("vllm-page") == set()
         assert played.first("vllm-heartbeat") != {}
         tickets = played.first("vllm-ticket")
-        for name in SCENARIOS:
+        for name in scenarios:
             assert promised_tickets(name) <= set(tickets.get(name, {})), name
         assert "healthy" not in tickets
