@@ -13,7 +13,8 @@ FIRST = (
     "test_every_panel_has_data_where_every_feature_is_on",
     "test_an_incident_pages",
 )
-"""Names of tests; as many as `make e2e` has workers, the tests of one group counted once."""
+"""Names of tests: with both incidents of the first one, and all of the wheel in one group, one for each of the five
+workers of `make e2e`; each gets a second test at once, which waits until its first one has ended."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
