@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench e2e gpu fmt generate clean
+.PHONY: help demo test check bench e2e gpu fmt generate pins clean
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one, as in: make PYTHON=python3.12" >&2; exit 1; }
@@ -45,6 +45,12 @@ fmt: $(READY) ## format and fix what can be fixed
 
 generate: $(READY) ## write the generated parts of the documents
 	@$(BIN)/vllm-sidecar generate
+
+pins: $(READY) ## pin the dependencies of the image and of the build, with hashes
+	@set -e; python=$$(sed -n 's/^FROM python:\(3\.[0-9]*\)\..*/\1/p' exporter/Dockerfile | head -n 1); \
+	pin() { $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version "$$python" --python-platform linux --custom-compile-command 'make pins' "$$1" --output-file "$$2"; }; \
+	pin pyproject.toml deploy/requirements.txt; \
+	pin deploy/requirements-build.in deploy/requirements-build.txt
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .demo build dist

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from places import GOLDEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytest_plugins = ["stub_nvml"]
 
-GOLDEN = Path(__file__).parent / "golden"
 
 settings.register_profile("no deadline", deadline=None)  # a machine that is busy must not fail a property
 settings.load_profile("no deadline")

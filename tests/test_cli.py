@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from places import EXPORTER
 
 from vllm_sidecar import __version__
 from vllm_sidecar.cli import main
@@ -24,14 +25,13 @@ from vllm_sidecar.generate import Changes, How
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-EXPORTER = Path(__file__).parents[1] / "exporter"
 EXAMPLE = EXPORTER / "config.example.yaml"
 PROGRAM = [sys.executable, "-m", "vllm_sidecar"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(EXPORTER)}
 
 
 class App:
-    """Stands in for `vllm_sidecar.app`: remembers what it was given, then raises or returns what it was told to."""
+    """Stands in for `vllm_sidecar.serve.app`: remembers its arguments, then raises or returns as configured."""
 
     def __init__(self) -> None:
         self.config = Config()
@@ -47,9 +47,9 @@ class App:
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> App:
-    stub, module = App(), ModuleType("vllm_sidecar.app")
+    stub, module = App(), ModuleType("vllm_sidecar.serve.app")
     module.serve = stub.serve
-    monkeypatch.setitem(sys.modules, "vllm_sidecar.app", module)
+    monkeypatch.setitem(sys.modules, "vllm_sidecar.serve.app", module)
     return stub
 
 

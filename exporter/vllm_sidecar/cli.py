@@ -20,19 +20,20 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_sidecar import __version__, cli_generate, log
-from vllm_sidecar.cli_generate import PROGRAM, complain, extra_is_missing
+from vllm_sidecar import __version__, logs
 from vllm_sidecar.config import (
     CONFIG_FILE,
     Config,
     ConfigError,
-    Source,
+    ConfigSource,
     format_duration,
     is_secret,
     keys,
     kinds,
     unknown_variables,
 )
+from vllm_sidecar.generate import command
+from vllm_sidecar.generate.command import PROGRAM, extra_is_missing, print_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return done.code if isinstance(done.code, int) else 2
     except ConfigError as error:
         for line in str(error).splitlines():
-            complain(line)
+            print_error(line)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:  # noqa: BLE001 # the last line of defence between a bug and the user
-        complain(_internal_error(error))
+        print_error(_internal_error(error))
         return 1
     return code
 
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, metavar="FILE")
     check.set_defaults(command=_check_config)
 
-    cli_generate.add(commands)
+    command.add(commands)
     _add_promtool(commands)
     _add_simulate(commands)
 
@@ -154,7 +155,7 @@ def _add_promtool(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _promtool(arguments: argparse.Namespace) -> int:
     try:
-        wrapper = importlib.import_module("vllm_sidecar.generate.promtool")
+        wrapper = importlib.import_module("vllm_sidecar.tools.promtool")
     except ImportError as error:
         return extra_is_missing(error)
     run = {"check": wrapper.check_rules, "test": wrapper.test_rules, "metrics": wrapper.check_metrics}[arguments.verb]
@@ -163,14 +164,14 @@ def _promtool(arguments: argparse.Namespace) -> int:
         try:
             result = run(sys.stdin.read() if str(file) == "-" else file)
         except OSError as error:
-            complain(str(error))
+            print_error(str(error))
             return 1
         failed = failed or not result.ok
         print(f"{file}: {'OK' if result.ok else 'FAILED'}")
         for problem in result.problems:
             print(f"  {problem}")
         if result.not_checked:
-            complain(f"{file}: {result.not_checked}")
+            print_error(f"{file}: {result.not_checked}")
     return int(failed)
 
 
@@ -202,19 +203,19 @@ def _number(text: str) -> object:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    from vllm_sidecar.simulate.scenarios import SCENARIOS
+    from vllm_sidecar.simulator.scenarios import SCENARIOS
 
     if arguments.list:
         for scenario in SCENARIOS.values():
             print(f"{scenario.name}: {scenario.description}")
             print(f"    alerts: {', '.join(scenario.alerts) or 'none'}")
         return 0
-    from vllm_sidecar.simulate.script import read_script
+    from vllm_sidecar.simulator.script import read_script
 
     given = {name: getattr(arguments, name) for name in ("dialect", "speed", "seed")}
     script = read_script(arguments.scenario, arguments.file, {k: v for k, v in given.items() if v is not None})
-    log.setup("info", "logfmt")
-    from vllm_sidecar.simulate.http import serve
+    logs.setup("info", "logfmt")
+    from vllm_sidecar.simulator.web import serve
 
     address = f"{arguments.host}:{arguments.port}"
     return _listening(address, "--port", lambda: asyncio.run(serve(script, arguments.host, arguments.port)))
@@ -228,7 +229,7 @@ def _listening(address: str, flag: str, run: Callable[[], int]) -> int:
         reason = _reason_not_to_listen(error)
         if not reason:
             raise
-        complain(f"cannot listen on {address}: {reason}; choose another with {flag}")
+        print_error(f"cannot listen on {address}: {reason}; choose another with {flag}")
         return 1
 
 
@@ -236,26 +237,26 @@ def _serve(arguments: argparse.Namespace) -> int:
     flags = {name: value for name, value in vars(arguments).items() if "." in name and value is not None}
     variable = os.environ.get(CONFIG_FILE)
     file: Path | None = flags.pop("config.file", None) or (Path(variable) if variable else None)
-    source = Source(file, flags, os.environ)
+    source = ConfigSource(file, flags, os.environ)
     config = source.load()
-    log.setup(config.log.level, config.log.format)
+    logs.setup(config.log.level, config.log.format)
     for problem in unknown_variables(os.environ):
-        log.event(logging.getLogger(__name__), logging.WARNING, "unknown_variable", detail=problem)
-    from vllm_sidecar.app import serve  # not needed, and slow to load, for the other commands
+        logs.event(logging.getLogger(__name__), logging.WARNING, "unknown_variable", detail=problem)
+    from vllm_sidecar.serve.app import serve  # not needed, and slow to load, for the other commands
 
     try:
         return _listening(
             config.web.listen_address, "--web.listen-address", lambda: asyncio.run(serve(config, source.load))
         )
     except Exception as error:
-        log.event(logging.getLogger(__name__), logging.ERROR, "internal_error", exc_info=error)
+        logs.event(logging.getLogger(__name__), logging.ERROR, "internal_error", exc_info=error)
         raise
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
-    config = Source(arguments.file, environment=os.environ).load()
+    config = ConfigSource(arguments.file, environment=os.environ).load()
     for problem in unknown_variables(os.environ):
-        complain(problem)
+        print_error(problem)
     targets = config.all_targets
     count = "1 target" if len(targets) == 1 else f"{len(targets)} targets" if targets else "GPUs and no target"
     if config.headless:

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent / "accuracy"))
 from shapes import FAMILIES, SHAPES, WINDOW
 from suite import QS, RATES, Case, real, synthetic
 
-from vllm_sidecar.distribution import window_quantiles
-from vllm_sidecar.distribution.linear import interpolated, ranks
+from vllm_sidecar.quantiles import window_quantiles
+from vllm_sidecar.quantiles.linear import interpolated, ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -11,10 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import drill
-from vllm_sidecar.simulate.scenarios import SCENARIOS
+
+from vllm_sidecar.simulator.scenarios import SCENARIOS
 
 AFTER = 30.0
 

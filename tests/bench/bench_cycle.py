@@ -13,15 +13,16 @@ from statistics import median
 from bodies import recorded, with_engines
 from prometheus_client.parser import text_string_to_metric_families
 
+from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.derive import latency
-from vllm_sidecar.derive.views import Settings
-from vllm_sidecar.export import Exporter
+from vllm_sidecar.derive.inputs import DeriveSettings
 from vllm_sidecar.exposition import DifferentialParser
-from vllm_sidecar.health import Health
-from vllm_sidecar.model import Identity, Scope
-from vllm_sidecar.normalise import Normaliser
-from vllm_sidecar.snapshot import Snapshot, Snapshotter
-from vllm_sidecar.window import Windows
+from vllm_sidecar.series.health import Health
+from vllm_sidecar.series.store import WindowStore
+from vllm_sidecar.serve.metrics import Exporter
+from vllm_sidecar.serve.snapshot import Snapshot, Snapshotter
+from vllm_sidecar.vllm.normalize import Normalizer
+from vllm_sidecar.vllm.probes.identity import ServerIdentity
 
 WARM_UP = 10
 
@@ -32,8 +33,8 @@ class Cycle:
     name = ""
 
     def __init__(self) -> None:
-        self._parser, self._normaliser = DifferentialParser(), Normaliser()
-        self._windows, self._snapshotter = Windows(60.0, 300.0), Snapshotter("", (), Settings())
+        self._parser, self._normalizer = DifferentialParser(), Normalizer()
+        self._windows, self._snapshotter = WindowStore(60.0, 300.0), Snapshotter("", (), DeriveSettings())
         self._health = Health("vllm").succeeded(last_success=0.0, seconds=0.01)
         self._exporter = Exporter(60.0)
         self._exporter.use([self], 60.0)
@@ -41,16 +42,16 @@ class Cycle:
 
     def poll(self, body: bytes) -> None:
         self._at += 1.0
-        self._readings = self._normaliser.normalise(self._parser.parse(body))
+        self._readings = self._normalizer.normalize(self._parser.parse(body))
         self._windows.append(self._at, self._readings)
         self._exporter.changed()
 
     def snapshot(self) -> Snapshot:
-        return self._snapshotter.take(self._readings, self._windows, Identity(), self._health)
+        return self._snapshotter.take(self._readings, self._windows, ServerIdentity(), self._health)
 
     def scrape(self) -> bytes:
         for window in self._windows.of(Scope.ENGINE).values():
-            latency.prepare(window, Settings().min_observations)
+            latency.prepare(window, DeriveSettings().min_observations)
         return self._exporter.render(openmetrics=True)
 
 
@@ -61,7 +62,7 @@ def measured(bodies: list[bytes]) -> tuple[float, float, float]:
     for number, body in enumerate(bodies):
         began = time.process_time()
         cycle.poll(body)
-        polled = time.process_time()
+        scraped = time.process_time()
         cycle.scrape()
         scraped = time.process_time()
         if number % 10 == 0:
@@ -70,8 +71,8 @@ def measured(bodies: list[bytes]) -> tuple[float, float, float]:
             for _ in text_string_to_metric_families(text):
                 pass
             peers.append(time.process_time() - start)
-        polls.append(polled - began)
-        scrapes.append(scraped - polled)
+        polls.append(scraped - began)
+        scrapes.append(scraped - scraped)
     return median(polls[WARM_UP:]), median(scrapes[WARM_UP:]), median(peers[1:])
 
 

@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import boards
 from prometheus_process import prometheus
+
 from vllm_sidecar.catalog import signal_of
 from vllm_sidecar.catalog.types import PREFIX, Kind
-from vllm_sidecar.config.thresholds import labels_of
+from vllm_sidecar.generate.settings.thresholds import labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -121,11 +122,13 @@ def timed(running: Prometheus, asked: boards.Asked, instant: bool) -> float:
     return sorted(took)[REPEATS // 2]
 
 
-def measured(board: str, engines: int) -> tuple[int, list[tuple[float, str]]]:
+def measured(dashboard: str, engines: int) -> tuple[int, list[tuple[float, str]]]:
     """Return the number of series, and the seconds of each panel's queries together, the slowest first."""
     chosen = {**boards.ANYTHING, "instance": "|".join(f"engine-{number}:10190" for number in range(engines))}
-    asked = [each for each in boards.asked(chosen, interval="4m", time_range=f"{HOURS}h") if each.board == board]
-    panels = {panel["title"]: panel for panel in boards.panels(boards.DOCUMENTS[board])}
+    asked = [
+        each for each in boards.asked(chosen, interval="4m", time_range=f"{HOURS}h") if each.dashboard == dashboard
+    ]
+    panels = {panel["title"]: panel for panel in boards.panels(boards.DOCUMENTS[dashboard])}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = backfill(folder, names(each.expr for each in asked), engines)
@@ -139,11 +142,11 @@ def measured(board: str, engines: int) -> tuple[int, list[tuple[float, str]]]:
 
 def main() -> None:
     """Print the cost of a board, and of its slowest panels."""
-    board = sys.argv[1] if len(sys.argv) > 1 else "vllm-overview"
-    print(f"{board}, {HOURS} h in steps of {STEP} s; medians of {REPEATS}")
+    dashboard = sys.argv[1] if len(sys.argv) > 1 else "vllm-overview"
+    print(f"{dashboard}, {HOURS} h in steps of {STEP} s; medians of {REPEATS}")
     print("| engines | series | all panels | slowest panel |\n| --- | --- | --- | --- |")
     for engines in ENGINES:
-        count, took = measured(board, engines)
+        count, took = measured(dashboard, engines)
         slowest = "; ".join(f"{title} {1000 * seconds:.0f} ms" for seconds, title in took[:3])
         print(f"| {engines} | {count} | {sum(seconds for seconds, _ in took):.2f} s | {slowest} |", flush=True)
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from vllm_sidecar.gpu import samples
 from vllm_sidecar.gpu.frames import FrameReader
 from vllm_sidecar.gpu.nvml.binding import Nvml
-from vllm_sidecar.gpu.nvml.driver import Driver, Plan
-from vllm_sidecar.health import Health
-from vllm_sidecar.model import GpuPoll
+from vllm_sidecar.gpu.nvml.driver import Driver, DriverSettings
+from vllm_sidecar.gpu.polls import GpuPoll
+from vllm_sidecar.series.health import Health
 
 ROOT = Path(__file__).parents[2]
 STUB = ROOT / "tests" / "nvml_stub" / "stub.c"
@@ -45,10 +45,10 @@ def stages(library: Path) -> None:
     """Measure the stages of a poll in this process."""
     stub = ctypes.CDLL(str(library))
     nvml = Nvml()
-    driver = Driver(nvml, Plan(slow_interval=1e9))
+    driver = Driver(nvml, DriverSettings(slow_interval=1e9))
     driver.poll(1.0)
     fast = cpu(lambda: driver.poll(2.0))
-    both = Driver(nvml, Plan(slow_interval=0.0))
+    both = Driver(nvml, DriverSettings(slow_interval=0.0))
     both.poll(1.0)
     slow = cpu(lambda: both.poll(2.0), 50) - fast
     reader = FrameReader(processes=False)

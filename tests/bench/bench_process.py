@@ -28,13 +28,12 @@ from pathlib import Path
 from statistics import median, quantiles
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "support"))
 
 import aiohttp  # noqa: E402 - the helpers of the tests are beside this folder
 import psutil  # noqa: E402
-from bodies import recorded  # noqa: E402
-
 import stub_nvml  # noqa: E402
+from bodies import recorded  # noqa: E402
 from loopback import free_port  # noqa: E402
 from prometheus_process import configuration, job, prometheus  # noqa: E402
 from sidecar_process import started  # noqa: E402

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent / "accuracy"))
 from shapes import TTFT
 from suite import QS, Case, observe, real
 
-from vllm_sidecar.distribution import estimates
-from vllm_sidecar.model import Observed
+from vllm_sidecar.quantiles import estimates
+from vllm_sidecar.quantiles.observed import Observed
 
 ROUNDS = 15
 

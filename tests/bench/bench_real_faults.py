@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import drill
 

@@ -26,18 +26,18 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import day_of_rules
-
 from fake_vllm import FakeVllm
 from loopback import free_port
 from prometheus_process import configuration, job, prometheus
 from rehearsal import POLL
 from running import WALL, config, run
-from vllm_sidecar.simulate.dialects import exposition
-from vllm_sidecar.simulate.lookalike import Lookalike
-from vllm_sidecar.simulate.script import read_script
+
+from vllm_sidecar.simulator.body import exposition
+from vllm_sidecar.simulator.lookalike import Lookalike
+from vllm_sidecar.simulator.script import read_script
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -60,7 +60,7 @@ async def one_body() -> bytes:
         for second in range(1, 75):
             look.advance(second * POLL)
             watched.clock[0] += POLL
-            await watched.pipeline.poll_once()
+            await watched.target_loop.poll_once()
         return watched.exporter.render(openmetrics=False)
 
 

@@ -7,10 +7,11 @@ import logging
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from rehearsal import CALM, INCIDENT, RECOVERY, SCRAPE, Rehearsal, around, rehearse
-from vllm_sidecar.simulate.scenarios import SCENARIOS
+
+from vllm_sidecar.simulator.scenarios import SCENARIOS
 
 COLUMNS = {
     "live wait, s": ("live_queue_wait_seconds", ""),

@@ -11,18 +11,23 @@ import resource
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from bodies import recorded
 
+from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.derive.inputs import EngineInputs, ServerInputs
 from vllm_sidecar.derive.latency import quantiles_of
-from vllm_sidecar.derive.views import Engine, Server
 from vllm_sidecar.exposition import DifferentialParser
-from vllm_sidecar.model import Group, Scope
-from vllm_sidecar.normalise import Normaliser
-from vllm_sidecar.simulate.dialects import exposition
-from vllm_sidecar.simulate.lookalike import Lookalike
-from vllm_sidecar.simulate.script import read_script
-from vllm_sidecar.window import Window, Windows
+from vllm_sidecar.series.readings import Group
+from vllm_sidecar.series.store import WindowStore
+from vllm_sidecar.simulator.body import exposition
+from vllm_sidecar.simulator.lookalike import Lookalike
+from vllm_sidecar.simulator.script import read_script
+from vllm_sidecar.vllm.normalize import Normalizer
+
+if TYPE_CHECKING:
+    from vllm_sidecar.series.window import Window
 
 SECONDS = 120
 SCRIPT = """\
@@ -52,10 +57,10 @@ traffic:
 
 def windows_of(bodies: list[bytes]) -> Window:
     """Feed bodies, one each second, to the sidecar's stages; return the engine's window."""
-    parser, normaliser, windows = DifferentialParser(), Normaliser(), Windows(float(SECONDS), float(SECONDS))
+    parser, normalizer, windows = DifferentialParser(), Normalizer(), WindowStore(float(SECONDS), float(SECONDS))
     group = None
     for second, body in enumerate(bodies):
-        found = normaliser.normalise(parser.parse(body))
+        found = normalizer.normalize(parser.parse(body))
         windows.append(float(second), found)
         group = next(group for group in found.groups if group.scope is Scope.ENGINE)
     window = windows.get(group or Group(Scope.ENGINE, ()))
@@ -78,7 +83,7 @@ def simulated() -> list[bytes]:
 
 def figures(window: Window) -> dict[str, float]:
     """Read off a window what operators look at."""
-    engine = Engine("tiny", window, Server(window=window))
+    engine = EngineInputs("tiny", window, ServerInputs(window=window))
     found: dict[str, float] = {}
     for title, name in (
         ("TTFT", "time_to_first_token_seconds"),

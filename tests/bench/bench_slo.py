@@ -26,10 +26,12 @@ sys.path.insert(0, str(Path(__file__).parent / "accuracy"))
 from shapes import FAMILIES, SHAPES, WINDOW
 from suite import observe
 
-from vllm_sidecar.derive.slo import Objective
-from vllm_sidecar.model import Dialect, Group, Histogram, Reading, Readings, Scope
-from vllm_sidecar.tally import Tally
-from vllm_sidecar.window import Windows
+from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.exposition.metric_values import Histogram
+from vllm_sidecar.series.readings import Dialect, Group, Reading, Readings
+from vllm_sidecar.series.service_levels import Objective
+from vllm_sidecar.series.slo_counters import SloCounters
+from vllm_sidecar.series.store import WindowStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,7 +74,7 @@ def fullest(family: Family, polls: Sequence[Sequence[float]]) -> tuple[float, fl
 
 def followed(family: Family, polls: Sequence[Sequence[float]], threshold: float) -> tuple[float, float]:
     """Return how many good observations a sidecar counts, and the milliseconds that a poll takes."""
-    tally, windows = Tally([Objective("x", NAME, threshold)], availability=False), Windows(WINDOW, WINDOW)
+    counters, windows = SloCounters([Objective("x", NAME, threshold)], availability=False), WindowStore(WINDOW, WINDOW)
     counts, total, spent = [0.0] * (len(family.bounds) + 1), 0.0, 0.0
     for i, values in enumerate([[], *polls]):
         new, added = observe(family.bounds, values)
@@ -82,9 +84,9 @@ def followed(family: Family, polls: Sequence[Sequence[float]], threshold: float)
         readings = Readings({ENGINE: seen}, dialect, 1.0, {}, {}, None, {}, (), (), {})
         windows.append(float(i), readings)
         began = time.perf_counter()
-        tally.follow(readings, windows)
+        counters.follow(readings, windows)
         spent += time.perf_counter() - began
-    good = next(value for name, _, value in tally.rows(up=True) if name == "slo_good_requests_total")
+    good = next(value for name, _, value in counters.rows(up=True) if name == "slo_good_requests_total")
     return good, 1000.0 * spent / len(polls)
 
 

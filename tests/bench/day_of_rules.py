@@ -6,6 +6,8 @@ import time
 from statistics import median
 from typing import TYPE_CHECKING
 
+from prometheus_process import configuration, prometheus
+
 from fleets.clock import DAY, EPOCH, MINUTE, Grid
 from fleets.demand import chat
 from fleets.evaluate import Evaluation, rules_of
@@ -13,14 +15,14 @@ from fleets.export import Series, Writer
 from fleets.pods import BEFORE, Deployment
 from fleets.remote_write import FLAGS
 from fleets.serving import Shape, replicas
-from prometheus_process import configuration, prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from fleets.evaluate import Rule
     from prometheus_process import Prometheus
+
+    from fleets.evaluate import Rule
 
 ENGINES, STEP, ROUNDS = 50, 15.0, 5
 LATER = 20 * MINUTE

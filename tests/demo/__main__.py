@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from board import HEAD, line
 from children import ROOT, Child, DemoError, find_programs, free_port, own
+from dashboard import HEAD, line
 from pager import Pager, write_configurations
 
 if TYPE_CHECKING:

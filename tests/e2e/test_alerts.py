@@ -6,12 +6,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import drill
 import pytest
 
-import drill
 from vllm_sidecar.catalog.alerts import ALERTS, Severity
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS
-from vllm_sidecar.simulate.scenarios import SCENARIOS
+from vllm_sidecar.simulator.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

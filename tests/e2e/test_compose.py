@@ -12,12 +12,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import alertmanager
+import promtool
 import pytest
 import yaml
-
-import promtool
 from loopback import free_port, wait_for
-from support import alertmanager
 
 pytestmark = pytest.mark.e2e
 

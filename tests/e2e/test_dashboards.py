@@ -6,17 +6,16 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import pytest
-import yaml
-
 import boards
 import captured
 import fleet
+import panels
 import promtool
+import pytest
+import yaml
 from growing import serving
 from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
-from support import panels
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,9 +8,8 @@ import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import pytest
-
 import promtool
+import pytest
 from sidecar_process import Started, started
 from stub_nvml import LOST, MISMATCH, NO_PERMISSION, NOT_LOADED, UNKNOWN, Stub, build
 

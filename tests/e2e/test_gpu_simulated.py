@@ -8,7 +8,6 @@ import urllib.request
 from typing import Any
 
 import pytest
-
 from sidecar_process import sidecar
 from simulator_process import simulator
 

@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-
 from sidecar_process import sidecar
+
 from vllm_sidecar.catalog import UPSTREAM
 from vllm_sidecar.catalog.types import Kind
 

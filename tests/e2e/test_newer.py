@@ -11,16 +11,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-import yaml
-
 import captured
+import newer
+import pytest
 import versions
+import yaml
 from growing import serving
 from loopback import free_port, wait_for
 from prometheus_process import Prometheus, configuration, job, prometheus
 from sidecar_process import sidecar
-from support import newer
+
 from vllm_sidecar import cli
 
 if TYPE_CHECKING:

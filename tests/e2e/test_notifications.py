@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import alertmanager
+import newer
 import pytest
-
 from notifications import Received, sent
-from support import alertmanager, newer
 
 if TYPE_CHECKING:
     from pathlib import Path

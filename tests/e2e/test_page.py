@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
 from browser import page
 from fake_vllm import FakeVllm
 from sidecar_process import started
-from vllm_sidecar.simulate.dialects import exposition
-from vllm_sidecar.simulate.lookalike import Lookalike
-from vllm_sidecar.simulate.script import read_script
+
+from vllm_sidecar.simulator.body import exposition
+from vllm_sidecar.simulator.lookalike import Lookalike
+from vllm_sidecar.simulator.script import read_script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,9 +10,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-
 import promtool
+import pytest
 from loopback import free_port, wait_for
 from prometheus_process import configuration, job, prometheus
 from sidecar_process import started

@@ -7,19 +7,19 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-import pytest
-import yaml
-
 import boards
 import captured
+import panels
 import promtool
+import pytest
+import yaml
 from growing import serving
 from prometheus_process import configuration, job, prometheus
 from sidecar_process import sidecar
-from support import panels
+
 from vllm_sidecar.catalog import HTTP_REQUESTS, UPSTREAM
-from vllm_sidecar.config.thresholds import Thresholds
 from vllm_sidecar.generate import Format, rule_files, shim_files, slo_files
+from vllm_sidecar.generate.settings.thresholds import Thresholds
 from vllm_sidecar.generate.shim import RELABEL, provided
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ WHICH = ("job", "instance", "target")
 SETTLE, OBSERVED = 60.0, 20.0
 """Seconds until everything is recorded, at most; and for which no alert may fire."""
 NEEDED = {
-    (board, panel)
-    for board, titles in {
+    (dashboard, panel)
+    for dashboard, titles in {
         "vllm-overview": (
             "Every server, the worst first",
             "How many requests finish?",
@@ -151,7 +151,7 @@ def test_rules_and_boards_work_on_what_vllm_itself_gives(tmp_path: Path) -> None
         found = stack.enter_context(running(tmp_path, {"vllm": [url]}))
         began = time.monotonic()
         asked = list(boards.asked(boards.ANYTHING, interval="10s", time_range="1m"))
-        others = {(each.board, each.panel) for each in asked} - NEEDED
+        others = {(each.dashboard, each.panel) for each in asked} - NEEDED
         empty = panels.empty(asked, lambda expr: bool(found.query(expr)), others, seconds=SETTLE)
         assert not empty & NEEDED
         while len(objectives := slos(found)) < 2 and time.monotonic() < began + SETTLE:

@@ -10,20 +10,21 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-import pytest
-
+import newer
 import promtool
+import pytest
 import versions
+
 from fleets.clock import MINUTE
-from support import newer
-from vllm_sidecar.generate.promtool import VARIABLE as PROMTOOL
+from vllm_sidecar.tools.promtool import VARIABLE as PROMTOOL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from versions import Recorded
+
     from fleets.evaluate import Fired
     from fleets.export import Series
-    from versions import Recorded
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("versions")]
 

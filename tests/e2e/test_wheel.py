@@ -12,15 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-import yaml
-
 import drill
 import promtool
+import pytest
+import yaml
+from alertmanager import alertmanager
 from amtool import amtool
 from loopback import free_port, wait_for
 from prometheus_process import configuration, job, prometheus
-from support.alertmanager import alertmanager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +167,7 @@ def test_jsonnet_makes_rules_and_dashboards_of_the_mixin(installed: Installed) -
     assert done.returncode == 0, done.stderr
     alerts, records, boards = json.loads(done.stdout)
     assert (alerts, records) == (_rules("vllm-sidecar"), _rules("vllm-sidecar-slo"))
-    assert {name: board["uid"] for name, board in boards.items()} == {
+    assert {name: dashboard["uid"] for name, dashboard in boards.items()} == {
         path.name: path.stem for path in (ROOT / "dashboards").glob("*.json")
     }
 

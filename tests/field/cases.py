@@ -86,7 +86,7 @@ def stages(*, hung: bool) -> Server:
         if hung and now > 40 and talker.running and world.fault is None:
             talker.frozen, vocoder.rate, world.fault = True, 0.0, now
 
-    def pipeline(world: World) -> str:
+    def target_loop(world: World) -> str:
         running = sum(each.shown[0] for each in world.engines)
         return (
             "# TYPE vllm_omni:num_requests_running gauge\n"
@@ -96,7 +96,7 @@ def stages(*, hung: bool) -> Server:
         )
 
     # The collectors of the pipeline are made at import: they stand before the engines' in the body.
-    world = World([thinker, talker, vocoder], front(), script, (thinker,), (vocoder,), before=pipeline)
+    world = World([thinker, talker, vocoder], front(), script, (thinker,), (vocoder,), before=target_loop)
     return alone(world, models=("Omni-30B",))
 
 

@@ -6,16 +6,18 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from field.cases import EPOCH, Case, Server
 from rehearsal import SCRAPE, Rehearsal
+
+from field.cases import EPOCH, Case, Server
+from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.config import Config
-from vllm_sidecar.export import Exporter
-from vllm_sidecar.model import PollError, Reason, Response
-from vllm_sidecar.pipeline import Pipeline
-from vllm_sidecar.verdict import target_state
+from vllm_sidecar.serve.metrics import Exporter
+from vllm_sidecar.serve.state import target_state
+from vllm_sidecar.serve.target import TargetLoop
+from vllm_sidecar.vllm.client import Response
 
 if TYPE_CHECKING:
-    from vllm_sidecar.verdict import State
+    from vllm_sidecar.serve.state import State
 
 TEXT = "text/plain; version=1.0.0; charset=utf-8"
 SECONDS = 0.004
@@ -107,22 +109,22 @@ async def play(case: Case) -> Played:
     address, clock, played = Address(server), [1000.0], Played()
     settings = Config.model_validate({"introspection": {"proc": False}, "gpu": {"devices": "none"}, **case.config})
     exporter = Exporter(settings.windows.length)
-    pipeline = Pipeline(
+    target_loop = TargetLoop(
         settings.all_targets[0], settings, exporter.changed, client=address,  # type: ignore[arg-type] # has what is used
         clock=lambda: clock[0], wall=lambda: EPOCH + clock[0] - 1000.0,
     )  # fmt: skip
-    exporter.use([pipeline], settings.windows.length)
+    exporter.use([target_loop], settings.windows.length)
     before = None
     for second in range(1, round(case.minutes * 60.0) + 1):
         address.now, clock[0] = float(second), 1000.0 + second
         for world in server.worlds:
             world.advance(float(second))
         before = server.finished if before is None else before
-        await pipeline.poll_once()
-        await pipeline.probe_once()
+        await target_loop.poll_once()
+        await target_loop.probe_once()
         if second % SCRAPE == 0:
             played.scrapes.add(_samples(exporter))
-            played.states.append((float(second), target_state(pipeline.snapshot())))
+            played.states.append((float(second), target_state(target_loop.snapshot())))
     played.ran = server.finished - (before or 0)
     played.fault = next((world.fault for world in server.worlds if world.fault is not None), None)
     return played

@@ -6,10 +6,12 @@ import asyncio
 from functools import cache
 from pathlib import Path
 
+import promtool
 import pytest
 import yaml
+from promtool_series import series
+from rehearsal import SCRAPE
 
-import promtool
 from field.cases import (
     ODD_NAMES,
     Case,
@@ -29,8 +31,6 @@ from field.cases import (
     triton,
 )
 from field.play import Played, play
-from rehearsal import SCRAPE
-from test_simulate_alerts import series
 
 RULES = sorted((Path(__file__).parents[2] / "rules").glob("*.rules.yml"))
 UNAVAILABLE = "VllmReplicasUnavailable"

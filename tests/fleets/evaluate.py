@@ -15,22 +15,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import yaml
+from prometheus_process import configuration, prometheus
 
 from fleets.clock import DAY, EPOCH, written
 from fleets.remote_write import FLAGS, STALE, ended, labels_of, push
 from fleets.states import Spell, States
-from prometheus_process import configuration, prometheus
 from vllm_sidecar.config import parse_duration
-from vllm_sidecar.config.thresholds import Thresholds
 from vllm_sidecar.generate import Format, rule_files, slo_files
+from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from prometheus_process import Prometheus
+
     from fleets.clock import Floats, Mask
     from fleets.export import Series
-    from prometheus_process import Prometheus
 
 WORD = re.compile(r"[a-zA-Z_:][\w:]*")
 THREADS = 2

@@ -9,15 +9,15 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rehearsal import SCRAPE, Rehearsal, rehearse
+from running import WALL
 
 from fleets.clock import MINUTE, Grid
 from fleets.export import Series
-from rehearsal import SCRAPE, Rehearsal, rehearse
-from running import WALL
 from vllm_sidecar.catalog.types import PREFIX
 from vllm_sidecar.config import parse_duration
-from vllm_sidecar.simulate.scenarios import SCENARIOS, Scenario
-from vllm_sidecar.simulate.script import Phase, Script, read_script
+from vllm_sidecar.simulator.scenarios import SCENARIOS, Scenario
+from vllm_sidecar.simulator.script import Phase, Script, read_script
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from compare import SMI, Row, compare, of_smi, values
 
-from vllm_sidecar.catalog.gpu import FIELDS_BY_NAME
+from vllm_sidecar.catalog.gpu_fields import FIELDS_BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-
 from loopback import free_port, wait_for
 
 if TYPE_CHECKING:

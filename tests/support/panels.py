@@ -28,7 +28,7 @@ def empty(
     """
     pending: dict[Panel, list[str]] = {}
     for each in queries:
-        pending.setdefault((each.board, each.panel), []).append(each.expr)
+        pending.setdefault((each.dashboard, each.panel), []).append(each.expr)
     end = time.monotonic() + seconds
     while True:
         # All of them: one that Prometheus refuses must not hide behind one that has data.

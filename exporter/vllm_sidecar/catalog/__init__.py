@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from vllm_sidecar.catalog.derived import DERIVED
-from vllm_sidecar.catalog.gpu import GPU_FIELDS, GPU_STATE
-from vllm_sidecar.catalog.own import OWN
+from vllm_sidecar.catalog.gpu_fields import GPU_FIELDS, GPU_STATE
 from vllm_sidecar.catalog.server import SERVER
-from vllm_sidecar.catalog.slo import SLO
+from vllm_sidecar.catalog.sidecar import OWN
+from vllm_sidecar.catalog.slo_signals import SLO
 from vllm_sidecar.catalog.types import Signal
 from vllm_sidecar.catalog.upstream import HTTP_REQUESTS, OPEN_FDS, TRANSFERS, UPSTREAM
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.types import Kind, Signal, Unit
-from vllm_sidecar.model import Scope
+from vllm_sidecar.catalog.types import Kind, Scope, Signal, Unit
 
 FLAGS_SHOWN = (
     "max_model_len",

@@ -5,12 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING
-
-from vllm_sidecar.model import Scope
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 PREFIX = "vllm_sidecar_"
 RECORD_PREFIX = "vllm_sidecar:"
@@ -32,6 +26,28 @@ RESERVED_LABELS = frozenset(
     )
 )
 """Labels that service discovery or the formats own; `target` is the sidecar's, on every series where it has several."""
+
+
+class Scope(StrEnum):
+    """What a series describes; decides which labels it has."""
+
+    ENGINE = "engine"
+    """One data-parallel engine of one model: `model_name`, `engine`."""
+    MODEL = "model"
+    """All engines of one model: `model_name`."""
+    TARGET = "target"
+    """The server: no label of its own."""
+    SIDECAR = "sidecar"
+    """The sidecar's process: not even the labels of a target."""
+    GPU = "gpu"
+    """One GPU or MIG instance of the node: `gpu` (its index) and `uuid`; no labels of a target."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names that every series of the scope has."""
+        return {"engine": ("model_name", "engine"), "model": ("model_name",), "gpu": ("gpu", "uuid")}.get(
+            self.value, ()
+        )
 
 
 class Kind(StrEnum):
@@ -143,12 +159,10 @@ class Upstream:
 class Derived:
     """A signal that the sidecar computes from windows; `reads` are the upstream signals behind it.
 
-    `compute` takes the view of its scope (see `derive.views`) and returns a float, a mapping from label values to
-    float, a Summary, or None (or an empty mapping) where nothing can be said: then nothing is exported.
+    `derive.registry` has the function that computes it.
     """
 
     signal: Signal
-    compute: Callable[..., object]
     reads: tuple[str, ...]
 
     def __post_init__(self) -> None:

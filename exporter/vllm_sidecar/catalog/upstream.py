@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from vllm_sidecar.catalog.types import Kind, Merge, Signal, Unit, Upstream
-from vllm_sidecar.model import Scope
+from vllm_sidecar.catalog.types import Kind, Merge, Scope, Signal, Unit, Upstream
 
 PREFIXES = ("vllm:", "ray_vllm:", "kserve_vllm:", "vllm_", "ray_vllm_", "kserve_vllm_")
 """Before vLLM's names: its own, Ray's agent, KServe's aggregator, and each after colons were translated."""
@@ -47,6 +46,12 @@ ONLY_ENGINES = (
 vLLM before 0.3 has gauges only, the throughputs among them; v0 has its cache configuration before its first request."""
 GAUGES_OF_ENGINES = frozenset(ONLY_ENGINES[:1] + ONLY_ENGINES[-2:])
 """Those that are gauges; a gauge by the name of another is a copy that a router makes."""
+ABORTED = frozenset(("abort",))
+"""Values of finished_reason of requests whose clients left."""
+FAILED = frozenset(("error",))
+"""Values of finished_reason of requests that the server failed."""
+ASLEEP = ("weights_offloaded", "discard_all")
+"""Values of sleep_state in which an engine serves nothing."""
 ADDRESSES = ("http://", "https://", "grpc://")
 """How label values begin that name a server."""
 OTHER_PROGRAMS: tuple[tuple[str, str], ...] = (
@@ -150,7 +155,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "num_requests_waiting_by_reason": ("reason",),
 }
 """Dimensions of families that are read beside the labels of their signals."""
-READ_BESIDE = (CACHE_CONFIG, LORA_INFO, WAITING_BY_REASON, SWAPPED)
+ALSO_READ = (CACHE_CONFIG, LORA_INFO, WAITING_BY_REASON, SWAPPED)
 """Read, but not as a signal of their own."""
 
 CACHE_CONFIG_KEYS = (

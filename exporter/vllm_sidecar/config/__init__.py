@@ -3,45 +3,45 @@
 The only part of the program that reads YAML. All mistakes of a file are reported at once, in a `ConfigError`.
 """
 
-from vllm_sidecar.config.gpu import Gpu
-from vllm_sidecar.config.loader import Source, load
-from vllm_sidecar.config.mistakes import ConfigError
-from vllm_sidecar.config.objectives import LatencyObjective, Slos
+from vllm_sidecar.config.errors import ConfigError
+from vllm_sidecar.config.gpu import GpuSettings
+from vllm_sidecar.config.loader import ConfigSource, load
 from vllm_sidecar.config.overrides import CONFIG_FILE, is_secret, keys, kinds, unknown_variables, variable
 from vllm_sidecar.config.schema import (
     DEFAULT_PORT,
     Config,
-    Introspection,
-    Limits,
-    Log,
-    Progress,
-    Scrape,
-    Web,
-    Windows,
+    LimitSettings,
+    LogSettings,
+    ProbeSettings,
+    ProgressSettings,
+    ScrapeSettings,
+    WebSettings,
+    WindowSettings,
 )
-from vllm_sidecar.config.target import NamedTarget, SoleTarget, Target
-from vllm_sidecar.config.values import RESERVED_LABELS, format_duration, format_size, parse_duration, parse_size
+from vllm_sidecar.config.service_levels import LatencyObjective, SloSettings
+from vllm_sidecar.config.targets import NamedTarget, SoleTarget, Target
+from vllm_sidecar.config.values import TAKEN_LABELS, format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
     "CONFIG_FILE",
     "DEFAULT_PORT",
-    "RESERVED_LABELS",
+    "TAKEN_LABELS",
     "Config",
     "ConfigError",
-    "Gpu",
-    "Introspection",
+    "ConfigSource",
+    "GpuSettings",
     "LatencyObjective",
-    "Limits",
-    "Log",
+    "LimitSettings",
+    "LogSettings",
     "NamedTarget",
-    "Progress",
-    "Scrape",
-    "Slos",
+    "ProbeSettings",
+    "ProgressSettings",
+    "ScrapeSettings",
+    "SloSettings",
     "SoleTarget",
-    "Source",
     "Target",
-    "Web",
-    "Windows",
+    "WebSettings",
+    "WindowSettings",
     "format_duration",
     "format_size",
     "is_secret",

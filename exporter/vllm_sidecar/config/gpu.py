@@ -24,7 +24,7 @@ def _devices(value: object) -> str | tuple[str, ...]:
     return names
 
 
-class Gpu(Section):
+class GpuSettings(Section):
     """The GPUs of this node."""
 
     devices: Annotated[str | tuple[str, ...], BeforeValidator(_devices)] = Field(

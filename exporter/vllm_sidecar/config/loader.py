@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vllm_sidecar.config.document import Document, DocumentError, read_document
-from vllm_sidecar.config.files import read_regular
-from vllm_sidecar.config.mistakes import ConfigError, describe, show
+from vllm_sidecar.config.errors import ConfigError, describe, show
 from vllm_sidecar.config.overrides import from_environment, from_flags
+from vllm_sidecar.config.regular_files import read_regular
 from vllm_sidecar.config.schema import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vllm_sidecar.config.mistakes import KeyPath
+    from vllm_sidecar.config.errors import KeyPath
     from vllm_sidecar.config.overrides import Override
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -99,7 +99,7 @@ def _override(root: dict[Any, Any], steps: KeyPath, value: object) -> None:
 
 
 @dataclass
-class Source:
+class ConfigSource:
     """Where the configuration comes from, to be loaded at the start and again at each reload."""
 
     path: Path | None

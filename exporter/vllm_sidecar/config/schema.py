@@ -15,10 +15,10 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from vllm_sidecar.config.gpu import Gpu
-from vllm_sidecar.config.objectives import Slos
+from vllm_sidecar.config.gpu import GpuSettings
 from vllm_sidecar.config.section import Section, written
-from vllm_sidecar.config.target import HIDDEN, NamedTarget, SoleTarget, Target, hide_secrets, mistake, repeated_names
+from vllm_sidecar.config.service_levels import SloSettings
+from vllm_sidecar.config.targets import HIDDEN, NamedTarget, SoleTarget, Target, hide_secrets, mistake, repeated_names
 from vllm_sidecar.config.values import (
     Bytes,
     ListenAddress,
@@ -55,7 +55,7 @@ def _check_at_least(value: float, info: ValidationInfo, limit_key: str) -> float
     return value
 
 
-class Web(Section):
+class WebSettings(Section):
     """The sidecar's own HTTP server."""
 
     listen_address: ListenAddress = Field(
@@ -75,14 +75,14 @@ class Web(Section):
         return split_listen_address(self.listen_address)[1]
 
 
-class Log(Section):
+class LogSettings(Section):
     """Logging to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least level to log.")
     format: Literal["logfmt", "json"] = Field(default="logfmt", description="One event per line, as logfmt or JSON.")
 
 
-class Scrape(Section):
+class ScrapeSettings(Section):
     """How vLLM's metrics are polled."""
 
     interval: Seconds = written("1s", "Time between two polls; they never overlap.")
@@ -96,12 +96,7 @@ class Scrape(Section):
         description="Share of the server's time that polls may take; their interval stretches to stay below it. Probes "
         "have a budget of the same size, and intervals, of their own.",
     )
-    max_body_size: Bytes = written("16MiB", "A body larger than this is refused, both as sent and after inflating it.")
-    filtered: bool = Field(
-        default=False,
-        description="Ask only for the metrics needed (/metrics/?name[]=...) once a full poll has shown what there is.",
-    )
-    discovery_interval: Seconds = written("60s", "With filtered: time between two full polls, which find new metrics.")
+    max_body_size: Bytes = written("16MiB", "A body larger than this is refused.")
 
     @field_validator("connect_timeout")
     @classmethod
@@ -114,7 +109,7 @@ class Scrape(Section):
         return _check_at_least(value, info, "interval")
 
 
-class Windows(Section):
+class WindowSettings(Section):
     """The trailing windows that recent values are derived over."""
 
     length: Seconds = written("60s", "Window of every vllm_sidecar_recent_* metric.")
@@ -131,13 +126,13 @@ class Windows(Section):
         return _check_at_least(value, info, "length")
 
 
-class Progress(Section):
+class ProgressSettings(Section):
     """Detection of a server that accepts work and does none."""
 
     stall_after: Seconds = written("120s", "Work in flight without any progress for this long is a stall.")
 
 
-class Introspection(Section):
+class ProbeSettings(Section):
     """Probes of what the server tells about itself next to its metrics: version, models, flags."""
 
     enabled: bool = Field(default=True, description="Probe /version, /v1/models, /server_info and /load.")
@@ -152,7 +147,7 @@ class Introspection(Section):
     )
 
 
-class Limits(Section):
+class LimitSettings(Section):
     """Bounds on what is exported."""
 
     adapters: int = Field(default=100, ge=0, description="LoRA adapters that get their own series, per target.")
@@ -161,26 +156,32 @@ class Limits(Section):
 class Config(Section):
     """The whole configuration."""
 
-    web: Web = Field(default=Web(), description="The sidecar's own HTTP server.")
-    log: Log = Field(default=Log(), description="Logging to standard error.")
-    scrape: Scrape = Field(default=Scrape(), description="How vLLM's metrics are polled.")
-    windows: Windows = Field(default=Windows(), description="The trailing windows that recent values are derived over.")
-    progress: Progress = Field(default=Progress(), description="Detection of a server that accepts work and does none.")
-    introspection: Introspection = Field(
-        default=Introspection(), description="What the server tells about itself: version, models, flags."
+    web: WebSettings = Field(default=WebSettings(), description="The sidecar's own HTTP server.")
+    log: LogSettings = Field(default=LogSettings(), description="Logging to standard error.")
+    scrape: ScrapeSettings = Field(default=ScrapeSettings(), description="How vLLM's metrics are polled.")
+    windows: WindowSettings = Field(
+        default=WindowSettings(), description="The trailing windows that recent values are derived over."
     )
-    slos: Slos = Field(default=Slos(), description="Service levels that the sidecar counts itself, poll by poll.")
-    limits: Limits = Field(default=Limits(), description="Bounds on what is exported.")
+    progress: ProgressSettings = Field(
+        default=ProgressSettings(), description="Detection of a server that accepts work and does none."
+    )
+    introspection: ProbeSettings = Field(
+        default=ProbeSettings(), description="What the server tells about itself: version, models, flags."
+    )
+    slos: SloSettings = Field(
+        default=SloSettings(), description="Service levels that the sidecar counts itself, poll by poll."
+    )
+    limits: LimitSettings = Field(default=LimitSettings(), description="Bounds on what is exported.")
     vllm: SoleTarget = Field(default=SoleTarget(), description="The one server next to the sidecar.")
     targets: Annotated[tuple[NamedTarget, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="Several servers in place of the one; each has a unique name and the keys of vllm."
     )
 
-    gpu: Gpu = Field(default=Gpu(), description="The GPUs of this node.")
+    gpu: GpuSettings = Field(default=GpuSettings(), description="The GPUs of this node.")
 
     @field_validator("gpu")
     @classmethod
-    def _simulated_with_a_server(cls, value: Gpu, info: ValidationInfo) -> Gpu:
+    def _simulated_with_a_server(cls, value: GpuSettings, info: ValidationInfo) -> GpuSettings:
         if value.simulate and "vllm" in info.data and info.data["vllm"].headless is True:
             allowed = "false with vllm.headless, for the simulator stands in for a vLLM"
             raise ValidationError.from_exception_data("gpu", [mistake(("simulate",), allowed, True)])
@@ -188,7 +189,7 @@ class Config(Section):
 
     @field_validator("gpu")
     @classmethod
-    def _only_without_vllm(cls, value: Gpu, info: ValidationInfo) -> Gpu:
+    def _only_without_vllm(cls, value: GpuSettings, info: ValidationInfo) -> GpuSettings:
         named = "vllm" in info.data and info.data["vllm"].model_fields_set
         if value.only and (named or info.data.get("targets")):
             allowed = "true only without vllm (in the file, by flag or environment) and targets"

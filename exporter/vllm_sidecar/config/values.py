@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from vllm_sidecar.config.files import open_regular
+from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.catalog.types import RESERVED_LABELS
+from vllm_sidecar.config.regular_files import open_regular
 
 NOT_ALLOWED = "not_allowed"
 """Type of the errors raised here; their message is what is allowed."""
@@ -32,25 +34,8 @@ _LISTEN = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[\w.-]*)):(?P<port>\d{1,
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
-LABELS_OF_SIGNALS = frozenset(
-    """
-    action anomaly cache cause check chosen_by compute_capability connector driver_version edge
-    enable_prefix_caching engine engine_generation error event fingerprint finished_reason front_end
-    generation_config gpu gpu_memory_utilization group handler kv_cache_dtype latency limit load lora_adapter
-    max_model_len method mode model model_name name nvml_version outcome parent part pci_bus_id
-    pipeline_parallel_size position power power_source probe process python_version reason request_type result root
-    severity side signal sleep_state slo source source_metric speculative_config stage state status
-    tensor_parallel_size tier tokens uuid version witness xid
-    """.split()  # noqa: SIM905 - a list of so many words would be longer than the module
-)
-"""All labels of the catalog's signals, which a test compares: the catalog itself would load numpy to read a file."""
-
-RESERVED_LABELS = LABELS_OF_SIGNALS | {
-    *("instance", "job", "pod", "namespace", "container", "node", "service", "endpoint"),  # set by Prometheus
-    *("le", "quantile", "type"),  # of histograms, of summaries, and too general to be aggregated over
-    *("target", "gpu", "uuid"),  # set by the sidecar
-}
-"""Label names that a static label of a target must not take."""
+TAKEN_LABELS = RESERVED_LABELS | {label for signal in SIGNALS.values() for label in signal.label_names}
+"""Label names that a static label of a target must not take: those of Prometheus, of the formats and of signals."""
 
 
 def not_allowed(allowed: str) -> PydanticCustomError:
@@ -147,8 +132,8 @@ def _http_path(value: str) -> str:
 def _label_name(value: str) -> str:
     if not _LABEL_NAME.fullmatch(value) or value.startswith("__"):
         raise not_allowed("a label name of letters, digits and _, not starting with a digit or __")
-    if value in RESERVED_LABELS:
-        raise not_allowed(f"a label name other than {', '.join(sorted(RESERVED_LABELS))}")
+    if value in TAKEN_LABELS:
+        raise not_allowed(f"a label name other than {', '.join(sorted(TAKEN_LABELS))}")
     return value
 
 

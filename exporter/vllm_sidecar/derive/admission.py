@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.derive.progress import trusted
+from vllm_sidecar.derive.stalls import trusted
 
 if TYPE_CHECKING:
-    from vllm_sidecar.derive.views import Engine
+    from vllm_sidecar.derive.inputs import EngineInputs
 
 LIMITS = ("batch", "kv_cache", "adapter", "transfer", "unknown")
 """The batch is full (--max-num-seqs), the KV cache is, all LoRA slots are taken (--max-loras), KV blocks have yet to
@@ -23,7 +23,7 @@ PLATEAU = 0.5
 """Share of the polls with a queue at which as many run as ever did, where that is the batch and not the KV cache."""
 
 
-def admission_limit(engine: Engine) -> dict[str, float]:
+def admission_limit(engine: EngineInputs) -> dict[str, float]:
     """Return 1 for the limit that requests wait for now, 0 for the others; empty while none waits."""
     if not _waiting(engine) or trusted(engine) is not True:
         return {}
@@ -31,7 +31,7 @@ def admission_limit(engine: Engine) -> dict[str, float]:
     return {limit: float(limit == found) for limit in LIMITS}
 
 
-def seats(engine: Engine) -> float:
+def seats(engine: EngineInputs) -> float:
     """Return how many requests fit into a batch: --max-num-seqs, else as many as were seen to.
 
     As many as ever ran while others waited are the seats only while so many run again and again: where the KV cache
@@ -41,7 +41,7 @@ def seats(engine: Engine) -> float:
     if known:
         return known
     window = engine.window
-    usage, learned = window.extent("kv_cache_usage_ratio"), window.pulse.seats
+    usage, learned = window.extent("kv_cache_usage_ratio"), window.progress.seats
     if not learned or window.increase("preemptions_total") or (usage is not None and usage.peak >= FULL):
         return inf
     polls = zip(window.values("requests_waiting"), window.values("requests_running"), strict=True)
@@ -49,7 +49,7 @@ def seats(engine: Engine) -> float:
     return learned if sum(running >= learned for running in queued) > PLATEAU * len(queued) else inf
 
 
-def _limit(engine: Engine) -> str:
+def _limit(engine: EngineInputs) -> str:
     window = engine.window
     gauges, deferred, waiting = window.latest.gauges, _deferred(engine), _waiting(engine)
     if deferred is None or deferred > 0.0:
@@ -66,22 +66,22 @@ def _limit(engine: Engine) -> str:
     return "kv_cache" if usage is not None and usage.peak >= NEARLY_FULL else "unknown"
 
 
-def _waiting(engine: Engine) -> float:
+def _waiting(engine: EngineInputs) -> float:
     return engine.window.latest.gauges.get("requests_waiting", 0.0)
 
 
-def _deferred(engine: Engine) -> float | None:
+def _deferred(engine: EngineInputs) -> float | None:
     """Return how many wait for something else than capacity; None where vLLM does not say (before 0.20)."""
     gauges = engine.window.latest.gauges
     return gauges.get(("requests_waiting", "deferred"))
 
 
-def _fetching(engine: Engine) -> float:
+def _fetching(engine: EngineInputs) -> float:
     gauges = engine.window.latest.gauges
     return sum(value for key, value in gauges.items() if key[0] == "requests_kv_fetching")
 
 
-def _adapters_wait(engine: Engine) -> bool:
+def _adapters_wait(engine: EngineInputs) -> bool:
     """Tell whether requests ask for more adapters than there are slots."""
     adapters, slots = engine.server.adapters, engine.server.flag("max_loras")
     if adapters is None:

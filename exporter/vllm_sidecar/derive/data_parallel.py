@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_sidecar.derive.views import Model
-    from vllm_sidecar.window import Window
+    from vllm_sidecar.derive.inputs import ModelInputs
+    from vllm_sidecar.series.window import Window
 
 
-def engines(model: Model) -> float:
+def engines(model: ModelInputs) -> float:
     """Return how many engines the server reports for the model."""
     return float(len(model.windows))
 
 
-def imbalance(model: Model) -> dict[str, float]:
+def imbalance(model: ModelInputs) -> dict[str, float]:
     """Return 1 - mean / max over the engines, of requests (running and waiting) and of tokens generated per second.
 
     0 is balanced; one of n engines doing everything is 1 - 1/n. Only engines that share a load are compared: not the

@@ -9,9 +9,9 @@ from vllm_sidecar.derive.placement import gpus_of_engine, placement
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_sidecar.derive.views import Server
-    from vllm_sidecar.gpu.window import GpuWindow
-    from vllm_sidecar.window import Window
+    from vllm_sidecar.derive.inputs import ServerInputs
+    from vllm_sidecar.gpu.device_window import GpuWindow
+    from vllm_sidecar.series.window import Window
 
 BUSY_FROM = 0.9
 """Utilisation from which on a GPU counts as busy: a dead collective spins at 1."""
@@ -24,12 +24,12 @@ def whole(windows: Sequence[GpuWindow]) -> list[GpuWindow]:
     return [window for window in windows if window.device.parent is None and window.device.uuid not in split]
 
 
-def gpus_per_engine(server: Server) -> int | None:
+def gpus_per_engine(server: ServerInputs) -> int | None:
     """Return how many GPUs one engine uses; None where no source tells its tensor parallel size."""
     return gpus_of_engine(server.flags) if server.flag("tensor_parallel_size") else None
 
 
-def ours(server: Server) -> list[GpuWindow]:
+def ours(server: ServerInputs) -> list[GpuWindow]:
     """Return GPUs that are the server's, perhaps not all of them; none where others' may be among them.
 
     Where nothing says which GPUs vLLM uses (`all`), they are its own if there is but one, or no more than its parallel
@@ -45,7 +45,7 @@ def ours(server: Server) -> list[GpuWindow]:
     return found
 
 
-def all_of_ours(server: Server) -> list[GpuWindow]:
+def all_of_ours(server: ServerInputs) -> list[GpuWindow]:
     """Return all GPUs of the server; none where some may be in other machines, or are lost: a part is not the whole."""
     found, where = ours(server), placement(server.flags)
     if where.in_all is None:
@@ -54,18 +54,18 @@ def all_of_ours(server: Server) -> list[GpuWindow]:
     return [] if elsewhere or len(found) < where.in_all else found
 
 
-def busy(server: Server, since: float) -> list[GpuWindow]:
+def busy(server: ServerInputs, since: float) -> list[GpuWindow]:
     """Return the server's GPUs that have been busy from a (monotonic) time on; those without utilisation never are."""
     return [w for w in ours(server) if (mean := w.mean(UTILIZATION, since)) is not None and mean >= BUSY_FROM]
 
 
-def unexplained(server: Server, engine: Window, since: float) -> list[GpuWindow]:
+def unexplained(server: ServerInputs, engine: Window, since: float) -> list[GpuWindow]:
     """Return the busy GPUs where there are more than the other engines can keep busy; else none.
 
     An engine that made progress since then explains as many as it uses; where that is not known, all.
     """
     found = busy(server, since)
-    others = sum(other.pulse.progress_at > since for other in server.engines.values() if other is not engine)
+    others = sum(other.progress.progress_at > since for other in server.engines.values() if other is not engine)
     if not others:
         return found
     each = gpus_per_engine(server)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.derive.admission import NEARLY_FULL, seats
-from vllm_sidecar.derive.progress import trusted
+from vllm_sidecar.derive.stalls import trusted
 
 if TYPE_CHECKING:
-    from vllm_sidecar.derive.views import Engine
+    from vllm_sidecar.derive.inputs import EngineInputs
 
 USAGE = "kv_cache_usage_ratio"
 MOST_FROM_USAGE = 0.5
@@ -17,7 +17,7 @@ FEWEST_HELD = 10
 """Polls in a row without a request after which blocks that are still taken are held by nothing that runs."""
 
 
-def capacity_tokens(engine: Engine) -> float | None:
+def capacity_tokens(engine: EngineInputs) -> float | None:
     """Return how many tokens one engine's KV cache holds.
 
     From `kv_cache_size_tokens` (vLLM 0.24 on, per engine), else blocks x block size, where vLLM repeats the sum of
@@ -33,14 +33,14 @@ def capacity_tokens(engine: Engine) -> float | None:
     return None if blocks is None or size is None or hybrid else blocks * size / engine.engines
 
 
-def free_tokens(engine: Engine) -> float | None:
+def free_tokens(engine: EngineInputs) -> float | None:
     """Return how many more tokens fit now; None where capacity or usage is not known."""
     capacity = capacity_tokens(engine)
     usage = engine.window.latest.gauges.get(USAGE)
     return None if capacity is None or usage is None else capacity * max(0.0, 1.0 - usage)
 
 
-def seconds_to_full(engine: Engine) -> float | None:
+def seconds_to_full(engine: EngineInputs) -> float | None:
     """Return when the cache is full if usage goes on as from the start to the end of the window.
 
     None while usage does not grow, and after one poll only.
@@ -52,7 +52,7 @@ def seconds_to_full(engine: Engine) -> float | None:
     return max(0.0, 1.0 - extent.last) / growth if growth > 0.0 else None
 
 
-def preemptions_per_request(engine: Engine) -> float | None:
+def preemptions_per_request(engine: EngineInputs) -> float | None:
     """Return preemptions per finished request in the window; None where none finished or ran.
 
     Where none finished, per request that ran at the same time at most: requests that preempt each other for ever are
@@ -68,7 +68,7 @@ def preemptions_per_request(engine: Engine) -> float | None:
     return preempted / requests if requests > 0.0 else None
 
 
-def pressure(engine: Engine) -> float | None:
+def pressure(engine: EngineInputs) -> float | None:
     """Score KV pressure from 0 (none) to 1: the largest of three parts.
 
     - preemptions / (preemptions + finished requests): the damage itself;
@@ -94,7 +94,7 @@ def pressure(engine: Engine) -> float | None:
     return min(1.0, max(damage, _waited_for_capacity(engine), usage))
 
 
-def _waited_for_capacity(engine: Engine) -> float:
+def _waited_for_capacity(engine: EngineInputs) -> float:
     """Mean usage over the window, taken as 0 at polls without requests that wait for KV cache."""
     window, places = engine.window, seats(engine)
     waiting = window.extent("requests_waiting")
@@ -108,7 +108,7 @@ def _waited_for_capacity(engine: Engine) -> float:
     return sum(short) / window.polls
 
 
-def held_ratio(engine: Engine) -> float | None:
+def held_ratio(engine: EngineInputs) -> float | None:
     """Return the least KV usage of the window where nothing ran or waited at any of its polls, else 0.
 
     0 as well after few polls; None where the server does not tell usage or running requests.

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeGuard
 
-from vllm_sidecar.distribution import bucket_edges, estimates
-from vllm_sidecar.model import Summary
+from vllm_sidecar.catalog.derived import LATENCIES
+from vllm_sidecar.exposition.metric_values import Summary
+from vllm_sidecar.quantiles import bucket_edges, estimates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vllm_sidecar.derive.views import Engine
-    from vllm_sidecar.distribution import Quantile
-    from vllm_sidecar.window import Increase, Window
+    from vllm_sidecar.derive.inputs import EngineInputs
+    from vllm_sidecar.quantiles import Quantile
+    from vllm_sidecar.series.window import Increase, Window
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 PAGED = 0.95
 """The quantile that is exported with the edges of its bucket: the one that people page on."""
 
 
-def quantiles_of(histogram: str) -> Callable[[Engine], Summary | None]:
+def quantiles_of(histogram: str) -> Callable[[EngineInputs], Summary | None]:
     """Make the derivation of the recent quantiles of one histogram.
 
     It returns None where the server does not give the histogram. Quantiles are left out where the window holds fewer
     observations than the settings ask for; sum and count are those since the server started, as in any summary.
     """
 
-    def summary(engine: Engine) -> Summary | None:
+    def summary(engine: EngineInputs) -> Summary | None:
         window = engine.window
         whole = window.latest.histograms.get(histogram)
         if whole is None:
@@ -71,13 +72,13 @@ def _rounded(quantile: Quantile) -> float:
     return value if quantile.upper is None else min(value, quantile.upper)
 
 
-def observations(engine: Engine) -> dict[str, float]:
+def observations(engine: EngineInputs) -> dict[str, float]:
     """Return the number of observations in the window behind each recent latency, by its name."""
     found = ((name, engine.window.observed(histogram)) for name, histogram in LATENCIES.items())
     return {name: recent.observations for name, recent in found if recent is not None}
 
 
-def p95_bounds(engine: Engine) -> dict[tuple[str, str], float]:
+def p95_bounds(engine: EngineInputs) -> dict[tuple[str, str], float]:
     """Return the edges of the bucket that certainly holds the recent p95 of each latency, by its name and the edge.
 
     There is no upper edge in the +Inf bucket, and neither where there are no recent quantiles.
@@ -93,26 +94,14 @@ def p95_bounds(engine: Engine) -> dict[tuple[str, str], float]:
     return found
 
 
-LATENCIES = {
-    "queue": "request_queue_seconds",
-    "time_to_first_token": "time_to_first_token_seconds",
-    "inter_token_latency": "inter_token_latency_seconds",
-    "time_per_output_token": "time_per_output_token_seconds",
-    "request": "request_seconds",
-    "prefill": "request_prefill_seconds",
-    "decode": "request_decode_seconds",
-}
-"""Latency by the value of the label `latency` -> histogram."""
-
-
-def _mean(engine: Engine, histogram: str) -> float | None:
+def _mean(engine: EngineInputs, histogram: str) -> float | None:
     recent = engine.window.observed(histogram)
     return (
         recent.total / recent.observations if recent and recent.observations > 0 and recent.total is not None else None
     )
 
 
-def first_token_shares(engine: Engine) -> dict[str, float]:
+def first_token_shares(engine: EngineInputs) -> dict[str, float]:
     """Split the mean time to the first token into queue, prefill and other; the ratios add up to 1.
 
     Other is the front end: tokenisation, templates, and the way to the engine and back.

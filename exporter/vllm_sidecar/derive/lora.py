@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vllm_sidecar.derive.views import Server
+    from vllm_sidecar.derive.inputs import ServerInputs
 
 
-def active(server: Server) -> dict[tuple[str, str], float]:
+def active(server: ServerInputs) -> dict[tuple[str, str], float]:
     """Return 1 for each adapter and state it has requests in: `running`, `waiting`, or `active`.
 
     `active` stands where both lists are equal: from 0.11.1 vLLM writes every adapter with any request into both.
@@ -25,19 +25,19 @@ def active(server: Server) -> dict[tuple[str, str], float]:
     return {state: 1.0 for state in states if state[0] in allowed}
 
 
-def omitted(server: Server) -> float | None:
+def omitted(server: ServerInputs) -> float | None:
     """Return how many adapters the limit left out; None without LoRA."""
     if server.adapters is None:
         return None
     return float(max(0, len({*server.adapters.running, *server.adapters.waiting}) - server.settings.max_adapters))
 
 
-def slots(server: Server) -> float | None:
+def slots(server: ServerInputs) -> float | None:
     """Return --max-loras as the server tells it; None without LoRA (v0 says 0 then) and with the Rust front end."""
     return float(server.adapters.slots) if server.adapters and server.adapters.slots else None
 
 
-def slots_used(server: Server) -> float | None:
+def slots_used(server: ServerInputs) -> float | None:
     """Return how many adapters have running requests, at most as many as there are slots; None without LoRA."""
     most = slots(server)
     if server.adapters is None or (most is None and server.adapters.slots is not None):

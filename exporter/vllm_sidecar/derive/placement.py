@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vllm_sidecar.model import FlagValue
+    from vllm_sidecar.vllm.probes.flag_values import FlagValue
 
 MAY_SPAN = ("ray", "external_launcher")
 """Executors that place workers on any machine, and say nowhere on which."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vllm_sidecar.derive.views import Engine
+    from vllm_sidecar.derive.inputs import EngineInputs
 
 CACHES = {
     "local": ("prefix_cache_hit_tokens_total", "prefix_cache_queried_tokens_total"),
@@ -14,7 +14,7 @@ CACHES = {
 }
 
 
-def hit_ratio(engine: Engine) -> dict[str, float]:
+def hit_ratio(engine: EngineInputs) -> dict[str, float]:
     """Return hits / queries in the window by cache; a cache that nobody asked is absent, not 0.
 
     Up to vLLM 0.26 a request that cannot be admitted is looked up again at every step, which moves the ratio towards

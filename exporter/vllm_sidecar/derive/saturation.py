@@ -7,11 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.derive.kv_cache import pressure
-from vllm_sidecar.derive.progress import trusted
+from vllm_sidecar.derive.stalls import trusted
 
 if TYPE_CHECKING:
-    from vllm_sidecar.derive.views import Engine
-    from vllm_sidecar.window import Window
+    from vllm_sidecar.derive.inputs import EngineInputs
+    from vllm_sidecar.series.window import Window
 
 SLUG_LENGTH = 63
 """Longest label value that Kubernetes takes."""
@@ -19,7 +19,7 @@ SLUG_DIGITS = 10
 _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-def saturation(engine: Engine) -> dict[str, float]:
+def saturation(engine: EngineInputs) -> dict[str, float]:
     """Return how near the engine is to its limits, 0 to 1, by the label-safe name of its model.
 
     The largest of: running / --max-num-seqs, waiting / --max-num-queued-reqs, KV pressure. Running and waiting are
@@ -35,7 +35,7 @@ def saturation(engine: Engine) -> dict[str, float]:
     if not live:
         return {slug(engine.model_name): 0.0}
     parts = [pressure(engine) or 0.0]
-    places = server.flag("max_num_seqs") or window.pulse.seats
+    places = server.flag("max_num_seqs") or window.progress.seats
     if places:
         parts.append(running.mean / places)
     if not server.flag("max_num_seqs") and _waited_all_the_time(window):
@@ -47,7 +47,7 @@ def saturation(engine: Engine) -> dict[str, float]:
 
 
 def _waited_all_the_time(window: Window) -> bool:
-    since = window.pulse.waiting_since
+    since = window.progress.waiting_since
     return since is not None and window.now - since >= window.seconds > 0.0
 
 

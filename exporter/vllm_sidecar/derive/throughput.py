@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.derive.progress import trusted
+from vllm_sidecar.derive.stalls import trusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm_sidecar.derive.views import Engine
+    from vllm_sidecar.derive.inputs import EngineInputs
 
 
-def rate_of(counter: str) -> Callable[[Engine], float | None]:
+def rate_of(counter: str) -> Callable[[EngineInputs], float | None]:
     """Make the derivation of a counter's rate per second in the window; None after one poll only."""
 
-    def rate(engine: Engine) -> float | None:
+    def rate(engine: EngineInputs) -> float | None:
         increase = engine.window.increase(counter)
         return increase / engine.window.seconds if increase is not None and engine.window.seconds > 0.0 else None
 
     return rate
 
 
-def requests_per_second(engine: Engine) -> float | None:
+def requests_per_second(engine: EngineInputs) -> float | None:
     """Return the rate at which requests finished in the window, for whatever reason; None after one poll only.
 
     None as well where the server tells neither how requests end nor how long they took.
@@ -34,7 +34,7 @@ def requests_per_second(engine: Engine) -> float | None:
     return (sum(by_reason.values()) if by_reason else took.observations if took else 0.0) / window.seconds
 
 
-def computed_prompt_ratio(engine: Engine) -> float | None:
+def computed_prompt_ratio(engine: EngineInputs) -> float | None:
     """Return the share of the prompt tokens that were computed here rather than taken from a cache.
 
     None where no prompt token came, or where vLLM does not tell the cached ones (before 0.16).
@@ -48,13 +48,13 @@ def computed_prompt_ratio(engine: Engine) -> float | None:
     return max(0.0, 1.0 - cached / whole) if whole > 0.0 and cached is not None else None
 
 
-def tokens_per_step(engine: Engine) -> float | None:
+def tokens_per_step(engine: EngineInputs) -> float | None:
     """Return the mean number of tokens that an engine step handled; None without a step."""
     steps = engine.window.observed("iteration_tokens")
     return steps.total / steps.observations if steps and steps.observations > 0.0 and steps.total is not None else None
 
 
-def batch_occupancy(engine: Engine) -> float | None:
+def batch_occupancy(engine: EngineInputs) -> float | None:
     """Return mean running requests / --max-num-seqs; None where no source tells the flag.
 
     0 where the gauge froze when the clients left; None where it froze and nothing says whether anybody waits.

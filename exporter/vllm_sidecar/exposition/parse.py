@@ -14,8 +14,9 @@ from itertools import compress
 from operator import is_, ne
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.exposition.grammar import parse_sample, parse_type
-from vllm_sidecar.model import Exposition, Layout, PollError, Reason, Rejected, Series
+from vllm_sidecar.exposition.layout import Exposition, Layout, Rejected, Series
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

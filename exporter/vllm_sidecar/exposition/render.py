@@ -10,12 +10,12 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_sidecar.model import Histogram
+from vllm_sidecar.exposition.metric_values import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from vllm_sidecar.model import Value
+    from vllm_sidecar.exposition.metric_values import Value
 
 CONTENT_TYPE_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -93,12 +93,12 @@ class Renderer:
         return text if total is None else f"{text}{metric}_sum{_braces(labels)} {total!r}\n"
 
     def _template(
-        self, metric: str, labels: str, edges: tuple[float, ...], make: Callable[[str, str, tuple[float, ...]], str]
+        self, metric: str, labels: str, bounds: tuple[float, ...], make: Callable[[str, str, tuple[float, ...]], str]
     ) -> str:
-        key = (metric, labels, edges)
+        key = (metric, labels, bounds)
         template = self._templates.get(key)
         if template is None:
-            template = self._templates[key] = make(metric, labels, edges)
+            template = self._templates[key] = make(metric, labels, bounds)
         return template
 
 
@@ -143,9 +143,9 @@ def _summary_template(metric: str, labels: str, quantiles: Sequence[float]) -> s
     return _template(metric, "quantile", map(number, quantiles), metric, labels)
 
 
-def _template(name: str, label: str, edges: Iterable[str], metric: str, labels: str) -> str:
-    """Make the format of one series' lines: one for each edge, then the count."""
+def _template(name: str, label: str, bounds: Iterable[str], metric: str, labels: str) -> str:
+    """Make the format of one series' lines: one for each bound, then the count."""
     labels = labels.replace("%", "%%")
     before = labels + "," if labels else ""
-    lines = [f'{name}{{{before}{label}="{edge}"}} %r\n' for edge in edges]
+    lines = [f'{name}{{{before}{label}="{bound}"}} %r\n' for bound in bounds]
     return "".join((*lines, f"{metric}_count{_braces(labels)} %r\n"))

@@ -5,33 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.config.late import LateError
-from vllm_sidecar.config.thresholds import DEFAULT_GRAFANA, DEFAULT_RUNBOOKS, load_thresholds
-from vllm_sidecar.generate import files as on_disk
-from vllm_sidecar.generate import lint, resources
+from vllm_sidecar.generate import handwritten, lint
+from vllm_sidecar.generate import output_files as on_disk
 from vllm_sidecar.generate.alertmanager import AlertmanagerFormat, alertmanager_files
+from vllm_sidecar.generate.bucket_bounds import live
 from vllm_sidecar.generate.dashboards import BY as BY_DASHBOARDS
 from vllm_sidecar.generate.dashboards import dashboard_files
 from vllm_sidecar.generate.docs import sections
-from vllm_sidecar.generate.edges import live
 from vllm_sidecar.generate.expressions import RANGE_SCRAPES
-from vllm_sidecar.generate.files import FilesError, Origin
 from vllm_sidecar.generate.formats import ENDING, Format, rule_file
-from vllm_sidecar.generate.gateways import METRICS, without_expressions
+from vllm_sidecar.generate.output_files import FilesError, Origin
 from vllm_sidecar.generate.promql import without_texts
 from vllm_sidecar.generate.rules import alert_groups
+from vllm_sidecar.generate.settings.late_errors import LateError
+from vllm_sidecar.generate.settings.thresholds import DEFAULT_GRAFANA, DEFAULT_RUNBOOKS, load_thresholds
 from vllm_sidecar.generate.shim import BY as BY_SHIM
 from vllm_sidecar.generate.shim import PACK as PLAIN_PACK
 from vllm_sidecar.generate.shim import raw_names, relabel_file, shim_groups
-from vllm_sidecar.generate.slos import slo_rules
+from vllm_sidecar.generate.slo_gateways import METRICS, without_expressions
+from vllm_sidecar.generate.slo_rules import slo_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
-    from vllm_sidecar.config.thresholds import Thresholds
-    from vllm_sidecar.generate.edges import Edges
+    from vllm_sidecar.generate.bucket_bounds import BucketBounds
     from vllm_sidecar.generate.rules import Group
+    from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 __all__ = [
     "AlertmanagerFormat",
@@ -53,9 +53,9 @@ THRESHOLDS = "rules/thresholds.yaml"
 PACK = "vllm-sidecar"
 SLO_PACK = "vllm-sidecar-slo"
 EXAMPLES: dict[str, Callable[[], dict[str, bytes]]] = {
-    "thresholds": resources.thresholds_file,
-    "config": resources.config_file,
-    "runbooks": resources.runbook_files,
+    "thresholds": handwritten.thresholds_file,
+    "config": handwritten.config_file,
+    "runbooks": handwritten.runbook_files,
 }
 """What is copied as it is, by the name of the command."""
 
@@ -218,10 +218,10 @@ def _dead_links(thresholds: Thresholds) -> tuple[str, ...]:
 
 
 def _all_rules(
-    path: Path | None, thresholds: Thresholds, kind: Format, edges: Edges | None
+    path: Path | None, thresholds: Thresholds, kind: Format, bounds: BucketBounds | None
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
     try:
-        slos, notes = slo_files(thresholds, kind, edges)
+        slos, notes = slo_files(thresholds, kind, bounds)
     except LateError as error:
         raise error.located(path) from None
     return rule_files(thresholds, kind) | slos, notes
@@ -248,14 +248,14 @@ def _lint(groups: list[Group], thresholds: Thresholds, known: Collection[str]) -
 
 
 def slo_files(
-    thresholds: Thresholds, kind: Format, edges: Edges | None = None
+    thresholds: Thresholds, kind: Format, bounds: BucketBounds | None = None
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Return the rules of the objectives as files by name, and what the user should know about them.
 
     Raises:
         LateError: A threshold is no bucket edge, a factor can never be reached, or a gateway is missing or wrong.
     """
-    found = slo_rules(thresholds, edges)
-    _lint(slo_rules(without_expressions(thresholds), edges).groups, thresholds, METRICS)
+    found = slo_rules(thresholds, bounds)
+    _lint(slo_rules(without_expressions(thresholds), bounds).groups, thresholds, METRICS)
     files = [rule_file(SLO_PACK, found.groups, kind, thresholds, _by(thresholds))] if found.groups else []
     return dict(files), found.notes

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.alerts import Severity
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS, SLO
-from vllm_sidecar.catalog.slos import EDGE_MISSING
-from vllm_sidecar.config.thresholds import KINDS
-from vllm_sidecar.generate.files import Origin, sealed
+from vllm_sidecar.catalog.objectives import BOUND_MISSING
 from vllm_sidecar.generate.formats import commented, dump, metadata
+from vllm_sidecar.generate.output_files import Origin, sealed
+from vllm_sidecar.generate.settings.thresholds import KINDS
 from vllm_sidecar.generate.templating import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vllm_sidecar.catalog.inhibitions import Inhibition
-    from vllm_sidecar.config.thresholds import Thresholds
+    from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 TEMPLATE = "vllm-sidecar.tmpl"
 BY = Origin("alertmanager")
@@ -141,7 +141,7 @@ def _slo_rule(thresholds: Thresholds) -> dict[str, Any]:
     """Inhibit the tickets about an objective that somebody is paged for, but not that a replica is not in it."""
     return {
         "source_matchers": [OURS, 'slo=~".+"', _severity(Severity.PAGE, thresholds)],
-        "target_matchers": [OURS, 'slo=~".+"', _severity(Severity.TICKET, thresholds), f'alertname!="{EDGE_MISSING}"'],
+        "target_matchers": [OURS, 'slo=~".+"', _severity(Severity.TICKET, thresholds), f'alertname!="{BOUND_MISSING}"'],
         "equal": [_label(name, thresholds) for name in SLO],
     }
 
@@ -230,21 +230,21 @@ def _matchers(texts: Iterable[str]) -> list[dict[str, str]]:
 
 def _receivers_in_kubernetes(thresholds: Thresholds) -> list[dict[str, Any]]:
     texts = {found["name"]: found["body"] for found in _DEFINED.finditer(templates(thresholds))}
-    title, text, runbook, board = (texts[f"vllm.{name}"] for name in ("title", "text", "runbook", "dashboard"))
+    title, text, runbook, dashboard = (texts[f"vllm.{name}"] for name in ("title", "text", "runbook", "dashboard"))
     secret = {"name": "vllm-alertmanager"}
     pagerduty = {
         "routingKey": {**secret, "key": "pagerduty"},
         "description": title,
         "severity": "critical",
         "details": [{"key": "text", "value": text}],
-        "pagerDutyLinkConfigs": [{"href": runbook, "alt": "Runbook"}, {"href": board, "alt": "Dashboard"}],
+        "pagerDutyLinkConfigs": [{"href": runbook, "alt": "Runbook"}, {"href": dashboard, "alt": "Dashboard"}],
     }
     slack = {
         "apiURL": {**secret, "key": "slack"},
         "channel": "#vllm",
         "sendResolved": True,
         "title": title,
-        "titleLink": board,
+        "titleLink": dashboard,
         "text": text,
     }
     heartbeat = {"urlSecret": {**secret, "key": "heartbeat"}, "sendResolved": False}

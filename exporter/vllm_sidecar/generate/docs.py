@@ -17,17 +17,16 @@ from vllm_sidecar.catalog import (
     TRANSFERS,
     UPSTREAM,
 )
-from vllm_sidecar.catalog.gpu import PREFIX as GPU_PREFIX
+from vllm_sidecar.catalog.gpu_fields import PREFIX as GPU_PREFIX
+from vllm_sidecar.catalog.reasons import GPU_HINTS, GPU_REASONS, HINTS, VLLM_REASONS
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import PREFIXES
 from vllm_sidecar.config import Config
-from vllm_sidecar.config.thresholds import Thresholds
 from vllm_sidecar.generate import promql
 from vllm_sidecar.generate.rules import alert_groups
+from vllm_sidecar.generate.settings.thresholds import Thresholds
 from vllm_sidecar.generate.shim import ABOUT_SIDECARS, provided
 from vllm_sidecar.generate.templating import JINJA
-from vllm_sidecar.model import GPU_REASONS, VLLM_REASONS
-from vllm_sidecar.remedy import GPU_REMEDY, REMEDY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,8 +51,8 @@ class Row:
 
 def sections() -> dict[str, dict[str, str]]:
     """Return the generated sections: file -> name of the section -> its text."""
-    reasons = _reasons((reason.value, REMEDY[reason]) for reason in VLLM_REASONS)
-    gpu_reasons = _reasons((reason.value, GPU_REMEDY[reason]) for reason in GPU_REASONS)
+    reasons = _reasons((reason.value, HINTS[reason]) for reason in VLLM_REASONS)
+    gpu_reasons = _reasons((reason.value, GPU_HINTS[reason]) for reason in GPU_REASONS)
     return {
         README: {"metrics": metrics(), "reasons": reasons, "gpu fields": gpu_fields(), "gpu reasons": gpu_reasons},
         RULES_README: {"without the sidecar": plain_alerts()},
@@ -124,7 +123,7 @@ def _number(signal: Signal) -> str:
 
 def _reasons(rows: Iterable[tuple[str, str]]) -> str:
     """Write a table of reasons of failed polls."""
-    return JINJA.get_template("reasons.md.j2").render(rows=[(reason, _cell(remedy)) for reason, remedy in rows])
+    return JINJA.get_template("reasons.md.j2").render(rows=[(reason, _cell(hint)) for reason, hint in rows])
 
 
 def _row(signal: Signal, more: str = "") -> Row:

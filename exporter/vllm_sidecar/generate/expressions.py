@@ -6,19 +6,19 @@ import re
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.alerts import RECORDS, Measure
-from vllm_sidecar.catalog.alerts.types import LABEL_SETS, SIDECAR
+from vllm_sidecar.catalog.alerts.alert import LABEL_SETS, SIDECAR
 from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config import format_duration, parse_duration
-from vllm_sidecar.config.hours import DAY
-from vllm_sidecar.config.thresholds import labels_of
+from vllm_sidecar.generate.settings.batch_hours import DAY
+from vllm_sidecar.generate.settings.thresholds import labels_of
 from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from vllm_sidecar.catalog.alerts import Threshold
-    from vllm_sidecar.config.hours import Hours
-    from vllm_sidecar.config.thresholds import Thresholds
+    from vllm_sidecar.generate.settings.batch_hours import Hours
+    from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 _USERS = "\0"
 """Where text of the user comes in place of `<<sidecar>>`. It is put in last, so that nothing in it is rewritten."""

@@ -21,7 +21,7 @@ from promql_parser import (
 
 from vllm_sidecar.catalog.alerts import RECORDS
 from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
-from vllm_sidecar.config.thresholds import labels_of
+from vllm_sidecar.generate.settings.thresholds import labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -6,10 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.alerts import GROUPS, Measure
-from vllm_sidecar.catalog.alerts.types import LABEL_SETS
+from vllm_sidecar.catalog.alerts.alert import LABEL_SETS
 from vllm_sidecar.catalog.types import RECORD_PREFIX
-from vllm_sidecar.config import format_duration, template
-from vllm_sidecar.config.thresholds import Resolved, knows_model, resolve
+from vllm_sidecar.config import format_duration
 from vllm_sidecar.generate import promql
 from vllm_sidecar.generate.expressions import (
     expression,
@@ -21,13 +20,15 @@ from vllm_sidecar.generate.expressions import (
     scaled,
 )
 from vllm_sidecar.generate.promql import without_texts
+from vllm_sidecar.generate.settings import alert_template
+from vllm_sidecar.generate.settings.thresholds import ResolvedAlert, knows_model, resolve
 from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from vllm_sidecar.catalog.alerts import Alert, Record
-    from vllm_sidecar.config.thresholds import Thresholds
+    from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 Rule = dict[str, Any]
 Group = dict[str, Any]
@@ -112,11 +113,11 @@ def alike(settings: Mapping[str, object]) -> list[list[str]]:
 def named(models: Sequence[str]) -> str:
     """Name some models in a label, which Prometheus expands like a template."""
     more = f" and {len(models) - 1} more" if len(models) > 1 else ""
-    return template.literal(models[0]) + more
+    return alert_template.literal(models[0]) + more
 
 
 def _rule(
-    alert: Alert, settings: Resolved, thresholds: Thresholds, matcher: str, labels: Mapping[str, str]
+    alert: Alert, settings: ResolvedAlert, thresholds: Thresholds, matcher: str, labels: Mapping[str, str]
 ) -> Iterator[Rule]:
     if not settings.enabled:
         return
@@ -134,7 +135,7 @@ def _rule(
     yield rule
 
 
-def texts(alert: Alert, settings: Resolved, thresholds: Thresholds) -> dict[str, str]:
+def texts(alert: Alert, settings: ResolvedAlert, thresholds: Thresholds) -> dict[str, str]:
     """Return the texts and links of an alert, as templates of Prometheus."""
     shown = {each.name: in_text(each, settings.values[each.name], thresholds) for each in alert.thresholds}
     labels = _labels(alert, thresholds)
@@ -142,7 +143,7 @@ def texts(alert: Alert, settings: Resolved, thresholds: Thresholds) -> dict[str,
     return {
         "summary": _written(alert.summary, shown, thresholds),
         "description": _written(whole, shown, thresholds),
-        **links(alert.name, f"{alert.board}{_query(labels)}", labels, thresholds),
+        **links(alert.name, f"{alert.dashboard}{_query(labels)}", labels, thresholds),
         **settings.annotations,
     }
 
@@ -173,7 +174,7 @@ def _asked(text: str, thresholds: Thresholds, *, several: bool) -> str:
     return f"{{{{ with {ask} }}}}{{{{ . | first | value | humanize }}}}{{{{ end }}}}"
 
 
-def links(alert: str, board: str, labels: Collection[str], thresholds: Thresholds) -> dict[str, str]:
+def links(alert: str, dashboard: str, labels: Collection[str], thresholds: Thresholds) -> dict[str, str]:
     """Return the links to a runbook and a dashboard; where the user has no address for them there is none.
 
     A sidecar that serves the runbook fills in the labels of the alert; other servers ignore them.
@@ -187,7 +188,7 @@ def links(alert: str, board: str, labels: Collection[str], thresholds: Threshold
     query = f"?{''.join(filled)}" if filled and "://" in books else ""
     return {
         **({"runbook_url": f"{books}/{alert}.md{query}"} if books else {}),
-        **({"dashboard_url": f"{grafana}/d/{board}"} if grafana else {}),
+        **({"dashboard_url": f"{grafana}/d/{dashboard}"} if grafana else {}),
     }
 
 

@@ -11,21 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog import upstream
-from vllm_sidecar.catalog.alerts.types import LABEL_SETS
-from vllm_sidecar.catalog.types import PREFIX, Kind, Merge
+from vllm_sidecar.catalog.alerts.alert import LABEL_SETS
+from vllm_sidecar.catalog.types import PREFIX, Kind, Merge, Scope
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.generate.expressions import expression, in_cluster, quoted
-from vllm_sidecar.generate.files import Origin
 from vllm_sidecar.generate.formats import commented, dump
+from vllm_sidecar.generate.output_files import Origin
 from vllm_sidecar.generate.rules import in_pack
-from vllm_sidecar.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vllm_sidecar.catalog.types import Upstream
-    from vllm_sidecar.config.thresholds import Thresholds
     from vllm_sidecar.generate.rules import Group, Rule
+    from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 BY = Origin("shim")
 RELABEL = "vllm-plain.relabel.yml"
@@ -51,7 +50,7 @@ _MARKED = "__tmp_keep"
 
 def relabelling() -> list[dict[str, Any]]:
     """Return metric_relabel_configs that make one dialect of all."""
-    names = sorted({alias for entry in upstream.UPSTREAM for alias in entry.aliases} | set(upstream.READ_BESIDE))
+    names = sorted({alias for entry in upstream.UPSTREAM for alias in entry.aliases} | set(upstream.ALSO_READ))
     names += [upstream.SPEC_V0_MARK, *sorted({older for older, _ in upstream.BY_TRANSFER_TYPE.values()})]
     counters = sorted(
         alias.removesuffix("_total")
@@ -84,13 +83,13 @@ def relabel_file() -> dict[str, bytes]:
 
 def shim_groups(thresholds: Thresholds) -> list[Group]:
     """Return the recording rules, in one group: what is recorded together is of one moment."""
-    pace = format_duration(thresholds.evaluation_interval)
-    return [{"name": in_pack(GROUP, thresholds), "interval": pace, "rules": list(_rules(thresholds))}]
+    interval = format_duration(thresholds.evaluation_interval)
+    return [{"name": in_pack(GROUP, thresholds), "interval": interval, "rules": list(_rules(thresholds))}]
 
 
 def raw_names() -> frozenset[str]:
     """Return vLLM's own names that the rules read."""
-    aliases = {alias for entry in upstream.UPSTREAM for alias in entry.aliases} | set(upstream.READ_BESIDE)
+    aliases = {alias for entry in upstream.UPSTREAM for alias in entry.aliases} | set(upstream.ALSO_READ)
     older = {name for name, _ in upstream.BY_TRANSFER_TYPE.values()}
     known = {_RAW + name for name in (*aliases, *older, upstream.SPEC_V0_MARK)}
     beside = {upstream.PROCESS_START, *upstream.HTTP_REQUESTS.aliases, *upstream.OPEN_FDS.aliases}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import vllm_sidecar
-from vllm_sidecar.gpu.nvml.page import SIZE, CallPage
+from vllm_sidecar.gpu.nvml.call_page import SIZE, CallPage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,14 +7,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.gpu import EVENTS, FIELDS_BY_NAME, GROUPS
-from vllm_sidecar.gpu.normalise import decode, normalise
-from vllm_sidecar.model import GPU_REASONS, GpuDevice, GpuPoll, GpuReading, PollError, Reason
+from vllm_sidecar.catalog.gpu_fields import EVENTS, FIELDS_BY_NAME, GROUPS
+from vllm_sidecar.catalog.reasons import GPU_REASONS, PollError, Reason
+from vllm_sidecar.gpu.polls import GpuDevice, GpuPoll, GpuReading
+from vllm_sidecar.gpu.units import decode, to_base_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vllm_sidecar.model import Key
+    from vllm_sidecar.series.readings import Key
 
 INSTANCE_GROUPS = ("memory", "activity")
 """Groups of fields that a MIG instance can have."""
@@ -123,9 +124,9 @@ class FrameReader:
         )  # fmt: skip
         gives = self._gives.setdefault(device.uuid, set())
         fast, slow = (decode(content[tier] or ()) for tier in ("fast", "slow"))
-        values = normalise(fast, anomalies)
+        values = to_base_units(fast, anomalies)
         if content["slow"] is not None:
-            self._slow[device.uuid] = normalise(slow, anomalies)
+            self._slow[device.uuid] = to_base_units(slow, anomalies)
         values |= self._slow.get(device.uuid, {})
         if content["lost"]:
             return GpuReading(device, values, {}, lost=True)

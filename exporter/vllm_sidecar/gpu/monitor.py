@@ -9,22 +9,22 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.catalog.reasons import GPU_HINTS, GPU_REASONS, PollError, Reason
 from vllm_sidecar.gpu import samples, simulated
+from vllm_sidecar.gpu.device_window import GpuWindows
 from vllm_sidecar.gpu.frames import GpuEvent, Note, Opened
-from vllm_sidecar.gpu.supervisor import Plan, Supervisor
-from vllm_sidecar.gpu.window import GpuWindows
-from vllm_sidecar.health import GPU_ANOMALIES, MISSES, Health
-from vllm_sidecar.log import event
-from vllm_sidecar.model import GPU_REASONS, GpuPoll, PollError, Reason
-from vllm_sidecar.remedy import GPU_REMEDY
+from vllm_sidecar.gpu.polls import GpuPoll
+from vllm_sidecar.gpu.supervisor import ChildSettings, Supervisor
+from vllm_sidecar.logs import event
+from vllm_sidecar.series.health import GPU_ANOMALIES, MISSES, Health
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vllm_sidecar.config import Config
+    from vllm_sidecar.gpu.device_window import GpuWindow
     from vllm_sidecar.gpu.frames import Frame
     from vllm_sidecar.gpu.samples import Samples
-    from vllm_sidecar.gpu.window import GpuWindow
 
 SOURCE = "nvml"
 MOST_NOTES = 100
@@ -121,11 +121,9 @@ class GpuMonitor:
             await self._watch()
 
     async def _watch(self) -> None:
-        settings = self.settings
-        plan = Plan(
-            settings.wanted, settings.interval, settings.slow_interval, settings.timeout, settings.processes
-        )  # fmt: skip
-        await Supervisor(plan, self.take, self._server_pids, lambda: self._expire(self._clock())).run()
+        gpu = self.settings
+        child = ChildSettings(gpu.wanted, gpu.interval, gpu.slow_interval, gpu.timeout, gpu.processes)
+        await Supervisor(child, self.take, self._server_pids, lambda: self._expire(self._clock())).run()
 
     def _expire(self, now: float) -> None:
         if self._succeeded_at is None or not self.health.up:
@@ -208,7 +206,7 @@ class GpuMonitor:
         lost = {reading.device.uuid or reading.device.index: reading.device.index
                 for reading in poll.readings if reading.lost}  # fmt: skip
         for device in sorted(lost.keys() - self._logged_lost):
-            event(_log, logging.ERROR, "gpu_lost", gpu=lost[device], remedy=GPU_REMEDY[Reason.GPU_LOST])
+            event(_log, logging.ERROR, "gpu_lost", gpu=lost[device], hint=GPU_HINTS[Reason.GPU_LOST])
         for reading in poll.readings:
             if reading.device.uuid in self._logged_lost and not reading.lost:
                 event(_log, logging.INFO, "gpu_back", gpu=reading.device.index)
@@ -222,4 +220,4 @@ class GpuMonitor:
             self._logged = error.reason
             level = logging.INFO if error.reason is Reason.LIBRARY_NOT_FOUND else logging.WARNING
             event(_log, level, "gpus_down", reason=error.reason.value, detail=error.detail,
-                  remedy=GPU_REMEDY[error.reason])  # fmt: skip
+                  hint=GPU_HINTS[error.reason])  # fmt: skip

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog import SIGNALS
-from vllm_sidecar.catalog.gpu import EVENTS, PREFIX, XID_SEVERITY
+from vllm_sidecar.catalog.gpu_fields import EVENTS, PREFIX, XID_SEVERITY
+from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.exposition import labels_text
-from vllm_sidecar.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.gpu.frames import GpuEvent
-    from vllm_sidecar.health import Health
-    from vllm_sidecar.model import GpuPoll, GpuReading, Value
+    from vllm_sidecar.gpu.polls import GpuPoll, GpuReading
+    from vllm_sidecar.series.health import Health
 
 Samples = dict[str, list[tuple[str, "Value"]]]
 Row = tuple[str, "Sequence[str]", float]

@@ -13,16 +13,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog.gpu import FIELDS_BY_NAME, THROTTLE_BITS
-from vllm_sidecar.gpu.normalise import normalise
-from vllm_sidecar.model import GpuDevice, GpuPoll, GpuReading, PollError, Reason
-from vllm_sidecar.scrape import Client
+from vllm_sidecar.catalog.gpu_fields import FIELDS_BY_NAME, THROTTLE_BITS
+from vllm_sidecar.catalog.reasons import PollError, Reason
+from vllm_sidecar.gpu.polls import GpuDevice, GpuPoll, GpuReading
+from vllm_sidecar.gpu.units import to_base_units
+from vllm_sidecar.vllm.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vllm_sidecar.config import Config
-    from vllm_sidecar.gpu.normalise import Raw
+    from vllm_sidecar.gpu.units import Raw
 
 PATH = "/simulate/gpus"
 _REASONS = {Reason.REFUSED: Reason.REFUSED, Reason.TIMEOUT: Reason.TIMEOUT}
@@ -66,7 +67,7 @@ def read(body: bytes, now: float, seconds: float) -> Simulated:
         active = gpu.get("throttle_reasons")
         if active is not None:
             raw |= {("throttled", reason): float(reason in active) for reason in THROTTLE_BITS}
-        values = normalise(raw, anomalies, scaled=True)
+        values = to_base_units(raw, anomalies, scaled=True)
         groups = {FIELDS_BY_NAME[key[0]].group: True for key in raw}
         readings.append(GpuReading(device, values, groups))
         xids.update({(device, int(code)): int(count) for code, count in gpu.get("xid", {}).items()})

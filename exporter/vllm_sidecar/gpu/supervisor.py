@@ -8,11 +8,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from vllm_sidecar.catalog.gpu import EVENTS
+from vllm_sidecar.catalog.gpu_fields import EVENTS
+from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.gpu.child import Child, command, start, watch_without_threads
 from vllm_sidecar.gpu.frames import FrameReader, Outdated
-from vllm_sidecar.log import event
-from vllm_sidecar.model import GpuPoll, PollError, Reason
+from vllm_sidecar.gpu.polls import GpuPoll
+from vllm_sidecar.logs import event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -33,7 +34,7 @@ MOST_STUCK = 2
 _log = logging.getLogger(__name__)
 
 
-class Plan(NamedTuple):
+class ChildSettings(NamedTuple):
     """What children do: which devices they read (see config), how often, and the longest that one call may take."""
 
     wanted: tuple[str, ...] | None = None
@@ -59,7 +60,7 @@ class Supervisor:
 
     def __init__(
         self,
-        plan: Plan,
+        settings: ChildSettings,
         publish: Callable[[Frame], None],
         server_pids: Callable[[], Sequence[int]] = tuple,
         tick: Callable[[], None] = lambda: None,
@@ -67,7 +68,7 @@ class Supervisor:
         program: Callable[[int], Sequence[str]] = command,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._plan, self._publish, self._server_pids, self._tick = plan, publish, server_pids, tick
+        self._settings, self._publish, self._server_pids, self._tick = settings, publish, server_pids, tick
         self._program, self._clock = program, clock
         self._child: Child | None = None
         self._unnamed = 0
@@ -87,7 +88,7 @@ class Supervisor:
     async def run(self) -> None:
         """Start one child after the other until cancelled."""
         watch_without_threads()
-        pause = self._plan.interval
+        pause = self._settings.interval
         while True:
             began = self._clock()
             try:
@@ -98,7 +99,7 @@ class Supervisor:
             if failure is not None:
                 self._publish(failure)
             if failure is None or self._clock() - began > LONGEST_PAUSE:
-                pause = self._plan.interval
+                pause = self._settings.interval
             await self._rest(pause)
             without_library = failure is not None and failure.reason is Reason.LIBRARY_NOT_FOUND
             pause = min(2.0 * pause, PAUSE_WITHOUT_LIBRARY if without_library else LONGEST_PAUSE)
@@ -106,7 +107,7 @@ class Supervisor:
     async def _rest(self, seconds: float) -> None:
         until = self._clock() + seconds
         while (left := until - self._clock()) > 0.0:
-            await asyncio.sleep(min(left, self._plan.heartbeat))
+            await asyncio.sleep(min(left, self._settings.heartbeat))
             self._tick()
 
     async def _one(self) -> PollError | None:
@@ -114,7 +115,7 @@ class Supervisor:
         self._stuck[:] = [child for child in self._stuck if not child.exited.is_set()]
         if len(self._stuck) >= MOST_STUCK:
             return PollError(Reason.HUNG, f"{len(self._stuck)} processes hang in the driver and cannot be ended")
-        reader = FrameReader(processes=self._plan.processes)
+        reader = FrameReader(processes=self._settings.processes)
         self._last, self._pids = None, ()
         try:
             child = await self._start(reader)
@@ -141,13 +142,13 @@ class Supervisor:
             raise
 
     def _request(self) -> dict[str, object]:
-        plan = self._plan
+        settings = self._settings
         return {
-            "wanted": plan.wanted,
-            "interval": plan.interval,
-            "slow_interval": plan.slow_interval,
-            "processes": plan.processes,
-            "heartbeat": plan.heartbeat,
+            "wanted": settings.wanted,
+            "interval": settings.interval,
+            "slow_interval": settings.slow_interval,
+            "processes": settings.processes,
+            "heartbeat": settings.heartbeat,
             "event_types": sum(EVENTS.values()),
         }
 
@@ -163,7 +164,7 @@ class Supervisor:
 
     async def _follow(self, child: Child) -> PollError | None:
         """Look after a child until it says nothing more; return why it has to be killed."""
-        beat = self._plan.heartbeat
+        beat = self._settings.heartbeat
         count, still, looked = 0, 0.0, self._clock()
         while True:
             pids = tuple(self._server_pids())
@@ -178,7 +179,7 @@ class Supervisor:
             still = still + min(now - looked, 2.0 * beat) if count == before else 0.0
             looked = now
             self._tick()
-            if still > (self._plan.timeout if count else max(START_SECONDS, self._plan.timeout)):
+            if still > (self._settings.timeout if count else max(START_SECONDS, self._settings.timeout)):
                 return PollError(Reason.HUNG, f"{child.page.call or 'its start'} has not returned for {still:.0f} s")
 
     async def _end(self, child: Child, *, at_once: bool) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from suite import real
 
-from vllm_sidecar.distribution import window_quantiles
+from vllm_sidecar.quantiles import window_quantiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,6 +7,7 @@ of these is high, or low, on a healthy server.
 
 from __future__ import annotations
 
+from vllm_sidecar.catalog.alerts.alert import Alert, AlertGroup, Measure, Profile, Record, Severity, Threshold
 from vllm_sidecar.catalog.alerts.baselines import BASELINE_RECORDS, BASELINES, STARTS
 from vllm_sidecar.catalog.alerts.cache import CACHE
 from vllm_sidecar.catalog.alerts.features import FEATURES
@@ -14,18 +15,17 @@ from vllm_sidecar.catalog.alerts.gpu import GPU_ALERTS, GPU_HISTORY
 from vllm_sidecar.catalog.alerts.models import MODEL_RECORDS, MODELS
 from vllm_sidecar.catalog.alerts.monitoring import MONITORING
 from vllm_sidecar.catalog.alerts.replicas import QUEUE, REPLICAS
-from vllm_sidecar.catalog.alerts.types import Alert, Group, Measure, Profile, Record, Severity, Threshold
 
-GROUPS: tuple[Group, ...] = (
-    Group("vllm-models", MODELS, MODEL_RECORDS),
-    Group("vllm-replicas", REPLICAS),
-    Group("vllm-queue", QUEUE),
-    Group("vllm-cache", CACHE),
-    Group("vllm-features", FEATURES),
-    Group("vllm-gpu", GPU_ALERTS),
-    Group("vllm-gpu-history", GPU_HISTORY, slow=True),
-    Group("vllm-baselines", (*BASELINES, *STARTS), BASELINE_RECORDS, slow=True),
-    Group("vllm-monitoring", MONITORING),
+GROUPS: tuple[AlertGroup, ...] = (
+    AlertGroup("vllm-models", MODELS, MODEL_RECORDS),
+    AlertGroup("vllm-replicas", REPLICAS),
+    AlertGroup("vllm-queue", QUEUE),
+    AlertGroup("vllm-cache", CACHE),
+    AlertGroup("vllm-features", FEATURES),
+    AlertGroup("vllm-gpu", GPU_ALERTS),
+    AlertGroup("vllm-gpu-history", GPU_HISTORY, slow=True),
+    AlertGroup("vllm-baselines", (*BASELINES, *STARTS), BASELINE_RECORDS, slow=True),
+    AlertGroup("vllm-monitoring", MONITORING),
 )
 """What is evaluated together, in order; groups run side by side, so none relies on what another records now."""
 

@@ -7,7 +7,7 @@ load, in tokens per second and replica: the size of the batch would not do, for 
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import MODEL, OF_MODEL, PEER, YESTERDAY, Alert, Record, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.alert import MODEL, OF_MODEL, PEER, YESTERDAY, Alert, Record, Severity, number, ratio
 
 LAST_WEEK = "offset 167h30m"
 """With a range of an hour: around the same time of the day a week before, as YESTERDAY is of the day before."""
@@ -162,7 +162,7 @@ BASELINES: tuple[Alert, ...] = (
         "hour before, at no more than <<load>> times the tokens per second and replica.",
         cause="throttled GPUs, long prompts in the same steps, preemptions, or a changed flag",
         first='PromQL: vllm_sidecar_gpu_throttled{reason!~"idle|sw_power_cap"} == 1; then compare the flags',
-        board="vllm-engine",
+        dashboard="vllm-engine",
     ),
     Alert(
         name="VllmReplicaSlow",
@@ -185,7 +185,7 @@ BASELINES: tuple[Alert, ...] = (
         "the model's replicas, and it does not do more work.",
         cause="a throttled or failing GPU, a noisy neighbour on its node, or another flag or version",
         first='PromQL: vllm_sidecar_gpu_throttled{reason!~"idle|sw_power_cap"} == 1 on its node; compare the flags',
-        board="vllm-engine",
+        dashboard="vllm-engine",
     ),
     Alert(
         name="VllmReplicaLoadUneven",
@@ -213,7 +213,7 @@ BASELINES: tuple[Alert, ...] = (
         "<<fewest>> of their requests.",
         cause="sticky sessions, a router that does not see the replica, or one that sends everything to it",
         first="PromQL: sum by (pod, instance) (rate(vllm_sidecar_generation_tokens_total{" + OF_MODEL + "}[10m]))",
-        board="vllm-overview",
+        dashboard="vllm-overview",
     ),
     Alert(
         name="VllmPrefixHitRatioDropped",
@@ -240,7 +240,7 @@ BASELINES: tuple[Alert, ...] = (
             "or the router no longer keeps conversations together"
         ),
         first="compare the first 200 characters of two prompts of the same client; look at the router's changes",
-        board="vllm-kv-cache",
+        dashboard="vllm-kv-cache",
     ),
     Alert(
         name="VllmOutputShapeChanged",
@@ -269,7 +269,7 @@ BASELINES: tuple[Alert, ...] = (
         "clients",
         first="read three answers of this model; then PromQL: sum by (finished_reason) "
         "(rate(vllm_sidecar_requests_finished_total{" + OF_MODEL + "}[10m]))",
-        board="vllm-incident",
+        dashboard="vllm-incident",
     ),
     Alert(
         name="VllmSaturationSustained",
@@ -283,7 +283,7 @@ BASELINES: tuple[Alert, ...] = (
         "maximum, or there is none. The next peak becomes a queue.",
         cause="load grew for good, answers became longer, or the largest number of replicas is too small",
         first="PromQL: vllm_sidecar_saturation_ratio{" + OF_MODEL + "}; raise maxReplicas",
-        board="vllm-overview",
+        dashboard="vllm-overview",
     ),
     Alert(
         name="VllmRollbackCandidate",
@@ -306,7 +306,7 @@ BASELINES: tuple[Alert, ...] = (
         cause="the change itself",
         first="{{ with $labels.namespace }}kubectl -n {{ . }} rollout history deployment{{ else }}the status page "
         "shows the flags with their changes{{ end }}: roll back first, then find out",
-        board="vllm-incident",
+        dashboard="vllm-incident",
     ),
 )
 
@@ -334,6 +334,6 @@ STARTS: tuple[Alert, ...] = (
         "is gone",
         first="{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} describe pod {{ . }}{{ else }}"
         "journalctl -u vllm{{ end }}: which step took the time?",
-        board="vllm-overview",
+        dashboard="vllm-overview",
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import (
+from vllm_sidecar.catalog.alerts.alert import (
     ENGINE,
     LOGS,
     OF_MODEL,
@@ -41,7 +41,7 @@ CACHE: tuple[Alert, ...] = (
         cause="long prompts or long answers: compare the token histograms with yesterday's",
         first="PromQL: vllm_sidecar_recent_preemptions_per_request{" + OF_MODEL + "} and "
         "vllm_sidecar_kv_cache_free_tokens",
-        board="vllm-kv-cache",
+        dashboard="vllm-kv-cache",
     ),
     Alert(
         name="VllmPreemptionStorm",
@@ -60,7 +60,7 @@ CACHE: tuple[Alert, ...] = (
         cause="too many sequences for the KV cache: --max-num-seqs is too high for these lengths",
         first="PromQL: rate(vllm_sidecar_preemptions_total{" + OF_MODEL + "}[5m]) next to "
         "vllm_sidecar_requests_running",
-        board="vllm-kv-cache",
+        dashboard="vllm-kv-cache",
     ),
     Alert(
         name="VllmKvCacheHeld",
@@ -72,6 +72,6 @@ CACHE: tuple[Alert, ...] = (
         description="Nobody gives these blocks back: the next requests find less room, and in the end none.",
         cause="prompts that a decode node never fetched from this prefill node, a leak, or gauges that froze",
         first=f"{LOGS}, and look for transfer, expired and nixl; then send one short request and look again",
-        board="vllm-kv-cache",
+        dashboard="vllm-kv-cache",
     ),
 )

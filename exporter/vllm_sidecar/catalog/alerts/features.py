@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import ENGINE, LOGS, OF_MODEL, REPLICA, SERVED, Alert, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.alert import ENGINE, LOGS, OF_MODEL, REPLICA, SERVED, Alert, Severity, number, ratio
 
 FEATURES: tuple[Alert, ...] = (
     Alert(
@@ -23,7 +23,7 @@ FEATURES: tuple[Alert, ...] = (
         cause="the draft model does not fit the traffic or the new model, or too many tokens are drafted",
         first="PromQL: vllm_sidecar_recent_spec_decode_position_acceptance_ratio"
         "{" + OF_MODEL + "}: draft no more than that",
-        board="vllm-features",
+        dashboard="vllm-features",
     ),
     Alert(
         name="VllmLoraSlotsExhausted",
@@ -42,7 +42,7 @@ FEATURES: tuple[Alert, ...] = (
         cause="more adapters are wanted at once than --max-loras",
         first='PromQL: vllm_sidecar_lora_adapter_active{state="waiting"} == 1: raise --max-loras, or give adapters '
         "replicas of their own",
-        board="vllm-features",
+        dashboard="vllm-features",
     ),
     Alert(
         name="VllmDataParallelImbalance",
@@ -61,7 +61,7 @@ FEATURES: tuple[Alert, ...] = (
         description="The busiest does far more than the mean ({{ $value | humanizePercentage }} off balance).",
         cause="sticky sessions, or a router that looks at one engine only",
         first="PromQL: sum by (pod, instance, engine) (vllm_sidecar_requests_running{" + OF_MODEL + "})",
-        board="vllm-features",
+        dashboard="vllm-features",
     ),
     Alert(
         name="VllmDataParallelRankIdle",
@@ -79,7 +79,7 @@ FEATURES: tuple[Alert, ...] = (
         cause="the router does not see the rank, or the rank hangs",
         first="PromQL: sum by (pod, instance, engine) "
         "(rate(vllm_sidecar_generation_tokens_total{" + OF_MODEL + "}[5m]))",
-        board="vllm-features",
+        dashboard="vllm-features",
     ),
     Alert(
         name="VllmKvTransferFailures",
@@ -102,6 +102,6 @@ FEATURES: tuple[Alert, ...] = (
         cause="the network between prefill and decode, a store that is down or full, or a decode side that fetches too "
         "late",
         first=f"{LOGS}, and look for {{{{ $labels.connector }}}}: the peer or the store that it names",
-        board="vllm-features",
+        dashboard="vllm-features",
     ),
 )

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import (
-    GPU,
-    REPLICA,
-    Alert,
-    Measure,
-    Severity,
-    Threshold,
-    number,
-    ratio,
-)
+from vllm_sidecar.catalog.alerts.alert import GPU, REPLICA, Alert, Measure, Severity, Threshold, number, ratio
 
 _ON_NODE = (
     "{{ with $labels.node }}kubectl debug node/{{ . }} -it --profile=sysadmin --image=busybox -- chroot /host {{ end }}"
@@ -48,7 +39,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         description="The driver reports an error after which the GPU needs a reset or a new node.",
         cause="failing hardware: memory, bus or firmware of the GPU",
         first=_DMESG + "; drain the node, the recovery action says what it needs",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuXid",
@@ -61,7 +52,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         description="The driver reports an error that the application may survive.",
         cause="a link or a memory page with errors; twice in a day means failing hardware",
         first=_DMESG,
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuEccUncorrectable",
@@ -74,7 +65,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         description="{{ $value | humanize }} in ten minutes: what was computed with this memory may be wrong.",
         cause="failing memory of the GPU",
         first=_smi("ECC,ROW_REMAPPER") + "; drain the node and reset the GPU",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuRowRemapFailure",
@@ -85,7 +76,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         description="A memory row could not be remapped: the spare rows are used up.",
         cause="failing memory of the GPU",
         first=_smi("ROW_REMAPPER") + "; drain the node and open a case with the vendor",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuRowRemapPending",
@@ -96,7 +87,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         description="Memory that failed is replaced at the next reset; until then it is used on.",
         cause="an earlier memory error",
         first=_smi("ROW_REMAPPER") + "; reset the GPU when its server is drained",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuRecoveryNeeded",
@@ -107,7 +98,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         description="The driver itself asks for it; it goes on until it is done.",
         cause="an error from which the GPU does not recover by itself",
         first=_DMESG + "; drain the node, then do what the action says",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuLost",
@@ -118,7 +109,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         description="The driver no longer reaches it, or it waits for a reset; its server cannot go on.",
         cause="the GPU fell off the bus (XID 79): power, heat or a loose board",
         first=_DMESG + "; the node needs a reboot",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuHang",
@@ -129,7 +120,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         description="Kernels are resident all the time and no token comes (power: {{ $labels.power }}).",
         cause="a collective in which one rank is missing: low power means that all only wait for it",
         first="py-spy dump --pid PID of each worker: the rank that is not in the collective is the broken one; restart",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuMissing",
@@ -141,7 +132,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         description="Fewer answer than are expected (gpu.expected, vLLM's parallel sizes, or the most that ever did).",
         cause="a GPU that fell off the bus, or a container that no longer gets all of them",
         first=_ON_NODE + "nvidia-smi -L, next to vllm_sidecar_gpu_info",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuThrottled",
@@ -162,7 +153,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         "power supply: every step of the engine is slower.",
         cause="heat (a fan, a filter, the room) or the power supply; the software's power cap is normal and not meant",
         first=_smi("PERFORMANCE,TEMPERATURE,POWER"),
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuStraggler",
@@ -175,7 +166,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         "the slowest.",
         cause="one GPU is throttled, shares its node with another job, or has a slower link",
         first="PromQL: vllm_sidecar_gpu_power_watts and vllm_sidecar_gpu_sm_clock_hertz of the instance",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
     Alert(
         name="VllmGpuUnreadable",
@@ -186,7 +177,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         description="vLLM may go on; nothing is known of its GPUs.",
         cause="a driver that was updated under a running container, or device files that are gone after a reload",
         first="nvidia-smi in the sidecar's container; the README says what to do about each reason",
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmGpuStarved",
@@ -200,7 +191,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         "being compiled, or a stall that begins",
         first="{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} top pod {{ . }} --containers{{ else }}top"
         "{{ end }}: is the API server short of CPU?",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
 )
 
@@ -215,6 +206,6 @@ GPU_HISTORY: tuple[Alert, ...] = (
         description="{{ $value | humanize }} rows in a day were replaced because of correctable errors.",
         cause="memory that begins to fail",
         first=_smi("ROW_REMAPPER") + "; plan to replace it",
-        board="vllm-gpu",
+        dashboard="vllm-gpu",
     ),
 )

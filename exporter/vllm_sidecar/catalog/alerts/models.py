@@ -7,8 +7,7 @@ bad.
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.replicas import ANSWERS
-from vllm_sidecar.catalog.alerts.types import (
+from vllm_sidecar.catalog.alerts.alert import (
     MODEL,
     OF_MODEL,
     PODS,
@@ -22,6 +21,7 @@ from vllm_sidecar.catalog.alerts.types import (
     number,
     ratio,
 )
+from vllm_sidecar.catalog.alerts.replicas import ANSWERS
 
 DOWN = '~up{source="vllm"} == 0'
 _ASLEEP = "~engine_sleeping == 1 and on (<<E>>) (sum by (<<E>>) (~requests_waiting) > 0)"
@@ -123,7 +123,7 @@ MODELS: tuple[Alert, ...] = (
         cause="its pods are Pending (no GPU, node gone, image, quota); or only their sidecars are: if users are "
         "served, it is the monitoring that is gone",
         first=PODS,
-        board="vllm-overview",
+        dashboard="vllm-overview",
     ),
     Alert(
         name="VllmReplicasUnavailable",
@@ -137,7 +137,7 @@ MODELS: tuple[Alert, ...] = (
         "count.",
         cause="VllmTargetDown, VllmEngineStalled or VllmAsleepWithRequests of each of them says which",
         first=PODS,
-        board="vllm-overview",
+        dashboard="vllm-overview",
     ),
     Alert(
         name="VllmQueueWaitHigh",
@@ -158,7 +158,7 @@ MODELS: tuple[Alert, ...] = (
             "replicas; kv_cache: fewer or shorter requests; adapter: --max-loras; transfer: the KV connector)"
         ),
         first=f"PromQL: sum by (limit) (vllm_sidecar_admission_limit{{{OF_MODEL}}})",
-        board="vllm-engine",
+        dashboard="vllm-engine",
     ),
     Alert(
         name="VllmErrorRatioHigh",
@@ -175,7 +175,7 @@ MODELS: tuple[Alert, ...] = (
         '[[list: topk(1, sum by (<<T>>) (increase(~requests_finished_total{finished_reason="error"}[5m])) > 0)]].',
         cause="a release, a model that does not fit the template, or an engine that died",
         first=PODS + "; then the log of the replica with most errors",
-        board="vllm-incident",
+        dashboard="vllm-incident",
     ),
     Alert(
         name="VllmRejectionRatioHigh",
@@ -193,7 +193,7 @@ MODELS: tuple[Alert, ...] = (
         description=f"[[{_REJECTED}]] in five minutes got 503 because a limit of the queue is reached.",
         cause="more load than the replicas take; --max-num-queued-reqs or --max-num-queued-tokens is reached",
         first=f"PromQL: sum by (pod, reason) (rate(vllm_sidecar_requests_rejected_total{{{OF_MODEL}}}[5m]))",
-        board="vllm-engine",
+        dashboard="vllm-engine",
     ),
     Alert(
         name="VllmAbortRatioHigh",
@@ -219,7 +219,7 @@ MODELS: tuple[Alert, ...] = (
         cause="answers that take longer than a client or gateway waits, or a client release that cancels",
         first="compare the timeout of the gateway with PromQL: "
         f'vllm_sidecar_recent_request_seconds{{{OF_MODEL},quantile="0.99"}}',
-        board="vllm-incident",
+        dashboard="vllm-incident",
     ),
     Alert(
         name="VllmRequestsCorrupted",
@@ -234,6 +234,6 @@ MODELS: tuple[Alert, ...] = (
         "[[list: topk(5, sum by (<<T>>) (increase(~requests_corrupted_total[10m])) > 0)]].",
         cause="a damaged weight file, a quantisation that overflows, or a GPU with errors in its memory",
         first="take the replica out of its Service (runbook), then look at ECC errors and XIDs of its GPUs",
-        board="vllm-incident",
+        dashboard="vllm-incident",
     ),
 )

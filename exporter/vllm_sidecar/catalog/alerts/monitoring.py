@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import (
+from vllm_sidecar.catalog.alerts.alert import (
     ENGINE,
     REPLICA,
     STATUS,
@@ -35,7 +35,7 @@ MONITORING: tuple[Alert, ...] = (
         description="Prometheus cannot scrape it: nothing is known of its vLLM server, which may serve well.",
         cause="its container died, or a network policy keeps Prometheus out",
         first=_LOGS,
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmGaugesStale",
@@ -47,7 +47,7 @@ MONITORING: tuple[Alert, ...] = (
         "clients have left, so that the engine is idle; else nothing says whether anybody waits.",
         cause="clients that all left at once, after which an idle vLLM does not update its gauges",
         first="send one short request: the gauges come right; until then do not scale by them",
-        board="vllm-engine",
+        dashboard="vllm-engine",
     ),
     Alert(
         name="VllmSignalMissing",
@@ -58,7 +58,7 @@ MONITORING: tuple[Alert, ...] = (
         description="Panels and alerts that need it are silent for this server.",
         cause="a very old vLLM, a front end that hides metrics, or a rename that this release does not know",
         first=f"{STATUS}: missing and unknown families",
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmVersionUnknown",
@@ -70,7 +70,7 @@ MONITORING: tuple[Alert, ...] = (
         description="What is known is exported as always; a newer sidecar may know more.",
         cause="a newer vLLM than this sidecar",
         first=f"{STATUS}: unknown families; look for a newer release",
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmSidecarPollsFailing",
@@ -85,7 +85,7 @@ MONITORING: tuple[Alert, ...] = (
         description="vLLM answers now and then: more than <<failing>> of the polls get nothing, so peaks are missed.",
         cause="an API server that is short of CPU, or a proxy in between",
         first="PromQL: sum by (reason) (rate(vllm_sidecar_poll_failures_total[10m]))",
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmSidecarIntervalStretched",
@@ -104,8 +104,8 @@ MONITORING: tuple[Alert, ...] = (
         summary=f"the sidecar of {REPLICA} polls only every {{{{ $value | humanizeDuration }}}}",
         description="It keeps its share of the server's time small, and /metrics takes long: peaks are missed.",
         cause="very many series, or an API server that is short of CPU",
-        first="PromQL: vllm_sidecar_poll_duration_seconds, next to the CPU of the API server; or set scrape.filtered",
-        board="vllm-sidecar",
+        first="PromQL: vllm_sidecar_poll_duration_seconds, next to the CPU of the API server",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmSidecarBehind",
@@ -120,7 +120,7 @@ MONITORING: tuple[Alert, ...] = (
         description="What it exports is {{ $value | humanizeDuration }} old though no poll failed.",
         cause="too little CPU for the sidecar, or too many servers for one",
         first="PromQL: rate(process_cpu_seconds_total[5m]) of the sidecar beside its CPU limit",
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmSidecarReloadFailed",
@@ -131,7 +131,7 @@ MONITORING: tuple[Alert, ...] = (
         description="It goes on with the old one; at its next restart it will not start.",
         cause="a mistake in the file",
         first="vllm-sidecar check-config FILE lists every mistake",
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmRuleEvaluationsMissed",
@@ -143,7 +143,7 @@ MONITORING: tuple[Alert, ...] = (
         description="The rules take longer than their interval: alerts come late, or not at all.",
         cause="too many series for one Prometheus, too little CPU, or slow storage",
         first="PromQL: prometheus_rule_group_last_duration_seconds next to prometheus_rule_group_interval_seconds",
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmWatchdog",
@@ -154,6 +154,6 @@ MONITORING: tuple[Alert, ...] = (
         description="It always fires; when it stops, Prometheus or Alertmanager does not work.",
         cause="nothing",
         first="nothing",
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import (
+from vllm_sidecar.catalog.alerts.alert import (
     ENGINE,
     NOT_ONE_ENGINE_PATTERN,
     OF_MODEL,
@@ -59,7 +59,7 @@ REPLICAS: tuple[Alert, ...] = (
         "half as much again as the slowest start of its job within a day.",
         cause="the process died or was killed for memory, the node is gone, or a release does not start",
         first=f"{PREVIOUS_LOGS}: read how the log ends",
-        board="vllm-overview",
+        dashboard="vllm-overview",
     ),
     Alert(
         name="VllmMetricsMissing",
@@ -73,7 +73,7 @@ REPLICAS: tuple[Alert, ...] = (
         description="Users may be served well; nothing else about this server is watched.",
         cause="a missing token, another server at this address, or a front end that was started without metrics",
         first=f"{STATUS}: `failure` names the reason, and the README says what to do about each",
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmTargetNotOneServer",
@@ -85,7 +85,7 @@ REPLICAS: tuple[Alert, ...] = (
         "nothing is exported, and no server behind it is watched.",
         cause="the sidecar was given the address of a Service, an ingress or a router in place of a pod",
         first=f"{STATUS}: `failure` says what answers; run one sidecar in each pod, or discover the pods",
-        board="vllm-sidecar",
+        dashboard="vllm-sidecar",
     ),
     Alert(
         name="VllmEngineStalled",
@@ -101,7 +101,7 @@ REPLICAS: tuple[Alert, ...] = (
         ),
         cause="a hung collective of a tensor-parallel group, a dead worker, or an engine that takes no requests in",
         first=f"{STATUS}: see which signals corroborate the stall, and the GPUs; then restart the server",
-        board="vllm-engine",
+        dashboard="vllm-engine",
     ),
     Alert(
         name="VllmAsleepWithRequests",
@@ -113,7 +113,7 @@ REPLICAS: tuple[Alert, ...] = (
         cause="the router does not know that it sleeps, or the call of /wake_up failed",
         first="{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} port-forward {{ . }} 8000, then {{ end }}"
         "curl -X POST http://localhost:8000/wake_up; or take it out of the router",
-        board="vllm-engine",
+        dashboard="vllm-engine",
     ),
     Alert(
         name="VllmCrashLoop",
@@ -138,7 +138,7 @@ REPLICAS: tuple[Alert, ...] = (
         "throws away what it worked at. Where kube-state-metrics is scraped, a server that never answered is seen too.",
         cause="out of memory while the CUDA graphs are captured, a failed GPU, or a bad release",
         first=f"{PREVIOUS_LOGS}: read the last traceback before it restarts again",
-        board="vllm-incident",
+        dashboard="vllm-incident",
     ),
     Alert(
         name="VllmHostMemoryNearLimit",
@@ -155,7 +155,7 @@ REPLICAS: tuple[Alert, ...] = (
         "requests that it serves. The metrics are those of cAdvisor.",
         cause="a leak, the multimodal cache, --swap-space or CPU offload, or a limit that is too near",
         first="kubectl -n {{ $labels.namespace }} top pod {{ $labels.pod }} --containers; restart it at a quiet hour",
-        board="vllm-incident",
+        dashboard="vllm-incident",
     ),
 )
 
@@ -184,7 +184,7 @@ QUEUE: tuple[Alert, ...] = (
         cause="load grew, answers became longer, or a replica less shares it",
         first="PromQL: sum by (pod, instance) "
         f"(vllm_sidecar_requests_waiting{{{OF_MODEL}}}): one replica, or all of them?",
-        board="vllm-overview",
+        dashboard="vllm-overview",
     ),
     Alert(
         name="VllmCapacityWaiting",
@@ -198,6 +198,6 @@ QUEUE: tuple[Alert, ...] = (
         "vLLM before 0.20 does not tell what they wait for.",
         cause="steady load at the limit of the batch or of the KV cache",
         first=f"PromQL: vllm_sidecar_admission_limit{{{OF_MODEL}}} == 1: batch, or KV cache?",
-        board="vllm-overview",
+        dashboard="vllm-overview",
     ),
 )

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.engine import ENGINE_BOARD
-from vllm_sidecar.catalog.dashboards.features import FEATURES_BOARD
-from vllm_sidecar.catalog.dashboards.gpu import GPU_BOARD
+from vllm_sidecar.catalog.dashboards.engine import ENGINE_DASHBOARD
+from vllm_sidecar.catalog.dashboards.features import FEATURES_DASHBOARD
+from vllm_sidecar.catalog.dashboards.gpu import GPU_DASHBOARD
 from vllm_sidecar.catalog.dashboards.incident import INCIDENT
 from vllm_sidecar.catalog.dashboards.kv_cache import KV_CACHE
 from vllm_sidecar.catalog.dashboards.overview import OVERVIEW
-from vllm_sidecar.catalog.dashboards.sidecar import SIDECAR_BOARD
-from vllm_sidecar.catalog.dashboards.slo import SLO_BOARD
-from vllm_sidecar.catalog.dashboards.types import Board, Colour, Panel, Query, Row, Style, Word
+from vllm_sidecar.catalog.dashboards.panel import Colour, Dashboard, Panel, Query, Row, Style, Word
+from vllm_sidecar.catalog.dashboards.sidecar import SIDECAR_DASHBOARD
+from vllm_sidecar.catalog.dashboards.slo import SLO_DASHBOARD
 
-BOARDS: tuple[Board, ...] = (
+DASHBOARDS: tuple[Dashboard, ...] = (
     OVERVIEW,
     INCIDENT,
-    ENGINE_BOARD,
+    ENGINE_DASHBOARD,
     KV_CACHE,
-    GPU_BOARD,
-    SLO_BOARD,
-    FEATURES_BOARD,
-    SIDECAR_BOARD,
+    GPU_DASHBOARD,
+    SLO_DASHBOARD,
+    FEATURES_DASHBOARD,
+    SIDECAR_DASHBOARD,
 )
 
-__all__ = ["BOARDS", "Board", "Colour", "Panel", "Query", "Row", "Style", "Word"]
+__all__ = ["DASHBOARDS", "Colour", "Dashboard", "Panel", "Query", "Row", "Style", "Word"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import (
+from vllm_sidecar.catalog.dashboards.factories import (
     ENGINE,
     LIMIT_HELP,
     NO_SIDECAR,
@@ -16,14 +16,14 @@ from vllm_sidecar.catalog.dashboards.panels import (
     quantiles,
     states,
 )
+from vllm_sidecar.catalog.dashboards.panel import Colour, Dashboard, Query, Row
 from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
-from vllm_sidecar.catalog.dashboards.types import Board, Colour, Query, Row
 from vllm_sidecar.catalog.types import Unit
 
 _FEW = "Fewer requests finished than quantiles need, or none."
 _P95 = "The bucket of the histogram that certainly holds p95, by its edges, and where in it the sidecar puts p95."
 
-ENGINE_BOARD = Board(
+ENGINE_DASHBOARD = Dashboard(
     "vllm-engine",
     "vLLM · Engine",
     "One replica: queue, TTFT, ITL, KV cache, preemptions, running and waiting, prefix cache, throughput. Choose an instance above.",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import ENGINE, SERVER, bars, heatmap, lines, number, states, table
-from vllm_sidecar.catalog.dashboards.types import YES, Board, Colour, Query, Row, Word
+from vllm_sidecar.catalog.dashboards.factories import ENGINE, SERVER, bars, heatmap, lines, number, states, table
+from vllm_sidecar.catalog.dashboards.panel import YES, Colour, Dashboard, Query, Row, Word
 from vllm_sidecar.catalog.types import Unit
 
 _OFF = "not enabled"
@@ -15,7 +15,7 @@ _NO_TP = "No server with more than one GPU, or its GPUs are not read."
 _SEVERAL = " and on (<<M>>) (~data_parallel_engines > 1)"
 _ACTIVE = (Word(0, "no", Colour.HISTOGRAM), Word(1, "active", Colour.RUNNING))
 
-FEATURES_BOARD = Board(
+FEATURES_DASHBOARD = Dashboard(
     "vllm-features",
     "vLLM · Speculation, LoRA, parallelism",
     "What each feature that is on does. Rows are closed: open the one whose number above is red.",

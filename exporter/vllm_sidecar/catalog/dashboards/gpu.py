@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import ENGINE, GPU, SERVER, lines, number, states, table
-from vllm_sidecar.catalog.dashboards.types import YES, Board, Colour, Query, Row
+from vllm_sidecar.catalog.dashboards.factories import ENGINE, GPU, SERVER, lines, number, states, table
+from vllm_sidecar.catalog.dashboards.panel import YES, Colour, Dashboard, Query, Row
 from vllm_sidecar.catalog.types import Unit
 
 _NO_GPU = "No sidecar that is chosen reads GPUs."
 _NOT_GIVEN = "This GPU or its driver does not give it."
 _QUIET = "None in this range."
 
-GPU_BOARD = Board(
+GPU_DASHBOARD = Dashboard(
     "vllm-gpu",
     "vLLM · GPU",
     "What the engine does and what its GPUs do, at the same seconds: busy, starved, throttled, straggling, broken.",

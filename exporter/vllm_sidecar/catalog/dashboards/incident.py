@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import (
+from vllm_sidecar.catalog.dashboards.factories import (
     ENGINE,
     FINISHED,
     LIMIT_HELP,
@@ -21,8 +21,8 @@ from vllm_sidecar.catalog.dashboards.panels import (
     table,
     words,
 )
+from vllm_sidecar.catalog.dashboards.panel import FINE_OR_BAD, IN_USE, Colour, Dashboard, Query, Row
 from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
-from vllm_sidecar.catalog.dashboards.types import FINE_OR_BAD, IN_USE, Board, Colour, Query, Row
 from vllm_sidecar.catalog.types import Unit
 
 _NAN = "not measured"
@@ -84,7 +84,7 @@ _WHAT_TO_DO = """
 Each alert has its runbook behind `runbook_url`.
 """
 
-INCIDENT = Board(
+INCIDENT = Dashboard(
     "vllm-incident",
     "vLLM · Incident",
     "One model, from the page to the cause: read it from top to bottom. Choose the model above.",

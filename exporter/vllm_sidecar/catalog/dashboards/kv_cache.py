@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import ENGINE, NO_SIDECAR, NO_SIDECAR_SHORT, heatmap, lines, number
-from vllm_sidecar.catalog.dashboards.types import Board, Colour, Query, Row
+from vllm_sidecar.catalog.dashboards.factories import ENGINE, NO_SIDECAR, NO_SIDECAR_SHORT, heatmap, lines, number
+from vllm_sidecar.catalog.dashboards.panel import Colour, Dashboard, Query, Row
 from vllm_sidecar.catalog.types import Unit
 
 _NO_OFFLOADING = "No KV offloading: no such connector is configured."
@@ -15,7 +15,7 @@ def _hit_ratio(window: str) -> str:
     return f"rate(~prefix_cache_hit_tokens_total[{window}]) / (rate(~prefix_cache_queried_tokens_total[{window}]) > 0)"
 
 
-KV_CACHE = Board(
+KV_CACHE = Dashboard(
     "vllm-kv-cache",
     "vLLM · KV cache and prefix caching",
     "Room in the KV cache, what its lack costs, and what prefix caching saves.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import (
+from vllm_sidecar.catalog.dashboards.factories import (
     ENGINE,
     NO_SIDECAR,
     SERVER,
@@ -12,8 +12,8 @@ from vllm_sidecar.catalog.dashboards.panels import (
     states,
     table,
 )
+from vllm_sidecar.catalog.dashboards.panel import Colour, Dashboard, Query, Row, Word
 from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
-from vllm_sidecar.catalog.dashboards.types import Board, Colour, Query, Row, Word
 from vllm_sidecar.catalog.types import Unit
 
 _WORST = 5
@@ -27,7 +27,7 @@ def _worst(expr: str, legend: str, plain: str = "") -> Query:
     return Query(expr, legend, plain=plain, top=_WORST)
 
 
-OVERVIEW = Board(
+OVERVIEW = Dashboard(
     "vllm-overview",
     "vLLM · Overview",
     "Every model and server: what is wrong, where, and who is worst. Click a model for the incident, a server for its engine.",

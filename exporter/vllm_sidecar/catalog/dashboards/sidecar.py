@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import NO_SIDECAR_SHORT, SERVER, lines, number, states, table
-from vllm_sidecar.catalog.dashboards.types import YES, Board, Colour, Query, Row, Word
+from vllm_sidecar.catalog.dashboards.factories import NO_SIDECAR_SHORT, SERVER, lines, number, states, table
+from vllm_sidecar.catalog.dashboards.panel import YES, Colour, Dashboard, Query, Row, Word
 from vllm_sidecar.catalog.types import Unit
 
 _NONE = "No sidecar: Prometheus scrapes vLLM itself."
 _ANSWERS = (Word(0, "no answer", Colour.BAD), Word(1, "answers", Colour.GOOD))
 
-SIDECAR_BOARD = Board(
+SIDECAR_DASHBOARD = Dashboard(
     "vllm-sidecar",
     "vLLM · Sidecar",
     "Health of the sidecars themselves: what they read, from where, how often, and what is missing.",

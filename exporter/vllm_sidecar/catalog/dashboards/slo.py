@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.dashboards.panels import bars, lines, table
-from vllm_sidecar.catalog.dashboards.types import Board, Colour, Query, Row
+from vllm_sidecar.catalog.dashboards.factories import bars, lines, table
+from vllm_sidecar.catalog.dashboards.panel import Colour, Dashboard, Query, Row
 from vllm_sidecar.catalog.types import Unit
 
 _NEW = "No requests since the rules of the objectives were loaded."
 _WHICH = "{{model_name}} {{slo}}"
 
-SLO_BOARD = Board(
+SLO_DASHBOARD = Dashboard(
     "vllm-slo",
     "vLLM · SLO",
     "Objectives per model over 30 days: attainment, error budget and burn. What they are stands in thresholds.yaml.",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.types import NOT_ONE_ENGINE_PATTERN
-from vllm_sidecar.catalog.dashboards.types import Colour, Word
+from vllm_sidecar.catalog.alerts.alert import NOT_ONE_ENGINE_PATTERN
+from vllm_sidecar.catalog.dashboards.panel import Colour, Word
 
 SERVER_STATES = (
     Word(0, "idle", Colour.GOOD),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog.dashboards.types import WIDTH
+from vllm_sidecar.catalog.dashboards.panel import WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,15 +6,15 @@ import re
 from typing import TYPE_CHECKING, cast
 
 from vllm_sidecar.catalog.alerts import ALERTS
-from vllm_sidecar.catalog.alerts.types import LABEL_SETS
-from vllm_sidecar.catalog.slos import SLOS
+from vllm_sidecar.catalog.alerts.alert import LABEL_SETS
+from vllm_sidecar.catalog.objectives import SLOS
 from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config import format_duration
-from vllm_sidecar.config.thresholds import KINDS, labels_of, resolve
 from vllm_sidecar.generate import lint
 from vllm_sidecar.generate.dashboards.variables import ENGINE, MODEL, WHERE
 from vllm_sidecar.generate.expressions import in_cluster, quoted
-from vllm_sidecar.generate.objectives import settle
+from vllm_sidecar.generate.settings.thresholds import KINDS, labels_of, resolve
+from vllm_sidecar.generate.slo_resolution import settle
 from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vllm_sidecar.catalog.dashboards import Query
-    from vllm_sidecar.config.thresholds import Thresholds
+    from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 _METRIC = re.compile(r"([~@])([a-z0-9_:]+)(?:\{([^}]*)\})?")
 _SEVERITY = re.compile(r'\bseverity="(page|ticket|info)"')

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.dashboards.types import Colour, Style
+from vllm_sidecar.catalog.dashboards.panel import Colour, Style
 from vllm_sidecar.catalog.types import Unit
+from vllm_sidecar.generate.dashboards.fields import NEUTRAL, limits, mappings, ref_id
 from vllm_sidecar.generate.dashboards.tables import table_overrides, transformations
 from vllm_sidecar.generate.dashboards.variables import DATASOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from vllm_sidecar.catalog.dashboards import Panel, Query, Word
+    from vllm_sidecar.catalog.dashboards import Panel, Query
     from vllm_sidecar.generate.dashboards.notation import Notation
 
-NEUTRAL = "transparent"
-"""Behind a number that is neither good nor bad."""
 EMPTY = "No data: is the sidecar scraped, and does anything match the choice above?"
 _INSTANT = (Style.NUMBERS, Style.TABLE, Style.BARS)
 """Panels that draw what holds now: the cheapest query."""
@@ -35,11 +34,6 @@ def panel_json(panel: Panel, notation: Notation) -> dict[str, Any]:
         "options": _options(panel),
         **({"transformations": transformations(panel, notation)} if panel.style is Style.TABLE else {}),
     }
-
-
-def ref_id(index: int) -> str:
-    """Return Grafana's name of a query: A, B, ..."""
-    return chr(ord("A") + index)
 
 
 def _target(panel: Panel, index: int, notation: Notation) -> dict[str, Any]:
@@ -83,36 +77,12 @@ def _given(**values: float | None) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def limits(panel: Panel, notation: Notation, bad: str = "") -> list[dict[str, Any]]:
-    """Return the colours from each value on; empty where the panel names no number."""
-    named = ((bad or panel.bad, Colour.BAD), ("" if bad else panel.watch, Colour.WATCH))
-    found = [(value, colour) for name, colour in named if (value := notation.limit(name)) is not None]
-    if not found:
-        return []
-    # What may be missing is not called good while it is.
-    good = NEUTRAL if panel.style is Style.NUMBERS and panel.empty else Colour.GOOD.value
-    if panel.below:
-        steps = [(_LOWEST, found[0][1].value), *((value, good) for value, _ in found)]
-    else:
-        steps = [(value, colour.value) for value, colour in found]
-    return [{"color": good, "value": None}, *({"color": colour, "value": value} for value, colour in sorted(steps))]
-
-
 def _colour_mode(panel: Panel, limited: bool) -> dict[str, Any]:
     if panel.style in (Style.NUMBERS, Style.BARS, Style.STATES, Style.TABLE):
         if limited or panel.style in (Style.STATES, Style.TABLE):
             return {"mode": "thresholds"}
         return {"mode": "fixed", "fixedColor": NEUTRAL if panel.style is Style.NUMBERS else Colour.RUNNING.value}
     return {"mode": "palette-classic"}
-
-
-def mappings(words: Sequence[Word]) -> list[dict[str, Any]]:
-    """Return words in place of values."""
-    options = {
-        str(word.value): {"text": word.text, "color": word.colour.value, "index": index}
-        for index, word in enumerate(words)
-    }
-    return [{"type": "value", "options": options}] if options else []
 
 
 def _custom(panel: Panel, limited: bool) -> dict[str, Any]:
@@ -156,8 +126,6 @@ def _looks(query: Query) -> Iterator[dict[str, Any]]:
         yield {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [6, 6]}}
 
 
-_LOWEST = -1e9
-"""Below every value of a panel: no value at all has the colour of the first step."""
 _SOFT_MAX = {Unit.SECONDS: 0.01, Unit.RATIO: 0.01}
 """Least height of an axis, by unit."""
 _LEGEND = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}

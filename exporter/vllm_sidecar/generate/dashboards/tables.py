@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.alerts.types import LABEL_SETS
-from vllm_sidecar.generate.dashboards import panels
-from vllm_sidecar.generate.dashboards.variables import board_link
+from vllm_sidecar.catalog.alerts.alert import LABEL_SETS
+from vllm_sidecar.generate.dashboards.fields import limits, mappings, ref_id
+from vllm_sidecar.generate.dashboards.variables import dashboard_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,7 @@ def transformations(panel: Panel, notation: Notation) -> list[dict[str, Any]]:
 
 def _value(panel: Panel, index: int) -> str:
     """Return the name that Grafana gives the values of a query."""
-    return f"Value #{panels.ref_id(index)}" if len(panel.queries) > 1 else "Value"
+    return f"Value #{ref_id(index)}" if len(panel.queries) > 1 else "Value"
 
 
 def table_overrides(panel: Panel, notation: Notation) -> Iterator[dict[str, Any]]:
@@ -84,9 +84,9 @@ def _cells(panel: Panel, query: Query, notation: Notation) -> Iterator[dict[str,
     if query.decimals is not None:
         yield {"id": "decimals", "value": query.decimals}
     if query.states:
-        yield {"id": "mappings", "value": panels.mappings(panel.words)}
+        yield {"id": "mappings", "value": mappings(panel.words)}
         yield {"id": "custom.cellOptions", "value": {"type": "color-background", "mode": "basic"}}
-    steps = panels.limits(panel, notation, query.bad) if query.bad else []
+    steps = limits(panel, notation, query.bad) if query.bad else []
     if steps:
         # Fine is no colour: what is red is what to look at.
         yield {
@@ -104,5 +104,8 @@ def _link(label: str, notation: Notation) -> dict[str, Any] | None:
         url = f"{runbooks}/${{__value.raw}}.md" if "://" in runbooks else ""
         return {"title": "Runbook", "url": url, "targetBlank": True} if url else None
     if label == "model_name":
-        return {"title": "What is wrong with the model?", "url": board_link("vllm-incident", model_name=head(label))}
-    return {"title": "What does its engine do?", "url": board_link("vllm-engine", instance=head(label))}
+        return {
+            "title": "What is wrong with the model?",
+            "url": dashboard_link("vllm-incident", model_name=head(label)),
+        }
+    return {"title": "What does its engine do?", "url": dashboard_link("vllm-engine", instance=head(label))}

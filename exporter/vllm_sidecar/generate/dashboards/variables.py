@@ -88,7 +88,7 @@ def links() -> list[dict[str, Any]]:
     ]
 
 
-def board_link(uid: str, **chosen: str) -> str:
+def dashboard_link(uid: str, **chosen: str) -> str:
     """Return the address of a board that keeps the rest of the choice and the time range."""
     kept = [f"${{{name}:queryparam}}" for name in ("datasource", *WHERE)]
     own = [f"var-{name}=${{__data.fields.{field}}}" for name, field in chosen.items()]

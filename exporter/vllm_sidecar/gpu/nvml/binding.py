@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 LIBRARY = "libnvidia-ml.so.1"
 
@@ -25,6 +25,22 @@ _GONE = frozenset((15, 16, 28))
 _LACKING = frozenset((INVALID_ARGUMENT, 3, 6, FUNCTION_NOT_FOUND, 25, 26))
 """INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH, DEPRECATED: it will not
 come until the driver changes."""
+
+
+FieldId = int | tuple[int, int]
+"""A field, or a field of one link."""
+Raw = dict[tuple[str, ...], float]
+"""Name of a field, then the value of its label -> NVML's number."""
+
+
+class FieldReader(Protocol):
+    """A device whose functions and fields can be read."""
+
+    def ask(self, function: str, *arguments: object) -> Any:
+        """Call a function for the device; None where the device lacks it or the call failed for now."""
+
+    def fields(self, ids: Sequence[FieldId]) -> dict[FieldId, float]:
+        """Read fields in one call; fields that are not supported, or failed, are left out."""
 
 
 class NvmlFailedError(Exception):

@@ -6,15 +6,15 @@ import ctypes
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.gpu.nvml.activity import Activity
 from vllm_sidecar.gpu.nvml.binding import CallError, GoneError, LackingError, error_of
-from vllm_sidecar.gpu.nvml.links import Links
-from vllm_sidecar.gpu.nvml.processes import names_of
+from vllm_sidecar.gpu.nvml.gpm import Activity
+from vllm_sidecar.gpu.nvml.nvlink import Links
+from vllm_sidecar.gpu.nvml.procfs import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_sidecar.gpu.nvml.binding import Nvml
+    from vllm_sidecar.gpu.nvml.binding import FieldId, Nvml, Raw
 
 HOPPER = 9
 """Major compute capability from which on the legacy NVLink counters say SUCCESS and 0."""
@@ -39,10 +39,6 @@ SIMPLE_SLOW = {
 """Field -> signal and labels, of those that need nothing else."""
 MOST_NAMES, OTHERS = 20, "others"
 """Processes by name that get a series of their own, on each GPU, and what the rest is called."""
-FieldId = int | tuple[int, int]
-"""A field, or a field of one link."""
-Raw = dict[tuple[str, ...], float]
-"""Name of a field, then the value of its label -> NVML's number."""
 
 
 class Device:

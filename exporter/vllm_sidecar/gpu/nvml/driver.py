@@ -5,23 +5,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_sidecar.gpu.nvml import choose
+from vllm_sidecar.gpu.nvml import selection
 from vllm_sidecar.gpu.nvml.binding import CallError, GoneError, NvmlFailedError, reason_of
 from vllm_sidecar.gpu.nvml.device import Device, Gpu
 from vllm_sidecar.gpu.nvml.mig import MigInstance, instances, mig_uuids
-from vllm_sidecar.gpu.nvml.processes import environment, family
+from vllm_sidecar.gpu.nvml.procfs import environment, family
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_sidecar.gpu.nvml.binding import Nvml
-    from vllm_sidecar.gpu.nvml.device import Raw
+    from vllm_sidecar.gpu.nvml.binding import Nvml, Raw
 
 LOOKS = 3
 """Times that vLLM's processes are looked for on the GPUs before its environment is believed: it may still load."""
 
 
-class Plan(NamedTuple):
+class DriverSettings(NamedTuple):
     """What to read: `wanted` is None for auto, empty for all, otherwise indices or UUIDs."""
 
     wanted: Sequence[str] | None = None
@@ -44,8 +43,8 @@ class Driver:
         NvmlFailedError: NVML cannot be used.
     """
 
-    def __init__(self, nvml: Nvml, plan: Plan) -> None:
-        self._nvml, self._plan = nvml, plan
+    def __init__(self, nvml: Nvml, settings: DriverSettings) -> None:
+        self._nvml, self._settings = nvml, settings
         self.driver_version = self._text("nvmlSystemGetDriverVersion")
         self.nvml_version = self._text("nvmlSystemGetNVMLVersion")
         self.gone: list[Device] = []
@@ -54,7 +53,7 @@ class Driver:
         self._places = [_Place(gpu) for gpu in self._devices()]
         self.outdated = False
         """There are other devices now: a GPU was added or removed, came back, or was split in another way."""
-        self._chosen = choose.Choice(frozenset(), "")
+        self._chosen = selection.Choice(frozenset(), "")
         self._looked: tuple[tuple[int, ...], int] = ((), 0)
         self._slow_due = 0.0
         self._calls: dict[str, int] = {}
@@ -95,7 +94,7 @@ class Driver:
 
     def _device(self, index: int) -> list[Gpu]:
         handle = self._nvml.call("nvmlDeviceGetHandleByIndex", index)
-        gpu = Gpu(self._nvml, handle, str(index), processes=self._plan.processes)
+        gpu = Gpu(self._nvml, handle, str(index), processes=self._settings.processes)
         parts: list[Gpu] = list(instances(self._nvml, gpu))
         gpu.split = bool(parts)
         return [gpu, *parts]
@@ -109,9 +108,9 @@ class Driver:
             NvmlFailedError: NVML does not work any more, or no device can be read.
         """
         began, calls = time.monotonic(), self._nvml.calls
-        slow = now >= self._slow_due or (self._plan.wanted is None and tuple(pids) != self._looked[0])
+        slow = now >= self._slow_due or (self._settings.wanted is None and tuple(pids) != self._looked[0])
         if slow:
-            self._slow_due = now + self._plan.slow_interval
+            self._slow_due = now + self._settings.slow_interval
             self._choose(tuple(pids))
         failures: list[CallError] = []
         self._calls["fast"] = 0
@@ -135,9 +134,9 @@ class Driver:
 
     def _gone(self) -> list[Device]:
         """Return the GPUs without handle that are to be read: they have no UUID, so only an index can mean one."""
-        if self._chosen.by == "all" or self._plan.wanted == ():
+        if self._chosen.by == "all" or self._settings.wanted == ():
             return self.gone
-        return [device for device in self.gone if device.index in (self._plan.wanted or ())]
+        return [device for device in self.gone if device.index in (self._settings.wanted or ())]
 
     def _is_outdated(self) -> bool:
         try:
@@ -171,7 +170,7 @@ class Driver:
         if gone:
             return NvmlFailedError("gpu_lost", f"GPU {gone[0].index} has no handle")
         if not self._chosen.uuids:
-            wanted = ", ".join(self._plan.wanted or ())
+            wanted = ", ".join(self._settings.wanted or ())
             return NvmlFailedError("no_gpu", f"none of the {len(self._places)} devices here is {wanted}")
         return NvmlFailedError("nvml_error", "no GPU gives any value")
 
@@ -210,18 +209,18 @@ class Driver:
     def _choose(self, pids: tuple[int, ...]) -> None:
         """Choose again: vLLM may have started, or have moved, since."""
         devices = [place.gpu.device for place in self._places]
-        if self._plan.wanted is None:
+        if self._settings.wanted is None:
             self._chosen = self._automatic(devices, pids)
-        elif self._plan.wanted:
-            self._chosen = choose.configured(self._plan.wanted, devices)
+        elif self._settings.wanted:
+            self._chosen = selection.configured(self._settings.wanted, devices)
         else:
-            self._chosen = choose.Choice(choose.everything(devices).uuids, "configured")
+            self._chosen = selection.Choice(selection.everything(devices).uuids, "configured")
 
-    def _automatic(self, devices: Sequence[Device], pids: tuple[int, ...]) -> choose.Choice:
+    def _automatic(self, devices: Sequence[Device], pids: tuple[int, ...]) -> selection.Choice:
         known, looks = self._looked
         if not pids:
             self._looked = (), 0
-            return choose.everything(devices)
+            return selection.everything(devices)
         if pids != known:
             looks = 0
         elif self._chosen.by == "processes":
@@ -232,14 +231,14 @@ class Driver:
             # Of a GPU that is split NVML lists the processes of all its instances.
             asked = [place.gpu for place in self._places if not place.lost and not place.gpu.split]
             computing = {gpu.device.uuid: gpu.processes() for gpu in asked}
-            found = choose.by_processes(ours, computing)
+            found = selection.by_processes(ours, computing)
             if found:
                 return found
-        told = [choose.by_environment(environment(pid) or {}, devices) for pid in pids]
+        told = [selection.by_environment(environment(pid) or {}, devices) for pid in pids]
         named = [choice for choice in told if choice is not None]
         if len(named) == len(told):
-            return choose.Choice(frozenset().union(*(choice.uuids for choice in named)), "environment")
-        return choose.everything(devices)
+            return selection.Choice(frozenset().union(*(choice.uuids for choice in named)), "environment")
+        return selection.everything(devices)
 
     def close(self) -> None:
         """Free what NVML keeps for the devices."""

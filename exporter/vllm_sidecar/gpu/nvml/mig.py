@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.gpu.nvml.activity import Activity
 from vllm_sidecar.gpu.nvml.binding import CallError, GoneError
 from vllm_sidecar.gpu.nvml.device import Gpu
+from vllm_sidecar.gpu.nvml.gpm import Activity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vllm_sidecar.gpu.nvml.binding import Nvml
-    from vllm_sidecar.gpu.nvml.device import Raw
+    from vllm_sidecar.gpu.nvml.binding import Nvml, Raw
 
 
 class MigInstance(Gpu):

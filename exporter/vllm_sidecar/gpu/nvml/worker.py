@@ -24,9 +24,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.gpu.nvml.binding import CallError, Nvml, NvmlFailedError, reason_of
-from vllm_sidecar.gpu.nvml.driver import Driver, Plan
+from vllm_sidecar.gpu.nvml.call_page import CallPage
+from vllm_sidecar.gpu.nvml.driver import Driver, DriverSettings
 from vllm_sidecar.gpu.nvml.events import Events
-from vllm_sidecar.gpu.nvml.page import CallPage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,11 +45,11 @@ class Worker:
         self._pending = b""
         self._ended = False
         self._pids: Sequence[int] = ()
-        self._plan: dict[str, Any] = {}
+        self._settings: dict[str, Any] = {}
 
     def run(self) -> None:
         """Wait for the plan and carry it out until the parent ends, NVML fails, or there are other devices."""
-        while not (self._plan or self._ended):
+        while not (self._settings or self._ended):
             self._listen(None)
         if self._ended:
             return
@@ -63,13 +63,13 @@ class Worker:
             self._send("failed", {"reason": "internal", "detail": f"{type(error).__name__}: {error}"})
 
     def _use_nvml(self) -> None:
-        plan = self._plan
+        settings = self._settings
         nvml = Nvml(self._page.write)
         try:
-            driver = Driver(nvml, Plan(plan["wanted"], plan["slow_interval"], plan["processes"]))
+            driver = Driver(nvml, DriverSettings(settings["wanted"], settings["slow_interval"], settings["processes"]))
             self._send("opened", {"driver": driver.driver_version, "nvml": driver.nvml_version,
                                   "devices": len(driver.devices), "gone": len(driver.gone)})  # fmt: skip
-            events = Events(nvml, driver.devices, plan["event_types"], self._send)
+            events = Events(nvml, driver.devices, settings["event_types"], self._send)
             try:
                 self._poll(driver, events)
             finally:
@@ -79,7 +79,7 @@ class Worker:
             nvml.close()
 
     def _poll(self, driver: Driver, events: Events) -> None:
-        interval = self._plan["interval"]
+        interval = self._settings["interval"]
         while not self._ended:
             now = time.monotonic()
             self._send("poll", driver.poll(now, self._pids))
@@ -87,7 +87,7 @@ class Worker:
                 self._send("outdated", {})
                 return
             while (left := now + interval - time.monotonic()) > 0.0 and not self._ended:
-                self._wait(events, min(left, self._plan["heartbeat"], LONGEST_WAIT))
+                self._wait(events, min(left, self._settings["heartbeat"], LONGEST_WAIT))
 
     def _wait(self, events: Events, seconds: float) -> None:
         """Let time pass, at most so long, for events where there can be any."""
@@ -108,7 +108,7 @@ class Worker:
         for line in lines:
             kind, content = json.loads(line)
             if kind == "plan":
-                self._plan = content
+                self._settings = content
             elif kind == "pids":
                 self._pids = content
 

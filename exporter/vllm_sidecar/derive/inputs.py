@@ -1,0 +1,83 @@
+"""What a derivation sees: the windows of its scope and the facts about the server. Plain values, no clock, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.series.front_end import FrontEnd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vllm_sidecar.gpu.device_window import GpuWindow
+    from vllm_sidecar.series.readings import Adapters
+    from vllm_sidecar.series.window import Window
+    from vllm_sidecar.vllm.probes.flag_values import FlagValue
+
+
+@dataclass(frozen=True, slots=True)
+class DeriveSettings:
+    """The numbers of the configuration that derivations use."""
+
+    min_observations: int = 5
+    """Quantiles over fewer observations are not exported."""
+    stall_after: float = 120.0
+    """Seconds without progress after which work in flight is a stall."""
+    max_adapters: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class GpuInputs:
+    """The GPUs beside a server: their windows, and by what they were chosen (see `gpu.choose`)."""
+
+    windows: Sequence[GpuWindow]
+    chosen_by: str = "configured"
+    warm: Mapping[str, float] = field(default_factory=dict)
+    """Bytes in use when the server had warmed up, by UUID."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInputs:
+    """The target: its own window (HTTP counters; None where there are none), flags, adapters and sleep."""
+
+    window: Window | None = None
+    flags: Mapping[str, FlagValue] = field(default_factory=dict)
+    adapters: Adapters | None = None
+    requests_in_flight: float | None = None
+    """Open HTTP requests as `/load` tells them; None without --enable-server-load-tracking."""
+    settings: DeriveSettings = field(default_factory=DeriveSettings)
+    engines: Mapping[tuple[str, ...], Window] = field(default_factory=dict)
+    """Windows of all engines by model name and engine."""
+    gpus: GpuInputs | None = None
+    """None where no GPU can be read, or it is not known whose they are."""
+    front_end: FrontEnd = field(default_factory=FrontEnd)
+    """What clients wait for."""
+
+    def flag(self, name: str) -> float | None:
+        """Return a numeric flag of the server; None where no source tells it or it is not above 0."""
+        value = self.flags.get(name)
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInputs:
+    """One engine of one model."""
+
+    model_name: str
+    window: Window
+    server: ServerInputs
+    cache_config: Mapping[str, str] = field(default_factory=dict)
+    engines: int = 1
+    """How many engines the server reports; vLLM repeats the sum of their KV blocks on each."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """One model over all its engines; `window` has its counters without an engine label, None where none are."""
+
+    windows: Mapping[str, Window]
+    window: Window | None
+    server: ServerInputs
+    work: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Engine -> what tells its work from that of others, such as the stage of a pipeline; empty for most."""

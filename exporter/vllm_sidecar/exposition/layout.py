@@ -1,0 +1,55 @@
+"""What a body of metrics holds: its series, their order, and the lines that were rejected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+Labels = tuple[tuple[str, str], ...]
+"""Label pairs sorted by label name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One time series of an exposition: sample name (with `_total`, `_bucket`, ...) and labels."""
+
+    name: str
+    labels: Labels
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Layout:
+    """Which series a body holds, in the order of the values; the same object as long as nothing came or went.
+
+    `families` maps the names of `# TYPE` lines to their type, `openmetrics` tells that the body ended with `# EOF`.
+    """
+
+    series: tuple[Series, ...]
+    families: Mapping[str, str]
+    openmetrics: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A line that is no valid sample: its number in the body (from 1), why, and the start of its text."""
+
+    line: int
+    why: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exposition:
+    """One parsed body: `values[i]` belongs to `layout.series[i]`; `rejected` lines are left out of both.
+
+    `rejected_count` counts them all, `rejected` describes the first few.
+    """
+
+    layout: Layout
+    values: Sequence[float]
+    rejected: tuple[Rejected, ...] = ()
+    rejected_count: int = 0

@@ -1,0 +1,212 @@
+"""Which bucket edges there are: of a live server, of its options, or vLLM's own; and what to do about one that is not.
+
+A share of good observations can be read off a histogram at its edges only. In between Prometheus would have to guess,
+and the guess would decide who gets up at night.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import urllib.error
+import urllib.request
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from math import isclose, log
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog.buckets import BUCKETS, FAMILY, FLAG, FLAG_SINCE
+from vllm_sidecar.catalog.reasons import PollError
+from vllm_sidecar.catalog.types import PREFIX, Scope
+from vllm_sidecar.config import format_duration
+from vllm_sidecar.exposition import DifferentialParser, number
+from vllm_sidecar.vllm.normalize import Normalizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from vllm_sidecar.exposition.layout import Layout
+
+TIMEOUT = 10.0
+MOST_BYTES = 64 * 1024 * 1024
+
+
+class LiveError(OSError):
+    """A server did not give its edges; the text is for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The edges of one histogram of one engine."""
+
+    where: str
+    model: str
+    histogram: str
+    bounds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BucketBounds:
+    """Where edges come from. Replicas go before options, these before vLLM's defaults."""
+
+    replicas: tuple[Replica, ...] = ()
+    options: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Family to edges, as given to vLLM."""
+
+    def of(self, histogram: str, model: str | None) -> list[tuple[str, Sequence[float]]]:
+        """Return the edges of a histogram with their origin: one for each replica that serves the model (None: any)."""
+        live: list[tuple[str, Sequence[float]]] = [
+            (replica.where, replica.bounds)
+            for replica in self.replicas
+            if replica.histogram == histogram and model in (None, replica.model)
+        ]
+        if live:
+            return live
+        family = FAMILY[histogram]
+        if family in self.options:
+            return [("slos.buckets", self.options[family])]
+        return [("vLLM's defaults", BUCKETS[family])]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A threshold at an edge. `note` says what was changed, `mistake` why it cannot be; both None where all is well."""
+
+    threshold: float
+    note: str | None = None
+    mistake: str | None = None
+
+
+def placed(histogram: str, threshold: float, bounds: BucketBounds, model: str | None, *, snap: bool) -> Placed:
+    """Find a threshold among the edges of all replicas; else say so, or with `snap` take the nearest that all have."""
+    known = bounds.of(histogram, model)
+    lacking = [where for where, each in known if not _has(each, threshold)]
+    if not lacking:
+        return Placed(threshold)
+    common = [bound for bound in known[0][1] if all(_has(each, bound) for _, each in known)]
+    shown = format_duration(threshold)
+    exact = f"to have it exactly (vLLM {FLAG_SINCE} or newer): {option(histogram, threshold, known[0][1])}"
+    if not common:
+        return Placed(
+            threshold, mistake=f"{shown} is no bucket edge of {', '.join(lacking)}, and no edge is in all; {exact}"
+        )
+    nearest = min(common, key=lambda bound: abs(log(bound / threshold)))
+    if snap:
+        return Placed(
+            nearest, note=f"{shown} is no bucket edge of {', '.join(lacking)}: taken is {_shown(nearest)}; {exact}"
+        )
+    around = " and ".join(_shown(bound) for bound in _around(common, threshold))
+    return Placed(
+        threshold,
+        mistake=f"{shown} is no bucket edge of {', '.join(lacking)}; nearest are {around}, or snap: true takes "
+        f"{_shown(nearest)}, or source: sidecar estimates; {exact}",
+    )
+
+
+def option(histogram: str, threshold: float, bounds: Sequence[float]) -> str:
+    """Write vLLM's option that adds an edge to those that a histogram has."""
+    every = sorted({*bounds, threshold})
+    return f"{FLAG} '{json.dumps({FAMILY[histogram]: every}, separators=(',', ':'))}'"
+
+
+def le_matcher(threshold: float) -> str:
+    """Return the matcher of an edge, in every form: Prometheus 2 keeps the text of a scrape (`1`), 3 writes `1.0`."""
+    text = number(float(threshold))
+    whole = text.removesuffix(".0")
+    return f'le="{text}"' if whole == text else f'le=~"{whole}(\\\\.0)?"'
+
+
+def live(urls: Iterable[str]) -> BucketBounds:
+    """Ask servers for their edges; each address is that of /metrics, of vLLM or of a sidecar.
+
+    Raises:
+        LiveError: One does not answer, or has no histogram of latency.
+    """
+    return BucketBounds(tuple(replica for url in urls for replica in _replicas(url)))
+
+
+def _replicas(url: str) -> list[Replica]:
+    if not re.match(r"https?://[^/]", url):
+        raise LiveError(f"--live {url}: must be the address of /metrics, such as http://HOST:8000/metrics")
+    url = url if re.match(r"https?://[^/]+/.", url) else f"{url.rstrip('/')}/metrics"
+    try:
+        body, kind = _answer(url)
+        exposition = DifferentialParser().parse(body, kind)
+    except (OSError, http.client.HTTPException, PollError, ValueError) as error:
+        raise LiveError(f"--live {url}: {_why(error)}") from None
+    readings = Normalizer().normalize(exposition)
+    found = [
+        Replica(f"{url} (engine {group.labels[1]})", group.labels[0], name, histogram.bounds)
+        for group, reading in readings.groups.items()
+        if group.scope is Scope.ENGINE
+        for name, histogram in reading.histograms.items()
+        if name in FAMILY
+    ]
+    found += _of_a_sidecar(url, exposition.layout)
+    if not found:
+        raise LiveError(f"--live {url}: has no histogram of latency, neither vLLM's nor a sidecar's")
+    return found
+
+
+def _answer(url: str) -> tuple[bytes, str]:
+    """Return the body of an answer and its type, within `TIMEOUT` for all of it.
+
+    The timeout of a socket is one for each piece of an answer: a server that drips bytes would hold this for ever.
+
+    Raises:
+        OSError: There is none in time.
+        HTTPException: It is none of HTTP.
+    """
+    answered: Future[tuple[bytes, str]] = Future()
+
+    def ask() -> None:
+        request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4"})  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
+                answered.set_result((answer.read(MOST_BYTES), answer.headers.get("Content-Type", "")))
+        except BaseException as error:  # noqa: BLE001 - raised again where it was asked
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            answered.set_exception(error)
+
+    # A daemon: the program does not wait for a thread that still reads.
+    Thread(target=ask, daemon=True).start()
+    return answered.result(TIMEOUT)
+
+
+def _of_a_sidecar(url: str, layout: Layout) -> Iterator[Replica]:
+    seen: dict[tuple[str, str, str], set[float]] = {}
+    for series in layout.series:
+        name = series.name.removeprefix(PREFIX).removesuffix("_bucket")
+        labels = dict(series.labels)
+        if series.name == f"{PREFIX}{name}_bucket" and name in FAMILY and labels["le"] != "+Inf":
+            key = (name, labels.get("model_name", ""), labels.get("engine", ""))
+            seen.setdefault(key, set()).add(float(labels["le"]))
+    for (name, model, engine), bounds in seen.items():
+        yield Replica(f"{url} (engine {engine})", model, name, tuple(sorted(bounds)))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"did not answer in full within {TIMEOUT:g} s"
+    if isinstance(error, urllib.error.HTTPError):
+        return f"answers with HTTP {error.code}"
+    if isinstance(error, urllib.error.URLError):
+        return str(getattr(error.reason, "strerror", None) or error.reason)
+    return str(getattr(error, "detail", None) or error) or type(error).__name__
+
+
+def _has(bounds: Iterable[float], threshold: float) -> bool:
+    return any(isclose(bound, threshold, rel_tol=1e-9) for bound in bounds)
+
+
+def _around(bounds: Sequence[float], threshold: float) -> list[float]:
+    below = [bound for bound in bounds if bound < threshold]
+    above = [bound for bound in bounds if bound > threshold]
+    return [*below[-1:], *above[:1]]
+
+
+def _shown(bound: float) -> str:
+    return format_duration(bound) if bound >= 0.001 and isclose(bound * 1000, round(bound * 1000)) else f"{bound:g} s"

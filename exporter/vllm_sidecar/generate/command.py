@@ -1,0 +1,187 @@
+"""The command line of `generate`, which prints what it wrote, what it left alone, and why."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from vllm_sidecar.config import ConfigError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from vllm_sidecar.generate import Changes, How
+
+PROGRAM = "vllm-sidecar"
+EXAMPLES = {
+    "thresholds": ("the file of thresholds with its defaults, for you to tune", "."),
+    "config": ("an example of the configuration of serve", "."),
+    "runbooks": ("the runbooks, for you to serve where runbook_url says", "runbooks"),
+}
+"""What is copied as it is: what the help says, and the default folder."""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command with all its parts."""
+    generate = commands.add_parser(
+        "generate", help="write rules, dashboards and docs from the catalog", allow_abbrev=False
+    )
+    generate.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
+    generate.add_argument("--prune", action="store_true", help="delete files that are generated no more")
+    generate.add_argument(
+        "--root", type=Path, default=Path(), metavar="FOLDER", help="the project's folder (default: the current one)"
+    )
+    generate.set_defaults(command=_generate, force=True)
+    parts = generate.add_subparsers(title="parts", metavar="PART", description="without one: all of the project's own")
+    _add_rules(parts)
+    shim = parts.add_parser("shim", help="the same names for a Prometheus without the sidecar", allow_abbrev=False)
+    _add_rule_options(shim)
+    shim.set_defaults(command=_generate_shim)
+    dashboards = parts.add_parser("dashboards", help="boards for Grafana with your thresholds", allow_abbrev=False)
+    _add_thresholds(dashboards)
+    _add_folder(dashboards, "dashboards")
+    dashboards.set_defaults(command=_generate_dashboards)
+    alertmanager = parts.add_parser("alertmanager", help="routes and inhibitions for them", allow_abbrev=False)
+    _add_thresholds(alertmanager)
+    alertmanager.add_argument(
+        "--format", default="alertmanager", metavar="FORMAT", help="alertmanager or alertmanager-config"
+    )
+    _add_folder(alertmanager, "rules")
+    alertmanager.set_defaults(command=_generate_alertmanager)
+    for name, (text, folder) in EXAMPLES.items():
+        part = parts.add_parser(name, help=text, allow_abbrev=False)
+        _add_folder(part, folder)
+        part.set_defaults(command=_generate_example, part=name)
+
+
+def _add_rules(parts: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    rules = parts.add_parser("rules", help="alert rules with your thresholds", allow_abbrev=False)
+    _add_rule_options(rules)
+    rules.add_argument(
+        "--live",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="/metrics of a vLLM or a sidecar: objectives are checked against its bucket edges; may be given again",
+    )
+    rules.set_defaults(command=_generate_rules)
+
+
+def _add_thresholds(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--thresholds", type=Path, metavar="FILE", help="YAML file; without it, the defaults")
+
+
+def _add_rule_options(part: argparse.ArgumentParser) -> None:
+    _add_thresholds(part)
+    part.add_argument(
+        "--format",
+        default="prometheus",
+        metavar="FORMAT",
+        help="prometheus, prometheus-operator, victoria-metrics-operator, helm or mimir",
+    )
+    _add_folder(part, "rules")
+
+
+def _add_folder(part: argparse.ArgumentParser, folder: str) -> None:
+    part.add_argument("--out", type=Path, default=Path(folder), metavar="FOLDER", help="default %(default)s")
+    part.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
+    part.add_argument(
+        "--force", action="store_true", default=False, help="overwrite files that were edited, or are of others"
+    )
+    part.add_argument("--prune", action="store_true", help="delete files of earlier runs that are generated no more")
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    return _generated(arguments, lambda generate, how: generate.main(arguments.root, how))
+
+
+def _generate_rules(arguments: argparse.Namespace) -> int:
+    def write(generate: ModuleType, how: How) -> Changes:
+        kind = _format(generate.Format, arguments.format)
+        return cast("Changes", generate.rules(arguments.thresholds, kind, arguments.out, how, arguments.live))
+
+    return _generated(arguments, write)
+
+
+def _generate_shim(arguments: argparse.Namespace) -> int:
+    def write(generate: ModuleType, how: How) -> Changes:
+        kind = _format(generate.Format, arguments.format)
+        return cast("Changes", generate.shim(arguments.thresholds, kind, arguments.out, how))
+
+    return _generated(arguments, write)
+
+
+def _generate_dashboards(arguments: argparse.Namespace) -> int:
+    return _generated(arguments, lambda generate, how: generate.dashboards(arguments.thresholds, arguments.out, how))
+
+
+def _generate_alertmanager(arguments: argparse.Namespace) -> int:
+    def write(generate: ModuleType, how: How) -> Changes:
+        kind = _format(generate.AlertmanagerFormat, arguments.format)
+        return cast("Changes", generate.alertmanager(arguments.thresholds, kind, arguments.out, how))
+
+    return _generated(arguments, write)
+
+
+def _generate_example(arguments: argparse.Namespace) -> int:
+    return _generated(arguments, lambda generate, how: generate.examples(arguments.part, arguments.out, how))
+
+
+def _format(formats: Any, name: str) -> Any:
+    kinds = [kind.value for kind in formats]
+    if name not in kinds:
+        raise ConfigError(None, [f"--format: got {name!r}; allowed: {', '.join(kinds)}"])
+    return formats(name)
+
+
+def _generated(arguments: argparse.Namespace, write: Callable[[ModuleType, How], Changes]) -> int:
+    """Run a part of the generator and say what it changed, or with `--check` would change."""
+    try:
+        generate = importlib.import_module("vllm_sidecar.generate")
+    except ImportError as error:
+        return extra_is_missing(error)
+    try:
+        changes = write(generate, generate.How(arguments.check, arguments.force, arguments.prune))
+    except OSError as error:  # not a checkout, or nothing that can be written
+        print_error(str(error))
+        return 1
+    for note in changes.notes:
+        print_error(note)
+    return _told(changes, arguments)
+
+
+def _told(changes: Changes, arguments: argparse.Namespace) -> int:
+    check, refused = arguments.check, bool(changes.refused) and not arguments.check
+    for path in changes.differing if not refused else ():
+        print(f"{path}: not as generated" if check else f"{path}: written")
+    for path in changes.orphans if not refused else ():
+        deleted = arguments.prune and not check
+        print(f"{path}: deleted" if deleted else f"{path}: generated no more; --prune deletes it")
+    if refused:
+        for path in changes.refused:
+            print_error(f"{path}: was edited, or is not of this command and pack; --force overwrites it")
+        print_error("nothing was written")
+        return 1
+    if not changes:
+        print("generated files are up to date")
+    elif check:
+        print_error("run 'vllm-sidecar generate' and commit what it writes")
+    return 1 if changes and check else 0
+
+
+def extra_is_missing(error: ImportError) -> int:
+    """Say which package of the extra is missing; an import that fails within the program itself is raised again."""
+    missing = (error.name or "").partition(".")[0]
+    if missing == "vllm_sidecar" or not missing:
+        raise error
+    print_error(f"generate needs {missing}: pip install 'vllm-sidecar[generate]'")
+    return 1
+
+
+def print_error(text: str) -> None:
+    """Tell the user something in one line, beside the output."""
+    print(f"{PROGRAM}: {text}", file=sys.stderr)

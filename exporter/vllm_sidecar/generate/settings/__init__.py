@@ -1,0 +1,1 @@
+"""What users set for the generator: `rules/thresholds.yaml` as typed values."""

@@ -1,0 +1,189 @@
+"""Stage 4: what clients wait for, as the front end shows it from poll to poll, and since when no engine answers it.
+
+Gauges cannot say it: they freeze when all requests are aborted at once (vllm#22545), and stay at 0 while an engine
+takes nothing in. A mass abort ends as many requests as were open; a hang ends none, or only those that give up.
+
+Each sign is counted from the last progress of any engine, and from its lowest value since then, so that what was there
+before explains nothing: connections of a pool, requests that `/load` never forgets, answers that are read slowly.
+"""
+
+from __future__ import annotations
+
+from math import exp, inf
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog.routes import HOLDING, RELEASING, reaches_an_engine
+from vllm_sidecar.series.progress import SETTLE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vllm_sidecar.series.progress import ProgressTracker
+    from vllm_sidecar.series.readings import Key, Reading
+
+HTTP_REQUESTS = "http_requests_total"
+OPEN_FDS = "server_open_fds"
+SUCCESS, CLIENT_ERROR = "2xx", "4xx"
+
+FEWEST_CONNECTIONS = 8.0
+"""As many connections, or more, say that requests wait on them, if they came as requests did before."""
+SLOWEST_SHARE = 0.7
+"""They came at this share, at least, of the rate at which requests ended."""
+SOONEST_SECONDS = 60.0
+"""They came within this time after the last progress; a pool, a leak or a health check grows whenever it likes."""
+FEWEST_RISES = 5
+"""They came at so many polls, at least; a pool is opened all at once."""
+MOST_LATE = 2.0
+"""Requests that may still end after the last progress; more of them are clients that left, and not those that wait."""
+FEWEST_ENDED = 3
+"""HTTP requests that ended unanswered; fewer may have been cancelled before an engine saw them."""
+RECENT_SECONDS = 90.0
+"""They go on only while no two of them are further apart than this, nor the last one from now."""
+RATE_SECONDS = 60.0
+"""Time over which the rate of requests is remembered."""
+
+
+class FrontEnd:
+    """Follows one server between restarts; all times are monotonic."""
+
+    def __init__(self) -> None:
+        self._counts: dict[Key, float] = {}
+        self._rate = self._succeeded = 0.0
+        self._recent_succeeded = self._recent_seconds = 0.0
+        self._held_at = 0.0
+        self._excess = 0.0
+        self._completed = 0.0
+        self._ended = 0.0
+        self._lowest_load, self._ended_at_lowest = inf, 0.0
+        self._lowest_files_at = 0.0
+        self._lowest_files: float | None = None
+        self._rises = 0
+        self.now = 0.0
+        """Time of the last poll."""
+        self.progress_at = 0.0
+        """When any engine made progress last."""
+        self.measured = False
+        """Requests to engines are counted when they end: some have been since the server started."""
+        self.requests_per_post = 1.0
+        """Requests in the engines per HTTP request: more than 1 with lists of prompts, or n above 1."""
+        self.unanswered = 0
+        """HTTP requests in a row that ended well, later than the last progress can explain."""
+        self.unanswered_first = self.unanswered_last = 0.0
+        """When the first and the last of them did."""
+        self.gave_up = 0
+        """HTTP requests, since the server started, whose clients gave up on engines that answered none."""
+        self.connections = 0.0
+        """Open files above their lowest number since the last progress."""
+        self.connections_since: float | None = None
+        """Since when they have been so many, and came so fast, that requests wait on them."""
+        self.in_flight_since: float | None = None
+        """Since when `/load` has been above its lowest value since the last progress, beyond what ended meanwhile."""
+        self.on_hold = False
+        """The server was told to pause, or to sleep, and not yet to go on."""
+
+    def follow(self, at: float, reading: Reading, trackers: Iterable[ProgressTracker], in_flight: float | None) -> None:
+        """Take a newer reading of the server, after its engines took theirs; `in_flight` is what `/load` said last."""
+        trackers = list(trackers)
+        ended, succeeded = self._count(at, reading)
+        completed = sum(progress.completed for progress in trackers)
+        self._excess += ended - max(0.0, completed - self._completed) / self.requests_per_post
+        self._completed = completed
+        for progress in trackers:
+            progress.departed.follow(at, self._excess, progress.still_since)
+        self._succeeded += succeeded
+        if max((progress.progress_at for progress in trackers), default=at) >= at:
+            self._progressed(at)
+        elif succeeded > 0.0 and self.now - self.progress_at > SETTLE_SECONDS:
+            if not self.unanswered or at - self.unanswered_last > RECENT_SECONDS:
+                self.unanswered, self.unanswered_first = 0, at
+            known = self.unanswered if self.unanswered >= FEWEST_ENDED else 0
+            self.unanswered_last = at
+            self.unanswered += round(succeeded)
+            self.gave_up += self.unanswered - known if self.unanswered >= FEWEST_ENDED else 0
+        self._follow_load(at, in_flight)
+        self._follow_files(at, reading.gauges.get(OPEN_FDS))
+        self.now = at
+
+    @property
+    def ends_unanswered(self) -> bool:
+        """Requests go on ending well though no engine finished one or gave a first token: their clients give up."""
+        return self.unanswered >= FEWEST_ENDED and self.now - self.unanswered_last <= RECENT_SECONDS
+
+    def _progressed(self, at: float) -> None:
+        """Begin anew: what is open now has had an answer, or may still get it."""
+        seconds = at - self.progress_at if self.now else 0.0
+        if seconds > 0.0:
+            kept = exp(-seconds / RATE_SECONDS)
+            self._recent_succeeded = self._recent_succeeded * kept + self._succeeded
+            self._recent_seconds = self._recent_seconds * kept + seconds
+            self._rate = self._recent_succeeded / self._recent_seconds
+        if self._ended:
+            self.requests_per_post = max(1.0, self._completed / self._ended)
+        if at - self._held_at > SETTLE_SECONDS:
+            self.on_hold = False
+        self.progress_at, self._succeeded = at, 0.0
+        self.unanswered = 0
+        self.connections_since = self.in_flight_since = self._lowest_files = None
+        self._lowest_load = inf
+
+    def _count(self, at: float, reading: Reading) -> tuple[float, float]:
+        """Return the requests to engines that ended since the last poll, and those of them that ended well."""
+        ended = succeeded = 0.0
+        told: dict[bool, float] = {}
+        for key, value in reading.counters.items():
+            if not isinstance(key, tuple) or key[0] != HTTP_REQUESTS:
+                continue
+            _, handler, method, status = key
+            known, self._counts[key] = self._counts.get(key), value
+            whole = max(0.0, value - (known or 0.0))
+            # One that comes up began at 0; before the first poll nobody knows when the requests ended.
+            grown = whole if known is not None or self.now else 0.0
+            if not reaches_an_engine(handler, method):
+                hold = handler in HOLDING
+                if grown and status == SUCCESS and (hold or handler in RELEASING):
+                    told[hold] = grown
+            elif status != CLIENT_ERROR:
+                self.measured = True
+                self._ended += whole
+                ended += grown
+                succeeded += grown if status == SUCCESS else 0.0
+        if told:
+            self.on_hold, self._held_at = False not in told, at
+        return ended, succeeded
+
+    def _follow_load(self, at: float, in_flight: float | None) -> None:
+        """Follow `/load`: requests that end in the meantime are not open, and some versions never forget them."""
+        if in_flight is None:
+            self.in_flight_since = None
+            return
+        if in_flight <= self._lowest_load:
+            self._lowest_load, self._ended_at_lowest = in_flight, self._ended
+        if in_flight - self._lowest_load - (self._ended - self._ended_at_lowest) <= 0.0:
+            self.in_flight_since = None
+        elif self.in_flight_since is None:
+            self.in_flight_since = at
+
+    def _follow_files(self, at: float, files: float | None) -> None:
+        """Follow the open files: each connection is one, and each that waits for an answer stays."""
+        if files is None:
+            self.connections, self.connections_since = 0.0, None
+            return
+        if self._lowest_files is None or files <= self._lowest_files:
+            self._lowest_files, self._lowest_files_at, self._rises = files, at, 0
+        before, self.connections = self.connections, files - self._lowest_files
+        self._rises += self.connections > before
+        if self.connections < FEWEST_CONNECTIONS:
+            self.connections_since = None
+        elif self.connections_since is None and self._came_like_requests(at):
+            self.connections_since = self._lowest_files_at
+
+    def _came_like_requests(self, at: float) -> bool:
+        """Tell whether connections came as soon and as fast as requests did, and not as those of a pool that grows.
+
+        A front end counts a request only when it ends, so that connections are all there is to see of clients that
+        wait for long; but an idle server has connections, too, and more of them with each that only looks at it.
+        """
+        soon = at - self.progress_at <= SOONEST_SECONDS and self._rate * SOONEST_SECONDS >= FEWEST_CONNECTIONS
+        as_requests = self._rises >= FEWEST_RISES and self._succeeded <= MOST_LATE
+        expected = self._rate * (at - self._lowest_files_at)
+        return soon and as_requests and self.connections >= SLOWEST_SHARE * expected

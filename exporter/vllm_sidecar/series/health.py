@@ -1,0 +1,106 @@
+"""How the polls of one source went: counts, reasons, pace. Owned by one loop; the snapshot gets a frozen copy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog.reasons import VLLM_REASONS, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+MISSES = 3
+"""Polls in a row that must fail before what the source said last counts as stale."""
+ANOMALIES = (
+    "not_finite",
+    "negative",
+    "bad_histogram",
+    "sum_fell",
+    "impossible",
+    "unattributed",
+    "too_many_engines",
+)
+GPU_ANOMALIES = ("not_finite", "negative", "sentinel", "zero", "out_of_range")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """State of one source after a poll."""
+
+    source: str
+    model_name: str = ""
+    """What the source serves, or served last; empty until it is known."""
+    up: bool = False
+    misses: int = 0
+    """Failed polls since the last success."""
+    polls: int = 0
+    failures: Mapping[Reason, int] = field(default_factory=dict)
+    anomalies: Mapping[str, int] = field(default_factory=dict)
+    rejected_lines: int = 0
+    reason: Reason | None = None
+    """Why the last poll failed; None where it succeeded."""
+    detail: str = ""
+    last_success: float | None = None
+    """Unix time."""
+    seconds: float | None = None
+    """Response time of the last success."""
+    body_bytes: int = 0
+    interval: float = 1.0
+    server_time_ratio: float = 0.0
+    reasons: Sequence[Reason] = VLLM_REASONS
+    """Why a poll of this source can fail."""
+    anomaly_kinds: Sequence[str] = ANOMALIES
+    over_http: bool = True
+    """The source answers with bodies, and its server spends time on them."""
+
+    def succeeded(self, **changes: object) -> Health:
+        """Return the health after a successful poll."""
+        return replace(
+            self, up=True, misses=0, polls=self.polls + 1, reason=None, detail="", **changes  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def failed(self, reason: Reason, detail: str) -> Health:
+        """Return the health after a failed poll: still up until `MISSES` polls in a row have failed."""
+        misses = self.misses + 1
+        return replace(
+            self,
+            up=self.up and misses < MISSES,
+            misses=misses,
+            polls=self.polls + 1,
+            failures=Counter(self.failures) + Counter((reason,)),
+            reason=reason,
+            detail=detail,
+        )
+
+    def dropped(self, **anomalies: int) -> Health:
+        """Return the health where more values of the last poll were found to be impossible."""
+        return replace(self, anomalies=Counter(self.anomalies) + Counter(anomalies))
+
+    def unusable(self, detail: str) -> Health:
+        """Return the health where a poll succeeded and a bug kept the sidecar from making anything of it."""
+        failures = Counter(self.failures) + Counter((Reason.INTERNAL,))
+        return replace(self, up=False, failures=failures, reason=Reason.INTERNAL, detail=detail)
+
+    def samples(self) -> Iterable[tuple[str, Sequence[str], float]]:
+        """Yield signal, label values and value of every series of the source's own health."""
+        source = self.source
+        yield "up", (source, self.model_name), float(self.up)
+        yield "polls_total", (source,), float(self.polls)
+        yield "poll_interval_seconds", (source,), self.interval
+        if self.over_http:
+            yield "rejected_lines_total", (source,), float(self.rejected_lines)
+            yield "poll_server_time_ratio", (source,), self.server_time_ratio
+        for anomaly in self.anomaly_kinds:
+            yield "dropped_values_total", (source, anomaly), float(self.anomalies.get(anomaly, 0))
+        if self.last_success is not None and self.seconds is not None:
+            yield "last_success_timestamp_seconds", (source,), self.last_success
+            yield "poll_duration_seconds", (source,), self.seconds
+            if self.over_http:
+                yield "poll_body_bytes", (source,), float(self.body_bytes)
+
+    def failure_samples(self) -> Iterable[tuple[str, Sequence[str], float]]:
+        """Yield the same for the failures by reason: all reasons, so that the first failure is an increase."""
+        for reason in self.reasons:
+            yield "poll_failures_total", (self.source, reason.value), float(self.failures.get(reason, 0))

@@ -1,0 +1,278 @@
+"""Stage 4: what is remembered of one process behind an address, and how an answer compares with it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from operator import lt
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_sidecar.catalog.types import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from vllm_sidecar.series.readings import Group, Key, Reading, Readings
+
+    Values = Mapping[Key, float]
+
+HOLD = 300.0
+"""Seconds for which one server must answer alone after several have, before it is followed."""
+TOLERANCE = 5.0
+"""Seconds by which a start time may be off: the Date header and the boot time have whole seconds, and clocks drift."""
+FRESH_PER_SECOND = 10.0
+"""Requests per second since the poll before up to which a series may have come up with its first request."""
+FRESH_TOKENS_PER_SECOND = 1e5
+"""The same for counters of tokens and other small things."""
+MOST_UNSEEN = 100.0
+"""Requests per second that may be open without an engine's gauges showing them."""
+FORGET = 600.0
+"""Seconds after which engines (replicas, models) that are gone are forgotten."""
+MOST_GROUPS = 1000
+"""With more, those that have been gone longest are forgotten at once."""
+PLAUSIBLE_STARTS = (1e9, 1e11)
+"""Unix times that can be a start: a sandbox without a boot time exposes seconds since its own start."""
+REQUESTS = frozenset(
+    ("requests_finished_total", "http_requests_total", "requests_rejected_total", "request_seconds",
+     "time_to_first_token_seconds")
+)  # fmt: skip
+"""Counters, and histograms, of which each request makes one."""
+DURATION = "request_seconds"
+
+
+class Change(NamedTuple):
+    """What is new about the process and the series of a poll; nothing as a rule."""
+
+    restarted: bool = False
+    """A later process answered: all of its counters began at 0."""
+    anew: bool = False
+    """Several servers answered until now; this one is followed from here on."""
+    broken: frozenset[Group] = frozenset()
+    """Groups with a counter reset, or with a counter that is back: no increase reaches over this answer."""
+    fresh: frozenset[Group] = frozenset()
+    """Groups whose counters began at 0 since the poll before."""
+
+
+NOTHING = Change()
+
+
+@dataclass(slots=True)
+class Process:
+    """One process behind the address, as its last answers described it."""
+
+    started: float | None
+    answered: float = 0.0
+    created: dict[Group, float] = field(default_factory=dict)
+    cache_config: Mapping[Group, Mapping[str, str]] = field(default_factory=dict)
+    values: dict[Group, dict[Key, float]] = field(default_factory=dict)
+    """Counters, and counts of histograms, as they were seen last, also where the last bodies lack them."""
+    left_out: dict[Group, set[Key]] = field(default_factory=dict)
+    """Counters that the last body lacked."""
+    fallen: dict[Group, tuple[float, dict[Key, float]]] = field(default_factory=dict)
+    """When counters of a group fell, and what they had been."""
+    seen: dict[Group, float] = field(default_factory=dict)
+    engines: dict[Group, Reading] = field(default_factory=dict)
+    """The last readings of its engines."""
+
+    def copy(self) -> Process:
+        """Return it as it is now."""
+        return replace(self, values={group: dict(values) for group, values in self.values.items()})
+
+
+class Answer(NamedTuple):
+    """One successful poll."""
+
+    at: float
+    """Monotonic time."""
+    readings: Readings
+    values: dict[Group, dict[Key, float]]
+    """Counters, and counts of histograms."""
+    started: float | None
+    clock: float | None
+    """Unix time of the server."""
+    outage: bool
+    """No poll before it succeeded for a while."""
+
+    def is_younger(self, made: float, seconds: float) -> bool:
+        """Tell whether something with this Unix time of its making can be as young as that; unknown is yes."""
+        return self.clock is None or self.clock - made <= seconds + TOLERANCE
+
+
+def _values(reading: Reading) -> dict[Key, float]:
+    return {**reading.counters, **{name: found.cumulative[-1] for name, found in reading.histograms.items()}}
+
+
+def _started(readings: Readings) -> float | None:
+    started = readings.started
+    return started if started is not None and PLAUSIBLE_STARTS[0] < started < PLAUSIBLE_STARTS[1] else None
+
+
+def answer_of(at: float, readings: Readings, clock: float | None, *, outage: bool) -> Answer:
+    """Return what there is to compare of a poll."""
+    values = {group: _values(reading) for group, reading in readings.groups.items()}
+    return Answer(at, readings, values, _started(readings), clock, outage)
+
+
+def note(process: Process, answer: Answer) -> None:
+    """Remember an answer of a process."""
+    process.answered = answer.at
+    process.started = answer.started if answer.started is not None else process.started
+    process.engines = {group: found for group, found in answer.readings.groups.items() if group.scope is Scope.ENGINE}
+    process.created.update(answer.readings.created)
+    process.cache_config = answer.readings.cache_config
+    for group, values in answer.values.items():
+        known = process.values.setdefault(group, {})
+        known.update(values)
+        process.left_out[group] = known.keys() - values.keys() if len(known) > len(values) else set()
+        process.seen[group] = answer.at
+    for group in gone(process.seen, answer.at):
+        for table in (process.seen, process.values, process.left_out, process.fallen, process.created):
+            table.pop(group, None)
+
+
+def gone(seen: Mapping[Group, float], at: float, most: int = MOST_GROUPS) -> list[Group]:
+    """Return the groups to forget, by when they were seen last: gone for long, or too many."""
+    old = [group for group, when in seen.items() if when < at - FORGET]
+    if len(seen) - len(old) > most:
+        absent = sorted((when, group) for group, when in seen.items() if when < at)
+        old = [group for _, group in absent[: max(len(old), len(seen) - most)]]
+    return old
+
+
+def changes(process: Process, answer: Answer) -> Change:
+    """Return what changed for single groups of one process."""
+    seconds = answer.at - process.answered
+    broken, fresh = set(), set()
+    for group, values in answer.values.items():
+        known = process.values.get(group)
+        if known is None:
+            made = answer.readings.created.get(group)
+            dated = made is not None and answer.clock is not None
+            if answer.is_younger(made, seconds) if dated and made is not None else is_fresh({group: values}, seconds):
+                fresh.add(group)
+        elif _is_reset(process, answer, group):
+            broken.add(group)
+            anew = process.created.get(group, 0.0) < answer.readings.created.get(group, 0.0)
+            if anew or (fell_together(process, {group: values}) and is_fresh({group: values}, seconds)):
+                fresh.add(group)
+            process.fallen[group] = (answer.at, {k: then for k, then in known.items() if values.get(k, then) < then})
+            if group in fresh:
+                known.clear()
+        elif _reappeared(process, answer, group) or _is_back(process, answer, group):
+            broken.add(group)
+    return Change(broken=frozenset(broken), fresh=frozenset(fresh)) if broken or fresh else NOTHING
+
+
+def _is_reset(process: Process, answer: Answer, group: Group) -> bool:
+    if process.created.get(group, made := answer.readings.created.get(group)) != made and made is not None:
+        return True
+    if group.scope is Scope.ENGINE:
+        old, new = process.cache_config.get(group), answer.readings.cache_config.get(group)
+        if old is not new and old is not None and new is not None and old != new:
+            return True
+    known = process.values[group]
+    values = answer.values[group]
+    return any(map(lt, values.values(), map(known.get, values, values.values())))
+
+
+def _reappeared(process: Process, answer: Answer, group: Group) -> bool:
+    """Tell whether a counter is there again that bodies had left out: as a new one it would be a huge increase."""
+    missing, known = process.left_out[group], process.values[group]
+    return bool(missing) and any(known[key] > 0.0 for key in missing & answer.readings.groups[group].counters.keys())
+
+
+def _is_back(process: Process, answer: Answer, group: Group) -> bool:
+    """Tell whether all counters of a group that fell are back at once where they were."""
+    if group not in process.fallen:
+        return False
+    when, fallen = process.fallen[group]
+    back = [value >= fallen[key] for key, value in answer.values[group].items() if key in fallen]
+    if any(back) or when < answer.at - HOLD:  # those that grow again get there one by one
+        del process.fallen[group]
+    return bool(back) and all(back)
+
+
+def created_next_to(process: Process, answer: Answer) -> bool:
+    """Tell whether counters were made before the process answered last that are not its own."""
+    seconds = answer.at - process.answered
+    pairs = [
+        (process.created[group], made) for group, made in answer.readings.created.items() if group in process.created
+    ]
+    return any(made < old or (made > old and not answer.is_younger(made, seconds)) for old, made in pairs)
+
+
+def all_made_later(process: Process, answer: Answer) -> bool:
+    """Tell whether all counters that have a creation time were made again."""
+    created = answer.readings.created
+    common = created.keys() & process.created.keys()
+    return bool(common) and all(created[group] > process.created[group] for group in common)
+
+
+def had_not_begun(process: Process, answer: Answer) -> bool:
+    """Tell whether more requests finished, after longer than since the last answer, than were open then."""
+    seconds = answer.at - process.answered
+    for group, old in process.engines.items():
+        new = answer.readings.groups.get(group)
+        before, now = old.histograms.get(DURATION), new.histograms.get(DURATION) if new else None
+        if before is None or now is None or before is now or before.bounds != now.bounds:
+            continue
+        bucket = bisect_left(now.bounds, seconds + 1.0)
+        grown = [after - then for after, then in zip(now.cumulative, before.cumulative, strict=True)]
+        inside = old.gauges.get("requests_running", 0.0) + old.gauges.get("requests_waiting", 0.0)
+        if min(grown) >= 0.0 and grown[-1] - grown[bucket] > inside + MOST_UNSEEN * max(1.0, seconds):
+            return True
+    return False
+
+
+def _pairs(process: Process, values: Mapping[Group, Values]) -> Iterator[list[tuple[float, float]]]:
+    """Yield for each group its counters that were above 0: what they were and what they are."""
+    for group, new in values.items():
+        old = process.values.get(group, {})
+        pairs = [(then, new[key]) for key, then in old.items() if then > 0.0 and key in new]
+        if pairs:
+            yield pairs
+
+
+def fell_together(process: Process, values: Mapping[Group, Values]) -> bool:
+    """Tell whether counters fell in every group, and most of all."""
+    found = [[now < then for then, now in pairs] for pairs in _pairs(process, values)]
+    fell = list(chain.from_iterable(found))
+    return bool(fell) and 2 * sum(fell) > len(fell) and all(map(any, found))
+
+
+def fell(process: Process, values: Mapping[Group, Values]) -> bool:
+    """Tell whether any counter fell."""
+    return any(now < then for pairs in _pairs(process, values) for then, now in pairs)
+
+
+def goes_on(process: Process, values: Mapping[Group, Values]) -> bool:
+    """Tell whether counters can be those of a process, some time later."""
+    pairs = list(chain.from_iterable(_pairs(process, values)))
+    return bool(pairs) and all(now >= then for then, now in pairs)
+
+
+def is_above(process: Process, other: Process) -> bool:
+    """Tell whether a process had counted more than another, so that it is nearer to one that has more than both."""
+    pairs = [
+        (value, others[key])
+        for group, values in process.values.items()
+        if (others := other.values.get(group))
+        for key, value in values.items()
+        if key in others
+    ]
+    return all(its >= others for its, others in pairs) and any(its > others for its, others in pairs)
+
+
+def is_fresh(values: Mapping[Group, Values], seconds: float) -> bool:
+    """Tell whether counters may have begun at 0 so many seconds ago."""
+    for found in values.values():
+        totals: Counter[str] = Counter()
+        for key, value in found.items():
+            totals[key if isinstance(key, str) else key[0]] += value  # type: ignore[assignment]
+        for name, total in totals.items():
+            limit = FRESH_PER_SECOND if name in REQUESTS else FRESH_TOKENS_PER_SECOND
+            if total > limit * max(1.0, seconds):
+                return False
+    return True

@@ -1,0 +1,255 @@
+"""Stage 5: counts for each objective what was observed and what of it was good, from poll to poll.
+
+These counters are the sidecar's own: they begin at 0 when it starts, and go on over restarts of the server and over
+polls that failed, for a server's counters show afterwards what was missed. What a later process has counted by its
+first poll is counted; what the process before counted after its last poll is unknown. What a server, or an engine that
+joins it, had counted before it was followed is not counted.
+
+Increases are computed per series and then added. A series that falls counts nothing, and neither does its return to
+where it was; what no server can do between two polls is counted as an anomaly and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_sidecar.catalog.routes import reaches_an_engine
+from vllm_sidecar.catalog.slo_signals import AVAILABILITY
+from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.catalog.upstream import ABORTED, FAILED
+from vllm_sidecar.series.increases import CounterSeries, HistogramSeries, zero
+from vllm_sidecar.series.readings import TARGET, Group
+from vllm_sidecar.series.server_process import gone
+from vllm_sidecar.series.service_levels import good_of, is_certain, is_exact, objectives_of, split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from vllm_sidecar.exposition.metric_values import Histogram
+    from vllm_sidecar.quantiles.observed import Observed
+    from vllm_sidecar.series.readings import Key, Reading, Readings
+    from vllm_sidecar.series.service_levels import Objective
+    from vllm_sidecar.series.store import WindowStore
+    from vllm_sidecar.series.window import Window
+
+FINISHED = "requests_finished_total"
+REJECTED = "requests_rejected_total"
+HTTP = "http_requests_total"
+SERVER_ERROR = "5xx"
+SPLIT_SECONDS = 5.0
+"""For how long the split of a bucket is used: worked out at each poll it costs four times as much and gains nothing."""
+MOST_COUNTS = 1000
+"""With more, those of engines that have been gone longest are dropped at once, else all after `processes.FORGET`."""
+
+COUNTED = frozenset((FINISHED, REJECTED, HTTP))
+
+Grown = dict[str, dict[tuple[str, ...], float]]
+"""Signal -> increases by label values."""
+SloSample = tuple[str, tuple[str, ...], float]
+"""Signal, label values (model_name first), value."""
+
+
+class Count(NamedTuple):
+    """What was counted for one objective."""
+
+    requests: float = 0.0
+    good: float = 0.0
+
+
+class SloCounters:
+    """The counters of one target, as long as the sidecar runs."""
+
+    def __init__(self, objectives: Sequence[Objective], *, availability: bool) -> None:
+        self._objectives = objectives
+        self._by_model: dict[str, list[Objective]] = {}
+        self._availability = availability
+        self._series: dict[Group, dict[Key, CounterSeries | HistogramSeries]] = {}
+        """What each group exposed last, also where the last poll left it out."""
+        self._seen: dict[Group, float] = {}
+        """When each group was there last."""
+        self._counts: dict[tuple[str, str, str], Count] = {}
+        """By model, engine (none where an objective is told by model) and name of the objective."""
+        self._exact: dict[tuple[str, str, str], bool] = {}
+        self._shares: dict[tuple[str, str, str], tuple[float, float | None]] = {}
+        """When it was worked out, and which share of the bucket that holds the threshold is good."""
+        self._gave_up = 0
+        """Requests that no engine answered until their clients gave up, at the last poll."""
+        self._unanswered: dict[str, float] = {}
+        """Failures that an engine told at the last poll and the front end has not answered yet, by model."""
+        self._at = self._seconds = 0.0
+        self._fresh: frozenset[Group] = frozenset()
+        """Groups whose counters began at 0 since the poll before."""
+        self._new: set[Group] = set()
+        """Groups that this poll shows for the first time."""
+        self.anomalies = 0
+        """Increases of the last poll that no server can have, and that were left out."""
+
+    def use(self, objectives: Sequence[Objective], *, availability: bool) -> None:
+        """Take other objectives; what was counted for those that stay as they are is kept."""
+        before = {labels: self._objective(*labels) for labels in self._counts}
+        self._objectives, self._availability = objectives, availability
+        self._by_model.clear()
+        for labels, objective in before.items():
+            model, engine, name = labels
+            stays = availability if engine == "" else objective == self._objective(model, engine, name)
+            if not stays:
+                for table in (self._counts, self._exact, self._shares):
+                    table.pop(labels, None)
+        watched = {objective.histogram for objective in objectives}
+        for known in self._series.values():
+            for key in [key for key in known if isinstance(key, str) and key not in watched]:
+                del known[key]
+
+    def _objective(self, model: str, engine: str, name: str) -> Objective | None:
+        return next((each for each in self._of(model) if engine and each.name == name), None)
+
+    def follow(self, readings: Readings, windows: WindowStore) -> None:
+        """Count what came since the poll before; `windows` already have this one."""
+        change = windows.change
+        self._seconds, self._at, self.anomalies = windows.now - self._at, windows.now, 0
+        if change.restarted or change.anew:
+            self._unanswered.clear()
+            self._series.clear()
+        for group in change.fresh:
+            for series in self._series.setdefault(group, {}).values():
+                series.reset(self._at)
+        self._fresh, self._new = change.fresh, readings.groups.keys() - self._series.keys()
+        self._series.update((group, {}) for group in self._new)
+        self._exact.clear()
+        for group, reading in readings.groups.items():
+            if group.scope is Scope.ENGINE:
+                self._latencies(group, reading, windows)
+        grown = {group: self._grown(group, reading) for group, reading in readings.groups.items()}
+        if self._availability:
+            self._outcomes(readings, grown, windows)
+        self._forget(readings)
+
+    def rows(self, *, up: bool) -> Iterator[SloSample]:
+        """Yield the series: counts always, for they are the sidecar's own, and what is true only now while `up`."""
+        for labels, count in self._counts.items():
+            yield "slo_requests_total", labels, count.requests
+            yield "slo_good_requests_total", labels, count.good
+        for labels, exact in self._exact.items() if up else ():
+            yield "slo_exact", labels, float(exact)
+        for model in dict.fromkeys(model for model, _, _ in self._exact) if up else ():
+            for objective in self._of(model):
+                yield "slo_threshold_seconds", (model, objective.name), objective.threshold
+
+    def _forget(self, readings: Readings) -> None:
+        """Drop what belongs to engines and models that have been gone for long, or are too many."""
+        self._seen.update(dict.fromkeys(readings.groups, self._at))
+        forgotten = gone(self._seen, self._at, most=MOST_COUNTS // (len(self._objectives) + 1))
+        for group in forgotten:
+            del self._seen[group]
+            self._series.pop(group, None)
+        if forgotten:
+            engines = {group.labels for group in self._seen if group.scope is Scope.ENGINE}
+            models = {model for model, _ in engines}
+            for model, engine, name in list(self._counts):
+                if (model, engine) not in engines and not (engine == "" and model in models):
+                    self._shares.pop((model, engine, name), None)
+                    del self._counts[model, engine, name]
+            for model in self._by_model.keys() - models:
+                del self._by_model[model]
+                self._unanswered.pop(model, None)
+
+    def _of(self, model: str) -> list[Objective]:
+        if model not in self._by_model:
+            self._by_model[model] = objectives_of(self._objectives, model)
+        return self._by_model[model]
+
+    def _latencies(self, group: Group, reading: Reading, windows: WindowStore) -> None:
+        model, engine = group.labels
+        polls: dict[str, Observed] = {}  # several objectives may be about one histogram
+        for objective in self._of(model):
+            histogram = reading.histograms.get(objective.histogram)
+            if histogram is None:
+                continue
+            labels = (model, engine, objective.name)
+            self._exact[labels] = is_exact(histogram.bounds, objective.threshold)
+            count = self._counts.setdefault(labels, Count())
+            poll = polls.get(objective.histogram)
+            if poll is None:
+                poll = polls[objective.histogram] = self._observed(group, objective.histogram, histogram)
+            if poll.bins:
+                certain = is_certain(histogram.bounds, poll, objective.threshold)
+                share = None if certain else self._share(labels, windows.get(group), objective, histogram.bounds)
+                good = good_of(histogram.bounds, poll, objective.threshold, share)
+                whole = sum([number for _, number in poll.bins])
+                self._counts[labels] = Count(count.requests + whole, count.good + good)
+
+    def _share(
+        self, labels: tuple[str, str, str], window: Window | None, objective: Objective, bounds: tuple[float, ...]
+    ) -> float | None:
+        """Return how to split the bucket that holds a threshold; worked out anew each few seconds, for it is work."""
+        if window is None:
+            return None
+        known = self._shares.get(labels)
+        if known is None or known[1] is None or not 0.0 <= window.now - known[0] < SPLIT_SECONDS:
+            share = split(bounds, window.observed_by_poll(objective.histogram), objective.threshold)
+            known = self._shares[labels] = (window.now, share)
+        return known[1]
+
+    def _observed(self, group: Group, name: str, new: Histogram) -> Observed:
+        """Return what a histogram observed since it was seen last; nothing where that cannot be said."""
+        known = self._series[group]
+        series = known.get(name)
+        if not isinstance(series, HistogramSeries):
+            # In a group that was there only labelled counters come up, at their first use; a histogram was left out.
+            series = known[name] = HistogramSeries(zero(new) if group in self._fresh else new)
+        seen = series.grow(new, self._at, self._seconds)
+        self.anomalies += series.odd
+        return seen
+
+    def _grown(self, group: Group, reading: Reading) -> Grown:
+        """Return what the labelled counters that matter here grew by since they were seen last."""
+        found: Grown = {}
+        known = self._series[group]
+        for key, value in reading.counters.items():
+            if isinstance(key, tuple) and key[0] in COUNTED:
+                series = known.get(key)
+                if not isinstance(series, CounterSeries):
+                    series = known[key] = CounterSeries((value if group in self._new else 0.0,))
+                grown = series.grow((value,), self._at, self._seconds)
+                self.anomalies += series.odd
+                if grown is not None:
+                    found.setdefault(key[0], {})[key[1:]] = grown[0]
+        return found
+
+    def _outcomes(self, readings: Readings, grown: Mapping[Group, Grown], windows: WindowStore) -> None:
+        known, self._gave_up = self._gave_up, windows.front_end.gave_up
+        gave_up = self._gave_up - known if self._gave_up >= known else self._gave_up
+        models: dict[str, list[Group]] = {}
+        for group, reading in readings.groups.items():
+            if group.scope is Scope.ENGINE and any(key[0] == FINISHED for key in reading.counters):
+                models.setdefault(group.labels[0], []).append(group)
+        for model, groups in models.items():
+            good = failed = 0.0
+            for group in groups:
+                for (reason, *_), count in grown[group].get(FINISHED, {}).items():
+                    failed += count if reason in FAILED else 0.0
+                    good += count if reason not in FAILED | ABORTED else 0.0
+            own = Group(Scope.MODEL, (model,))
+            failed += sum(grown.get(own, {}).get(REJECTED, {}).values())
+            # Of several models nobody knows whose an answer was.
+            failed += self._unseen_failures(model, grown, failed) + gave_up if len(models) == 1 else 0.0
+            before = self._counts.get((model, "", AVAILABILITY), Count())
+            counted = Count(before.requests + good + failed, before.good + good)
+            self._counts[model, "", AVAILABILITY] = counted
+
+    def _unseen_failures(self, model: str, grown: Mapping[Group, Grown], failed: float) -> float:
+        """Return how many requests the front end failed that no engine told of: 5xx when an engine is dead, say.
+
+        An engine's failure, or a rejection, is answered with 5xx at the same poll or the next; or not at all, where
+        the answer was being streamed.
+        """
+        answers = grown.get(TARGET, {}).get(HTTP, {})
+        answered = sum(
+            count
+            for (handler, method, status), count in answers.items()
+            if status == SERVER_ERROR and reaches_an_engine(handler, method)
+        )
+        open_before = self._unanswered.get(model, 0.0)
+        matched = min(answered, open_before + failed)
+        self._unanswered[model] = failed - max(0.0, matched - open_before)
+        return answered - matched

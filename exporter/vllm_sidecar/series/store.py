@@ -1,0 +1,103 @@
+"""All windows of one target: they begin again after a process restart, a counter reset or a gap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.series.front_end import FrontEnd
+from vllm_sidecar.series.readings import TARGET
+from vllm_sidecar.series.restarts import Restarts
+from vllm_sidecar.series.server_process import NOTHING as UNCHANGED
+from vllm_sidecar.series.window import EMPTY, Window
+
+if TYPE_CHECKING:
+    from vllm_sidecar.series.readings import Group, Readings
+    from vllm_sidecar.series.server_process import Change
+
+
+class WindowStore:
+    """All windows of one target, and the restarts of its server.
+
+    They begin anew where no poll has succeeded for longer than their length, or twice the interval that polls are
+    expected at.
+    """
+
+    def __init__(self, length: float, keep: float) -> None:
+        self._length = length
+        self._keep = keep
+        self._gap = length
+        self._at: float | None = None
+        self._groups: dict[Group, Window] = {}
+        self._restarts = Restarts()
+        self.change = UNCHANGED
+        """What the last poll told about the process."""
+        self.now = 0.0
+        """Monotonic time of the last poll."""
+        self.front_end = FrontEnd()
+        """What clients wait for."""
+        self.in_flight: float | None = None
+        """Open requests as `/load` said last; None where it does not count them."""
+        self.gaps = 0
+        """Times at which the windows began anew because too long no poll had succeeded."""
+
+    @property
+    def restarts(self) -> int:
+        """Restarts of the server that were seen."""
+        return self._restarts.count
+
+    @property
+    def several(self) -> bool:
+        """Several servers answer at the address, so that none is followed."""
+        return self._restarts.several
+
+    def resize(self, length: float, keep: float) -> None:
+        """Take other lengths; the polls within both stay."""
+        self._gap = max(length, self._gap)
+        self._length, self._keep = length, keep
+        for window in self._groups.values():
+            window.resize(length, keep)
+
+    def expect(self, interval: float) -> None:
+        """Take the seconds between polls: those of a slow server may be further apart than a window is long."""
+        self._gap = max(self._length, 2.0 * interval)
+
+    def missed(self) -> None:
+        """Take note of a poll that nothing answered."""
+        self._restarts.missed()
+
+    def append(self, at: float, readings: Readings, clock: float | None = None) -> Change:
+        """Take the readings of one poll, and the server's Unix time where it is known; return what is new with them.
+
+        Raises:
+            PollError: Several servers answer at the address; the poll is not taken.
+        """
+        change = self.change = self._restarts.follow(at, readings, clock)
+        gap = self._at is not None and at - self._at > self._gap
+        if change.restarted or change.anew or gap:
+            self.gaps += not (change.restarted or change.anew)
+            self._groups.clear()
+        for group in [group for group in self._groups if group in change.broken or group not in readings.groups]:
+            del self._groups[group]
+        if not self._groups:
+            self.front_end = FrontEnd()
+        for group, reading in readings.groups.items():
+            window = self._groups.get(group)
+            if window is None:
+                window = self._groups[group] = Window(self._length, self._keep)
+                # v0 makes an engine's series, and HTTP counters are made, with the first request: they began at 0.
+                if group in change.fresh - change.broken and self._at is not None and not (change.restarted or gap):
+                    window.append(self._at, EMPTY)
+            window.append(at, reading)
+        trackers = [window.progress for window in self.of(Scope.ENGINE).values()]
+        self.front_end.follow(at, readings.groups.get(TARGET, EMPTY), trackers, self.in_flight)
+        self._at = self.now = at
+        return change
+
+    def get(self, group: Group) -> Window | None:
+        """Return the window of a group; None where the last poll did not have it."""
+        return self._groups.get(group)
+
+    def of(self, scope: Scope) -> dict[Group, Window]:
+        """Return the windows of all groups of a scope."""
+        return {group: window for group, window in self._groups.items() if group.scope is scope}

@@ -1,0 +1,266 @@
+"""The running program: targets, GPUs, HTTP server, signals and reload."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from vllm_sidecar import __version__, logs
+from vllm_sidecar.config import ConfigError
+from vllm_sidecar.gpu.monitor import GpuMonitor
+from vllm_sidecar.logs import event
+from vllm_sidecar.serve.http import make_app
+from vllm_sidecar.serve.metrics import Exporter
+from vllm_sidecar.serve.supervision import supervise
+from vllm_sidecar.serve.target import TargetLoop
+from vllm_sidecar.vllm.threads import in_daemon_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from vllm_sidecar.config import Config, Target
+
+SHUTDOWN_SECONDS = 0.5
+"""What open scrapes get to finish after SIGTERM."""
+REST_SECONDS = 0.2
+"""How long the next SIGHUP waits after a reload: of a storm of them, the last one counts."""
+READ_SECONDS = 10.0
+"""How long a reload waits for the file, which may be on a file system that hangs."""
+
+_log = logging.getLogger(__name__)
+
+
+class Sidecar:
+    """One running sidecar: a pipeline for each target, the GPUs, and one exporter of them all."""
+
+    def __init__(self, config: Config, load: Callable[[], Config]) -> None:
+        self.config = config
+        self._load = load
+        self.exporter = Exporter(config.windows.length)
+        self._target_loops: dict[str, TargetLoop] = {}
+        self._group = asyncio.TaskGroup()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """Of the targets, by name."""
+        self._reloading = asyncio.Lock()
+        self._asked = asyncio.Event()
+        self._reader: asyncio.Task[Config] | None = None
+        self._reload_task: asyncio.Task[None] | None = None
+        self._gpus: GpuMonitor | None = None
+        self._gpu_task: asyncio.Task[None] | None = None
+        self._loaded()
+
+    async def start(self) -> None:
+        """Start polling the GPUs and all targets.
+
+        Should a part end that cannot be kept running, the task that called this is cancelled, and `stop` raises why.
+        """
+        await self._group.__aenter__()
+        self._reload_task = self._group.create_task(self._reload_when_asked(), name="reload")
+        if self.config.headless:
+            event(_log, logging.INFO, "headless", detail="a worker without an HTTP server: only its GPUs are watched")
+        self._start_gpus()
+        for target in self.config.all_targets:
+            self._begin(self._make(target, self.config))
+        self._export()
+
+    async def stop(self) -> None:
+        """Stop polling.
+
+        Raises:
+            ExceptionGroup: A part ended that could not be kept running.
+        """
+        for task in (self._reload_task, self._gpu_task, self._reader, *self._tasks.values()):
+            if task is not None:
+                task.cancel()
+        await self._group.__aexit__(*sys.exc_info())
+
+    def reload_soon(self) -> None:
+        """Reload once what runs now allows it; asked again before that, it is still one reload."""
+        self._asked.set()
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            await self.reload()
+            await asyncio.sleep(REST_SECONDS)
+
+    async def reload(self) -> ConfigError | None:
+        """Load the configuration again and use it; return what is wrong with a bad one.
+
+        A bad one changes nothing but the metric that says so. With a good one, all goes on that did not change: a
+        target keeps its counters, windows and identity unless it is reached elsewhere.
+        """
+        async with self._reloading:
+            try:
+                await self._use(await self._read())
+            except ConfigError as error:
+                return self._refused(error)
+            except Exception as error:  # noqa: BLE001 - a bug must not end what runs
+                event(_log, logging.ERROR, "internal_error", exc_info=error)
+                return self._refused(ConfigError(None, [f"internal error: {type(error).__name__}: {error}"]))
+            self._loaded()
+            return None
+
+    def _refused(self, error: ConfigError) -> ConfigError:
+        self.exporter.set_own("config_last_reload_successful", 0.0)
+        event(_log, logging.ERROR, "config_reload_failed", mistakes="; ".join(error.mistakes))
+        return error
+
+    async def _read(self) -> Config:
+        """Load the configuration in a thread, for reading a file can hang.
+
+        Raises:
+            ConfigError: With every mistake found.
+        """
+        if self._reader is not None and not self._reader.done():
+            raise ConfigError(None, ["an earlier read of the file has not ended"])
+        self._reader = asyncio.create_task(in_daemon_thread("config", self._load))
+        done, _ = await asyncio.wait((self._reader,), timeout=READ_SECONDS)
+        if not done:
+            raise ConfigError(None, [f"the file was not read within {READ_SECONDS:g} s"])
+        return self._reader.result()
+
+    async def _use(self, config: Config) -> None:
+        before = self.config
+        if config.web != before.web:
+            event(_log, logging.WARNING, "restart_needed", changed="web")
+        self.exporter.set_own("config_restart_needed", float(config.web != before.web))
+        config = config.model_copy(update={"web": before.web})
+        wanted = {target.name or "": target for target in config.all_targets}
+        kept = {
+            name
+            for name, target in wanted.items()
+            if name in self._target_loops and target.is_same_server(self._target_loops[name].target)
+        }
+        new = [self._make(target, config) for name, target in wanted.items() if name not in kept]
+        # From here on nothing can be refused.
+        self.config = config
+        logs.setup(config.log.level, config.log.format)
+        gone = self._target_loops.keys() - kept
+        await self._end(gone)
+        for name in kept:
+            await self._hand_over(self._target_loops[name], wanted[name])
+        for target_loop in new:
+            self._begin(target_loop)
+        await self._hand_over_gpus(before)
+        self._export()
+        changed = ",".join(name for name in type(config).model_fields if getattr(config, name) != getattr(before, name))
+        event(_log, logging.INFO, "config_reloaded", changed=changed or "nothing", targets=len(wanted), kept=len(kept),
+              begun=len(new), ended=len(gone))  # fmt: skip
+
+    async def _hand_over(self, target_loop: TargetLoop, target: Target) -> None:
+        """Give changed settings to a target; it stops meanwhile only where how it is polled has changed."""
+        if not target_loop.needs_new_client(target, self.config):
+            await target_loop.use(target, self.config)
+            return
+        await _ended(self._tasks.pop(target_loop.name))
+        await target_loop.use(target, self.config)
+        self._begin(target_loop)
+
+    async def _hand_over_gpus(self, before: Config) -> None:
+        config = self.config
+        if config.gpu != before.gpu or (config.gpu.simulate and config.all_targets != before.all_targets):
+            await self._stop_gpus()
+            self._start_gpus()
+        elif self._gpus is not None and config.windows.length != before.windows.length:
+            self._gpus.resize(config.windows.length)
+
+    def _loaded(self) -> None:
+        self.exporter.set_own("config_last_reload_successful", 1.0)
+        self.exporter.set_own("config_last_reload_success_timestamp_seconds", time.time())
+
+    def _start_gpus(self) -> None:
+        if self.config.gpu.enabled:
+            self._gpus = GpuMonitor(self.config, self.exporter.changed, self._server_pids, self._servers_use)
+            watched = supervise(self._gpus, "gpus", lambda: self.exporter.count_error("gpus"))
+            self._gpu_task = self._group.create_task(watched, name="gpus")
+        self.exporter.node = self._gpus
+        self.exporter.changed()
+
+    async def _stop_gpus(self) -> None:
+        if self._gpu_task is not None:
+            await _ended(self._gpu_task)
+        self._gpus = self._gpu_task = None
+
+    def _server_pids(self) -> list[int]:
+        """Return the processes of the servers on this machine."""
+        return [pid for target_loop in list(self._target_loops.values()) if (pid := target_loop.server_pid) is not None]
+
+    def _servers_use(self) -> int | None:
+        """Return how many GPUs of this machine all servers use together; None where one does not tell."""
+        sizes = [target_loop.gpus_used for target_loop in self._target_loops.values()]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if known and len(known) == len(sizes) else None
+
+    def _gpus_of(self) -> GpuMonitor | None:
+        """Return the GPUs for a target to be joined with: of several targets it is not known whose they are."""
+        return self._gpus if len(self.config.all_targets) == 1 else None
+
+    def _make(self, target: Target, config: Config) -> TargetLoop:
+        return TargetLoop(target, config, self.exporter.changed, gpus=self._gpus_of)
+
+    def _begin(self, target_loop: TargetLoop) -> None:
+        self._target_loops[target_loop.name] = target_loop
+        label = target_loop.name or str(target_loop.target.url)
+        watched = supervise(target_loop, label, lambda: self.exporter.count_error("target"))
+        self._tasks[target_loop.name] = self._group.create_task(watched, name=f"poll {label}")
+
+    async def _end(self, names: Iterable[str]) -> None:
+        for name in names:
+            del self._target_loops[name]
+            await _ended(self._tasks.pop(name))
+
+    def _export(self) -> None:
+        ordered = [self._target_loops[target.name or ""] for target in self.config.all_targets]
+        self.exporter.use(ordered, self.config.windows.length)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def serve(config: Config, load: Callable[[], Config]) -> int:
+    """Run until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        ExceptionGroup: a part of the program ended that could not be kept running.
+    """
+    sidecar = Sidecar(config, load)
+    runner = web.AppRunner(make_app(sidecar), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    await runner.setup()
+    try:
+        host, port = config.web.host, config.web.port
+        site = web.TCPSite(runner, host, port, reuse_address=True)
+        await site.start()
+        addresses = ",".join(f"{name[0]}:{name[1]}" for name in runner.addresses)
+        event(_log, logging.INFO, "listening", address=addresses, version=__version__)
+        stop = _on_signals(sidecar)
+        await sidecar.start()
+        try:
+            await stop.wait()
+            event(_log, logging.INFO, "stopping")
+        finally:
+            await sidecar.stop()
+    finally:
+        await runner.cleanup()
+    return 0
+
+
+def _on_signals(sidecar: Sidecar) -> asyncio.Event:
+    """Reload on SIGHUP, also on one that came while the program started; return the event of SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, sidecar.reload_soon)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    return stop

@@ -1,0 +1,68 @@
+"""What stands beside a server: its GPUs, and how much memory they had in use when the server had warmed up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.derive.inputs import GpuInputs
+from vllm_sidecar.derive.placement import placement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from vllm_sidecar.gpu.monitor import GpuMonitor
+    from vllm_sidecar.series.store import WindowStore
+    from vllm_sidecar.vllm.probes.flag_values import FlagValue
+
+USED = "gpu_memory_used_bytes"
+
+
+def gpus_here(flags: Mapping[str, FlagValue], *, local: bool) -> int | None:
+    """Return how many GPUs of this machine a server uses: none where it is elsewhere, None where nothing tells."""
+    return placement(flags).here if local else 0
+
+
+class GpuJoin:
+    """Joins one server with the GPUs of its node, if they are its own.
+
+    A server counts as warm once it has generated for the length of a window in one life: graphs are captured,
+    workspaces are taken, and memory should not grow any more.
+    """
+
+    def __init__(self, gpus: Callable[[], GpuMonitor | None], warm_up: float, *, local: bool) -> None:
+        self._gpus = gpus
+        self._local = local
+        """The server is reached through the loopback or a socket, so it is on this machine or in this pod."""
+        self.warm_up = warm_up
+        """Seconds of work after which a server counts as warm."""
+        self._working_since: float | None = None
+        self._warm: dict[str, float] = {}
+
+    def follow(self, windows: WindowStore, now: float, *, restarted: bool) -> None:
+        """Take note of a poll of the server at the (monotonic) time `now`."""
+        if restarted:
+            self._working_since = None
+            self._warm.clear()
+        works = any(
+            window.latest.counters.get("generation_tokens_total", 0.0) > 0.0
+            for window in windows.of(Scope.ENGINE).values()
+        )
+        if works and self._working_since is None:
+            self._working_since = now
+        monitor = self._gpus()
+        if monitor is None or self._working_since is None or now - self._working_since < self.warm_up:
+            return
+        for gpu in monitor.windows:
+            used = gpu.latest.get(USED)
+            if used is not None:
+                self._warm.setdefault(gpu.device.uuid, used)
+
+    def view(self, windows: WindowStore) -> GpuInputs | None:
+        """Return what derivations see; None without GPUs, or where they may be those of another server."""
+        monitor = self._gpus()
+        if monitor is None or monitor.poll is None or not windows.of(Scope.ENGINE):
+            return None
+        if monitor.poll.chosen_by == "all" and not self._local:
+            return None
+        return GpuInputs(monitor.windows, monitor.poll.chosen_by, dict(self._warm))

@@ -1,0 +1,190 @@
+"""The sidecar's HTTP server; no handler waits for a target."""
+
+from __future__ import annotations
+
+import json
+from math import isfinite
+from typing import TYPE_CHECKING, Protocol
+
+from aiohttp import hdrs, web
+
+from vllm_sidecar.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
+from vllm_sidecar.serve.negotiation import has_already, takes_gzip, takes_openmetrics
+from vllm_sidecar.serve.page import asset, page
+from vllm_sidecar.serve.page.runbooks import runbook
+from vllm_sidecar.serve.state import without_targets
+from vllm_sidecar.serve.status import NodeGpus, status
+
+if TYPE_CHECKING:
+    from vllm_sidecar.config import Config, ConfigError
+    from vllm_sidecar.serve.metrics import Exporter
+    from vllm_sidecar.serve.page import Asset
+
+
+class Running(Protocol):
+    """What the server needs of the running sidecar."""
+
+    config: Config
+    exporter: Exporter
+
+    async def reload(self) -> ConfigError | None:
+        """Load the configuration again; return what is wrong with it."""
+
+
+NO_RUNBOOK = "no alert has a runbook of this name; /runbooks/ lists them all.\n"
+SIDECAR: web.AppKey[Running] = web.AppKey("sidecar")
+
+
+def make_app(sidecar: Running) -> web.Application:
+    """Make the aiohttp application of one sidecar."""
+    app = web.Application()
+    app[SIDECAR] = sidecar
+    app.on_response_prepare.append(_name_the_server)
+    app.router.add_get("/", _page)
+    app.router.add_get("/page/{name}", _asset)
+    app.router.add_get("/runbooks", _to_the_runbooks)
+    app.router.add_get("/runbooks/", _runbook)
+    app.router.add_get("/runbooks/{name}", _runbook)
+    app.router.add_get("/metrics", _metrics)
+    app.router.add_get("/-/healthy", _healthy)
+    app.router.add_get("/-/ready", _ready)
+    app.router.add_post("/-/reload", _reload)
+    app.router.add_get("/api/v1/status", _status)
+    app.router.add_get("/api/v1/history", _history)
+    app.router.add_get("/debug/last-scrape", _last_scrape)
+    return app
+
+
+async def _name_the_server(_: web.Request, response: web.StreamResponse) -> None:
+    """Name the program only: aiohttp names itself and Python with their versions, which help nobody but an attacker."""
+    response.headers[hdrs.SERVER] = "vllm-sidecar"
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    openmetrics = takes_openmetrics(_header(request, hdrs.ACCEPT))
+    compressed = takes_gzip(_header(request, hdrs.ACCEPT_ENCODING))
+    headers = {
+        hdrs.CONTENT_TYPE: CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_TEXT,
+        hdrs.VARY: "Accept, Accept-Encoding",
+    }
+    if compressed:
+        headers[hdrs.CONTENT_ENCODING] = "gzip"
+    exporter = request.app[SIDECAR].exporter
+    await exporter.prepare()
+    body = exporter.render(openmetrics=openmetrics, compressed=compressed)
+    return web.Response(body=body, headers=headers)
+
+
+def _header(request: web.Request, name: str) -> str:
+    """Return a header that may be given several times, which means the same as a list."""
+    return ",".join(request.headers.getall(name, ()))
+
+
+async def _healthy(_: web.Request) -> web.Response:
+    return web.Response(text="vllm-sidecar is healthy.\n")
+
+
+async def _ready(request: web.Request) -> web.Response:
+    sidecar = request.app[SIDECAR]
+    if sidecar.config.headless:  # a pod of a group must not wait for what it may not have
+        return web.Response(text="vllm-sidecar is ready: nothing is polled beside a headless worker.\n")
+    exporter = sidecar.exporter
+    healths = [source.health for source in exporter.sources.values()]
+    if not healths and exporter.node:  # nothing but GPUs is watched
+        healths.append(exporter.node.health)
+    if any(health.last_success is not None for health in healths):
+        return web.Response(text="vllm-sidecar is ready.\n")
+    return web.Response(status=503, text="no target has been polled successfully yet.\n")
+
+
+async def _reload(request: web.Request) -> web.Response:
+    sidecar = request.app[SIDECAR]
+    if not sidecar.config.web.enable_lifecycle:
+        return web.Response(status=403, text="the lifecycle API is off: set web.enable_lifecycle to true.\n")
+    error = await sidecar.reload()
+    if error is not None:
+        return web.Response(status=500, text=f"the old configuration stays in use:\n{error}\n")
+    return web.Response(text="configuration reloaded.\n")
+
+
+async def _status(request: web.Request) -> web.Response:
+    sidecar = request.app[SIDECAR]
+    exporter = sidecar.exporter
+    await exporter.prepare()
+    gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
+    report = status(exporter.snapshots.values(), gpus, without_targets(sidecar.config))
+    return web.json_response(report, dumps=_json)
+
+
+async def _last_scrape(request: web.Request) -> web.Response:
+    sources = request.app[SIDECAR].exporter.sources
+    wanted = request.query.get("target")
+    if wanted is None and len(sources) > 1:
+        return web.Response(status=400, text=f"name one with ?target=: {', '.join(sources)}\n")
+    source = sources.get(wanted) if wanted is not None else next(iter(sources.values()), None)
+    if source is None or source.scraped is None:
+        return web.Response(status=404, text="no such target, or no body from it yet.\n")
+    response = source.scraped.response
+    headers = {
+        hdrs.CONTENT_TYPE: "text/plain; charset=utf-8",
+        "X-Content-Type-Options": "nosniff",
+        "X-Upstream-Content-Type": response.content_type.encode("ascii", "replace").decode(),
+        "X-Upstream-Seconds": f"{response.seconds:.6f}",
+    }
+    return web.Response(body=response.body, headers=headers)
+
+
+async def _history(request: web.Request) -> web.Response:
+    since = _number(request.query.get("since", "0"))
+    if since is None:
+        return web.Response(status=400, text="since must be a Unix time in seconds.\n")
+    exporter, query = request.app[SIDECAR].exporter, request.query
+    targets = await exporter.history(since, query.get("target"), query.get("engine"))
+    report = [{"target": name or None, "engines": engines} for name, engines in targets.items()]
+    return web.json_response({"targets": report}, dumps=_json)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+async def _page(request: web.Request) -> web.Response:
+    return _serve(request, page())
+
+
+async def _asset(request: web.Request) -> web.Response:
+    found = asset(request.match_info["name"])
+    return _serve(request, found) if found else web.Response(status=404, text="no such file.\n")
+
+
+async def _to_the_runbooks(request: web.Request) -> web.Response:
+    # Relative, so that the path prefix of a proxy stays.
+    query = request.rel_url.raw_query_string
+    return web.Response(status=308, headers={hdrs.LOCATION: f"runbooks/?{query}" if query else "runbooks/"})
+
+
+async def _runbook(request: web.Request) -> web.Response:
+    found = runbook(request.match_info.get("name", ""), request.query)
+    return _serve(request, found) if found else web.Response(status=404, text=NO_RUNBOOK)
+
+
+def _serve(request: web.Request, found: Asset) -> web.Response:
+    headers = {
+        hdrs.ETAG: f'"{found.etag}"',
+        hdrs.CACHE_CONTROL: "no-cache",  # ask each time: a newer sidecar has a newer page
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+    if found.policy:
+        headers["Content-Security-Policy"] = found.policy
+    if has_already(_header(request, hdrs.IF_NONE_MATCH), found.etag):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=found.body, headers=headers, content_type=found.content_type, charset="utf-8")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))

@@ -1,0 +1,236 @@
+"""Stage 6: the snapshots of all targets -> bytes, made once and served to every scraper until the next poll.
+
+Snapshots and bytes wait for the first scrape after a poll: with a poll each second and a scrape each fifteen, most
+would be made for nobody. A scrape never waits for a server: it gets what the last poll left, and how old that is.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import zlib
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from vllm_sidecar import __version__
+from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.catalog.types import Kind
+from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
+from vllm_sidecar.exposition import Family, Renderer, labels_text
+from vllm_sidecar.logs import event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from vllm_sidecar.exposition.metric_values import Value
+    from vllm_sidecar.series.health import Health
+    from vllm_sidecar.serve.snapshot import Snapshot
+    from vllm_sidecar.vllm.scraper import Scrape
+
+    Samples = Mapping[str, list[tuple[str, Value]]]
+
+GZIP_LEVEL = 1
+"""Level 1 makes a tenth of the text in a fraction of the time of the default."""
+GZIP_FORMAT = 16 + zlib.MAX_WBITS
+"""Makes zlib write gzip's header and checksum."""
+AGE = "last_success_age_seconds"
+ERROR_PARTS = ("target", "gpus", "gpu_series")
+"""Where a bug is survived: the loop of a target or of the GPUs, which begins again, and the making of GPU series."""
+
+
+MOST_LOGGED = 20
+"""Kinds of bugs that are logged, once each."""
+
+_log = logging.getLogger(__name__)
+
+
+class MetricsSource(Protocol):
+    """One target as the exporter sees it."""
+
+    name: str
+    """Empty for a sole target."""
+
+    @property
+    def labels(self) -> Sequence[tuple[str, str]]:
+        """Labels on every series of the target."""
+
+    @property
+    def health(self) -> Health:
+        """How the last polls went; unlike a snapshot it costs nothing."""
+
+    @property
+    def scraped(self) -> Scrape | None:
+        """The last body; it costs nothing."""
+
+    @property
+    def last_success_age(self) -> float | None:
+        """Seconds since the last successful poll; None before the first."""
+
+    def snapshot(self) -> Snapshot:
+        """Return what is known after the last poll; the same object until the next one."""
+
+    async def history(self, since: float, engine: str | None) -> list[dict[str, object]]:
+        """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
+
+    async def prepare(self) -> None:
+        """Do the costly part of the next snapshot, one engine after the other."""
+
+
+class Node(Protocol):
+    """What is exported beside the targets: the GPUs of the node."""
+
+    health: Health
+
+    @property
+    def last_success_age(self) -> float | None:
+        """Seconds since the last successful poll; None before the first."""
+
+    def samples(self) -> Samples:
+        """Return signal -> its series; the same object until something changes."""
+
+
+class Exporter:
+    """Holds the targets and the bytes made of their newest snapshots."""
+
+    def __init__(self, window_seconds: float) -> None:
+        self._sources: Sequence[MetricsSource] = ()
+        self.node: Node | None = None
+        """The GPUs; None where nobody looks at them."""
+        self._own: dict[str, float] = {"window_seconds": window_seconds, "config_restart_needed": 0.0}
+        self._errors = dict.fromkeys(ERROR_PARTS, 0.0)
+        self._logged: set[str] = set()
+        self._build = labels_text((("version", __version__), ("python_version", platform.python_version())))
+        self._renderer = Renderer()
+        self._families = {name: _family(name, window_seconds) for name in SIGNALS}
+        self._cache: dict[bool, Body] = {}
+        self._process = ProcessCollector(registry=CollectorRegistry())
+
+    @property
+    def snapshots(self) -> dict[str, Snapshot]:
+        """The newest snapshot of each target by name, in the order of the configuration."""
+        return {source.name: source.snapshot() for source in self._sources}
+
+    @property
+    def sources(self) -> dict[str, MetricsSource]:
+        """The targets by name, in the order of the configuration; what is derived of them is not worked out."""
+        return {source.name: source for source in self._sources}
+
+    async def prepare(self) -> None:
+        """Do the costly part of the next snapshots, one engine after the other, so that polls are in time meanwhile."""
+        for source in self._sources:
+            await source.prepare()
+
+    async def history(self, since: float, target: str | None, engine: str | None) -> dict[str, list[dict[str, object]]]:
+        """Return what the status page draws of the polls after a Unix time, by target; None stands for all of them."""
+        wanted = [source for source in self._sources if target in (None, source.name)]
+        return {source.name: await source.history(since, engine) for source in wanted}
+
+    def node_samples(self) -> Samples:
+        """Return the series of the GPUs; none where a bug keeps them from being made: the targets' are still there."""
+        if self.node is None:
+            return {}
+        try:
+            return self.node.samples()
+        except Exception as error:  # noqa: BLE001 - a bug in the GPU part must cost nothing of vLLM's metrics
+            self.count_error("gpu_series")
+            self._log_once(error)
+            return {}
+
+    def _log_once(self, error: Exception) -> None:
+        kind = f"{type(error).__name__}: {error}"
+        if kind not in self._logged and len(self._logged) < MOST_LOGGED:
+            self._logged.add(kind)
+            event(_log, logging.ERROR, "internal_error", part="gpu_series", exc_info=error)
+
+    def changed(self) -> None:
+        """Forget the bytes: a target was polled."""
+        self._cache.clear()
+
+    def use(self, sources: Sequence[MetricsSource], window_seconds: float) -> None:
+        """Export these targets from now on."""
+        self._sources = sources
+        self._own["window_seconds"] = window_seconds
+        self._families = {name: _family(name, window_seconds) for name in SIGNALS}
+        self._renderer = Renderer()  # it keeps help texts, which name the window
+        self._cache.clear()
+
+    def set_own(self, name: str, value: float) -> None:
+        """Set a signal of the sidecar itself."""
+        self._own[name] = value
+        self._cache.clear()
+
+    def count_error(self, part: str) -> None:
+        """Count a bug of a part of the sidecar, one of ERROR_PARTS, which goes on without it."""
+        self._errors[part] += 1.0
+        self._cache.clear()
+
+    def render(self, *, openmetrics: bool, compressed: bool = False) -> bytes:
+        """Return all series in one of the formats, gzipped if asked.
+
+        Until the next poll it is the same bytes, but for the ages at the end, which grow meanwhile.
+        """
+        body = self._cache.get(openmetrics)
+        if body is None:
+            body = Body(self._render(openmetrics))
+            self._cache[openmetrics] = body
+        ages = self._renderer.render([(self._families[AGE], self._ages())], openmetrics=openmetrics)
+        return body.gzipped(ages) if compressed else body.text + ages
+
+    def _render(self, openmetrics: bool) -> bytes:
+        targets = [snapshot.samples for snapshot in self.snapshots.values()]
+        node = self.node_samples()
+        own: dict[str, list[tuple[str, Value]]] = {name: [("", value)] for name, value in self._own.items()}
+        own["build_info"] = [(self._build, 1.0)]
+        own["internal_errors_total"] = [(labels_text((("part", part),)), n) for part, n in self._errors.items()]
+        families = (
+            (family, [one for samples in (*targets, node, own) for one in samples.get(name, ())])
+            for name, family in self._families.items()
+        )
+        return self._renderer.render(chain(self._own_process(), families), openmetrics=openmetrics, whole=False)
+
+    def _ages(self) -> list[tuple[str, Value]]:
+        """Return how long ago each source answered, by the monotonic clock: no other clock has to agree with it."""
+        sources = [(source.labels, source.health, source.last_success_age) for source in self._sources]
+        if self.node is not None:
+            sources.append(((), self.node.health, self.node.last_success_age))
+        return [
+            (labels_text((*labels, ("source", health.source))), round(age, 3))
+            for labels, health, age in sources
+            if age is not None
+        ]
+
+    def _own_process(self) -> Iterator[tuple[Family, list[tuple[str, Value]]]]:
+        """Yield CPU, memory and open files of this process under the names that every exporter has."""
+        for family in self._process.collect():
+            for sample in family.samples:
+                yield Family(sample.name, family.type, family.documentation), [("", float(sample.value))]
+
+
+class Body:
+    """The bytes of one poll; compressed once, however often something else is put behind them."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self._begun: tuple[bytes, zlib._Compress] | None = None
+
+    def gzipped(self, end: bytes) -> bytes:
+        """Return the bytes and their end as one gzip stream."""
+        if self._begun is None:
+            compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_FORMAT)
+            # Flushed, so that only the end is left to be encoded at each scrape.
+            begun = compressor.compress(self.text) + compressor.flush(zlib.Z_SYNC_FLUSH)
+            self._begun = (begun, compressor)
+        begun, compressor = self._begun[0], self._begun[1].copy()
+        return begun + compressor.compress(end) + compressor.flush()
+
+
+def _family(name: str, window_seconds: float) -> Family:
+    signal = SIGNALS[name]
+    text = signal.help.replace("{window}", f"{window_seconds:g} s")
+    source = CANONICAL_SOURCES.get(name)
+    if source:
+        text += f" From {source}."
+    unit = signal.unit.suffix if signal.kind is not Kind.INFO else ""
+    return Family(signal.metric, signal.kind.value, text, unit)

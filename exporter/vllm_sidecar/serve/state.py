@@ -1,0 +1,252 @@
+"""The state of a target in words, from its snapshot: what the status page says first."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_sidecar.catalog.reasons import HINTS, NOT_ONE_ENGINE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from vllm_sidecar.config import Config
+    from vllm_sidecar.exposition.metric_values import Value
+    from vllm_sidecar.serve.snapshot import Snapshot
+
+    Samples = Mapping[str, Sequence[tuple[str, Value]]]
+
+NO_GPUS: Samples = {}
+
+QUEUEING_SECONDS = 0.5
+"""A live wait below this is the end of a step, not a queue."""
+LONG_WAIT_SECONDS = 10.0
+PRESSURE = 0.3
+PREEMPTIONS = 0.05
+FAILING = 0.05
+HELD = 0.5
+"""KV usage with nothing running, from which on somebody should know."""
+LIMITS = {
+    "batch": "the batch is full",
+    "kv_cache": "the KV cache is full",
+    "adapter": "all LoRA slots are taken",
+    "transfer": "KV blocks or a grammar are not ready",
+}
+"""What requests wait for, in words."""
+
+
+class Level(IntEnum):
+    """How bad a state is; the worst of several is shown."""
+
+    FINE = 0
+    WATCH = 1
+    BAD = 2
+
+
+class State(NamedTuple):
+    """A state: its name from a closed set, how bad it is, and the words for people."""
+
+    name: str
+    severity: Level
+    text: str
+
+    def as_json(self) -> dict[str, str]:
+        """Return it as plain values."""
+        return {"name": self.name, "severity": self.severity.name.lower(), "text": self.text}
+
+
+def target_state(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> State:
+    """Say how a target is: why it does not answer, or the worst of what its engines and its requests are.
+
+    `gpus` are the series of its GPUs, where they are known.
+    """
+    health = snapshot.health
+    if health.reason in NOT_ONE_ENGINE:
+        return State(health.reason.value, Level.BAD, HINTS[health.reason])
+    if not health.up:
+        if health.reason is None:
+            return State("starting", Level.WATCH, "waiting for the first answer")
+        return State("down", Level.BAD, f"down: {health.reason.value}. {HINTS[health.reason]}")
+    states = [state for _, state in engine_states(snapshot, gpus)]
+    errors = dict(snapshot.samples.get("recent_error_ratio", ())).values()
+    worst = max((value for value in errors if isinstance(value, float)), default=0.0)
+    if worst > FAILING:
+        states.append(State("failing", Level.BAD, f"failing: {worst:.0%} of the requests end as server errors"))
+    if not states:
+        return State("no_engines", Level.WATCH, "answers, but reports no engine yet")
+    return max(states, key=lambda state: state.severity)
+
+
+def without_targets(config: Config) -> State | None:
+    """Say why no server is watched where none should be; None where one is."""
+    if config.headless:
+        watched = "only its GPUs are watched" if config.gpu.enabled else "and its GPUs are not watched (gpu.devices)"
+        words = f"a worker without an HTTP server (vllm.headless): nothing is polled, {watched}"
+        return State("headless", Level.FINE, words)
+    return State("gpus_only", Level.FINE, "watching the GPUs of this node (gpu.only)") if config.gpu.only else None
+
+
+def engine_states(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> list[tuple[str, State]]:
+    """Say how each engine is, by the text of its labels."""
+    running = snapshot.samples.get("requests_running", ()) if snapshot.readings else ()
+    return [(text, _engine(_Engine(snapshot, text, gpus))) for text, _ in running]
+
+
+class _Engine:
+    """The values of one engine; what is not there is 0 for these rules."""
+
+    def __init__(self, snapshot: Snapshot, text: str, gpus: Samples) -> None:
+        self._samples = snapshot.samples
+        self._text = text
+        self._gpus = gpus
+
+    def get(self, name: str, absent: float = 0.0, **label: str) -> float:
+        """Return a value, or the sum of those that differ in one more label; of those with a value of it, if given."""
+        own = self._text + "".join(f',{key}="{value}"' for key, value in label.items())
+        found = [value for text, value in self._samples.get(name, ()) if text == own or text.startswith(own + ",")]
+        return sum(value for value in found if isinstance(value, float)) if found else absent
+
+    def gpus(self) -> str:
+        """Say what the GPUs do, where they are known."""
+        busy = [v for _, v in self._gpus.get("gpu_utilization_ratio", ()) if isinstance(v, float)]
+        watts = [v for _, v in self._gpus.get("gpu_power_watts", ()) if isinstance(v, float)]
+        if not busy or not watts:
+            return ""
+        return f", GPU {sum(busy) / len(busy):.0%} at {sum(watts) / len(watts):.0f} W"
+
+
+def _engine(engine: _Engine) -> State:
+    for rule in _RULES:
+        state = rule(engine)
+        if state:
+            return state
+    running, load = engine.get("requests_running"), _load(engine)
+    if not running and not load:
+        return State("idle", Level.FINE, "idle: no requests")
+    return State(
+        "healthy", Level.FINE, "healthy: " + ", ".join([*([f"{running:.0f} running"] if running else []), *load])
+    )
+
+
+def _load(engine: _Engine) -> list[str]:
+    """Say what the engine gets done: generated tokens, or what there is to say where it generates none."""
+    generated = engine.get("recent_generation_tokens_per_second")
+    if generated:
+        return [f"{_rate(generated)} tokens/s"]
+    rates = {
+        "requests/s": engine.get("recent_requests_per_second"),
+        "prompt tokens/s": engine.get("recent_prompt_tokens_per_second"),
+    }
+    return [f"{_rate(rate)} {unit}" for unit, rate in rates.items() if rate]
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10.0 else f"{rate:.2g}"
+
+
+def _unhealthy(engine: _Engine) -> State | None:
+    if engine.get("engine_healthy", 1.0):
+        return None
+    return State("unhealthy", Level.BAD, "unhealthy: vLLM itself says that this engine failed")
+
+
+def _stalled(engine: _Engine) -> State | None:
+    if not engine.get("stalled"):
+        return None
+    age = seconds_text(engine.get("work_without_progress_seconds"))
+    return State("stalled", Level.BAD, f"stalled for {age}: {_waiting_for_nothing(engine)}{engine.gpus()}")
+
+
+def _waiting(engine: _Engine) -> State | None:
+    """Say that clients wait without progress, before that is a stall."""
+    seconds = engine.get("work_without_progress_seconds")
+    if not seconds:
+        return None
+    words = f"no progress for {seconds_text(seconds)}: {_waiting_for_nothing(engine)}{engine.gpus()}"
+    return State("no_progress", Level.WATCH, words)
+
+
+def _waiting_for_nothing(engine: _Engine) -> str:
+    running, waiting = engine.get("requests_running"), engine.get("requests_waiting")
+    if running or waiting:
+        return f"running {running:.0f}, waiting {waiting:.0f}, no tokens"
+    return "clients wait for answers, and the engine says that it has no requests"
+
+
+def _idle_but_for_the_gauges(engine: _Engine) -> State | None:
+    if not engine.get("clients_left"):
+        return None
+    frozen = engine.get("requests_running") + engine.get("requests_waiting")
+    return State("idle", Level.FINE, f"idle: the clients left, the gauges froze at {frozen:.0f} requests")
+
+
+def _asleep(engine: _Engine) -> State | None:
+    if not engine.get("engine_sleeping"):
+        return None
+    waiting = engine.get("requests_waiting")
+    if waiting:
+        return State("asleep", Level.BAD, f"asleep while {waiting:.0f} requests wait")
+    return State("asleep", Level.WATCH, "asleep")
+
+
+def _frozen(engine: _Engine) -> State | None:
+    if not engine.get("gauges_stale"):
+        return None
+    running = engine.get("requests_running")
+    return State("gauges_stale", Level.WATCH, f"gauges frozen: they say {running:.0f} running, and nothing moves")
+
+
+def _holding(engine: _Engine) -> State | None:
+    held = engine.get("kv_cache_held_ratio")
+    if held < HELD:
+        return None
+    return State("kv_cache_held", Level.WATCH, f"KV cache held: {held:.0%} used, and nothing runs or waits")
+
+
+def _preempting(engine: _Engine) -> State | None:
+    preempted = engine.get("recent_preemptions_per_request")
+    if engine.get("kv_cache_pressure_ratio") <= PRESSURE or preempted <= PREEMPTIONS:
+        return None
+    usage, waiting = engine.get("recent_kv_cache_usage_peak_ratio"), engine.get("requests_waiting")
+    words = f"KV cache full: up to {usage:.0%} used, {preempted:.1f} preemptions per request, {waiting:.0f} waiting"
+    return State("kv_cache_full", Level.BAD, words)
+
+
+def _queueing(engine: _Engine) -> State | None:
+    waiting, wait = engine.get("requests_waiting"), engine.get("live_queue_wait_seconds")
+    if not waiting or wait < QUEUEING_SECONDS:
+        return None
+    severity = Level.BAD if wait > LONG_WAIT_SECONDS else Level.WATCH
+    running = engine.get("requests_running")
+    limit = next((f": {words}" for limit, words in LIMITS.items() if engine.get("admission_limit", limit=limit)), "")
+    runs = f", {running:.0f} running" if running and limit else ""
+    if not running and engine.get("work_without_progress_seconds"):
+        runs = ", none running"
+    return State("queueing", severity, f"queueing: {waiting:.0f} waiting, {seconds_text(wait)}{runs}{limit}")
+
+
+_RULES: tuple[Callable[[_Engine], State | None], ...] = (
+    _unhealthy,
+    _stalled,
+    _asleep,
+    _idle_but_for_the_gauges,
+    _frozen,
+    _preempting,
+    _queueing,
+    _waiting,
+    _holding,
+)
+"""The first that applies says the state."""
+
+
+def seconds_text(seconds: float) -> str:
+    """Write a duration with as many digits as people read: `3.1 s`, `140 s`, `25 min`."""
+    if seconds < 10.0:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 600.0 else f"{seconds / 60.0:.0f} min"
+
+
+def states_json(snapshot: Snapshot, gpus: Samples) -> Mapping[str, object]:
+    """Return the states of a target and its engines for the status."""
+    engines = [{"labels": text, "state": state.as_json()} for text, state in engine_states(snapshot, gpus)]
+    return {"state": target_state(snapshot, gpus).as_json(), "engines": engines}

@@ -1,0 +1,126 @@
+"""Snapshots -> the JSON of /api/v1/status: what is known, where from, and what is missing. Holds no secret."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import isfinite
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_sidecar import __version__
+from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.catalog.reasons import GPU_HINTS, HINTS
+from vllm_sidecar.exposition.metric_values import Histogram, Summary
+from vllm_sidecar.serve.state import NO_GPUS, states_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from vllm_sidecar.catalog.reasons import Reason
+    from vllm_sidecar.exposition.metric_values import Value
+    from vllm_sidecar.series.health import Health
+    from vllm_sidecar.serve.snapshot import Snapshot
+    from vllm_sidecar.serve.state import Samples, State
+
+
+class NodeGpus(NamedTuple):
+    """The GPUs of the node."""
+
+    health: Health
+    samples: Samples
+
+
+def status(
+    snapshots: Iterable[Snapshot], gpus: NodeGpus | None = None, without_targets: State | None = None
+) -> dict[str, object]:
+    """Return the status of all targets, and of the GPUs (None where nobody looks at them), as plain JSON values.
+
+    `without_targets` says why there are none, where that is as it should be.
+    """
+    known = list(snapshots)
+    # Of several targets it is not known whose GPUs they are.
+    joined = gpus.samples if gpus and len(known) == 1 else NO_GPUS
+    return {
+        "version": __version__,
+        "state": without_targets.as_json() if without_targets else None,
+        "targets": [_target(snapshot, joined) for snapshot in known],
+        "gpus": _gpus(gpus) if gpus else None,
+    }
+
+
+def _gpus(gpus: NodeGpus) -> dict[str, object]:
+    health = gpus.health
+    return {
+        "up": health.up,
+        "last_error": _error(health, GPU_HINTS),
+        "misses": health.misses,
+        "polls": health.polls,
+        "last_success": health.last_success,
+        "interval_seconds": health.interval,
+        "poll_seconds": health.seconds,
+        "signals": _signals(gpus.samples),
+    }
+
+
+def _signals(samples: Samples) -> dict[str, object]:
+    return {
+        name: {
+            "unit": SIGNALS[name].unit.suffix,
+            "series": [{"labels": labels, **_value(value)} for labels, value in series],
+        }
+        for name, series in samples.items()
+        if SIGNALS[name].kind != "info"
+    }
+
+
+def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
+    health, readings, scraped = snapshot.health, snapshot.readings, snapshot.scraped
+    identity = snapshot.identity
+    return {
+        "target": snapshot.target or None,
+        "up": health.up,
+        **states_json(snapshot, gpus),
+        "last_error": _error(health, HINTS),
+        "misses": health.misses,
+        "polls": health.polls,
+        "last_success": health.last_success,
+        "interval_seconds": health.interval,
+        "response_seconds": health.seconds,
+        "server_time_ratio": health.server_time_ratio,
+        "process": {"restarts_seen": snapshot.restarts, "started": readings.started if readings else None},
+        "dialect": asdict(readings.dialect) if readings else None,
+        "identity": asdict(identity),
+        "probes": {source: asdict(probe) for source, probe in snapshot.probes.items()},
+        "cache_config": [
+            dict(zip(group.scope.labels, group.labels, strict=True)) | dict(config)
+            for group, config in readings.cache_config.items()
+        ]
+        if readings
+        else [],
+        "missing": list(readings.missing) if readings else [],
+        "unknown": list(readings.unknown) if readings else [],
+        "unknown_labels": list(readings.unknown_labels[:100]) if readings else [],
+        "unattributed": list(readings.unattributed) if readings else [],
+        "rejected_lines": [asdict(line) for line in scraped.exposition.rejected] if scraped else [],
+        "sources": dict(readings.sources) if readings else {},
+        "signals": _signals(snapshot.samples),
+    }
+
+
+def _error(health: Health, hints: Mapping[Reason, str]) -> dict[str, str] | None:
+    if health.reason is None:
+        return None
+    return {"reason": health.reason.value, "detail": health.detail, "hint": hints[health.reason]}
+
+
+def _value(value: Value) -> dict[str, object]:
+    if isinstance(value, Histogram):
+        return {"count": value.cumulative[-1], "sum": value.total}
+    if isinstance(value, Summary):
+        return {
+            "quantiles": dict(value.quantiles),
+            "bounds": {q: list(edges) for (q, _), edges in zip(value.quantiles, value.bounds, strict=False)},
+            "observations": value.recent,
+            "count": value.observations,
+            "sum": value.total,
+        }
+    return {"value": value if isfinite(value) else None}

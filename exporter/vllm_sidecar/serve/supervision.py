@@ -1,0 +1,75 @@
+"""Keeps a part of the program running: one that ends is not exported as if it were live, and begins again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from vllm_sidecar.logs import event
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+FIRST_PAUSE = 1.0
+LAST_PAUSE = 60.0
+"""Seconds before a part begins again: doubled from the first to the last while it keeps ending."""
+CALM = 300.0
+"""Seconds after which a part that ends counts as one that ends for the first time."""
+
+_log = logging.getLogger(__name__)
+
+
+class Supervised(Protocol):
+    """A part of the program: a target, or the GPUs."""
+
+    async def run(self) -> None:
+        """Run until cancelled; any other end is a bug."""
+
+    def ended(self, error: BaseException) -> None:
+        """End all series that would look live; `run` is called again afterwards."""
+
+
+async def supervise(
+    part: Supervised,
+    label: str,
+    count: Callable[[], None],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> None:
+    """Run a part until cancelled, and again each time that it ends.
+
+    Args:
+        part: What to run.
+        label: Its name in the log.
+        count: Called at each end.
+        clock: Gives monotonic seconds.
+        sleep: Waits.
+
+    Raises:
+        Exception: Its series cannot be ended either; then the program has to end.
+    """
+    pause = FIRST_PAUSE
+    while True:
+        began = clock()
+        error = await _end_of(part)
+        count()
+        part.ended(error)
+        pause = FIRST_PAUSE if clock() - began > CALM else pause
+        event(_log, logging.ERROR, "part_ended", part=label, again_in=f"{pause:g}s", exc_info=error)
+        await sleep(pause)
+        pause = min(2.0 * pause, LAST_PAUSE)
+
+
+async def _end_of(part: Supervised) -> BaseException:
+    """Return why a part ended; only a cancellation from outside is raised, not what libraries raise by that name."""
+    try:
+        await part.run()
+    except (Exception, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from error
+        return error
+    return RuntimeError("it returned")

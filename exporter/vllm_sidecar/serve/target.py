@@ -1,0 +1,475 @@
+"""Wires the stages of one target, and runs its two loops.
+
+    scrape -> exposition -> normalise -> window -> derive -> snapshot
+
+One loop polls the metrics, the other sends one probe at a time. No poll waits for a probe, and what probes take or
+break changes neither when the next poll is nor when it can be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from vllm_sidecar.catalog.derived import LATENCIES
+from vllm_sidecar.catalog.reasons import HINTS, NOT_ONE_ENGINE, PollError, Reason
+from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.catalog.upstream import ASLEEP
+from vllm_sidecar.derive import latency
+from vllm_sidecar.derive.inputs import DeriveSettings
+from vllm_sidecar.logs import event
+from vllm_sidecar.series.health import MISSES, Health
+from vllm_sidecar.series.service_levels import Objective
+from vllm_sidecar.series.slo_counters import SloCounters
+from vllm_sidecar.series.startup import Startup
+from vllm_sidecar.series.store import WindowStore
+from vllm_sidecar.serve.gpu_join import GpuJoin, gpus_here
+from vllm_sidecar.serve.history import History
+from vllm_sidecar.serve.snapshot import Snapshot, Snapshotter
+from vllm_sidecar.vllm.client import Client
+from vllm_sidecar.vllm.normalize import Normalizer
+from vllm_sidecar.vllm.probes import Prober, Probing
+from vllm_sidecar.vllm.probes.identity import ServerIdentity
+from vllm_sidecar.vllm.probes.local_process import local_listener
+from vllm_sidecar.vllm.scraper import Scrape, Scraper
+from vllm_sidecar.vllm.served_model import ServedModel
+from vllm_sidecar.vllm.throttle import Throttle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vllm_sidecar.config import Config, SloSettings, Target
+    from vllm_sidecar.gpu.monitor import GpuMonitor
+    from vllm_sidecar.series.readings import Readings
+
+SOURCE = "vllm"
+HEALTH_TIMEOUT = 2.0
+NO_METRICS = "no vLLM metric in the body"
+POLLS_NEEDED = 3
+"""Polls before what they cost may stretch the interval: the first of a busy server would do so for a minute."""
+PROBE_TICK = 1.0
+"""Seconds between two probes at least, so that those that are due together are spread."""
+MAX_PROBE_PAUSE = 60.0
+"""Seconds up to which the pause is doubled while a bug ends each probe."""
+NOT_ONE_ENGINE_HOLD = 120.0
+"""Seconds after such a poll for which no probe is sent."""
+COSTS_NOTHING = frozenset(
+    (Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS, Reason.TLS, Reason.CREDENTIALS, Reason.TIMEOUT)
+)
+"""Failures for which the server did not render its metrics; a timeout would hide its end behind a long interval."""
+MOST_BUGS = 20
+"""Kinds of bugs that are logged."""
+
+_log = logging.getLogger(__name__)
+
+
+class TargetLoop:
+    """Polls one target for ever; says after each poll that there is something new."""
+
+    def __init__(
+        self,
+        target: Target,
+        config: Config,
+        changed: Callable[[], None],
+        *,
+        client: Client | None = None,
+        gpus: Callable[[], GpuMonitor | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = target.name or ""
+        self._label = target.name or SOURCE
+        self._changed, self._clock, self._wall = changed, clock, wall
+        self._normalizer = Normalizer()
+        self._windows = WindowStore(config.windows.length, config.windows.keep)
+        self._windows_still = asyncio.Lock()
+        """Held while they are read one after the other, for a poll in between would undo them."""
+        self._health = Health(SOURCE, interval=config.scrape.interval)
+        self._served = ServedModel()
+        self._startup = Startup()
+        self._succeeded_at: float | None = None
+        self._local = local_listener(str(target.url), target.unix_socket) is not None
+        self._gpu_join = GpuJoin(gpus, config.windows.length, local=self._local)
+        self._prober: Prober | None = None
+        self._slo_counters: SloCounters | None = None
+        self._history = History()
+        self._readings: Readings | None = None
+        self._scraped: Scrape | None = None
+        self._logged_down: Reason | None = None
+        self._logged_bugs: set[str] = set()
+        self._health_says: str | None = None
+        """What /health said since the body has had no metric of vLLM; None where it was not asked."""
+        self._hold_until = -math.inf
+        self._unknown: tuple[str, ...] = ()
+        self._current: Snapshot | None = None
+        self._use_polling(target, config, client or Client(target, config.scrape))
+        self._use_rest(target, config)
+        self._health = replace(self._health, model_name=self._served.name(self._identity))
+
+    def needs_new_client(self, target: Target, config: Config) -> bool:
+        """Say whether changed settings are about how the server is polled, so that `run` has to end for `use`."""
+        before = (self.target.model_copy(update={"labels": {}}), self._scrape, self._probe_settings)
+        return before != (target.model_copy(update={"labels": {}}), config.scrape, config.introspection)
+
+    async def use(self, target: Target, config: Config) -> None:
+        """Take changed settings of the same server: its counters, its windows and what is known of it stay."""
+        if self.needs_new_client(target, config):
+            self._use_polling(target, config, Client(target, config.scrape))
+        self._use_rest(target, config)
+        async with self._windows_still:
+            self._windows.resize(config.windows.length, config.windows.keep)
+        self._show()
+
+    def _use_polling(self, target: Target, config: Config, client: Client) -> None:
+        scrape = self._scrape = config.scrape
+        self._probe_settings = config.introspection
+        self._client = client
+        self._scraper = Scraper(client, target.metrics_path)
+        self._throttle = Throttle(
+            scrape.interval, scrape.max_interval, scrape.server_time_ratio, answers_needed=POLLS_NEEDED
+        )
+        self._prober = _prober(self._prober, target, config, client, self._wall)
+
+    def _use_rest(self, target: Target, config: Config) -> None:
+        self.target = target
+        labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
+        settings = DeriveSettings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
+        self._snapshotter = Snapshotter(self.name, labels, settings)
+        self._gpu_join.warm_up = config.windows.length
+        self._slo_counters = _slo_counters(self._slo_counters, config.slos)
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._client.__aexit__(*error)
+
+    async def run(self) -> None:
+        """Poll and probe until cancelled.
+
+        Raises:
+            ExceptionGroup: Polling cannot go on; nothing is exported as if it did.
+        """
+        async with self, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_probing(), name=f"probe {self._label}")
+            await self._keep_polling()
+
+    async def _keep_polling(self) -> None:
+        try:
+            while True:
+                due = self._clock() + self._throttle.interval
+                await self.poll_once()
+                await asyncio.sleep(max(0.0, due - self._clock()))
+        except (Exception, asyncio.CancelledError) as error:
+            if _told_to_end():
+                raise
+            self.ended(error)
+            raise RuntimeError(f"polling of {self._label} ended") from error
+
+    def ended(self, error: BaseException) -> None:
+        """End all series that would look live: `run` ended, which is a bug."""
+        if self._health.up or self._health.reason is not Reason.INTERNAL:
+            self._health = self._health.unusable(f"{type(error).__name__}: {error}")
+        self._readings = None
+        self._show()
+
+    async def _keep_probing(self) -> None:
+        """Probe until cancelled; a bug is logged once, makes probes rarer, and costs no poll."""
+        pause = PROBE_TICK
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self.probe_once()
+                pause = PROBE_TICK
+            except (Exception, asyncio.CancelledError) as error:
+                if _told_to_end():
+                    raise
+                self._log_bug(error)
+                pause = min(2.0 * pause, MAX_PROBE_PAUSE)
+
+    async def poll_once(self) -> None:
+        """Poll once, and show what came of it."""
+        began = self._clock()
+        try:
+            self._throttle.spent(await self._poll())
+        except PollError as error:
+            if error.reason not in COSTS_NOTHING:
+                self._throttle.spent(self._clock() - began)
+            self._failed(began, error)
+        except Exception as error:  # noqa: BLE001 - one target's bug must not end the others
+            self._log_bug(error)
+            self._failed(began, PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
+        else:
+            self._observe()
+        self._health = replace(
+            self._health,
+            interval=self._throttle.interval,
+            server_time_ratio=self._throttle.server_time_ratio,
+            model_name=self._served.name(self._identity),
+        )
+        self._show()
+
+    async def probe_once(self) -> None:
+        """Send the probe that is due, if any, to a server that answers polls; never while another one is open."""
+        reason = self._health.reason
+        if reason is Reason.NO_VLLM_METRICS and self._health_says is None:
+            await self._ask_health()
+        elif self._prober and self._health.polls and reason in (None, Reason.NO_VLLM_METRICS):
+            if self._clock() < self._hold_until:
+                return
+            changes = self._prober.identity.changes
+            asleep = self._readings is not None and _asleep(self._readings)
+            if not await self._prober.step(self._clock(), asleep=asleep):
+                return
+            self._log_changes(changes)
+        else:
+            return
+        self._show()
+
+    def _show(self) -> None:
+        """Let the next scrape see what is known now, and nothing that is too old."""
+        if self._prober:
+            self._prober.expire(self._clock())
+        self._current = None
+        self._changed()
+
+    async def _poll(self) -> float:
+        now = self._clock()
+        scraped = await self._scraper.scrape()
+        served = self._identity.served_model
+        readings = self._normalizer.normalize(scraped.exposition, served)
+        if readings.not_an_engine:
+            raise PollError(Reason.NOT_AN_ENGINE, f"the metrics are those of {readings.not_an_engine}")
+        if not readings.dialect.prefix:
+            raise PollError(Reason.NO_VLLM_METRICS, self._health_says or NO_METRICS)
+        date = scraped.response.date
+        async with self._windows_still:
+            self._windows.expect(self._throttle.interval)
+            self._windows.in_flight = self._identity.requests_in_flight
+            clock = self._wall() if date is None else date
+            change = self._windows.append(now, readings, clock)
+            self._startup.answered(now, readings, clock, change)
+            self._took(scraped, readings)
+        self._gpu_join.follow(self._windows, now, restarted=change.restarted or change.anew)
+        if self._slo_counters:
+            self._slo_counters.follow(readings, self._windows)
+            if self._slo_counters.anomalies:
+                self._health = self._health.dropped(impossible=self._slo_counters.anomalies)
+        if change.restarted:
+            event(_log, logging.WARNING, "server_restarted", target=self._label, restarts=self._windows.restarts)
+        if self._prober and (change.restarted or change.anew):
+            self._prober.restart()
+        return scraped.response.seconds
+
+    def _took(self, scraped: Scrape, readings: Readings) -> None:
+        """Keep a successful poll and log what is new about it."""
+        before, health = self._scraped, self._health
+        self._scraped, self._readings, self._health_says = scraped, readings, None
+        self._served.observe(readings)
+        self._succeeded_at = self._clock()
+        exposition, response = scraped.exposition, scraped.response
+        self._health = health.succeeded(
+            last_success=self._wall(),
+            seconds=response.seconds,
+            body_bytes=len(response.body),
+            rejected_lines=health.rejected_lines + exposition.rejected_count,
+            anomalies=Counter(health.anomalies) + Counter(readings.anomalies),
+        )
+        if before is None or self._logged_down:
+            event(_log, logging.INFO, "target_up", target=self._label, engine=readings.dialect.engine)
+            self._logged_down = None
+        if exposition.rejected and (before is None or before.exposition.rejected != exposition.rejected):
+            first = exposition.rejected[0]
+            event(_log, logging.WARNING, "lines_rejected", target=self._label, count=exposition.rejected_count,
+                  line=first.line, why=first.why, text=first.text)  # fmt: skip
+        if readings.unknown != self._unknown:
+            self._unknown = readings.unknown
+            event(_log, logging.INFO, "unknown_families", target=self._label, families=",".join(self._unknown))
+
+    def _observe(self) -> None:
+        """Tell the introspection what a poll says of the server."""
+        prober, readings = self._prober, self._readings
+        if prober is None or readings is None:
+            return
+        config, changes = readings.cache_config, prober.identity.changes
+        try:
+            prober.observe_cache_config(config[min(config)] if config else None)
+        except Exception as error:  # noqa: BLE001 - what the server is called must not cost what it measures
+            self._log_bug(error)
+        self._log_changes(changes)
+
+    @property
+    def _identity(self) -> ServerIdentity:
+        return self._prober.identity if self._prober else ServerIdentity()
+
+    def _log_changes(self, before: int) -> None:
+        identity = self._identity
+        if identity.changes != before:
+            event(_log, logging.WARNING, "server_config_changed", target=self._label,
+                  fingerprint=identity.fingerprint)  # fmt: skip
+
+    def _log_bug(self, error: BaseException) -> None:
+        """Log a bug, each kind once: it may come back each second."""
+        kind = f"{type(error).__name__}: {error}"
+        if kind not in self._logged_bugs and len(self._logged_bugs) < MOST_BUGS:
+            self._logged_bugs.add(kind)
+            event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
+
+    def _failed(self, began: float, error: PollError) -> None:
+        self._startup.missed(began, error.reason)
+        self._health = self._health.failed(error.reason, error.detail)
+        if error.reason in NOT_ONE_ENGINE:
+            self._hold_until = self._clock() + NOT_ONE_ENGINE_HOLD
+            if self._prober:
+                self._prober.start_over()
+        if error.reason is not Reason.SEVERAL_SERVERS:
+            self._windows.missed()
+        if not self._health.up:
+            self._readings = None
+        down = self._health.misses >= MISSES or self._scraped is None
+        if down and self._logged_down is not error.reason:
+            self._logged_down = error.reason
+            event(_log, logging.WARNING, "target_down", target=self._label, reason=error.reason.value,
+                  detail=error.detail, hint=HINTS[error.reason])  # fmt: skip
+
+    async def _ask_health(self) -> None:
+        """Find out with `/health` why there are no metrics: a server that is fine was told not to make any."""
+        try:
+            await self._client.get("/health", timeout=HEALTH_TIMEOUT)
+        except PollError as error:
+            self._health_says = f"{NO_METRICS}, and /health fails: {error.detail}"
+        else:
+            self._health_says = f"{NO_METRICS} though /health is fine: is vLLM running with --disable-log-stats?"
+        if self._health.reason is Reason.NO_VLLM_METRICS:
+            self._health = replace(self._health, detail=self._health_says)
+
+    @property
+    def labels(self) -> Sequence[tuple[str, str]]:
+        """Labels on every series of the target."""
+        return self._snapshotter.labels
+
+    @property
+    def scraped(self) -> Scrape | None:
+        """The last body; it costs nothing."""
+        return self._scraped
+
+    @property
+    def last_success_age(self) -> float | None:
+        """Seconds since the last successful poll; None before the first."""
+        return None if self._succeeded_at is None else self._clock() - self._succeeded_at
+
+    @property
+    def health(self) -> Health:
+        """How the last polls went; unlike a snapshot it costs nothing."""
+        return self._health
+
+    def snapshot(self) -> Snapshot:
+        """Return what is known after the last poll; the same object until the next one."""
+        if self._current is None:
+            try:
+                self._current = self._take()
+            except Exception as error:  # noqa: BLE001 - a bug in a derivation must not blank the other targets
+                event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
+                self._health = self._health.unusable(f"{type(error).__name__}: {error}")
+                self._readings = None
+                self._current = self._take()
+        return self._current
+
+    async def prepare(self) -> None:
+        """Do the costly part of the next snapshot engine by engine: a scrape of many must not hold up all else."""
+        if self._current is not None or self._readings is None:
+            return
+        async with self._windows_still:
+            for window in self._windows.of(Scope.ENGINE).values():
+                with contextlib.suppress(Exception):  # the snapshot meets it again, and says which signal it is
+                    latency.prepare(window, self._snapshotter.settings.min_observations)
+                await asyncio.sleep(0)
+
+    async def history(self, since: float, engine: str | None) -> list[dict[str, object]]:
+        """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
+        if not self._health.up:
+            return []
+        return await self._history.draw(self._windows, self._wall() - self._clock(), since, engine)
+
+    def _take(self) -> Snapshot:
+        identity = self._identity
+        gpus = self._gpu_join.view(self._windows)
+        followed = self._slo_counters if not self._windows.several else None
+        slos = followed.rows(up=self._readings is not None) if followed else ()
+        probes = self._prober.probes if self._prober else {}
+        return self._snapshotter.take(
+            self._readings,
+            self._windows,
+            identity,
+            self._health,
+            self._scraped,
+            gpus,
+            slos,
+            probes,
+            self._startup.seconds,
+        )
+
+    @property
+    def server_pid(self) -> int | None:
+        """The server's process on this machine; None where it is not known."""
+        return self._prober.server_pid if self._prober else None
+
+    @property
+    def gpus_used(self) -> int | None:
+        """GPUs of this machine that the server uses, as its parallel sizes say; None where no source tells."""
+        return gpus_here(self._identity.flags, local=self._local)
+
+
+def _told_to_end() -> bool:
+    """Tell whether the running task was cancelled from outside; libraries raise CancelledError on their own, too."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _asleep(readings: Readings) -> bool:
+    return any(
+        reading.gauges.get(("engine_sleep_state", state), 0.0) > 0.0
+        for group, reading in readings.groups.items()
+        if group.scope is Scope.ENGINE
+        for state in ASLEEP
+    )
+
+
+def _prober(
+    known: Prober | None, target: Target, config: Config, client: Client, wall: Callable[[], float]
+) -> Prober | None:
+    """Return an introspector with these settings, and with what the one before knows."""
+    probes = config.introspection
+    if not probes.enabled:
+        return None
+    probing = Probing(
+        interval=probes.interval,
+        timeout=probes.timeout,
+        server_time_ratio=config.scrape.server_time_ratio,
+        args=target.args,
+        proc=probes.proc,
+        url=str(target.url),
+        unix_socket=target.unix_socket,
+    )
+    if known is None:
+        return Prober(client, probing, wall=wall)
+    known.use(client, probing)
+    return known
+
+
+def _slo_counters(counted: SloCounters | None, slos: SloSettings) -> SloCounters | None:
+    """Return the counters of these objectives, with what was counted before."""
+    if not slos.enabled:
+        return None
+    found = [Objective(each.name, LATENCIES[each.latency], each.threshold, each.model) for each in slos.latencies]
+    if counted is None:
+        return SloCounters(found, availability=slos.availability)
+    counted.use(found, availability=slos.availability)
+    return counted

@@ -1,0 +1,1 @@
+"""Commands for operators that neither serve metrics nor generate files."""

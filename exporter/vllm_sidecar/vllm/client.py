@@ -1,0 +1,204 @@
+"""The HTTP client of one target.
+
+Whatever the server and the network do, `Client.get` ends within its deadline, holds no more than `max_body_size` bytes
+and fails with PollError only. Details name addresses, never credentials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from vllm_sidecar import __version__
+from vllm_sidecar.catalog.reasons import PollError, Reason
+from vllm_sidecar.vllm.credentials import Certificates, basic_auth, header_value, read_token
+from vllm_sidecar.vllm.errors import check_status, classify
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_sidecar.config import ScrapeSettings, Target
+
+# Asked for OpenMetrics, prometheus_client renames `vllm:x` to `vllm_x` and cuts `_total`; text it leaves alone.
+METRICS_ACCEPT = "text/plain;version=0.0.4"
+
+_PATH_SAFE = "/%:@!$&'()*+,;=-._~"
+_CONNECTING, _WAITING, _READING = "connecting", "waiting for the answer", "reading the answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer with status 200: its `body`, its `content_type`, and what it cost."""
+
+    body: bytes
+    content_type: str
+    seconds: float
+    """From sending the request to the last byte."""
+    date: float | None = None
+    """The server's clock when it answered: Unix time of the Date header; None where it sends none."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far one request came, for the detail of a timeout and for the time it took."""
+
+    phase: str = _CONNECTING
+    sent_at: float = 0.0
+
+
+class Client:
+    """One target's HTTP client: keep-alive, one deadline a request, size caps, credentials.
+
+    Proxies from the environment are not used, cookies not kept and redirects not followed: a sidecar talks to the
+    address it was given.
+    """
+
+    def __init__(self, target: Target, scrape: ScrapeSettings) -> None:
+        self._target = target
+        self._scrape = scrape
+        address = URL(target.url)
+        self._base = address.with_user(None)
+        self._basic = basic_auth(address)
+        self._session: aiohttp.ClientSession | None = None
+        self._certificates = Certificates(target)
+
+    async def __aenter__(self) -> Self:
+        socket_path = self._target.unix_socket
+        connector: aiohttp.BaseConnector = (
+            aiohttp.UnixConnector(path=str(socket_path))
+            if socket_path is not None
+            # A lookup in a thread could not be cancelled: a dead name server would hold up the exit.
+            else aiohttp.TCPConnector(resolver=aiohttp.AsyncResolver())
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # get() has the deadline: aiohttp rounds a total of 5 s and more up to whole seconds
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._scrape.connect_timeout, ceil_threshold=1e9),
+            trace_configs=[_tracing()],
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(
+        self,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        accept: str = METRICS_ACCEPT,
+        timeout: float | None = None,  # noqa: ASYNC109 - it names the phase, which asyncio.timeout around get() cannot
+    ) -> Response:
+        """Fetch `path` below the target's url.
+
+        Args:
+            path: May hold a query of its own, to which `query` is added.
+            query: Pairs; names may repeat.
+            accept: The Accept header.
+            timeout: Seconds for everything from connecting to the last byte; None takes `scrape.timeout`.
+
+        Raises:
+            PollError: Any other end than status 200 with a whole body within the caps.
+        """
+        seconds = self._scrape.timeout if timeout is None else timeout
+        url = join(self._base, path, query)
+        where = str(url.with_query(None))
+        if self._target.unix_socket is not None:
+            where += f" on {self._target.unix_socket}"
+        progress = _Progress()
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                return await self._fetch(url, where, accept, progress)
+        except PollError:
+            raise
+        except TimeoutError as error:
+            limit = seconds if deadline.expired() else self._scrape.connect_timeout
+            raise PollError(Reason.TIMEOUT, f"{where}: gave up after {limit:g} s while {progress.phase}") from error
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
+            raise classify(error, where, reading=progress.phase == _READING) from error
+
+    async def _fetch(self, url: URL, where: str, accept: str, progress: _Progress) -> Response:
+        if self._session is None:
+            raise RuntimeError("Client.get outside `async with`")
+        headers = self._headers(accept)
+        tls = await self._certificates.context() if url.scheme == "https" else True
+        async with self._session.get(
+            url, headers=headers, allow_redirects=False, ssl=tls, trace_request_ctx=progress
+        ) as answer:
+            progress.phase = _READING
+            check_status(answer.status, answer.headers.get("Location"), where)
+            body = await self._read(answer, where)
+        seconds = time.perf_counter() - progress.sent_at
+        encoding = answer.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise PollError(Reason.BAD_ENCODING, f"{where}: the body is compressed ({encoding[:40]!r}), unasked")
+        content_type, date = answer.headers.get("Content-Type", ""), unix_time(answer.headers.get("Date", ""))
+        return Response(body, content_type, seconds, date)
+
+    async def _read(self, answer: aiohttp.ClientResponse, where: str) -> bytes:
+        limit = self._scrape.max_body_size
+        if (answer.content_length or 0) <= limit:
+            pieces: list[bytes] = []
+            size = 0
+            async for piece in answer.content.iter_any():
+                size += len(piece)
+                if size > limit:
+                    break
+                pieces.append(piece)
+            else:
+                return b"".join(pieces)
+        answer.close()
+        raise PollError(Reason.TOO_LARGE, f"{where}: the body is larger than {limit} bytes (max_body_size)")
+
+    def _headers(self, accept: str) -> dict[str, str]:
+        headers = {"user-agent": f"vllm-sidecar/{__version__}"}
+        if self._basic is not None:
+            headers["authorization"] = self._basic
+        for name, secret in self._target.headers.items():
+            headers[name.lower()] = header_value(name, secret.get_secret_value())
+        if self._target.bearer_token_file is not None:
+            headers["authorization"] = f"Bearer {read_token(self._target.bearer_token_file)}"
+        elif self._target.bearer_token is not None:
+            headers["authorization"] = f"Bearer {self._target.bearer_token.get_secret_value()}"
+        # Compressing costs the server more than a loopback transfer costs anybody.
+        return headers | {"accept": accept, "accept-encoding": "identity"}
+
+
+def join(base: URL, path: str, query: Sequence[tuple[str, str]] = ()) -> URL:
+    """Put `path` below the path of `base`, without double slashes; a slash at its end stays."""
+    path, _, own_query = path.partition("?")
+    joined = re.sub("/{2,}", "/", f"{base.raw_path}/{quote(path, safe=_PATH_SAFE)}")
+    pairs = [*URL.build(query_string=own_query).query.items(), *query]
+    return base.with_path(joined, encoded=True).with_query(pairs or None)
+
+
+def unix_time(date: str) -> float | None:
+    """Return the Unix time of a Date header; None where it is none."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return None
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Note when a request was sent; after a stale kept-alive connection, when it was sent again."""
+
+    async def on_sent(_session: aiohttp.ClientSession, context: Any, _parameters: object) -> None:
+        progress: _Progress = context.trace_request_ctx
+        progress.phase, progress.sent_at = _WAITING, time.perf_counter()
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_headers_sent.append(on_sent)
+    return tracing

@@ -1,0 +1,316 @@
+"""Stage 3, once per layout: which engine a series belongs to.
+
+A label that is not a dimension of a family tells engines apart: the data-parallel rank, the stage and the replica of
+an omni pipeline, the version of a model, a worker, or whatever a server in front added. Nothing is merged because a
+label is unknown.
+
+An engine's name is made of the labels that are known to identify one, and of an unknown label only where two engines
+would have the same name without it; a label that stays the same does not make names longer. Once given, a name stays
+while its engine does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_sidecar.catalog import upstream
+from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.series.readings import Engine, Group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+    from vllm_sidecar.exposition.layout import Labels
+
+MAX_ENGINES = 256
+"""Engines of one target that are read; the series of others are refused and counted."""
+MAX_SHAPES = 32
+"""Sets of label names that are compared with each other; a server has one or two."""
+MAX_TELLING = 20
+"""Unknown labels that names can be made of; engines that differ in others get a hash."""
+MAX_NAME = 40
+"""Longest value of the label `engine`."""
+REMEMBERED = 4
+"""Names are remembered for so many times the limit of engines."""
+UNNUMBERED = "0"
+"""The engine of a server that has one and no label for it."""
+
+UNATTRIBUTED = "unattributed"
+TOO_MANY = "too_many_engines"
+
+
+class EngineIdentity(NamedTuple):
+    """What a series says of its engine: the model (empty where it names none) and the labels that are no dimension."""
+
+    model: str
+    labels: Labels
+
+
+class Assigned(NamedTuple):
+    """Which identity is which engine, and why the others are none."""
+
+    engines: Mapping[EngineIdentity, Engine]
+    refused: Mapping[EngineIdentity, str]
+
+    @property
+    def by_group(self) -> dict[Group, Engine]:
+        """All engines, once each."""
+        return {engine.group: engine for engine in self.engines.values()}
+
+    def matching(self) -> Callable[[Mapping[str, str]], Engine | None]:
+        """Return what finds the one engine that has all labels of a series, of those labels that engines have."""
+        engines = list(self.by_group.values())
+        names = {name for engine in engines for name in engine.labels} | set(upstream.MODEL_LABELS)
+        indices: dict[frozenset[str], dict[Labels, list[Engine]]] = {}
+
+        def find(labels: Mapping[str, str]) -> Engine | None:
+            asked = {name: value for name, value in labels.items() if name in names}
+            index = indices.get(frozenset(asked))
+            if index is None:
+                index = indices[frozenset(asked)] = defaultdict(list)
+                for engine in engines:
+                    own = {**dict.fromkeys(upstream.MODEL_LABELS, engine.group.labels[0]), **engine.labels}
+                    index[tuple((name, own.get(name, "")) for name in sorted(asked))].append(engine)
+            found = index.get(tuple(sorted(asked.items())), ())
+            return found[0] if len(found) == 1 else None
+
+        return find
+
+
+@dataclass(slots=True)
+class _Cluster:
+    """Identities that are one engine: some families may have fewer labels than others."""
+
+    members: list[EngineIdentity]
+    families: set[str]
+    heaviest: EngineIdentity
+    """The member with most families: the name is remembered for it."""
+    weight: int
+    model: str
+    labels: dict[str, str]
+
+    def join(self, identity: EngineIdentity, families: Collection[str]) -> None:
+        self.members.append(identity)
+        self.families |= set(families)
+        self.model = self.model or identity.model
+        self.labels |= dict(identity.labels)
+        if len(families) > self.weight:
+            self.heaviest, self.weight = identity, len(families)
+
+
+class Engines:
+    """The engines of one target, and the names that they were given."""
+
+    def __init__(self, limit: int = MAX_ENGINES) -> None:
+        self._limit = limit
+        self._names: OrderedDict[EngineIdentity, str] = OrderedDict()
+        self._holders: dict[tuple[str, str], EngineIdentity] = {}
+        self._telling: list[str] = []
+        """Unknown labels that two engines were found to differ in, in the order in which they were."""
+
+    def assign(self, found: Mapping[EngineIdentity, Collection[str]], served: str | None = None) -> Assigned:
+        """Find the engines behind the identities of a body, each with the families that have it.
+
+        `served` is the model's name where nothing in the body names it.
+        """
+        clusters, refused = _clusters(found)
+        named: list[_Cluster] = []
+        for cluster in clusters:
+            cluster.model = cluster.model or served or ""
+            if cluster.model:
+                named.append(cluster)
+            else:
+                refused |= dict.fromkeys(cluster.members, UNATTRIBUTED)
+        # Those that are known come first: new ones never take a name or a place from them.
+        named.sort(key=lambda one: (self._key(one) not in self._names, one.heaviest))
+        for cluster in named[self._limit :]:
+            refused |= dict.fromkeys(cluster.members, TOO_MANY)
+        engines: dict[EngineIdentity, Engine] = {}
+        for cluster, name in self._name(named[: self._limit]):
+            engine = Engine(Group(Scope.ENGINE, (cluster.model, name)), cluster.labels)
+            engines |= dict.fromkeys(cluster.members, engine)
+        return Assigned(engines, refused)
+
+    @staticmethod
+    def _key(cluster: _Cluster) -> EngineIdentity:
+        return EngineIdentity(cluster.model, cluster.heaviest.labels)
+
+    def _name(self, clusters: Sequence[_Cluster]) -> Iterator[tuple[_Cluster, str]]:
+        present = {self._key(cluster): cluster for cluster in clusters}
+        self._learn(clusters)
+        for key, cluster in present.items():
+            name = self._names.get(key)
+            if name is None or not self._still_has(key, name, present):
+                name = self._free_name(key, cluster, present)
+            self._give(key, name)
+            yield cluster, name
+        while len(self._names) > REMEMBERED * self._limit:
+            old, name = self._names.popitem(last=False)
+            if self._holders.get((old.model, name)) == old:
+                del self._holders[old.model, name]
+
+    def _learn(self, clusters: Iterable[_Cluster]) -> None:
+        """Find the labels that tell engines of the same known labels apart."""
+        alike: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+        for cluster in clusters:
+            alike[cluster.model, _base(cluster.labels)].append(cluster.labels)
+        for several in alike.values():
+            if len(several) > 1:
+                self._tell_apart(several)
+
+    def _tell_apart(self, several: Sequence[Mapping[str, str]]) -> None:
+        """Take as few labels as will do, those with the shortest values first where they tell the same."""
+
+        def apart(names: Sequence[str]) -> int:
+            return len({tuple(labels.get(name, "") for name in names) for labels in several})
+
+        known = {*upstream.IDENTITY, *self._telling}
+        others = sorted({name for labels in several for name in labels} - known)[:MAX_TELLING]
+        now = apart(self._telling)
+        while now < len(several) and others and len(self._telling) < MAX_TELLING:
+            lengths = {name: sum(len(labels.get(name, "")) for labels in several) for name in others}
+            best = max(others, key=lambda name: (apart([*self._telling, name]), -lengths[name]))
+            better = apart([*self._telling, best])
+            if better == now:
+                return
+            self._telling.append(best)
+            others.remove(best)
+            now = better
+
+    def _still_has(self, key: EngineIdentity, name: str, present: Mapping[EngineIdentity, _Cluster]) -> bool:
+        """Tell whether an engine can go on under its name; another may have taken it in its absence.
+
+        Then both live, if never at once, as behind a load balancer: what they differ in tells them apart from now on.
+        """
+        holder = self._holders.get((key.model, name))
+        if holder is None or holder == key:
+            return True
+        self._tell_apart([dict(key.labels), dict(holder.labels)])
+        if holder in present:
+            return False
+        self._names.pop(holder, None)
+        return True
+
+    def _free_name(self, key: EngineIdentity, cluster: _Cluster, present: Mapping[EngineIdentity, _Cluster]) -> str:
+        for name in self._candidates(key, cluster.labels):
+            holder = self._holders.get((key.model, name))
+            if holder is None or holder == key or holder not in present:
+                return name
+        raise AssertionError("there is always one more candidate")
+
+    def _candidates(self, key: EngineIdentity, labels: Mapping[str, str]) -> Iterator[str]:
+        values = [labels[name] for name in self._telling if labels.get(name)]
+        full = "-".join([_base(labels), *values])
+        yield _short(full)
+        for salt in range(len(self._holders) + 1):
+            digest = _digest(f"{salt or ''}{key!r}")
+            yield f"{_clean(full)[: MAX_NAME - len(digest) - 1]}-{digest}"
+
+    def _give(self, key: EngineIdentity, name: str) -> None:
+        self._names[key] = name
+        self._names.move_to_end(key)
+        self._holders[key.model, name] = key
+
+
+def _clusters(found: Mapping[EngineIdentity, Collection[str]]) -> tuple[list[_Cluster], dict[EngineIdentity, str]]:
+    """Put identities that are one engine together, those with most labels first."""
+    shapes = _shapes(found)
+    cluster_of: dict[EngineIdentity, _Cluster] = {}
+    clusters: list[_Cluster] = []
+    refused: dict[EngineIdentity, str] = {}
+    larger: list[tuple[frozenset[str], list[EngineIdentity]]] = []
+    for index, (names, identities) in enumerate(shapes):
+        if index >= MAX_SHAPES:
+            refused |= dict.fromkeys(identities, UNATTRIBUTED)
+            continue
+        above = [_projected(names, others) for more, others in larger if names < more]
+        for identity in identities:
+            families = found[identity]
+            around = (cluster_of.get(more) for index in above for more in index.get(identity, ()))
+            matching = list({id(cluster): cluster for cluster in around if cluster}.values())
+            if len(matching) > 1 and len(families) <= max(cluster.weight for cluster in matching):
+                refused[identity] = UNATTRIBUTED  # it may be of any of them, or of all
+            elif len(matching) == 1 and not matching[0].families & set(families):
+                matching[0].join(identity, families)
+                cluster_of[identity] = matching[0]
+            else:
+                cluster = cluster_of[identity] = _Cluster(
+                    [identity], set(families), identity, len(families), identity.model, dict(identity.labels)
+                )
+                clusters.append(cluster)
+        larger.append((names, identities))
+    return clusters, refused
+
+
+_MODEL = ""
+"""Stands for the model in a set of label names."""
+
+
+def _shapes(found: Iterable[EngineIdentity]) -> list[tuple[frozenset[str], list[EngineIdentity]]]:
+    """Return identities by the names of their labels, those with most labels first."""
+    shapes: dict[frozenset[str], list[EngineIdentity]] = defaultdict(list)
+    for identity in found:
+        names = frozenset(name for name, _ in identity.labels)
+        shapes[names | {_MODEL} if identity.model else names].append(identity)
+    return sorted(shapes.items(), key=lambda shape: (-len(shape[0]), sorted(shape[0])))
+
+
+def _projected(
+    names: frozenset[str], identities: Iterable[EngineIdentity]
+) -> dict[EngineIdentity, list[EngineIdentity]]:
+    """Return identities by what is left of them with fewer labels."""
+    index: dict[EngineIdentity, list[EngineIdentity]] = defaultdict(list)
+    for identity in identities:
+        labels = tuple(pair for pair in identity.labels if pair[0] in names)
+        index[EngineIdentity(identity.model if _MODEL in names else "", labels)].append(identity)
+    return index
+
+
+def _base(labels: Mapping[str, str]) -> str:
+    return "-".join(labels[name] for name in upstream.IDENTITY if labels.get(name)) or UNNUMBERED
+
+
+def _short(text: str) -> str:
+    """Return a text as a label value that is easy to write; a long one is cut and gets a hash."""
+    cleaned = _clean(text)
+    if len(cleaned) <= MAX_NAME:
+        return cleaned
+    digest = _digest(text)
+    return f"{cleaned[: MAX_NAME - len(digest) - 1]}-{digest}"
+
+
+def _clean(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._:-]+", "_", text)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+MAX_LABELS = 30
+"""Original labels of an engine that are shown."""
+MAX_VALUE = 128
+_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+def shown_labels(engine: Engine, taken: Collection[str]) -> dict[str, str]:
+    """Return an engine's original labels as they can be exported beside those of the sidecar.
+
+    A name that is `taken`, or that service discovery owns, gets `exported_` before it, as Prometheus does; a value
+    that is the engine's name already is left out.
+    """
+    shown: dict[str, str] = {}
+    named = ((name, value) for name, value in sorted(engine.labels.items()) if _LABEL_NAME.fullmatch(name))
+    for name, value in islice(named, MAX_LABELS):
+        if name == "engine" and value == engine.group.labels[1]:
+            continue
+        free = name
+        while free in taken or free in shown or free.startswith("__"):
+            free = f"exported_{free}"
+        shown[free] = value[:MAX_VALUE]
+    return shown

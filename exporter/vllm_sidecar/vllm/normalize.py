@@ -1,0 +1,205 @@
+"""Stage 3: samples and the catalog -> readings under canonical names, whatever the vLLM version.
+
+For each layout (which series a body holds) `plan.compile_plan` works out once which value goes where; a poll of a
+known layout only picks values. What a server gives that cannot be true is left out and counted:
+
+- `not_finite`: NaN or infinity; unknown is not a number to compare with;
+- `negative`: v0 says -1 for a prefix-cache hit rate that is off; no signal here can be below zero;
+- `impossible`: more than 64 bits can count;
+- `bad_histogram`: bucket counts that fall, or an edge that is missing;
+- `unattributed`: series of no engine, or of several: nothing names their model, or they lack the labels that tell the
+  engines of the body apart;
+- `too_many_engines`: series of engines beyond the limit;
+- `sum_fell`: a sum that fell while its count did not, by negative observations; the windows then leave its mean out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import isfinite
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_sidecar.exposition.metric_values import Histogram
+from vllm_sidecar.series.readings import Group, Key, Reading, Readings
+from vllm_sidecar.vllm.engines import Engines
+from vllm_sidecar.vllm.mapping import BodyMapping, GroupMapping, HistogramMapping, ScalarMapping, compile_mapping
+from vllm_sidecar.vllm.sums import Sums
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vllm_sidecar.exposition.layout import Exposition, Layout
+
+MOST = 2.0**63
+"""No server counts further, in whatever unit."""
+MAPPINGS = 2
+"""Layouts whose mappings are kept: the newest, and the one before, to which a body may return."""
+
+
+class _Known(NamedTuple):
+    """A layout with its plan, which also hangs on the name of the served model, and the histograms at its last poll."""
+
+    layout: Layout
+    served: str | None
+    mapping: BodyMapping
+    before: dict[tuple[Group, str], Histogram]
+
+
+class Normalizer:
+    """Turns the expositions of one target into readings; remembers what its engines are called."""
+
+    def __init__(self) -> None:
+        self._mappings: list[_Known] = []
+        self._engines = Engines()
+        self._sums = Sums()
+        self._started: float | None = None
+        self._groups: Mapping[Group, Reading] = {}
+
+    def normalize(self, exposition: Exposition, served: str | None = None) -> Readings:
+        """Read one exposition; never raises, what is not there is not in the readings.
+
+        `served` is the model's name where nothing in the body names it.
+        """
+        _, _, mapping, before = self._mapping(exposition, served)
+        values = exposition.values
+        anomalies: Counter[str] = Counter(mapping.anomalies)
+        started = _finite(values, mapping.started)
+        if started is not None and started != self._started:
+            self._started = started
+            self._sums.forget()
+            self._groups = {}
+        groups = {group.group: self._read(group, values, before, anomalies) for group in mapping.groups}
+        self._groups = groups
+        return Readings(
+            groups=groups,
+            dialect=mapping.dialect,
+            started=started,
+            created={group: values[slot] for group, slot in mapping.created if isfinite(values[slot])},
+            cache_config=mapping.cache_config,
+            adapters=mapping.newest_adapters(values),
+            sources=mapping.sources,
+            missing=mapping.missing,
+            unknown=mapping.unknown,
+            anomalies=anomalies,
+            engines=mapping.engines,
+            unknown_labels=mapping.unknown_labels,
+            unattributed=mapping.unattributed,
+            not_an_engine=mapping.not_an_engine,
+        )
+
+    def _mapping(self, exposition: Exposition, served: str | None) -> _Known:
+        layout = exposition.layout
+        for known in self._mappings:
+            if known.layout is layout and known.served == served:
+                return known
+        new = _Known(layout, served, compile_mapping(layout, self._engines, served), {})
+        self._mappings = [new, *self._mappings][:MAPPINGS]
+        return new
+
+    def _read(
+        self,
+        group: GroupMapping,
+        values: Sequence[float],
+        before: dict[tuple[Group, str], Histogram],
+        anomalies: Counter[str],
+    ) -> Reading:
+        counters = _scalars(group.counters, values, anomalies)
+        self._add_up(group, values, counters)
+        gauges = _scalars(group.gauges, values, anomalies)
+        if group.waiting_sum and all(key in gauges for key in group.waiting_sum):
+            gauges["requests_waiting"] = sum(gauges[key] for key in group.waiting_sum)
+        histograms: dict[str, Histogram] = {}
+        for mapping in group.histograms:
+            key = (group.group, mapping.name)
+            found = _histogram(mapping, values, before.get(key), anomalies, self._sums, group.group)
+            if found is not None:
+                histograms[mapping.name] = before[key] = found
+        return Reading(counters, gauges, histograms)
+
+    def _add_up(self, group: GroupMapping, values: Sequence[float], counters: dict[Key, float]) -> None:
+        """Keep the counters monotone that are sums, or were, as their members come and go."""
+        for key, slots, _, factor, members in group.counters.merged:
+            if members and key in counters:
+                now = {
+                    member: (max(values[slot] for slot in alike) * factor,)
+                    for member, alike in zip(members, slots, strict=True)
+                }
+                last = self._groups.get(group.group)
+                alone = last.counters.get(key) if last else None
+                (counters[key],) = self._sums.follow(
+                    (group.group, key), now, before=None if alone is None else (alone,)
+                )  # fmt: skip
+        if self._sums:
+            summed = {merged.key for merged in group.counters.merged if merged.members}
+            for key in counters.keys() - summed:
+                if (group.group, key) in self._sums:
+                    (counters[key],) = self._sums.follow((group.group, key), {(): (counters[key],)})
+
+
+def _finite(values: Sequence[float], slot: int | None) -> float | None:
+    return values[slot] if slot is not None and isfinite(values[slot]) else None
+
+
+def _scalars(mapping: ScalarMapping, values: Sequence[float], anomalies: Counter[str]) -> dict[Key, float]:
+    picked = mapping.pick(values)
+    result = dict(zip(mapping.keys, picked, strict=True))
+    for key, slots, merge, factor, _ in mapping.merged:
+        result[key] = merge(max(values[slot] for slot in alike) for alike in slots) * factor
+    # One sum in C finds NaN and what is too large, one minimum finds what is negative; both are rare.
+    if not sum(result.values()) <= MOST or min(result.values(), default=0.0) < 0.0:
+        for key, value in list(result.items()):
+            if not 0.0 <= value <= MOST:
+                anomalies["not_finite" if not isfinite(value) else "negative" if value < 0.0 else "impossible"] += 1
+                del result[key]
+    return result
+
+
+def _histogram(
+    mapping: HistogramMapping,
+    values: Sequence[float],
+    before: Histogram | None,
+    anomalies: Counter[str],
+    sums: Sums,
+    group: Group,
+) -> Histogram | None:
+    cumulative: tuple[float, ...] = mapping.pick(values)
+    total = values[mapping.total] if mapping.total is not None else None
+    parts = [(cumulative, total)]
+    for pick, slot in mapping.others:
+        parts.append((pick(values), values[slot] if slot is not None else None))
+    if mapping.members and all(isfinite(sum(buckets)) for buckets, _ in parts):
+        cumulative, total = _added_up(mapping, parts, sums, group)
+    elif mapping.others:
+        cumulative = tuple(map(sum, zip(*(buckets for buckets, _ in parts), strict=True)))
+        known = [part for _, part in parts if part is not None]
+        total = sum(known) if len(known) == len(parts) else None
+    if before is not None and before.cumulative == cumulative and before.total == total:
+        return before  # the same object lets later stages see that nothing changed
+    if not sum(cumulative) <= MOST or cumulative[0] < 0.0 or list(cumulative) != sorted(cumulative):
+        anomalies["bad_histogram"] += 1
+        return None
+    if before is not None and _sum_alone_fell(before, cumulative, total):
+        anomalies["sum_fell"] += 1
+    if total is not None and not abs(total) <= MOST:
+        anomalies["not_finite" if not isfinite(total) else "impossible"] += 1
+        total = None
+    return Histogram(mapping.bounds, cumulative, total)
+
+
+def _added_up(
+    mapping: HistogramMapping, parts: Sequence[tuple[tuple[float, ...], float | None]], sums: Sums, group: Group
+) -> tuple[tuple[float, ...], float | None]:
+    """Add up copies that come and go."""
+    cumulative = sums.follow(
+        (group, mapping.name, mapping.bounds), dict(zip(mapping.members, (p for p, _ in parts), strict=True))
+    )
+    totals = {m: (total,) for m, (_, total) in zip(mapping.members, parts, strict=True) if total is not None}
+    if len(totals) < len(parts) or not all(isfinite(total) for (total,) in totals.values()):
+        return cumulative, None
+    return cumulative, sums.follow((group, mapping.name), totals)[0]
+
+
+def _sum_alone_fell(before: Histogram, cumulative: tuple[float, ...], total: float | None) -> bool:
+    """Tell a negative observation from a restart, at which the count falls too."""
+    fell = before.total is not None and total is not None and total < before.total
+    return fell and cumulative[-1] >= before.cumulative[-1]

@@ -1,0 +1,176 @@
+"""Any value of any source -> a flag value, or None: nothing that a server or a user writes can raise here.
+
+Texts are shortened, freed of what cannot be written as UTF-8, and URLs lose their user part and query, which is where
+credentials hide.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+FlagValue = str | int | float | bool
+
+MAX_TEXT = 512
+"""Characters kept of any text: it ends as a label value on every scrape."""
+
+NONE = "none"
+"""What a flag shows when the server says that the feature is off; a flag that nobody told is absent instead."""
+
+_MAX_READ = 65536
+
+_EXACT = 2**53
+"""Flags end as gauges, so an integer that a double cannot hold is no flag."""
+
+_WORDS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_HUMAN = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,16})?)([kKmMgGtT])")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,16}")
+_USER_PART = re.compile(r"(?<=://)[^/?#]*@")
+_URL_TAIL = re.compile(r"(://[^?#]*)[?#].*", re.DOTALL)
+_REPR_PAIR = re.compile(r"\b(method|model|num_spec_tokens|num_speculative_tokens)=('[^']*'|\"[^\"]*\"|[^,()]+)")
+
+
+def text(value: object) -> str | None:
+    """Clean a text of at most 512 characters; None for anything that is no text, is empty, or says None."""
+    if not isinstance(value, str):
+        return None
+    printable = "".join(c if c.isprintable() else " " for c in value[:_MAX_READ].strip())
+    # JSON and /proc can both carry lone surrogates, which would fail when the metrics are written.
+    utf8 = printable.encode("utf-8", "replace").decode("utf-8")
+    safe = _URL_TAIL.sub(r"\1", _USER_PART.sub("", utf8)).strip()[:MAX_TEXT]
+    return safe if safe and safe not in {"None", "null"} else None
+
+
+def integer(value: object) -> int | None:
+    """Read a whole number, also with vLLM's suffixes (`8k` = 8000, `8K` = 8192, since 0.9.0); None if it is none."""
+    if isinstance(value, bool):
+        return None
+    number: float
+    if isinstance(value, int | float):
+        number = value
+    elif isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        number = int(value)
+    elif isinstance(value, str) and (match := _HUMAN.fullmatch(value.strip())):
+        digits, suffix = match.groups()
+        number = int(float(digits) * (_DECIMAL.get(suffix) or _BINARY[suffix]))
+    else:
+        return None
+    return int(number) if abs(number) < _EXACT and number == int(number) else None
+
+
+def positive(value: object) -> int | None:
+    """Read a whole number above 0; None also for -1 and `auto`, with which vLLM decides itself."""
+    number = integer(value)
+    return number if number is not None and number > 0 else None
+
+
+def real(value: object) -> float | None:
+    """Read a finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def truth(value: object) -> bool | None:
+    """Read a bool or its usual spellings; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    return _WORDS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def switched(value: object) -> bool | None:
+    """Tell whether a feature is on that has a section such as `lora_config`: vLLM writes null when it is off."""
+    if value is None or isinstance(value, Mapping):
+        return value is not None
+    return truth(value)
+
+
+def first(value: object) -> str | None:
+    """Take the first of several names: only that one is in the `model_name` label of vLLM's metrics."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return text(value[0]) if value else None
+    return text(value)
+
+
+def dtype(value: object) -> str | None:
+    """Read a data type; /server_info says `torch.bfloat16` where the command line says `bfloat16`."""
+    name = text(value)
+    return name.removeprefix("torch.") if name else None
+
+
+def optional(value: object) -> str | None:
+    """Read a text where the server's None means that the feature is off and is shown as `none`."""
+    return NONE if value is None or value == "None" else text(value)
+
+
+def template(value: object) -> str | None:
+    """Name a chat template without its content: a file's name, or `inline` when the option holds the text itself."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    if "{" in value or "\n" in value:
+        return "inline"
+    return text(PurePosixPath(value[:_MAX_READ]).name)
+
+
+def document(value: object) -> Mapping[str, object] | None:
+    """Read a JSON object, given as one or as its text; None if it is none."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, Mapping) else None
+
+
+def connector(value: object) -> str | None:
+    """Name the KV connector; the rest of its config holds addresses and whatever the connector wants, so it stays."""
+    if value is None or value == "None":
+        return NONE
+    config = document(value)
+    return text(config.get("kv_connector")) if config is not None else None
+
+
+def speculative(value: object) -> Mapping[str, object] | None:
+    """Read what matters of a speculative config: method, model, num_speculative_tokens; None if it is none.
+
+    It comes as an object, as JSON (command line), or as Python's repr: `SpeculativeConfig(method='ngram', model=None,
+    num_spec_tokens=3)` in the text form of /server_info.
+    """
+    config = document(value)
+    if config is None and isinstance(value, str) and value.startswith("SpeculativeConfig("):
+        config = {name: found.strip("'\"") for name, found in _REPR_PAIR.findall(value[:_MAX_READ])}
+    if config is None:
+        return None
+    count = config.get("num_speculative_tokens", config.get("num_spec_tokens"))
+    return {"method": config.get("method"), "model": config.get("model"), "num_speculative_tokens": count}
+
+
+def describe_speculative(value: object) -> str | None:
+    """Write a speculative config compactly: `ngram num_speculative_tokens=3`; `none` when it is off."""
+    if value is None or value == "None":
+        return NONE
+    config = speculative(value)
+    if config is None:
+        return None
+    method, model, count = text(config["method"]), text(config["model"]), integer(config["num_speculative_tokens"])
+    # vLLM sets model to the method's own name for ngram, and V0 (up to 0.8) wrote the method as model "[ngram]".
+    model = model.strip("[]") if model else None
+    parts: list[str] = [part for part in (method, model if model != method else None) if part]
+    if count is not None:
+        parts.append(f"num_speculative_tokens={count}")
+    return " ".join(parts)[:MAX_TEXT] or None
+
+
+def draft_length(value: object) -> FlagValue | None:
+    """Take the number of speculative tokens out of a speculative config; None when it is off or not said."""
+    config = speculative(value)
+    return positive(config["num_speculative_tokens"] if config is not None else value)

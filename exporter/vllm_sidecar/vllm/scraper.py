@@ -1,0 +1,42 @@
+"""One poll of a target: the body of `/metrics`, parsed.
+
+Always `/metrics` without a slash, never OpenMetrics: `/metrics/` is another handler, which renames `vllm:` to `vllm_`
+when it may answer in OpenMetrics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.exposition import DifferentialParser
+
+if TYPE_CHECKING:
+    from vllm_sidecar.exposition.layout import Exposition
+    from vllm_sidecar.vllm.client import Client, Response
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """One successful poll."""
+
+    exposition: Exposition
+    response: Response
+
+
+class Scraper:
+    """Gets one exposition a call."""
+
+    def __init__(self, client: Client, metrics_path: str) -> None:
+        self._client = client
+        self._path = metrics_path
+        self._parser = DifferentialParser()
+
+    async def scrape(self) -> Scrape:
+        """Get one exposition.
+
+        Raises:
+            PollError: The body could not be had, or is not an exposition.
+        """
+        response = await self._client.get(self._path)
+        return Scrape(self._parser.parse(response.body, response.content_type), response)

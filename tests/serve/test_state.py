@@ -1,0 +1,209 @@
+"""The state in words, from what a snapshot holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from readings import ENGINE, readings
+
+from vllm_sidecar.catalog.reasons import HINTS, Reason
+from vllm_sidecar.series.health import MISSES, Health
+from vllm_sidecar.serve.snapshot import Snapshot
+from vllm_sidecar.serve.state import Level, engine_states, seconds_text, target_state
+from vllm_sidecar.vllm.probes.identity import ServerIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+UP = Health("vllm").succeeded(last_success=5.0, seconds=0.01)
+FIRST, SECOND = 'model_name="m",engine="0"', 'model_name="m",engine="1"'
+GPUS = {
+    "gpu_utilization_ratio": [('gpu="0"', 1.0), ('gpu="1"', 1.0)],
+    "gpu_power_watts": [('gpu="0"', 90.0), ('gpu="1"', 100.0)],
+}
+
+
+def snapshot(health: Health = UP, **samples: float | Mapping[str, float]) -> Snapshot:
+    """Make a snapshot; a number is the value of the first engine."""
+    series = {
+        name: list(value.items()) if not isinstance(value, float) else [(FIRST, value)]
+        for name, value in samples.items()
+    }
+    read = readings({ENGINE: {"requests_running": 1.0}}) if health.up else None
+    return Snapshot("", series, health, ServerIdentity(), read, 0, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("samples", "name", "severity", "text"),
+    [
+        ({"requests_running": 0.0}, "idle", Level.FINE, "idle: no requests"),
+        (
+            {"requests_running": 8.0, "recent_generation_tokens_per_second": 912.4},
+            "healthy",
+            Level.FINE,
+            "healthy: 8 running, 912 tokens/s",
+        ),
+        (
+            {
+                "requests_running": 8.0,
+                "requests_waiting": {FIRST + ',reason="capacity"': 10.0, FIRST + ',reason="deferred"': 2.0},
+                "live_queue_wait_seconds": 3.1,
+            },
+            "queueing",
+            Level.WATCH,
+            "queueing: 12 waiting, 3.1 s",
+        ),
+        (
+            {"requests_running": 8.0, "requests_waiting": 99.0, "live_queue_wait_seconds": 42.0},
+            "queueing",
+            Level.BAD,
+            "queueing: 99 waiting, 42 s",
+        ),
+        (
+            {"requests_running": 8.0, "requests_waiting": 1.0, "live_queue_wait_seconds": 0.01},
+            "healthy",
+            Level.FINE,
+            "healthy: 8 running",
+        ),
+        (
+            {"requests_running": 8.0, "stalled": 1.0, "work_without_progress_seconds": 140.0},
+            "stalled",
+            Level.BAD,
+            "stalled for 140 s: running 8, waiting 0, no tokens",
+        ),
+        (
+            {"requests_running": 0.0, "stalled": 1.0, "work_without_progress_seconds": 140.0},
+            "stalled",
+            Level.BAD,
+            "stalled for 140 s: clients wait for answers, and the engine says that it has no requests",
+        ),
+        (
+            {"requests_running": 3.0, "work_without_progress_seconds": 60.0},
+            "no_progress",
+            Level.WATCH,
+            "no progress for 60 s: running 3, waiting 0, no tokens",
+        ),
+        (
+            {"requests_running": 0.0, "requests_waiting": 6.0, "live_queue_wait_seconds": 30.0}
+            | {"work_without_progress_seconds": 30.0},
+            "queueing",
+            Level.BAD,
+            "queueing: 6 waiting, 30 s, none running",
+        ),
+        (
+            {"requests_running": 16.0, "requests_waiting": 6.0, "live_queue_wait_seconds": 30.0}
+            | {"admission_limit": {f'{FIRST},limit="batch"': 1.0, f'{FIRST},limit="kv_cache"': 0.0}},
+            "queueing",
+            Level.BAD,
+            "queueing: 6 waiting, 30 s, 16 running: the batch is full",
+        ),
+        (
+            {"requests_running": 0.0, "engine_healthy": 0.0, "stalled": 1.0},
+            "unhealthy",
+            Level.BAD,
+            "unhealthy: vLLM itself says that this engine failed",
+        ),
+        (
+            {"requests_running": 106.0, "gauges_stale": 1.0, "clients_left": 1.0},
+            "idle",
+            Level.FINE,
+            "idle: the clients left, the gauges froze at 106 requests",
+        ),
+        (
+            {"requests_running": 0.0, "kv_cache_held_ratio": 0.97},
+            "kv_cache_held",
+            Level.WATCH,
+            "KV cache held: 97% used, and nothing runs or waits",
+        ),
+        (
+            {"requests_running": 0.0, "recent_requests_per_second": 25.2, "recent_prompt_tokens_per_second": 3000.0},
+            "healthy",
+            Level.FINE,
+            "healthy: 25 requests/s, 3000 prompt tokens/s",
+        ),
+        (
+            {"requests_running": 1.0, "recent_requests_per_second": 0.25},
+            "healthy",
+            Level.FINE,
+            "healthy: 1 running, 0.25 requests/s",
+        ),
+        ({"requests_running": 0.0, "engine_sleeping": 1.0}, "asleep", Level.WATCH, "asleep"),
+        (
+            {"requests_running": 0.0, "engine_sleeping": 1.0, "requests_waiting": 3.0},
+            "asleep",
+            Level.BAD,
+            "asleep while 3 requests wait",
+        ),
+        (
+            {"requests_running": 2.0, "gauges_stale": 1.0},
+            "gauges_stale",
+            Level.WATCH,
+            "gauges frozen: they say 2 running, and nothing moves",
+        ),
+        (
+            {
+                "requests_running": 9.0,
+                "requests_waiting": 4.0,
+                "kv_cache_pressure_ratio": 0.9,
+                "recent_preemptions_per_request": 0.5,
+                "recent_kv_cache_usage_peak_ratio": 0.99,
+                "live_queue_wait_seconds": 30.0,
+            },
+            "kv_cache_full",
+            Level.BAD,
+            "KV cache full: up to 99% used, 0.5 preemptions per request, 4 waiting",
+        ),
+        (
+            {"requests_running": 9.0, "recent_error_ratio": {"": 0.3}},
+            "failing",
+            Level.BAD,
+            "failing: 30% of the requests end as server errors",
+        ),
+    ],
+)
+def test_a_state_has_a_name_a_severity_and_words(
+    samples: dict[str, float], name: str, severity: Level, text: str
+) -> None:
+    assert target_state(snapshot(**samples)) == (name, severity, text)
+
+
+def test_a_stall_says_what_the_gpus_do() -> None:
+    stalled = snapshot(requests_running=8.0, stalled=1.0, work_without_progress_seconds=140.0)
+    text = "stalled for 140 s: running 8, waiting 0, no tokens, GPU 100% at 95 W"
+    assert target_state(stalled, GPUS).text == text
+
+
+def test_a_source_that_is_down_says_why_and_what_to_do() -> None:
+    down = UP
+    for _ in range(MISSES):
+        down = down.failed(Reason.REFUSED, "nobody there")
+    state = target_state(snapshot(down))
+    assert (state.name, state.severity) == ("down", Level.BAD)
+    assert state.text.startswith("down: refused. ")
+
+
+@pytest.mark.parametrize("reason", [Reason.NOT_AN_ENGINE, Reason.SEVERAL_SERVERS])
+def test_an_address_of_no_single_engine_is_told_as_that(reason: Reason) -> None:
+    for health in (Health("vllm"), UP):
+        state = target_state(snapshot(health.failed(reason, "a router")))
+        assert (state.name, state.severity, state.text) == (reason.value, Level.BAD, HINTS[reason])
+
+
+def test_before_the_first_answer_it_says_so() -> None:
+    assert target_state(snapshot(Health("vllm"))).name == "starting"
+
+
+def test_a_server_without_engines_says_so() -> None:
+    assert target_state(snapshot()).name == "no_engines"
+
+
+def test_the_worst_engine_speaks_for_the_target() -> None:
+    two = snapshot(requests_running={FIRST: 1.0, SECOND: 2.0}, stalled={FIRST: 0.0, SECOND: 1.0})
+    assert [(text, state.name) for text, state in engine_states(two)] == [(FIRST, "healthy"), (SECOND, "stalled")]
+    assert target_state(two).name == "stalled"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.14, "3.1 s"), (140.0, "140 s"), (1500.0, "25 min")])
+def test_durations_have_the_digits_that_people_read(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text
