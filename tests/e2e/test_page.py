@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.e2e
 
 BODY = (Path(__file__).parents[1] / "captures" / "0.32.0__baseline__after.prom").read_bytes()
 HOSTILE = '<img src=x onerror="document.title=1">'

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from prometheus_process import Prometheus
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("shim")]
+pytestmark = pytest.mark.e2e
 
 CAPTURES = {
     "0.9.2 v0": "0.9.2__v0__after.prom",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fleets.evaluate import Fired
     from fleets.export import Series
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("versions")]
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "rules").glob("vllm-sidecar*.rules.yml"))

@@ -24,7 +24,7 @@ from prometheus_process import configuration, job, prometheus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 QUICK = """

@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import newer
 import receivers
 import yaml
 from alertmanager import alertmanager, installed
@@ -107,11 +106,6 @@ def programs() -> tuple[str, str] | None:
     """Find Prometheus and Alertmanager on PATH; None where one is missing."""
     prometheus, alertmanager = shutil.which("prometheus"), installed()
     return (prometheus, alertmanager) if prometheus and alertmanager else None
-
-
-def newer_programs() -> tuple[str, str]:
-    """Return Prometheus and Alertmanager of the last releases; skip the test where they cannot be had."""
-    return str(newer.program("prometheus")), str(newer.program("prometheus-alertmanager"))
 
 
 @contextmanager
