@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -29,7 +30,15 @@ def test_prometheus_scrapes_the_sidecar_without_a_failure_or_a_warning(tmp_path:
     with ExitStack() as stack:
         upstream = free_port()
         captures = [TESTS / "captures" / f"0.32.0__baseline__{state}.prom" for state in STATES]
-        command = [sys.executable, TESTS / "fake_vllm.py", *captures, "--port", str(upstream), "--interval", "4"]
+        command = [
+            sys.executable,
+            TESTS / "support" / "fake_vllm.py",
+            *captures,
+            "--port",
+            str(upstream),
+            "--interval",
+            "4",
+        ]
         log = stack.enter_context((tmp_path / "vllm.log").open("wb"))
         process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
         stack.callback(process.kill)
@@ -49,11 +58,16 @@ def test_prometheus_scrapes_the_sidecar_without_a_failure_or_a_warning(tmp_path:
                 "vllm_sidecar_recent_time_to_first_token_seconds", "process_cpu_seconds_total"} <= names  # fmt: skip
         assert not [name for name in names if name.startswith("vllm:")]
         assert [line for line in found.log.splitlines() if "level=warn" in line or "level=error" in line] == []
-        assert running.stop() < 2.0  # one second, and one more for a busy machine
+        assert running.stop() < second()
 
 
 def test_sigterm_ends_the_sidecar_within_a_second_while_its_server_hangs() -> None:
-    assert any(seconds_to_stop() < 1.0 for _ in range(TRIES))
+    assert any(seconds_to_stop() < second() for _ in range(TRIES))
+
+
+def second() -> float:
+    """Return a second of a machine of its own; the other tests of a parallel run make it longer."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def seconds_to_stop() -> float:

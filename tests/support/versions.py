@@ -77,7 +77,7 @@ def records(running: Prometheus) -> Recorded:
 def victoria_metrics(folder: Path, program: Path, *flags: str) -> Iterator[Prometheus]:
     """Run VictoriaMetrics, which answers as Prometheus does."""
     address, log = f"127.0.0.1:{free_port()}", folder / "victoria-metrics.log"
-    command = [program, f"-storageDataPath={folder}/vm", f"-httpListenAddr={address}",
+    command = [str(program), f"-storageDataPath={folder}/vm", f"-httpListenAddr={address}",
                "-retentionPeriod=100y", "-search.disableCache", "-search.latencyOffset=0s",
                "-search.maxStalenessInterval=5m", *flags]  # fmt: skip
     with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
@@ -120,7 +120,8 @@ def replayed(
 
 def _replay(vmalert: Path, url: str, file: Path) -> None:
     begin, end = (dt.datetime.fromtimestamp(EPOCH + each, dt.UTC) for each in (GRID.begin, GRID.end - STEP))
-    command = [vmalert, f"-rule={file}", f"-datasource.url={url}", f"-remoteWrite.url={url}", "-replay.rulesDelay=0",
+    command = [str(vmalert), f"-rule={file}", f"-datasource.url={url}", f"-remoteWrite.url={url}",
+               "-replay.rulesDelay=0",
                f"-replay.timeFrom={begin:%Y-%m-%dT%H:%M:%SZ}", f"-replay.timeTo={end:%Y-%m-%dT%H:%M:%SZ}",
                f"-httpListenAddr=127.0.0.1:{free_port()}", "-replay.disableProgressBar"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
