@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -112,10 +113,18 @@ def programs() -> tuple[str, str] | None:
 def playing(scenarios: Sequence[str], folder: Path, chosen: tuple[str, str] | None = None) -> Iterator[Drill]:
     """Play scenarios side by side until the caller leaves; yield what arrives meanwhile."""
     with ExitStack() as stack:
-        urls = {name: stack.enter_context(_played(name, folder)) for name in scenarios}
-        began = time.monotonic() + CALM
+        times: list[float] = []
+
+        def play(name: str) -> tuple[str, str]:
+            url = stack.enter_context(_played(name, folder))
+            times.append(time.monotonic())
+            return name, url
+
+        # All at once: the first incident must not be over before the last one was seen.
+        with ThreadPoolExecutor(len(scenarios)) as pool:
+            urls = dict(pool.map(play, scenarios))
         drill = stack.enter_context(watching(urls, folder, chosen))
-        drill.began = began
+        drill.began = min(times) + CALM
         yield drill
 
 
