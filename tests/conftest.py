@@ -17,13 +17,20 @@ pytest_plugins = ["stub_nvml"]
 
 GOLDEN = Path(__file__).parent / "golden"
 
-settings.register_profile("no deadline", deadline=None)  # a machine that is busy must not fail a property
-settings.load_profile("no deadline")
+# A machine that is busy must not fail a property. pytest --hypothesis-profile=all chooses the other one.
+settings.register_profile("dev", deadline=None, max_examples=15)
+settings.register_profile("all", deadline=None)
+settings.load_profile("dev")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite tests/golden from what the program gives now"
+    )
+    parser.addoption(
+        "--record-mutants",
+        action="store_true",
+        help="play cases and mutants of rules that changed, and record in tests/alerts/verified.json that all hold",
     )
 
 

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from alert_labels import either
 from amtool import amtool
+from support.rows import for_each
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS, Inhibition
@@ -41,8 +41,8 @@ def test_alertmanager_accepts_it() -> None:
     assert "SUCCESS" in amtool("check-config", str(FILE))
 
 
-@pytest.mark.parametrize("name", [*BY_NAME, *SLO_ALERTS])
-@pytest.mark.parametrize(
+@for_each("name", [*BY_NAME, *SLO_ALERTS])
+@for_each(
     ("severity", "receiver"),
     [("page", "vllm-page"), ("ticket", "vllm-ticket"), ("info", "vllm-none"), ("watchdog", "vllm-heartbeat")],
 )
@@ -63,7 +63,7 @@ def test_no_secret_stands_in_the_file() -> None:
     assert re.search(r"\b(api_key|routing_key|service_key|password|bearer_token):", text) is None
 
 
-@pytest.mark.parametrize("inhibition", INHIBITIONS, ids=lambda each: each.sources[0])
+@for_each("inhibition", INHIBITIONS, ids=lambda each: each.sources[0])
 def test_what_must_be_equal_is_on_both_sides(inhibition: Inhibition) -> None:
     for source in inhibition.sources:
         for target in inhibition.targets:
@@ -136,7 +136,7 @@ DATA: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("template", "expected"),
     [
         ("vllm.title", "[FIRING] VllmQueueWaitHigh m in n (c)"),
@@ -191,7 +191,7 @@ HOUSE = Thresholds.model_validate(
 )
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("severity", "receiver"),
     [("critical", "vllm-page"), ("warning", "vllm-ticket"), ("info", "vllm-none"), ("none", "vllm-heartbeat")],
 )
@@ -203,7 +203,7 @@ def test_severities_of_the_house_go_to_the_same_receivers(severity: str, receive
     assert amtool("config", "routes", "test", file, *labels).strip() == receiver
 
 
-@pytest.mark.parametrize(("severity", "receiver"), [("critical", "vllm-page"), ("warning", "vllm-ticket")])
+@for_each(("severity", "receiver"), [("critical", "vllm-page"), ("warning", "vllm-ticket")])
 def test_an_alert_that_alone_is_called_as_most_houses_call_it_arrives_too(severity: str, receiver: str) -> None:
     labels = ("alertname=VllmTargetDown", f"severity={severity}")
     assert amtool("config", "routes", "test", f"--config.file={FILE}", *labels).strip() == receiver

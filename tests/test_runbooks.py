@@ -14,6 +14,7 @@ import promtool
 import runbook_commands as commands
 import runbook_series as series
 from runbook_pages import EXAMPLE, FOLDER, LABELS, SECTIONS, Page, blocks, filled, pages, prose, queries, read
+from support.rows import for_each
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.gpu import XID_SEVERITY
 from vllm_sidecar.catalog.slos import SLO_ALERTS
@@ -39,8 +40,8 @@ NOTE = (
 )
 NOTHING = re.compile(r"[Nn]othing (else )?(is|needs) to be done")
 COST = re.compile(r"cost|minute|outage|capacity|ends|loses|restarts every")
-by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-by_page = pytest.mark.parametrize("page", ALL, ids=lambda page: page.name)
+by_name = for_each("page", PAGES, ids=lambda page: page.name)
+by_page = for_each("page", ALL, ids=lambda page: page.name)
 
 
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
