@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +50,22 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return check
 
 
+def _not_pure(*_: object, **__: object) -> None:
+    """Take the place of what a test without a marker may not do."""
+    pytest.fail("the test uses a socket or another process: mark it pytest.mark.io")
+
+
+class _NoProcess(subprocess.Popen[str]):
+    __init__ = _not_pure  # type: ignore[assignment]
+
+
 @pytest.fixture(autouse=True)
-def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse connections to any address that is not on this machine."""
+def _loopback_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections to other machines; without the marker io or e2e, any connection and any process."""
+    if not any(request.node.get_closest_marker(name) for name in ("io", "e2e")):
+        monkeypatch.setattr(socket.socket, "connect", _not_pure)
+        monkeypatch.setattr(subprocess, "Popen", _NoProcess)
+        return
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:

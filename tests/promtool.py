@@ -57,7 +57,7 @@ def failures(paths: Sequence[Path]) -> dict[str, str]:
     """Run files of rule unit tests in one process; return what is said of those that fail, by the files' stems."""
     done = subprocess.run(
         [program(), "test", "rules", *map(str, paths)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=600,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=1800,
     )  # fmt: skip
     # Nothing, then name and text of each file in turn.
     _, *parts = re.split(r"^Unit Testing: +(.+)$", done.stdout, flags=re.MULTILINE)

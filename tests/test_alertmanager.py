@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from alert_labels import either
@@ -20,6 +21,8 @@ from vllm_sidecar.config.thresholds import Thresholds
 from vllm_sidecar.generate import promql
 from vllm_sidecar.generate.alertmanager import AlertmanagerFormat, alertmanager_files, configuration
 from vllm_sidecar.generate.rules import alert_rules
+
+pytestmark = pytest.mark.io
 
 RULES = Path(__file__).parents[1] / "rules"
 FILE = RULES / "alertmanager.yml"

@@ -24,6 +24,8 @@ from vllm_sidecar.generate import Changes, How
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.io
+
 EXPORTER = Path(__file__).parents[1] / "exporter"
 EXAMPLE = EXPORTER / "config.example.yaml"
 PROGRAM = [sys.executable, "-m", "vllm_sidecar"]

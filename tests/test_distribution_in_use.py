@@ -27,6 +27,8 @@ from vllm_sidecar.window import Windows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.io
+
 TTFT = "time_to_first_token_seconds"
 QUEUE = "request_queue_seconds"
 POLLS = [((0, 0, 0, 0), 0.0), ((0, 3, 0, 0), 4.2), ((0, 3, 1, 0), 7.3), ((0, 9, 2, 1), 27.0)]

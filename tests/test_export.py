@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from fake_vllm import FakeVllm
@@ -15,9 +16,9 @@ from vllm_sidecar.export import Exporter
 from vllm_sidecar.health import Health
 
 if TYPE_CHECKING:
-    import pytest
-
     from vllm_sidecar.export import Samples
+
+pytestmark = pytest.mark.io
 
 BODY = (Path(__file__).parent / "captures" / "0.32.0__baseline__load.prom").read_bytes()
 AGE = 'last_success_age_seconds{source="vllm"}'

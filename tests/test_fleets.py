@@ -30,6 +30,8 @@ from vllm_sidecar.config import Config, parse_duration
 if TYPE_CHECKING:
     from fleets.export import Series
 
+pytestmark = pytest.mark.io
+
 TARGET = {"__name__", "cluster", "namespace", "job", "pod", "instance"}
 RULES = sorted((Path(__file__).parents[1] / "rules").glob("vllm-sidecar*.rules.yml"))
 READ = frozenset().union(*(rule.reads for rule in rules_of(RULES)))

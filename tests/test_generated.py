@@ -14,6 +14,8 @@ from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
 from vllm_sidecar.generate import Changes, FilesError, How, main
 from vllm_sidecar.generate.docs import sections
 
+pytestmark = pytest.mark.io
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_bytes()
 

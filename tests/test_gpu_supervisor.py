@@ -19,6 +19,8 @@ from vllm_sidecar.model import PollError, Reason
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 WORKS = """
 import select
 while not (select.select([0], [], [], 0.02)[0] and not os.read(0, 65536)):

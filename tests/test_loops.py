@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import virtual_time
 from running import config
+from support.properties import examples
 from vllm_sidecar.introspect.schedule import MAX_INTERVAL
 from vllm_sidecar.model import PollError, Reason, Response
 from vllm_sidecar.pipeline import NOT_ONE_ENGINE_HOLD, Pipeline
@@ -24,6 +25,8 @@ from vllm_sidecar.scrape import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+pytestmark = pytest.mark.io
 
 BODY = (Path(__file__).parent / "captures" / "0.32.0__baseline__load.prom").read_bytes()
 NO_LOG_STATS = (Path(__file__).parent / "captures" / "0.32.0__nologstats__idle.prom").read_bytes()
@@ -156,7 +159,7 @@ def behaviours(draw: st.DrawFn) -> Behaviour:
     return Behaviour(draw(st.sampled_from([0.001, 0.05, 0.2, 1.0, 4.0, FOREVER])), draw(errors))
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(schedule=st.lists(behaviours(), min_size=1, max_size=12))
 def test_no_schedule_of_delays_and_failures_of_probes_changes_the_poll_interval(schedule: list[Behaviour]) -> None:
     following = itertools.cycle(schedule)

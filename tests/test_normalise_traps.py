@@ -16,6 +16,8 @@ from vllm_sidecar.model import Group, Scope
 from vllm_sidecar.normalise import Normaliser
 from vllm_sidecar.plan import wanted_names
 
+pytestmark = pytest.mark.io
+
 V1 = captured.text(captured.BASELINE)
 NOT_IN_RUST = r"cache_config_info|sleep_state|mm_cache|admission_rej|kv_fetch|_created|process_|python_|http_re"
 LABELS = '{engine="0",model_name="tiny"}'

@@ -19,6 +19,8 @@ from vllm_sidecar.generate.slos import slo_rules
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 KUBECTL_BYTES = 262_144
 """Of an annotation: `kubectl apply` keeps all of an object in one."""
 ETCD_BYTES = 1_500_000

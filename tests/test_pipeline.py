@@ -16,6 +16,8 @@ from loopback import free_port
 from running import WALL, config, run
 from vllm_sidecar.model import VLLM_REASONS, Reason, Scope
 
+pytestmark = pytest.mark.io
+
 BODY = (Path(__file__).parent / "captures" / "0.32.0__baseline__load.prom").read_bytes()
 CALM = (Path(__file__).parent / "captures" / "0.32.0__baseline__idle.prom").read_bytes()
 NO_LOG_STATS = (Path(__file__).parent / "captures" / "0.32.0__nologstats__idle.prom").read_bytes()

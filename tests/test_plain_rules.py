@@ -10,6 +10,8 @@ import yaml
 
 import promtool
 
+pytestmark = pytest.mark.io
+
 RULES = Path(__file__).parents[1] / "rules"
 
 

@@ -14,6 +14,8 @@ from vllm_sidecar.poller import BACK_OFF, Poller
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.io
+
 CAPTURES = Path(__file__).parent / "captures"
 BODY = (CAPTURES / "0.32.0__baseline__load.prom").read_bytes()
 SEVERAL_SERVERS = (CAPTURES / "0.32.0__asc2__after.prom").read_bytes()

@@ -10,6 +10,8 @@ import promtool as skipping
 from vllm_sidecar import cli
 from vllm_sidecar.generate import promtool
 
+pytestmark = pytest.mark.io
+
 RULES = Path(__file__).parents[1] / "rules" / "vllm-sidecar.rules.yml"
 BAD = """\
 groups:

@@ -20,6 +20,8 @@ from running import config, run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.io
+
 CAPTURES = Path(__file__).parent / "captures"
 GOLDEN = Path(__file__).parent / "golden"
 STATES = ("idle", "warm", "load", "sleep1", "after")

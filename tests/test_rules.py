@@ -8,6 +8,7 @@ import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
 
 import promtool
@@ -23,7 +24,8 @@ from vllm_sidecar.generate.slos import slo_rules
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
+
+pytestmark = pytest.mark.io
 
 
 def rules(**settings: Any) -> list[dict[str, Any]]:

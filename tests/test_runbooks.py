@@ -23,6 +23,8 @@ from vllm_sidecar.config.thresholds import labels_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 PAGES = pages()
 GENERAL = read(FOLDER / "README.md")
 ALL = [*PAGES, GENERAL]

@@ -14,6 +14,8 @@ from fake_vllm import FakeVllm
 from loopback import BODY, answer, failure, fetch, raw_server, says
 from vllm_sidecar.model import Reason
 
+pytestmark = pytest.mark.io
+
 
 @pytest.mark.parametrize(
     "data",

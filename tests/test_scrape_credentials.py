@@ -26,6 +26,8 @@ from vllm_sidecar.scrape import Client
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 # Credentials
 
 

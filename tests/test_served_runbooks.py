@@ -17,6 +17,8 @@ from vllm_sidecar.shipped import runbooks as shipped_runbooks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.io
+
 BOOK = """# VllmX
 
 ```sh

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.snapshot import Snapshot
 
+pytestmark = pytest.mark.io
+
 BODY = (Path(__file__).parent / "captures" / "0.32.0__baseline__load.prom").read_bytes()
 RUNBOOKS = Path(__file__).parents[1] / "rules" / "runbooks"
 PROMETHEUS_2 = (

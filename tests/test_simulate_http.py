@@ -15,6 +15,8 @@ import pytest
 from simulator_process import simulator
 from vllm_sidecar.cli import main
 
+pytestmark = pytest.mark.io
+
 ROOT = Path(__file__).parents[1]
 
 

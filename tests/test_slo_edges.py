@@ -25,6 +25,8 @@ from vllm_sidecar.model import Scope
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 TTFT = "time_to_first_token_seconds"
 BODY = captured.text()
 
