@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import boards
+from support.rows import for_each
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.dashboards import BOARDS, Panel, Query, Style
@@ -269,7 +270,7 @@ def test_mistakes_in_the_thresholds_are_told_with_their_file(
     assert not list(tmp_path.glob("*.json"))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("changes", "problem"),
     [
         ({"help": "No sentence"}, "has a description that is no sentence"),

@@ -23,6 +23,7 @@ from fleets.serving import STALL_AFTER
 from fleets.states import States
 from fleets.week import scraped
 from rehearsal import rehearse
+from support.rows import for_each
 from vllm_sidecar.catalog import signal_of
 from vllm_sidecar.catalog.types import PREFIX
 from vllm_sidecar.config import Config, parse_duration
@@ -63,7 +64,7 @@ def names() -> set[str]:
     return {text.partition("{")[0] for text in morning()}
 
 
-@pytest.mark.parametrize("name", sorted(names()))
+@for_each("name", sorted(names()))
 def test_a_metric_has_the_labels_that_the_sidecar_gives_it(name: str) -> None:
     own = {label for text in morning() if text.startswith(name + "{") for label in labels_of(text)} - TARGET
     if name in exported():
