@@ -55,16 +55,12 @@ def _not_pure(*_: object, **__: object) -> None:
     pytest.fail("the test uses a socket or another process: mark it pytest.mark.io")
 
 
-class _NoProcess(subprocess.Popen[str]):
-    __init__ = _not_pure  # type: ignore[assignment]
-
-
 @pytest.fixture(autouse=True)
 def _loopback_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse connections to other machines; without the marker io or e2e, any connection and any process."""
     if not any(request.node.get_closest_marker(name) for name in ("io", "e2e")):
         monkeypatch.setattr(socket.socket, "connect", _not_pure)
-        monkeypatch.setattr(subprocess, "Popen", _NoProcess)
+        monkeypatch.setattr(subprocess.Popen, "__init__", _not_pure)
         return
     connect = socket.socket.connect
 

@@ -64,14 +64,14 @@ def played(name: str, hold: str) -> dict[str, Any]:
     return promtool_test(cases(spec), spec, parse_duration(hold), "")
 
 
-def tests_of(alert: Alert) -> dict[str, Any]:
+def cases_of(alert: Alert) -> dict[str, Any]:
     """Return the cases of an alert as promtool's tests."""
     return played(alert.name, alert.hold)
 
 
 def failures(alert: Alert, versions: dict[str, list[dict[str, Any]]], folder: Path, which: slice) -> dict[str, str]:
     """Play some of an alert's cases against versions of its rules; return what failed with which version."""
-    tests = tests_of(alert)
+    tests = cases_of(alert)
     files = {f"v{number}": name for number, name in enumerate(versions)}
     for file, name in files.items():
         (folder / f"{file}.rules").write_text(json.dumps({"groups": [{"name": "g", "rules": versions[name]}]}))
@@ -98,7 +98,7 @@ def test_alerts_fire_when_they_should_and_only_then(half: int, tmp_path: Path) -
         rules = {"groups": [{"name": "g", "rules": [*recorded(alert), rule_of(alert)]}]}
         (tmp_path / f"{alert.name}.rules").write_text(json.dumps(rules))
         files.append(tmp_path / f"{alert.name}.yml")
-        files[-1].write_text(json.dumps({**tests_of(alert), "rule_files": [f"{alert.name}.rules"]}))
+        files[-1].write_text(json.dumps({**cases_of(alert), "rule_files": [f"{alert.name}.rules"]}))
     failed = promtool.failures(files)
     assert failed == {}, "\n".join(f"{name}:\n{text}" for name, text in failed.items())
 
@@ -168,7 +168,7 @@ def with_expression(records: list[dict[str, Any]], name: str, expr: str) -> list
 
 def survivors(alert: Alert, changed: dict[str, list[dict[str, Any]]], folder: Path) -> list[str]:
     """Return the changes with which all cases of an alert still hold; most are noticed by the first two cases."""
-    for which in (slice(2), *(slice(at, at + 4) for at in range(2, len(tests_of(alert)["tests"]), 4))):
+    for which in (slice(2), *(slice(at, at + 4) for at in range(2, len(cases_of(alert)["tests"]), 4))):
         if changed:
             noticed = failures(alert, changed, folder, which)
             changed = {name: rules for name, rules in changed.items() if name not in noticed}
@@ -182,14 +182,14 @@ by_record = pytest.mark.parametrize("name", RECORDS)
 @pytest.mark.io
 @by_alert
 def test_mutants_of_a_rule_that_changed_are_noticed(alert: Alert, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    now = digest(rule_of(alert), recorded(alert), tests_of(alert), mutants(alert))
+    now = digest(rule_of(alert), recorded(alert), cases_of(alert), mutants(alert))
     verify_once(pytestconfig, f"alert {alert.name}", now, lambda: verify_alert(alert, tmp_path))
 
 
 @pytest.mark.io
 @by_record
 def test_mutants_of_a_record_that_changed_are_noticed(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    parts = [[rule_of(alert), recorded(alert), tests_of(alert)] for alert in readers(name)]
+    parts = [[rule_of(alert), recorded(alert), cases_of(alert)] for alert in readers(name)]
     now = digest(record_mutants(name), parts)
     verify_once(pytestconfig, f"record {name}", now, lambda: verify_record(name, tmp_path))
 

@@ -73,6 +73,7 @@ def test_a_rule_file_that_is_generated_no_more_is_told_and_deleted_on_demand_but
     assert (old.exists(), own.exists()) == (False, True)
 
 
+@pytest.mark.slow
 def test_two_runs_with_other_hash_seeds_give_the_same_text() -> None:
     program = "from vllm_sidecar.generate.docs import sections; print(sections())"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "exporter")}

@@ -227,6 +227,7 @@ def test_hostile_thresholds_end_in_rules_or_in_mistakes_with_lines(
     judged(written)
 
 
+@pytest.mark.slow
 def test_what_looks_dangerous_and_is_allowed_becomes_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = []
     for number, document in enumerate(LOOKS_DANGEROUS):

@@ -106,7 +106,8 @@ def test_a_gateway_counts_what_clients_asked_for_and_what_of_it_failed(name: str
     assert verdict.ok, verdict.output
 
 
-@pytest.mark.parametrize("name", others_slow(GATEWAYS, "envoy"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GATEWAYS)
 def test_a_gateway_without_any_failure_has_its_whole_budget(name: str, tmp_path: Path) -> None:
     gateway, series, _ = GATEWAYS[name]
     fine = {key: value for key, value in series.items() if not any(code in key for code in _FAILED)}

@@ -100,6 +100,7 @@ def test_a_model_that_goes_when_its_requests_have_ended_costs_nothing(gone: str,
     missed(tmp_path, series, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_model_whose_requests_were_running_when_it_went_was_in_use(tmp_path: Path) -> None:
     """Few requests end in a minute where each takes several."""
     series = replica("0x20 1x20 2x20 3x20 4x20 5x20 6x20 6x300", "1x140 0x300", running="3x140 _x300")

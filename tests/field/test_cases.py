@@ -30,6 +30,7 @@ from field.cases import (
 )
 from field.play import Played, play
 from rehearsal import SCRAPE
+from support.samples import others_slow
 from test_simulate_alerts import series
 
 pytestmark = pytest.mark.io
@@ -108,12 +109,18 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
+QUICK = ("stages, the talker hangs", "a router", "a full batch")
+"""Cases of the quick run: a page about an engine, a ticket, a page about a queue."""
+
+
 @cache
 def played(name: str) -> Played:
     return asyncio.run(play(CASES[name]))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", others_slow(CASES, *QUICK, "odd names", "two replicas in turn", "a hang, only open files")
+)
 def test_the_state_at_the_end_is_true(name: str) -> None:
     assert played(name).state.name in CASES[name].states, played(name).state.text
 
@@ -128,9 +135,6 @@ def expected(found: frozenset[tuple[str, str, str]]) -> list[dict[str, object]]:
     names = ("alertname", "model_name", "engine")
     pairs = [[(n, v) for n, v in zip(names, each, strict=True) if v] for each in sorted(found)]
     return [{"labels": "{" + ",".join(f'{n}="{v}"' for n, v in each) + "}", "value": 1} for each in pairs]
-
-
-QUICK = ("stages, the talker hangs", "a router", "a full batch")
 
 
 @pytest.mark.parametrize(
@@ -158,9 +162,10 @@ def test_exactly_the_right_alerts_fire_at_the_times_of_production(names: tuple[s
     assert verdict.ok, verdict.output
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if "replicas" in name or "compilation" in name or "leader" in name]
-)
+NO_RESTART = [name for name in CASES if "replicas" in name or "compilation" in name or "leader" in name]
+
+
+@pytest.mark.parametrize("name", others_slow(NO_RESTART, "two replicas in turn"))
 def test_what_is_no_restart_is_not_counted_as_one(name: str) -> None:
     seen = played(name)
     assert max(seen.ever("server_restarts_total")) == 0.0
@@ -196,12 +201,15 @@ def test_each_odd_name_has_a_label_for_autoscalers_of_its_own() -> None:
     assert len(labels) == len(slugs) == len(ODD_NAMES)
 
 
-@pytest.mark.parametrize("name", ["one endless request", "a full batch", "a full batch of known size", "a livelock"])
+FULL_BATCH = ("a full batch", "a full batch of known size", "one endless request")
+
+
+@pytest.mark.parametrize("name", others_slow((*FULL_BATCH, "a livelock"), "a full batch"))
 def test_a_queue_without_a_full_kv_cache_is_no_pressure(name: str) -> None:
     assert max(played(name).ever("kv_cache_pressure_ratio")) <= 0.5
 
 
-@pytest.mark.parametrize("name", ["a full batch", "a full batch of known size", "one endless request"])
+@pytest.mark.parametrize("name", others_slow(FULL_BATCH, "a full batch"))
 def test_the_batch_is_named_as_the_limit(name: str) -> None:
     limits = played(name).values("admission_limit")
     assert [text.split('limit="')[1].rstrip('"') for text, value in limits.items() if value] == ["batch"]
@@ -216,6 +224,7 @@ def test_frozen_gauges_drive_nothing_after_a_mass_abort(name: str) -> None:
         assert not any(seen.values(signal).values()), signal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name, case in CASES.items() if {alert for alert, *_ in case.pages} - {ERRORS[0]} == {STALLED}]
 )
