@@ -51,6 +51,7 @@ def own(number: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("models", "most"), [(8, KUBECTL_BYTES), (100, ETCD_BYTES)])
 def test_models_with_objectives_of_their_own_fit_into_one_object(models: int, most: int) -> None:
     found = objects(models={f"organisation/model-{number}-instruct": own(number) for number in range(models)})
