@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vllm_sidecar.catalog.alerts import Alert
 
 EVERY = slice(None)
+PATIENCE = 1800
+"""Seconds for all mutants of a rule: those of series of days take minutes."""
 SHORT = 300
 """Samples of a series that promtool plays at once: longer ones take ten seconds for an alert."""
 FOLDER = Path(__file__).parent / "alerts"
@@ -180,6 +182,7 @@ by_record = pytest.mark.parametrize("name", RECORDS)
 
 
 @pytest.mark.io
+@pytest.mark.timeout(PATIENCE)
 @by_alert
 def test_mutants_of_a_rule_that_changed_are_noticed(alert: Alert, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     now = digest(rule_of(alert), recorded(alert), cases_of(alert), mutants(alert))
@@ -187,6 +190,7 @@ def test_mutants_of_a_rule_that_changed_are_noticed(alert: Alert, tmp_path: Path
 
 
 @pytest.mark.io
+@pytest.mark.timeout(PATIENCE)
 @by_record
 def test_mutants_of_a_record_that_changed_are_noticed(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     parts = [[rule_of(alert), recorded(alert), cases_of(alert)] for alert in readers(name)]
@@ -201,6 +205,7 @@ def test_no_rule_that_is_gone_has_recorded_mutants(pytestconfig: pytest.Config) 
 
 @pytest.mark.io
 @pytest.mark.slow
+@pytest.mark.timeout(PATIENCE)
 @by_alert
 def test_no_change_of_its_rule_goes_unnoticed(alert: Alert, tmp_path: Path) -> None:
     verify_alert(alert, tmp_path)
@@ -208,6 +213,7 @@ def test_no_change_of_its_rule_goes_unnoticed(alert: Alert, tmp_path: Path) -> N
 
 @pytest.mark.io
 @pytest.mark.slow
+@pytest.mark.timeout(PATIENCE)
 @by_record
 def test_no_change_of_a_record_goes_unnoticed(name: str, tmp_path: Path) -> None:
     verify_record(name, tmp_path)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 FILE = Path(__file__).parents[1] / "alerts" / "verified.json"
-COMMAND = "pytest --record-mutants -k mutants"
+COMMAND = "pytest --numprocesses=auto --record-mutants -k mutants"
 
 
 def digest(*parts: Any) -> str:
