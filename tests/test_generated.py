@@ -59,6 +59,7 @@ def test_generate_replaces_its_sections_and_nothing_that_was_written_by_hand(che
     assert not main(checkout, How())
 
 
+@pytest.mark.slow
 def test_a_rule_file_that_is_generated_no_more_is_told_and_deleted_on_demand_but_none_written_by_hand(
     checkout: Path,
 ) -> None:
