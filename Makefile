@@ -28,10 +28,10 @@ test: $(READY) ## unit, replay and failure tests, in parallel: minutes
 	@$(BIN)/pytest -q $(PARALLEL) -m "not slow and not e2e"
 
 test-all: $(READY) ## what test leaves out: every mutant, scenario and week, and properties with many examples
-	@$(BIN)/pytest -q $(PARALLEL) --timeout=900 --hypothesis-profile=all -m "(slow or hypothesis) and not e2e"
+	@$(BIN)/pytest -q $(PARALLEL) --timeout=1800 --hypothesis-profile=all -m "(slow or hypothesis) and not e2e"
 
 e2e: $(READY) ## the real program against real Prometheus
-	@$(BIN)/pytest -q -m e2e
+	@$(BIN)/pytest -q --timeout=1800 -m e2e
 
 gpu: $(READY) ## the program beside a CUDA load, on a machine with an NVIDIA GPU
 	@$(BIN)/python tests/hardware
