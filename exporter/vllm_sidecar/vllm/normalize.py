@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.exposition.metric_values import Histogram
 from vllm_sidecar.series.readings import Group, Key, Reading, Readings
+from vllm_sidecar.vllm.compiler import compile_mapping
 from vllm_sidecar.vllm.engines import Engines
-from vllm_sidecar.vllm.mapping import BodyMapping, GroupMapping, HistogramMapping, ScalarMapping, compile_mapping
 from vllm_sidecar.vllm.sums import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from vllm_sidecar.exposition.layout import Exposition, Layout
+    from vllm_sidecar.vllm.mapping import BodyMapping, GroupMapping, HistogramMapping, ScalarMapping
 
 MOST = 2.0**63
 """No server counts further, in whatever unit."""
