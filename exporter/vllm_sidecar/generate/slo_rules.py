@@ -1,6 +1,6 @@
 """Objectives of the catalog and a user's settings -> recording rules and burn alerts as plain values.
 
-Each objective has two groups. The fast one, with the interval of all rules, records the rates of all and bad observations
+Each objective has two groups. The fast one, evaluated with all rules, records the rates of all and bad observations
 per model over five minutes, and from these the burn over the windows up to six hours. The slow one adds them up each
 five minutes and has the longer windows and the budget: so no query ever reads more than some thousand samples per
 model, where the buckets of a fleet over three days would be more than Prometheus loads at once.

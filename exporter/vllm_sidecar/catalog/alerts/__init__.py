@@ -32,4 +32,24 @@ GROUPS: tuple[AlertGroup, ...] = (
 ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS for alert in group.alerts)
 RECORDS: dict[str, Record] = {record.name: record for group in GROUPS for record in group.records}
 
-__all__ = ["ALERTS", "GROUPS", "RECORDS", "Alert", "Group", "Measure", "Profile", "Record", "Severity", "Threshold"]
+_STANDARDS = {(alert.name, each.name): each.standard for alert in ALERTS for each in alert.thresholds}
+
+
+def standard(alert: str, threshold: str) -> float:
+    """Return the default of a threshold in the profile `standard`: seconds, a ratio or a number."""
+    return _STANDARDS[alert, threshold]
+
+
+__all__ = [
+    "ALERTS",
+    "GROUPS",
+    "RECORDS",
+    "Alert",
+    "AlertGroup",
+    "Measure",
+    "Profile",
+    "Record",
+    "Severity",
+    "Threshold",
+    "standard",
+]
