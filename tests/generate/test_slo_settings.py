@@ -113,7 +113,7 @@ def test_a_factor_that_was_asked_for_and_can_never_be_exceeded_is_refused() -> N
     assert mistakes(slos={**slos, "burn": [burn(factor=9.9)]}) == ()
 
 
-def test_all_thresholds_that_are_no_edges_are_told_at_once() -> None:
+def test_all_thresholds_that_are_no_bounds_are_told_at_once() -> None:
     found = mistakes(
         slos={"time_to_first_token": {"threshold": "2s"}, "inter_token_latency": {"threshold": "60ms"}},
         models={"a": {"slos": {"time_to_first_token": {"threshold": "3s"}}}},
@@ -135,7 +135,7 @@ def test_all_thresholds_that_are_no_edges_are_told_at_once() -> None:
     ],
     ids=["off", "counted by the sidecar", "all counted by the sidecar", "custom buckets"],
 )
-def test_no_edge_is_needed_where_none_is_read(slos: dict[str, Any]) -> None:
+def test_no_bound_is_needed_where_none_is_read(slos: dict[str, Any]) -> None:
     assert mistakes(slos=slos) == ()
 
 

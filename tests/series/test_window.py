@@ -250,7 +250,7 @@ IDLE = {
         "finished requests",
     ],
 )
-def test_any_single_signal_of_the_heartbeat_is_progress(change: dict[str, float]) -> None:
+def test_any_single_signal_of_the_progress_is_progress(change: dict[str, float]) -> None:
     progress = window(IDLE, IDLE, {**IDLE, **change}, {**IDLE, **change}).progress
     assert (progress.progress_at, progress.waiting_at_progress) == (START + 2, 1.0)
 
