@@ -46,7 +46,7 @@ class SimulatedFamily(NamedTuple):
     """Samples by extra labels, or a histogram."""
 
     def of(self, release: Release, engine: str, *, rust: bool) -> bool:
-        """Tell whether a server of this release, engine (v0, v1) and front end shows it."""
+        """Return whether a server of this release, engine (v0, v1) and front end shows it."""
         if not self.since <= release <= self.until:
             return False
         if self.where is Where.EVERYWHERE:

@@ -106,5 +106,5 @@ class Clients:
         return max(1, round(self._random.lognormvariate(log(median), sigma)))
 
     def goes_to_first(self, skew_ratio: float) -> bool:
-        """Tell whether a request goes to engine 0 whatever its load."""
+        """Return whether a request goes to engine 0 whatever its load."""
         return skew_ratio > 0.0 and self._random.random() < skew_ratio
