@@ -1,4 +1,4 @@
-"""The body of /metrics: what a release and front end make of the meters of the simulated engines."""
+"""The body of /metrics: the meters of the simulated engines in the names of a release and front end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 def exposition(look: Lookalike) -> bytes:
-    """Write what `/metrics` shows now."""
+    """Write the current content of `/metrics`."""
     return "".join(_lines(look)).encode()
 
 
