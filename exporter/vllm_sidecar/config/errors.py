@@ -42,7 +42,7 @@ _ALLOWED = {
     "string_type": "text (a number or true needs quotes to be text)",
     "tuple_type": "a list",
 }
-"""What is allowed, by pydantic's type of error; the fields come from the error."""
+"""Allowed values, by pydantic's type of error; the fields come from the error."""
 
 
 class ConfigError(UserError):

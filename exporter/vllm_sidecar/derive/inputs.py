@@ -52,7 +52,7 @@ class ServerInputs:
     gpus: GpuInputs | None = None
     """None if no GPU can be read, or if it is unknown which server uses them."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
-    """What clients wait for."""
+    """Signs of waiting clients."""
 
     def flag(self, name: str) -> float | None:
         """Return a numeric flag of the server; None if no source exposes it or it is not above 0."""

@@ -23,7 +23,7 @@ def rate_of(counter: str) -> Callable[[EngineInputs], float | None]:
 
 
 def requests_per_second(engine: EngineInputs) -> float | None:
-    """Return the rate at which requests finished in the window, for whatever reason; None after one poll only.
+    """Return the rate at which requests finished in the window, for any reason; None after one poll only.
 
     Also None if the server exposes neither outcomes of requests nor their durations.
     """

@@ -119,7 +119,7 @@ class Child(asyncio.SubprocessProtocol):
 def command(file: int) -> list[str]:
     """Return the command line of the child; `file` is the descriptor of its call page.
 
-    Without `site` and the user's variables, so that only its own imports work, whatever else is installed.
+    Without `site` and the user's variables, so that other installed packages have no effect.
     """
     folders = [str(Path(vllm_sidecar.__file__).parents[1])]
     binding = importlib.util.find_spec("pynvml")

@@ -114,7 +114,7 @@ class GpuMonitor:
         return use if use and use <= self._most_present else self._most_seen
 
     async def run(self) -> None:
-        """Follow the GPUs until cancelled."""
+        """Follow the GPUs until canceled."""
         if self.settings.simulate:
             await self._simulate()
         else:

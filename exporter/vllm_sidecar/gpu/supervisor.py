@@ -45,7 +45,7 @@ class ChildSettings(NamedTuple):
 
     @property
     def heartbeat(self) -> float:
-        """Seconds between signs of life of a child, and between checks by the parent."""
+        """Seconds between a child's signals that it is not blocked, and between checks by the parent."""
         return min(1.0, self.interval, self.timeout / 4.0)
 
 

@@ -25,7 +25,7 @@ Raw = dict[tuple[str, ...], float]
 """Name of a field without its prefix, then the values of its labels -> raw value."""
 
 SENTINELS = frozenset((2.0**32 - 1, 2.0**64 - 1, 2.0**63))
-"""All ones in 32 or 64 bits: NVML's "not available" that comes with SUCCESS."""
+"""All ones in 32 or 64 bits: NVML's "not available" with the return code SUCCESS."""
 
 
 def decode(rows: Iterable[Iterable[str | float]]) -> Raw:

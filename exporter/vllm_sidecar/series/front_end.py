@@ -1,4 +1,4 @@
-"""What clients wait for, as the front end shows it from poll to poll, and since when no engine has answered them.
+"""Signs of waiting clients, from the front end's metrics from poll to poll, and since when no engine has answered.
 
 The gauges of engines cannot show it: they freeze when all requests are aborted at once (vllm#22545), and remain at 0
 while an engine admits nothing. A mass abort ends as many requests as were open; a hang ends none, or only those whose

@@ -34,7 +34,7 @@ class WindowStore:
         self.now = 0.0
         """Monotonic time of the last poll."""
         self.front_end = FrontEnd()
-        """What clients wait for."""
+        """Signs of waiting clients."""
         self.in_flight: float | None = None
         """Open requests in the last value of `/load`; None if it does not count them."""
         self.gaps = 0

@@ -19,7 +19,7 @@ FINISHED_REASONS = ("stop", "length", "abort", "error", "repetition")
 def token_bounds(max_model_len: int) -> tuple[float, ...]:
     """Return vLLM's bounds for token counts: 1, 2, 5, 10, ... up to `max_model_len`."""
     series = (float(digit * 10**power) for power in range(10) for digit in (1, 2, 5))
-    return tuple(edge for edge in series if edge <= max_model_len)
+    return tuple(bound for bound in series if bound <= max_model_len)
 
 
 class HistogramMeter:

@@ -111,8 +111,8 @@ def find() -> str | None:
 
 @functools.cache
 def _must_be_new_enough(program: str) -> None:
-    said = _run(program, "--version").output
-    found = re.search(r"version (\d+)\.(\d+)", said)
+    printed = _run(program, "--version").output
+    found = re.search(r"version (\d+)\.(\d+)", printed)
     oldest = ".".join(map(str, OLDEST))
     if found is None:
         raise PromtoolError(f"{program} does not print its version; promtool {oldest} or newer is required")

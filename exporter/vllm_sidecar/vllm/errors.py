@@ -115,8 +115,8 @@ def _errnos(error: BaseException) -> list[int]:
 def _explain_tls(error: ssl.SSLError) -> str:
     text = " ".join(str(argument) for argument in error.args)
     hint = next((hint for pattern, hint in _TLS_HINTS if pattern in text), None)
-    said = getattr(error, "verify_message", None) or getattr(error, "reason", None) or "TLS failed"
-    return f"{said} - {hint}" if hint else str(said)
+    reason = getattr(error, "verify_message", None) or getattr(error, "reason", None) or "TLS failed"
+    return f"{reason} - {hint}" if hint else str(reason)
 
 
 def _name_banner(message: str) -> str:
