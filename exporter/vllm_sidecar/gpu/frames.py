@@ -65,7 +65,7 @@ class FrameReader:
         self._processes = processes
         self._opened = Opened("", 0, 0)
         self._slow: dict[str, Mapping[Key, float]] = {}
-        self._gives: dict[str, set[str]] = {}
+        self._available: dict[str, set[str]] = {}
 
     def read(self, line: bytes) -> Frame:
         """Read one frame.
@@ -125,7 +125,7 @@ class FrameReader:
             str(index), str(uuid), str(name), str(bus), str(capability), str(power_source),
             None if parent is None else str(parent),
         )  # fmt: skip
-        gives = self._gives.setdefault(device.uuid, set())
+        available = self._available.setdefault(device.uuid, set())
         fast, slow = (decode(content[tier] or ()) for tier in ("fast", "slow"))
         values = to_base_units(fast, anomalies)
         if content["slow"] is not None:
@@ -133,12 +133,12 @@ class FrameReader:
         values |= self._slow.get(device.uuid, {})
         if content["lost"]:
             return GpuReading(device, values, {}, lost=True)
-        gives.update(FIELDS_BY_NAME[key[0]].group for key in (*fast, *slow))
-        return GpuReading(device, values, self._capabilities(device, gives, events=bool(content["events"])))
+        available.update(FIELDS_BY_NAME[key[0]].group for key in (*fast, *slow))
+        return GpuReading(device, values, self._capabilities(device, available, events=bool(content["events"])))
 
-    def _capabilities(self, device: GpuDevice, gives: set[str], *, events: bool) -> dict[str, bool]:
+    def _capabilities(self, device: GpuDevice, available: set[str], *, events: bool) -> dict[str, bool]:
         """Return group -> whether the device ever had any value of it, for the groups that it can have."""
         if device.parent is not None:
-            return {group: group in gives for group in INSTANCE_GROUPS}
-        given = gives | ({"events"} if events else set())
+            return {group: group in available for group in INSTANCE_GROUPS}
+        given = available | ({"events"} if events else set())
         return {group: group in given for group in GROUPS if group != "processes" or self._processes}

@@ -189,7 +189,7 @@ class GpuMonitor:
         self._most_present = max(self._most_present, poll.present, self._most_seen)
         for reading in poll.readings:
             if reading.device.parent is None:
-                self._events.know(*reading.device.labels, xids_only=not isinstance(found, GpuPoll))
+                self._events.register(*reading.device.labels, xids_only=not isinstance(found, GpuPoll))
         if isinstance(found, simulated.Simulated):
             for (device, code), count in found.xids.items():
                 self._events.set_xid(device.uuid, code, count, self._wall())

@@ -41,7 +41,7 @@ class EventLog:
     xids: dict[str, Counter[int]] = field(default_factory=dict)
     last_xid: dict[str, float] = field(default_factory=dict)
 
-    def know(self, index: str, uuid: str, *, xids_only: bool = False) -> None:
+    def register(self, index: str, uuid: str, *, xids_only: bool = False) -> None:
         """Start to count for a device with its current index; a device without UUID has no events."""
         if not uuid or (uuid not in self.indices and len(self.indices) >= MOST_DEVICES):
             return
@@ -53,7 +53,7 @@ class EventLog:
 
     def add(self, event: GpuEvent) -> None:
         """Count one event."""
-        self.know(event.index, event.uuid)
+        self.register(event.index, event.uuid)
         kinds = self.kinds.get(event.uuid)
         if kinds is None:
             return

@@ -57,8 +57,8 @@ def _fabric_state(number: int) -> Iterator[tuple[str, float]]:
 
 
 def _fabric_unhealthy(mask: int) -> Iterator[tuple[str, float]]:
-    told = ((check, mask >> shift & 3) for check, shift in FABRIC_CHECKS.items())
-    return ((check, float(value == 1)) for check, value in told if value)
+    checks = ((check, mask >> shift & 3) for check, shift in FABRIC_CHECKS.items())
+    return ((check, float(value == 1)) for check, value in checks if value)
 
 
 _MEANINGS = {

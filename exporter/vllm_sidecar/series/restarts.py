@@ -48,7 +48,7 @@ MOST_PROCESSES = 8
 """Most processes behind one address that are distinguished."""
 
 
-class _Who(Enum):
+class _Origin(Enum):
     SAME = "the process that answered before"
     LATER = "a process that started later"
     OTHER = "another server"
@@ -95,27 +95,27 @@ class Restarts:
         if not self._known:
             self._take(answer, Process(answer.started))
             return NOTHING
-        who, process = self._who(answer)
-        if self._held_until is None and who is _Who.SAME:
+        origin, process = self._origin(answer)
+        if self._held_until is None and origin is _Origin.SAME:
             before = process.copy() if answer.started is None and fell(process, answer.values) else None
             change = changes(process, answer)
             self._take(answer, process)
             if before is not None:  # if it continues, the fallen counters were another server's
                 self._known.insert(1, before)
             return change
-        if self._held_until is None and who is _Who.LATER:
+        if self._held_until is None and origin is _Origin.LATER:
             self._take(answer, process)
             return self._restarted(answer)
-        return self._hold(who, answer, process)
+        return self._hold(origin, answer, process)
 
-    def _hold(self, who: _Who, answer: Answer, process: Process) -> Change:
+    def _hold(self, origin: _Origin, answer: Answer, process: Process) -> Change:
         """Wait until one server answers alone; return the change that ends the wait."""
         before, answered = self._known[0], self._known[0].answered
         took_over = not self.several and process.started is not None and process.started > self._newest
         self._take(answer, process)
-        if who is _Who.OTHER or (who is _Who.UNSURE and self.several):
+        if origin is _Origin.OTHER or (origin is _Origin.UNSURE and self.several):
             self._held_until, self._fell_after = answer.at + (CONFIRM if took_over else HOLD), None
-        elif who is _Who.UNSURE:
+        elif origin is _Origin.UNSURE:
             self._held_until, self._fell_after = answer.at + CONFIRM, answered
         elif self._held_until is not None and answer.at >= self._held_until:
             since, self._held_until = self._fell_after, None
@@ -138,36 +138,36 @@ class Restarts:
         self._known = [process, *recent][:MOST_PROCESSES]
         self._newest = max(self._newest, process.started or 0.0)
 
-    def _who(self, answer: Answer) -> tuple[_Who, Process]:
-        """Return who answered, and the known or a new process."""
+    def _origin(self, answer: Answer) -> tuple[_Origin, Process]:
+        """Return the origin of an answer, and its process: a known or a new one."""
         current = self._known[0]
         if answer.started is not None and current.started is not None:
             return self._by_start(answer, current, answer.started)
         if created_next_to(current, answer):
-            return _Who.OTHER, self._continued(answer) or Process(answer.started)
+            return _Origin.OTHER, self._continued(answer) or Process(answer.started)
         known = self._continued(answer, above=None if fell(current, answer.values) else current)
         if known is not None:
-            return _Who.OTHER, known
+            return _Origin.OTHER, known
         process = Process(answer.started)
         if had_not_begun(current, answer):
-            return _Who.OTHER, process
+            return _Origin.OTHER, process
         if not fell_together(current, answer.values):
-            return _Who.SAME, current
+            return _Origin.SAME, current
         if not is_fresh(answer.values, answer.at - current.answered):
-            return _Who.OTHER, process
-        return (_Who.LATER if answer.outage or all_made_later(current, answer) else _Who.UNSURE), process
+            return _Origin.OTHER, process
+        return (_Origin.LATER if answer.outage or all_made_later(current, answer) else _Origin.UNSURE), process
 
-    def _by_start(self, answer: Answer, current: Process, started: float) -> tuple[_Who, Process]:
+    def _by_start(self, answer: Answer, current: Process, started: float) -> tuple[_Origin, Process]:
         if started == current.started:
-            return _Who.SAME, current
+            return _Origin.SAME, current
         known = next((each for each in self._known if each.started == started), None)
         if known is not None:
-            return _Who.OTHER, known
+            return _Origin.OTHER, known
         seconds = answer.at - current.answered
         later = started > self._newest and answer.is_younger(started, seconds)
         # Clocks that disagree, or were set, do not hide a process with empty counters after an outage.
         empty = answer.outage and fell_together(current, answer.values) and is_fresh(answer.values, seconds)
-        return (_Who.LATER if later or empty else _Who.OTHER), Process(started)
+        return (_Origin.LATER if later or empty else _Origin.OTHER), Process(started)
 
     def _continued(self, answer: Answer, above: Process | None = None) -> Process | None:
         """Return an earlier process whose counters continue in a poll; with `above`, one that counted more than it."""

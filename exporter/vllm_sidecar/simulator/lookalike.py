@@ -82,7 +82,7 @@ class Lookalike:
 
     def _happen(self, now: float) -> None:
         if now >= self._gpus_at + GPU_SECONDS:
-            self._look_at_gpus(now)
+            self._update_gpus(now)
         if self._down_until is not None and now >= self._down_until:
             self._start()
         if self.listening and now >= self._crash_at:
@@ -141,7 +141,7 @@ class Lookalike:
         self._down_until = now + self.settings.start_seconds
         self._crash_at = self._next_arrival = inf
 
-    def _look_at_gpus(self, now: float) -> None:
+    def _update_gpus(self, now: float) -> None:
         for index, gpu in enumerate(self.gpus):
             engine = self.engines[index // self.settings.tensor_parallel_size]
             gpu.follow(now, engine, self._conditions, alive=self.listening)

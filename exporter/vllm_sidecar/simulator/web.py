@@ -33,18 +33,18 @@ class Simulator:
     def __init__(self, script: Script) -> None:
         self._speed = script.speed
         self._began = time.monotonic()
-        self._told_lag = False
+        self._lag_logged = False
         self.look = Lookalike(script, time.time())
 
     def catch_up(self) -> Lookalike:
         """Advance the simulated clock to now; if the machine is too slow for that, continue from its current time."""
         look, now = self.look, time.monotonic()
         look.advance((now - self._began) * self._speed)
-        took = time.monotonic() - now
-        if took > LAG_SECONDS:
-            self._began += took
-            if not self._told_lag:
-                self._told_lag = True
+        elapsed = time.monotonic() - now
+        if elapsed > LAG_SECONDS:
+            self._began += elapsed
+            if not self._lag_logged:
+                self._lag_logged = True
                 event(_log, logging.WARNING, "cannot_keep_up", speed=self._speed, hint="choose a lower --speed")
         return look
 

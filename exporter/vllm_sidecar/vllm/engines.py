@@ -31,7 +31,7 @@ MAX_ENGINES = 256
 """Most engines per target; the series of others are left out and counted."""
 MAX_SHAPES = 32
 """Most sets of label names that are compared with each other; a server has one or two."""
-MAX_TELLING = 20
+MAX_EXTRA_LABELS = 20
 """Most unknown labels that names can contain; engines that differ in others get a hash."""
 MAX_NAME = 40
 """Longest value of the label `engine`."""
@@ -69,14 +69,14 @@ class Assigned(NamedTuple):
         indices: dict[frozenset[str], dict[Labels, list[Engine]]] = {}
 
         def find(labels: Mapping[str, str]) -> Engine | None:
-            asked = {name: value for name, value in labels.items() if name in names}
-            index = indices.get(frozenset(asked))
+            wanted = {name: value for name, value in labels.items() if name in names}
+            index = indices.get(frozenset(wanted))
             if index is None:
-                index = indices[frozenset(asked)] = defaultdict(list)
+                index = indices[frozenset(wanted)] = defaultdict(list)
                 for engine in engines:
                     own = {**dict.fromkeys(upstream.MODEL_LABELS, engine.group.labels[0]), **engine.labels}
-                    index[tuple((name, own.get(name, "")) for name in sorted(asked))].append(engine)
-            found = index.get(tuple(sorted(asked.items())), ())
+                    index[tuple((name, own.get(name, "")) for name in sorted(wanted))].append(engine)
+            found = index.get(tuple(sorted(wanted.items())), ())
             return found[0] if len(found) == 1 else None
 
         return find
@@ -110,7 +110,7 @@ class Engines:
         self._limit = limit
         self._names: OrderedDict[EngineIdentity, str] = OrderedDict()
         self._holders: dict[tuple[str, str], EngineIdentity] = {}
-        self._telling: list[str] = []
+        self._extra_labels: list[str] = []
         """Unknown labels in which two engines were found to differ, in the order of their discovery."""
 
     def assign(self, found: Mapping[EngineIdentity, Collection[str]], served: str | None = None) -> Assigned:
@@ -142,43 +142,43 @@ class Engines:
 
     def _name(self, clusters: Sequence[_Cluster]) -> Iterator[tuple[_Cluster, str]]:
         present = {self._key(cluster): cluster for cluster in clusters}
-        self._learn(clusters)
+        self._find_extra_labels(clusters)
         for key, cluster in present.items():
             name = self._names.get(key)
             if name is None or not self._still_has(key, name, present):
                 name = self._free_name(key, cluster, present)
-            self._give(key, name)
+            self._assign(key, name)
             yield cluster, name
         while len(self._names) > REMEMBERED * self._limit:
             old, name = self._names.popitem(last=False)
             if self._holders.get((old.model, name)) == old:
                 del self._holders[old.model, name]
 
-    def _learn(self, clusters: Iterable[_Cluster]) -> None:
+    def _find_extra_labels(self, clusters: Iterable[_Cluster]) -> None:
         """Find the labels that distinguish engines with the same known labels."""
         alike: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
         for cluster in clusters:
             alike[cluster.model, _base(cluster.labels)].append(cluster.labels)
         for several in alike.values():
             if len(several) > 1:
-                self._tell_apart(several)
+                self._distinguish(several)
 
-    def _tell_apart(self, several: Sequence[Mapping[str, str]]) -> None:
+    def _distinguish(self, several: Sequence[Mapping[str, str]]) -> None:
         """Select as few labels as possible; of labels that distinguish equally well, those with the shortest values."""
 
         def apart(names: Sequence[str]) -> int:
             return len({tuple(labels.get(name, "") for name in names) for labels in several})
 
-        known = {*upstream.IDENTITY, *self._telling}
-        others = sorted({name for labels in several for name in labels} - known)[:MAX_TELLING]
-        now = apart(self._telling)
-        while now < len(several) and others and len(self._telling) < MAX_TELLING:
+        known = {*upstream.IDENTITY, *self._extra_labels}
+        others = sorted({name for labels in several for name in labels} - known)[:MAX_EXTRA_LABELS]
+        now = apart(self._extra_labels)
+        while now < len(several) and others and len(self._extra_labels) < MAX_EXTRA_LABELS:
             lengths = {name: sum(len(labels.get(name, "")) for labels in several) for name in others}
-            best = max(others, key=lambda name: (apart([*self._telling, name]), -lengths[name]))
-            better = apart([*self._telling, best])
+            best = max(others, key=lambda name: (apart([*self._extra_labels, name]), -lengths[name]))
+            better = apart([*self._extra_labels, best])
             if better == now:
                 return
-            self._telling.append(best)
+            self._extra_labels.append(best)
             others.remove(best)
             now = better
 
@@ -191,7 +191,7 @@ class Engines:
         holder = self._holders.get((key.model, name))
         if holder is None or holder == key:
             return True
-        self._tell_apart([dict(key.labels), dict(holder.labels)])
+        self._distinguish([dict(key.labels), dict(holder.labels)])
         if holder in present:
             return False
         self._names.pop(holder, None)
@@ -205,14 +205,14 @@ class Engines:
         raise AssertionError("there is always one more candidate")
 
     def _candidates(self, key: EngineIdentity, labels: Mapping[str, str]) -> Iterator[str]:
-        values = [labels[name] for name in self._telling if labels.get(name)]
+        values = [labels[name] for name in self._extra_labels if labels.get(name)]
         full = "-".join([_base(labels), *values])
         yield _short(full)
         for salt in range(len(self._holders) + 1):
             digest = _digest(f"{salt or ''}{key!r}")
             yield f"{_clean(full)[: MAX_NAME - len(digest) - 1]}-{digest}"
 
-    def _give(self, key: EngineIdentity, name: str) -> None:
+    def _assign(self, key: EngineIdentity, name: str) -> None:
         self._names[key] = name
         self._names.move_to_end(key)
         self._holders[key.model, name] = key

@@ -28,8 +28,8 @@ class ServedModel:
 
     def name(self, identity: ServerIdentity) -> str:
         """Return the model's name; before the first poll the name from flags and probes, or "" without one."""
-        return self._name or identity.served_model or _asked_for(identity)
+        return self._name or identity.served_model or _requested(identity)
 
 
-def _asked_for(identity: ServerIdentity) -> str:
+def _requested(identity: ServerIdentity) -> str:
     return next((str(identity.flags[flag]) for flag in FLAGS if identity.flags.get(flag)), "")

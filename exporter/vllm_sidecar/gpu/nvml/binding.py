@@ -36,7 +36,7 @@ Raw = dict[tuple[str, ...], float]
 class FieldReader(Protocol):
     """A device whose functions and fields can be read."""
 
-    def ask(self, function: str, *arguments: object) -> Any:
+    def query(self, function: str, *arguments: object) -> Any:
         """Call a function for the device; None if the device lacks it or the call failed for now."""
 
     def fields(self, ids: Sequence[FieldId]) -> dict[FieldId, float]:

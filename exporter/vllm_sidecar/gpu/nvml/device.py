@@ -87,7 +87,7 @@ class Gpu:
         except UnsupportedError:
             return None
 
-    def ask(self, function: str, *arguments: object) -> Any:
+    def query(self, function: str, *arguments: object) -> Any:
         """Call a function for this device; None if it is not supported or failed for now."""
         key = (function, *(each for each in arguments if isinstance(each, int)))
         if key in self._lacks:
@@ -110,7 +110,7 @@ class Gpu:
         wanted = [each for each in ids if each not in self._lacks]
         if not wanted:
             return {}
-        answers = self.ask("nvmlDeviceGetFieldValues", tuple(wanted))
+        answers = self.query("nvmlDeviceGetFieldValues", tuple(wanted))
         if answers is None:
             return {}
         found = {}
@@ -127,8 +127,8 @@ class Gpu:
 
     def _identify(self) -> None:
         name = str(self._must("nvmlDeviceGetName"))
-        pci = self.ask("nvmlDeviceGetPciInfo_v3")
-        capability = self.ask("nvmlDeviceGetCudaComputeCapability")
+        pci = self.query("nvmlDeviceGetPciInfo_v3")
+        capability = self.query("nvmlDeviceGetCudaComputeCapability")
         self.major = capability[0] if capability else 0
         version = f"{capability[0]}.{capability[1]}" if capability else ""
         bus = str(pci.busId) if pci else ""
@@ -142,22 +142,22 @@ class Gpu:
             NvmlFailedError: NVML no longer works.
         """
         raw: Raw = {}
-        rates = self.ask("nvmlDeviceGetUtilizationRates")
+        rates = self.query("nvmlDeviceGetUtilizationRates")
         if rates is not None:
             raw["utilization_ratio",] = rates.gpu
             raw["memory_busy_ratio",] = rates.memory
         self._memory(raw)
         fields = self.fields((*self._power_fields(), *THROTTLE_TIME, MEMORY_TEMPERATURE))
         self._power(raw, fields)
-        self._put(raw, ("energy_joules_total",), self.ask("nvmlDeviceGetTotalEnergyConsumption"))
-        self._put(raw, ("sm_clock_hertz",), self.ask("nvmlDeviceGetClockInfo", 1))
-        self._put(raw, ("memory_clock_hertz",), self.ask("nvmlDeviceGetClockInfo", 2))
+        self._put(raw, ("energy_joules_total",), self.query("nvmlDeviceGetTotalEnergyConsumption"))
+        self._put(raw, ("sm_clock_hertz",), self.query("nvmlDeviceGetClockInfo", 1))
+        self._put(raw, ("memory_clock_hertz",), self.query("nvmlDeviceGetClockInfo", 2))
         self._throttling(raw, fields)
-        temperature = self.ask("nvmlDeviceGetTemperatureV", 0)
+        temperature = self.query("nvmlDeviceGetTemperatureV", 0)
         if temperature is None:
-            temperature = self.ask("nvmlDeviceGetTemperature", 0)
+            temperature = self.query("nvmlDeviceGetTemperature", 0)
         self._put(raw, ("temperature_celsius",), temperature)
-        self._put(raw, ("temperature_margin_celsius",), self.ask("nvmlDeviceGetMarginTemperature"))
+        self._put(raw, ("temperature_margin_celsius",), self.query("nvmlDeviceGetMarginTemperature"))
         if fields.get(MEMORY_TEMPERATURE):
             raw["memory_temperature_celsius",] = fields[MEMORY_TEMPERATURE]
         raw.update(self._activity.read())
@@ -172,11 +172,11 @@ class Gpu:
         if self.split:  # the memory of its instances is read instead
             return
         version = self._constant("nvmlMemory_v2")
-        memory = self.ask("nvmlDeviceGetMemoryInfo", version) if version else None
+        memory = self.query("nvmlDeviceGetMemoryInfo", version) if version else None
         if memory is not None:
             raw["memory_reserved_bytes",] = memory.reserved
         else:
-            memory = self.ask("nvmlDeviceGetMemoryInfo")
+            memory = self.query("nvmlDeviceGetMemoryInfo")
         if memory is not None:
             raw["memory_used_bytes",] = memory.used
             raw["memory_total_bytes",] = memory.total
@@ -192,20 +192,20 @@ class Gpu:
                 raw["power_watts",], self.device.power_source = fields[field], source
                 return
         if self.device.power_source in ("", "usage"):
-            usage = self.ask("nvmlDeviceGetPowerUsage")
+            usage = self.query("nvmlDeviceGetPowerUsage")
             if usage is not None:
                 raw["power_watts",], self.device.power_source = usage, "usage"
 
     def _throttling(self, raw: Raw, fields: dict[FieldId, float]) -> None:
-        bits = self.ask("nvmlDeviceGetCurrentClocksEventReasons")
+        bits = self.query("nvmlDeviceGetCurrentClocksEventReasons")
         if bits is None:
-            bits = self.ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+            bits = self.query("nvmlDeviceGetCurrentClocksThrottleReasons")
         self._put(raw, ("throttled",), bits)
         times = {reason: fields[field] for field, reason in THROTTLE_TIME.items() if field in fields}
         thermal = "sw_thermal" in times or "hw_thermal" in times
         for reason, policy in VIOLATIONS.items():
             known = thermal if reason == "thermal" else reason in times
-            violation = None if known else self.ask("nvmlDeviceGetViolationStatus", policy)
+            violation = None if known else self.query("nvmlDeviceGetViolationStatus", policy)
             if violation is not None:
                 times[reason] = violation.violationTime
         for reason, nanoseconds in times.items():
@@ -214,9 +214,9 @@ class Gpu:
     def read_slow(self) -> Raw:
         """Return the raw values of the slow tier; raises the same errors as `read_fast`."""
         raw: Raw = {}
-        self._put(raw, ("power_limit_watts",), self.ask("nvmlDeviceGetEnforcedPowerLimit"))
-        self._put(raw, ("sm_clock_max_hertz",), self.ask("nvmlDeviceGetMaxClockInfo", 1))
-        self._put(raw, ("memory_clock_max_hertz",), self.ask("nvmlDeviceGetMaxClockInfo", 2))
+        self._put(raw, ("power_limit_watts",), self.query("nvmlDeviceGetEnforcedPowerLimit"))
+        self._put(raw, ("sm_clock_max_hertz",), self.query("nvmlDeviceGetMaxClockInfo", 1))
+        self._put(raw, ("memory_clock_max_hertz",), self.query("nvmlDeviceGetMaxClockInfo", 2))
         fields = self.fields((*SIMPLE_SLOW, RECOVERY_ACTION))
         for field, key in SIMPLE_SLOW.items():
             if not (key[0].startswith("pcie") and self._made_up_pcie):
@@ -225,9 +225,9 @@ class Gpu:
         self._errors(raw)
         raw.update(self._links.read())
         self._pcie(raw)
-        mode = self.ask("nvmlDeviceGetMigMode")
+        mode = self.query("nvmlDeviceGetMigMode")
         self._put(raw, ("mig_enabled",), float(mode[0]) if mode else None)
-        self._put(raw, ("persistence_mode",), self.ask("nvmlDeviceGetPersistenceMode"))
+        self._put(raw, ("persistence_mode",), self.query("nvmlDeviceGetPersistenceMode"))
         self._fabric(raw)
         if self._processes:
             self._list_processes(raw)
@@ -243,8 +243,8 @@ class Gpu:
     def _errors(self, raw: Raw) -> None:
         for kind, error in enumerate(("corrected", "uncorrected")):
             for counter, name in enumerate(("ecc_volatile_errors_total", "ecc_aggregate_errors_total")):
-                self._put(raw, (name, error), self.ask("nvmlDeviceGetTotalEccErrors", kind, counter))
-        rows = self.ask("nvmlDeviceGetRemappedRows")
+                self._put(raw, (name, error), self.query("nvmlDeviceGetTotalEccErrors", kind, counter))
+        rows = self.query("nvmlDeviceGetRemappedRows")
         if rows is not None:
             raw["remapped_rows_total", "corrected"], raw["remapped_rows_total", "uncorrected"] = rows[0], rows[1]
             raw["row_remap_pending",], raw["row_remap_failure",] = rows[2], rows[3]
@@ -262,7 +262,7 @@ class Gpu:
             ("nvmlDeviceGetCurrPcieLinkWidth", "pcie_link_width"),
             ("nvmlDeviceGetMaxPcieLinkWidth", "pcie_link_max_width"),
         ):
-            self._put(raw, (name,), self.ask(function))
+            self._put(raw, (name,), self.query(function))
 
     def _fabric(self, raw: Raw) -> None:
         structure = self._constant("c_nvmlGpuFabricInfoV_t")
@@ -270,7 +270,7 @@ class Gpu:
         # The version of an NVML structure contains its size; nvidia-ml-py 12.560 has a wrong size and reads nonsense.
         if info is None or info.version & 0xFFFFFF != ctypes.sizeof(info):
             return
-        if self.ask("nvmlDeviceGetGpuFabricInfoV", ctypes.byref(info)) is None or not info.state:
+        if self.query("nvmlDeviceGetGpuFabricInfoV", ctypes.byref(info)) is None or not info.state:
             return
         raw["fabric_state",], raw["fabric_unhealthy",] = info.state, info.healthMask
 
@@ -294,8 +294,8 @@ class Gpu:
 
     def _running(self) -> Any:
         """List the processes; twice if one started in between and the list was too short."""
-        found = self.ask("nvmlDeviceGetComputeRunningProcesses_v3")
-        return self.ask("nvmlDeviceGetComputeRunningProcesses_v3") if found is None else found
+        found = self.query("nvmlDeviceGetComputeRunningProcesses_v3")
+        return self.query("nvmlDeviceGetComputeRunningProcesses_v3") if found is None else found
 
     def close(self) -> None:
         """Free NVML's resources of this device."""

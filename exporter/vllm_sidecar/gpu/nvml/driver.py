@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.gpu.nvml.binding import Nvml, Raw
 
-LOOKS = 3
+SEARCHES = 3
 """Searches for vLLM's processes on the GPUs before its environment is used: vLLM may still be loading."""
 
 
@@ -54,7 +54,7 @@ class Driver:
         self.outdated = False
         """The set of devices has changed: a GPU was added or removed, came back, or was split in another way."""
         self._chosen = selection.Choice(frozenset(), "")
-        self._looked: tuple[tuple[int, ...], int] = ((), 0)
+        self._searched: tuple[tuple[int, ...], int] = ((), 0)
         self._slow_due = 0.0
         self._calls: dict[str, int] = {}
 
@@ -108,7 +108,7 @@ class Driver:
             NvmlFailedError: NVML no longer works, or no device can be read.
         """
         began, calls = time.monotonic(), self._nvml.calls
-        slow = now >= self._slow_due or (self._settings.wanted is None and tuple(pids) != self._looked[0])
+        slow = now >= self._slow_due or (self._settings.wanted is None and tuple(pids) != self._searched[0])
         if slow:
             self._slow_due = now + self._settings.slow_interval
             self._choose(tuple(pids))
@@ -217,26 +217,26 @@ class Driver:
             self._chosen = selection.Choice(selection.everything(devices).uuids, "configured")
 
     def _automatic(self, devices: Sequence[Device], pids: tuple[int, ...]) -> selection.Choice:
-        known, looks = self._looked
+        known, searches = self._searched
         if not pids:
-            self._looked = (), 0
+            self._searched = (), 0
             return selection.everything(devices)
         if pids != known:
-            looks = 0
+            searches = 0
         elif self._chosen.by == "processes":
             return self._chosen
-        self._looked = (pids, looks + 1)
-        if looks < LOOKS:
+        self._searched = (pids, searches + 1)
+        if searches < SEARCHES:
             ours = frozenset().union(*map(family, pids))
             # For a GPU that is split by MIG, NVML lists the processes of all its instances.
-            asked = [place.gpu for place in self._places if not place.lost and not place.gpu.split]
-            computing = {gpu.device.uuid: gpu.processes() for gpu in asked}
+            readable = [place.gpu for place in self._places if not place.lost and not place.gpu.split]
+            computing = {gpu.device.uuid: gpu.processes() for gpu in readable}
             found = selection.by_processes(ours, computing)
             if found:
                 return found
-        told = [selection.by_environment(environment(pid) or {}, devices) for pid in pids]
-        named = [choice for choice in told if choice is not None]
-        if len(named) == len(told):
+        choices = [selection.by_environment(environment(pid) or {}, devices) for pid in pids]
+        named = [choice for choice in choices if choice is not None]
+        if len(named) == len(choices):
             return selection.Choice(frozenset().union(*(choice.uuids for choice in named)), "environment")
         return selection.everything(devices)
 

@@ -21,7 +21,7 @@ class MigInstance(Gpu):
         super().__init__(nvml, handle, f"{parent.device.index}:{number}")
         self.parent = parent
         self.device.parent, self.device.pci_bus_id = parent.device.uuid, parent.device.pci_bus_id
-        self.instance: int | None = self.ask("nvmlDeviceGetGpuInstanceId")
+        self.instance: int | None = self.query("nvmlDeviceGetGpuInstanceId")
         self._activity = Activity(nvml, parent.handle, self.instance if self.instance is not None else -1)
         self._activity.supported = self._activity.supported and self.instance is not None
 
@@ -49,10 +49,10 @@ def mig_uuids(nvml: Nvml, gpu: Gpu) -> list[str]:
 
 
 def _handles(nvml: Nvml, gpu: Gpu) -> Iterator[tuple[int, Any]]:
-    mode = gpu.ask("nvmlDeviceGetMigMode")
+    mode = gpu.query("nvmlDeviceGetMigMode")
     if not mode or not mode[0]:
         return
-    for number in range(gpu.ask("nvmlDeviceGetMaxMigDeviceCount") or 0):
+    for number in range(gpu.query("nvmlDeviceGetMaxMigDeviceCount") or 0):
         try:
             handle = nvml.call("nvmlDeviceGetMigDeviceHandleByIndex", gpu.handle, number)
         except GpuLostError:

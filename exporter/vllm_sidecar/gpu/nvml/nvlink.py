@@ -46,7 +46,7 @@ class Links:
             return {}
         states = []
         for link in range(min(int(count or MOST_LINKS), MOST_LINKS)):
-            state = self._gpu.ask("nvmlDeviceGetNvLinkState", link)
+            state = self._gpu.query("nvmlDeviceGetNvLinkState", link)
             if state is None:
                 break
             states.append(state)

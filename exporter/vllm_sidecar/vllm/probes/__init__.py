@@ -46,7 +46,7 @@ LOAD_INTERVAL: Final = 10.0
 """Seconds between two probes of /load, whose value changes quickly; less where other sources are probed often."""
 LOAD_PER_INTERVAL: Final = 6.0
 """Fewest probes of /load per probe of another source."""
-LOAD_KEPT: Final = 3.0
+LOAD_EXPIRES: Final = 3.0
 """Intervals of /load after which its value is too old to be exported."""
 
 _PARSERS: Final[Mapping[FactSource, Callable[[bytes], Facts]]] = {
@@ -144,7 +144,7 @@ class Prober:
             or Schedule(load_interval if source is FactSource.LOAD else interval, interval, share)
             for source in (*((FactSource.PROC,) if self._finder else ()), *_PARSERS)
         }
-        self._load_kept = LOAD_KEPT * load_interval
+        self._load_expires_after = LOAD_EXPIRES * load_interval
         if probing.args:
             self._keeper.update(FactSource.CONFIG, Facts(flags=parse_arguments(probing.args).flags))
         else:
@@ -187,7 +187,7 @@ class Prober:
 
     def expire(self, now: float) -> None:
         """Forget values that are too old to be live at a monotonic time."""
-        if now - self._load_at > self._load_kept:
+        if now - self._load_at > self._load_expires_after:
             self._keeper.forget(FactSource.LOAD)
 
     def observe_cache_config(self, labels: Mapping[str, str] | None) -> None:
@@ -217,12 +217,12 @@ class Prober:
             return False
         self._schedules[source].sent(now)
         if self._finder is not None and source is FactSource.PROC:
-            await self._look_into_proc(self._finder)
+            await self._search_proc(self._finder)
         else:
-            await self._ask(source, now)
+            await self._probe(source, now)
         return True
 
-    async def _ask(self, source: FactSource, now: float) -> None:
+    async def _probe(self, source: FactSource, now: float) -> None:
         process = self._process
         try:
             answer = await self._client.get(
@@ -266,7 +266,7 @@ class Prober:
         if source is FactSource.LOAD:
             self._keeper.forget(source)  # a number of requests is only useful while it is live
 
-    async def _look_into_proc(self, finder: ProcessFinder) -> None:
+    async def _search_proc(self, finder: ProcessFinder) -> None:
         """Search /proc; reading a command line can block as long as its process hangs in the kernel."""
         if self._search is not None and not self._search.done():
             self._failed(FactSource.PROC, Reason.TIMEOUT.value, Failure.COSTLY)

@@ -61,8 +61,8 @@ def parse_models(body: bytes) -> Facts:
     base = next((model for model in models if model.parent is None), None)
     flags: dict[str, FlagValue] = {}
     if base is not None:
-        told = {"model": base.root, "served_model_name": base.id, "max_model_len": base.max_model_len}
-        flags = {name: value for name, value in told.items() if value is not None}
+        shown = {"model": base.root, "served_model_name": base.id, "max_model_len": base.max_model_len}
+        flags = {name: value for name, value in shown.items() if value is not None}
     return Facts(models=models, flags=flags)
 
 
@@ -96,7 +96,7 @@ def parse_cache_config(labels: Mapping[str, str]) -> Facts:
     """Read the whitelisted labels of cache_config_info; the text `None` means that vLLM itself has no value."""
     flags: dict[str, FlagValue] = {}
     for flag in FLAGS:
-        flags.update(_told(flag, labels.get(flag.label, _MISSING) if flag.label else _MISSING))
+        flags.update(_reported(flag, labels.get(flag.label, _MISSING) if flag.label else _MISSING))
     return Facts(flags=flags)
 
 
@@ -129,16 +129,16 @@ def _card(card: object) -> ModelCard | None:
 def _flags_of_config(config: Mapping[str, object]) -> Iterator[tuple[str, FlagValue]]:
     for flag in FLAGS:
         raw = next((found for path in flag.paths if (found := _at(config, path)) is not _MISSING), _MISSING)
-        yield from _told(flag, raw)
+        yield from _reported(flag, raw)
 
 
 def _flags_of_text(config: str) -> Iterator[tuple[str, FlagValue]]:
     pairs = dict(_pairs(config))
     for flag in FLAGS:
-        yield from _told(flag, pairs.get(flag.key, _MISSING) if flag.key else _MISSING)
+        yield from _reported(flag, pairs.get(flag.key, _MISSING) if flag.key else _MISSING)
 
 
-def _told(flag: Flag, raw: object) -> Iterator[tuple[str, FlagValue]]:
+def _reported(flag: Flag, raw: object) -> Iterator[tuple[str, FlagValue]]:
     value = None if raw is _MISSING else flag.value(raw)
     if value is not None:
         yield flag.name, value

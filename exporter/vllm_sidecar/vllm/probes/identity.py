@@ -222,8 +222,8 @@ def fingerprint(identity: ServerIdentity) -> str | None:
     if identity.version is None and not models and not identity.flags:
         return None
     flags = {name: value for name, value in identity.flags.items() if name not in _PER_SERVER}
-    told = [identity.version, identity.rust_frontend_version, models, flags]
-    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    facts = [identity.version, identity.rust_frontend_version, models, flags]
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGITS]
 
 
