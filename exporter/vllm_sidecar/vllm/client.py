@@ -113,7 +113,7 @@ class Client:
             timeout: Seconds for everything from connecting to the last byte; None for `scrape.timeout`.
 
         Raises:
-            PollError: The answer is anything but status 200 with a complete body within the limits.
+            PollError: Any outcome other than status 200 with a complete body within the limits.
         """
         seconds = self._scrape.timeout if timeout is None else timeout
         url = join(self._base, path, query)
