@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 PLAIN_FOLDERS = ("config", "derive", "exposition", "gpu", "series", "simulator", "tools", "vllm")
 """Folders of the package whose docstrings and comments are held to the list."""
-NOT_YET = {"mapping.py"}
-"""Modules in them that are not held to it yet."""
 
 
 class Rule(NamedTuple):
@@ -202,8 +200,6 @@ def _help_of(parser: argparse.ArgumentParser, program: str) -> Iterator[Text]:
 def comments() -> Iterator[Text]:
     """Docstrings and comments of the folders that are held to the list."""
     for path in sorted(path for folder in PLAIN_FOLDERS for path in (EXPORTER / "vllm_sidecar" / folder).rglob("*.py")):
-        if path.name in NOT_YET:
-            continue
         with path.open("rb") as file:
             for token in tokenize.tokenize(file.readline):
                 if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""')):

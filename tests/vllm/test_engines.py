@@ -336,9 +336,12 @@ def router(*families: str) -> str:
     [
         (router("num_requests_running", "num_requests_waiting", "current_qps"), "server"),
         (router("num_requests_running", "generation_tokens_total"), "server"),
-        ('vllm:num_requests_running{model_name="m",server="http://a:1"} 1\nvllm:healthy_pods_total 1\n', "counts"),
-        ('vllm:num_incoming_requests_total{model="m"} 5\n', "counts"),
-        ("# TYPE vllm:prompt_tokens_total gauge\nvllm:prompt_tokens_total 1\n", "counts"),
+        (
+            'vllm:num_requests_running{model_name="m",server="http://a:1"} 1\nvllm:healthy_pods_total 1\n',
+            "without the metrics of an engine",
+        ),
+        ('vllm:num_incoming_requests_total{model="m"} 5\n', "without the metrics of an engine"),
+        ("# TYPE vllm:prompt_tokens_total gauge\nvllm:prompt_tokens_total 1\n", "without the metrics of an engine"),
         ("vllm_router_requests_total 5\npython_info 1\n", "router"),
         ("vllm_sidecar_up 1\n", "sidecar"),
         ('litellm_requests_metric_total{model="m"} 1\n', "LiteLLM"),

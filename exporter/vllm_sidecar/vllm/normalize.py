@@ -1,6 +1,6 @@
 """Samples and the catalog -> readings under canonical names, for every vLLM version.
 
-For each layout (the series of a body) `mapping.compile_mapping` computes once where each value belongs; a poll of a
+For each layout (the series of a body) `compiler.compile_mapping` computes once where each value belongs; a poll of a
 known layout only copies values. Values that cannot be true are left out and counted:
 
 - `not_finite`: NaN or infinity, which cannot be compared;
