@@ -12,12 +12,17 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tokenize
 from typing import TYPE_CHECKING, NamedTuple
 
-from places import ROOT
+from places import EXPORTER, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+
+PLAIN_FOLDERS = ("config", "derive", "exposition", "gpu", "series", "simulator", "tools", "vllm")
+"""Folders of the package whose docstrings and comments are held to the list."""
 
 
 class Rule(NamedTuple):
@@ -69,6 +74,10 @@ RULES = (
     _rule(r"\baloud\b", "with a warning"),
     _rule(r"\bgets? up\b", "is paged"),
     _rule(r"\bin vain\b", "without an answer"),
+    _rule(r"\bgo(es|ing)? on\b|\bwent on\b", "continues"),
+    _rule(r"\bmends?\b|\bmended\b", "fix"),
+    _rule(r"\b(utili|initiali|normali|tokeni|seriali)s(e|ed|es|ing|ation)\b|\bcancelled\b|\blabelled\b", "US spelling"),
+    _rule(r"\bneighbours?\b|\bbehaviours?\b", "US spelling"),
 )
 
 
@@ -188,6 +197,16 @@ def _help_of(parser: argparse.ArgumentParser, program: str) -> Iterator[Text]:
             yield Text(f"{program} {'/'.join(action.option_strings) or action.dest}", action.help)
 
 
+def comments() -> Iterator[Text]:
+    """Docstrings and comments of the folders that are held to the list."""
+    for path in sorted(path for folder in PLAIN_FOLDERS for path in (EXPORTER / "vllm_sidecar" / folder).rglob("*.py")):
+        with path.open("rb") as file:
+            for token in tokenize.tokenize(file.readline):
+                if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""')):
+                    text = re.sub(r"`[^`]*`", "x", token.string.strip('"#'))
+                    yield Text(f"{path.relative_to(ROOT)}:{token.start[0]}", " ".join(text.split()))
+
+
 def _outside_actions(text: str) -> str:
     return re.sub(r"\{\{.*?\}\}", "", text)
 
@@ -202,9 +221,10 @@ KINDS: tuple[Callable[[], Iterator[Text]], ...] = (
     hints,
     settings,
     command_help,
+    comments,
 )
-"""All texts that users read."""
-CHECKED: tuple[Callable[[], Iterator[Text]], ...] = (documents,)
+"""All texts that people read."""
+CHECKED: tuple[Callable[[], Iterator[Text]], ...] = (documents, settings, comments)
 """Those that are held to the list."""
 
 

@@ -1,6 +1,6 @@
-"""Whose series are whose, once per layout: the engine, the model or the server that each series describes.
+"""Attribution, once per layout: the engine, the model or the server that each series describes.
 
-Everything is decided by what is present, never by a version number.
+Every decision depends on the series that are present, never on a version number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _dimensions(scope: Scope) -> dict[str, frozenset[str]]:
-    """Return the sample names that are read of a scope, each with the labels that are no part of an identity."""
+    """Return the sample names of a scope, each with the labels that are not part of an identity."""
     found: dict[str, set[str]] = {}
     for entry in upstream.UPSTREAM:
         if entry.signal.scope is scope:
@@ -51,11 +51,11 @@ class Found(NamedTuple):
     pairs: Labels
     labels: dict[str, str]
     name: str
-    """The name as the server wrote it."""
+    """The original name from the server."""
 
 
 class _Alike(NamedTuple):
-    """Series of engines that say the same of their engine; their families, and these as the server wrote them."""
+    """Series with the same engine labels; their families, and the original names of these."""
 
     identity: EngineIdentity
     slots: list[int]
@@ -64,9 +64,10 @@ class _Alike(NamedTuple):
 
 
 class Attribution:
-    """The series of one layout with the engine or model that each belongs to.
+    """The series of one layout, each with its engine or model.
 
-    `engines` remembers the names of the target's engines, `served` is the model's name where the body names none.
+    `engines` remembers the names of the target's engines, `served` is the model's name for a body that does not contain
+    it.
     """
 
     def __init__(self, layout: Layout, engines: Engines, served: str | None) -> None:
@@ -91,7 +92,7 @@ class Attribution:
         self._find_cache_config()
 
     def _sort(self) -> None:
-        """Sort the series by name; what stands under several prefixes is read under the best one."""
+        """Sort the series by name; a name under several prefixes is read under the best one."""
         by_prefix: dict[str, dict[str, list[Found]]] = {prefix: defaultdict(list) for prefix in self.names.prefixes}
         for slot, series in enumerate(self.layout.series):
             prefix, name = self.names.split.get(series.name, ("", ""))
@@ -112,20 +113,20 @@ class Attribution:
                 self.series.setdefault(name, these)
 
     def not_an_engine(self) -> str:
-        """Say what the server is, if it is no engine; empty for engines, and where there is nothing to tell by."""
+        """Return what the server is if it is not an engine; empty for engines, and if it is unknown."""
         if not self.names.prefixes:
             names = {*self.plain, *self.layout.families}
             known = (what for start, what in upstream.OTHER_PROGRAMS if any(name.startswith(start) for name in names))
             return next(known, "")
         backends = self._backends()
         if backends:
-            return f"something that repeats the metrics of several servers, by its label {backends}"
+            return f"a program that repeats the metrics of several servers, by its label {backends}"
         if any(only_engines(names) for names in self.names.by_prefix.values()):
             return ""
-        return "something that has vLLM's names and counts nothing that an engine counts"
+        return "a program with vLLM's metric names but without the metrics of an engine"
 
     def _backends(self) -> str:
-        """Return the label that holds addresses of several servers; empty if there is none."""
+        """Return the label with addresses of several servers; empty if there is none."""
         addresses: dict[str, set[str]] = defaultdict(set)
         for alike in self.alike:
             for label, value in alike.identity.labels:
@@ -134,7 +135,7 @@ class Attribution:
         return next((label for label, values in sorted(addresses.items()) if len(values) > 1), "")
 
     def _identify(self) -> None:
-        """Find out what the series of engines say of their engine."""
+        """Collect the engine labels of all series of engines."""
         found: dict[Labels, _Alike] = {}
         for name, dimensions in _OF_ENGINES.items():
             for slot, pairs, _, written in self.series.get(name, ()):
@@ -148,7 +149,7 @@ class Attribution:
         self.alike = list(found.values())
 
     def _assign(self, engines: Engines) -> None:
-        """Find the engine of each series that belongs to one."""
+        """Find the engine of each series of an engine."""
         families: dict[EngineIdentity, set[str]] = defaultdict(set)
         for identity, _, names, _ in self.alike:
             families[identity] |= names
@@ -168,7 +169,7 @@ class Attribution:
         self.unknown_labels -= {*upstream.IDENTITY, *upstream.MODEL_LABELS}
 
     def leave_out(self, why: str, count: int, written: Iterable[str]) -> None:
-        """Count series that belong to no engine, and keep the names of their families."""
+        """Count series that belong to no engine, and record the names of their families."""
         self.anomalies[why] = self.anomalies.get(why, 0) + count
         self.unattributed.update(written)
 
@@ -176,14 +177,14 @@ class Attribution:
         find = self.assigned.matching()
         for found in self.series[upstream.CACHE_CONFIG]:
             engine = find(found.labels)
-            # Of an engine that has no other series yet, or of several engines.
+            # The series belongs to an engine without other series yet, or to several engines.
             nobody = Group(Scope.ENGINE, ("", found.labels.get("engine", UNNUMBERED)))
             self.cache_config[engine.group if engine else nobody] = {
                 key: found.labels[key] for key in upstream.CACHE_CONFIG_KEYS if key in found.labels
             }
 
     def group_of(self, scope: Scope, found: Found) -> Group | None:
-        """Return whose series it is; None where nothing tells."""
+        """Return the group of a series; None if it is unknown."""
         if scope is Scope.TARGET:
             return Group(scope, ())
         if scope is Scope.ENGINE:
@@ -195,7 +196,7 @@ class Attribution:
         return None
 
     def only_model(self) -> str | None:
-        """Return the model of all engines, or else the served one; None if there are several."""
+        """Return the model of all engines, otherwise the served one; None if there are several."""
         models = {engine.group.labels[0] for engine in self.assigned.engines.values()}
         return models.pop() if len(models) == 1 else self.served
 

@@ -1,7 +1,7 @@
-"""Works out, once per layout, which slot of a body becomes which canonical value.
+"""Layout -> the slots of a body behind each canonical value, computed once per layout.
 
-Everything is decided by what is present, never by a version number. The traps are named where they are handled;
-their sources are vLLM's release history as the comments of `catalog.upstream` say.
+Every decision depends on the series that are present, never on a version number. The special cases are commented where
+they are handled; their sources are in vLLM's release history, see the comments of `catalog.upstream`.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ _MERGE: dict[Merge, Callable[[Iterable[float]], float]] = {Merge.SUM: sum, Merge
 
 
 MOST_NAMED = 20
-"""Families without an engine that are named."""
+"""Families without an engine that are listed by name."""
 
 
 def compile_mapping(layout: Layout, engines: Engines | None = None, served: str | None = None) -> BodyMapping:
-    """Work out what each series of a layout means.
+    """Compute the meaning of each series of a layout.
 
-    `engines` remembers the names of the target's engines, `served` is the model's name where the body names none.
+    `engines` remembers the names of the target's engines, `served` is the model's name for a body that does not contain
+    it.
     """
     return _Compiler(Attribution(layout, engines or Engines(), served)).compile()
 
@@ -114,7 +115,7 @@ class _Compiler:
             if chosen:
                 self._histogram(entry, chosen)
             return
-        # Copies per API server (label pid) may be stale, and the greatest of them too; an older name without copies is
+        # Copies per API server (label pid) may be stale, even the largest of them; an older name without copies is
         # better (vLLM 0.9.2 with several API servers has both).
         present = [(name, found) for name, found in candidates if found]
         whole = (found for _, found in present if not any("pid" in series.labels for series in found))
@@ -124,14 +125,14 @@ class _Compiler:
             self._scalar(entry, found, factor)
 
     def _candidates(self, alias: str) -> list[tuple[str, list[Found]]]:
-        """An alias as it stands, then as Ray writes it, without `_total`."""
+        """Return the series of an alias, and of its form from Ray without `_total`."""
         names = [alias, alias.removesuffix("_total")] if alias.endswith("_total") else [alias]
         if alias == names[-1] or any(prefix.startswith("ray_") for prefix in self._of.names.prefixes):
             return [(name, self._of.series.get(name, [])) for name in names]
         return [(alias, self._of.series.get(alias, []))]
 
     def _factor(self, entry: Upstream, found: list[Found]) -> float | None:
-        """What to multiply with to get the signal's unit; None where the values cannot be used."""
+        """Return the factor to the signal's unit; None if the values cannot be used."""
         if not found:
             return None
         _, name = self._of.names.split[found[0].name]
@@ -154,7 +155,7 @@ class _Compiler:
             group = self._of.group_of(signal.scope, series)
             if group is None:
                 continue
-            # The sum over reasons stands in a name of its own; `requests_waiting` is that sum.
+            # The sum over reasons has a name of its own; `requests_waiting` is that sum.
             plain = not signal.labels or signal is upstream.REQUESTS_WAITING.signal
             key: Key = signal.name if plain else (signal.name, *(series.labels.get(x, "") for x in signal.labels))
             member = _member(signal, series.pairs) if counter else _apart_from_copies(series.pairs)
@@ -166,7 +167,7 @@ class _Compiler:
             self.scalars[group][signal.kind][key] = merged
 
     def _waiting(self) -> None:
-        """Split the waiting requests by reason where vLLM does (0.20.0 on); add the swapped ones of v0."""
+        """Split the waiting requests by reason if vLLM does (0.20.0 on); add the swapped requests of v0."""
         name = upstream.REQUESTS_WAITING.signal.name
         for reason, source in ((None, upstream.WAITING_BY_REASON), ("swapped", upstream.SWAPPED)):
             alike: dict[tuple[Group, Key], dict[Labels, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -186,7 +187,7 @@ class _Compiler:
             gauges.pop(name, None)
 
     def _transfers(self) -> None:
-        """Add up what KV connectors count, each in names of its own."""
+        """Add up the counters of KV connectors, each under its own names."""
         signal = upstream.TRANSFERS.signal
         parts: dict[tuple[Group, Key], dict[Labels, list[int]]] = defaultdict(lambda: defaultdict(list))
         for kind in upstream.KV_TRANSFERS:
@@ -241,7 +242,7 @@ class _Compiler:
         )
 
     def _unswap(self) -> None:
-        """Give the prefill and decode times of 0.6.4 (v0, so without engine label) back their own names."""
+        """Restore the names of the prefill and decode times of 0.6.4 (v0, so without engine label)."""
         name, bound = upstream.SWAPPED_TIMES_MARK
         marks = (found.labels for found in self._of.series[name] if "engine" not in found.labels)
         if not any(bucket_bound(labels.get("le", "")) == bound for labels in marks):
@@ -256,7 +257,7 @@ class _Compiler:
 
 
 def _member(signal: Signal, pairs: Labels) -> Labels:
-    """What tells the series of one counter of one group apart; nothing for all that vLLM itself writes today."""
+    """Return the labels that distinguish the series of one counter of one group; none for current vLLM versions."""
     if signal.scope is Scope.ENGINE:
         return tuple([pair for pair in pairs if pair[0] in upstream.COPIES])
     model = upstream.MODEL_LABELS if signal.scope is Scope.MODEL else ()

@@ -1,4 +1,4 @@
-"""What the series of one layout mean: which slots of a body become which canonical value."""
+"""Mapping of one layout: the slots of a body behind each canonical value."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Merged(NamedTuple):
-    """A value made of several series: the greatest of each inner list, then `merge` over the outer, times `factor`.
+    """A value made of several series: the largest of each inner list, then `merge` over the outer, times `factor`.
 
-    The inner lists hold series that differ in `pid` only: in prometheus_client's multiprocess mode every API server
+    The inner lists are series that differ in `pid` only: in prometheus_client's multiprocess mode every API server
     writes its own copy of one engine's gauge.
     """
 
@@ -29,12 +29,12 @@ class Merged(NamedTuple):
     merge: Callable[[Iterable[float]], float]
     factor: float
     members: tuple[Labels, ...] = ()
-    """Of a counter that is a sum of several: what tells the inner lists apart. They may come and go."""
+    """For a counter that is a sum of several: the labels of each inner list. Members may appear and disappear."""
 
 
 @dataclass(slots=True)
 class ScalarMapping:
-    """Where the counters or gauges of one group stand."""
+    """The slots of the counters or gauges of one group."""
 
     keys: tuple[Key, ...] = ()
     pick: Pick = field(default=lambda _: ())
@@ -42,7 +42,7 @@ class ScalarMapping:
 
 
 class HistogramMapping(NamedTuple):
-    """Where one histogram of one group stands; `others` are further series to add up (copies of API servers)."""
+    """The slots of one histogram of one group; `others` are further series to add up (copies of API servers)."""
 
     name: str
     bounds: tuple[float, ...]
@@ -50,12 +50,12 @@ class HistogramMapping(NamedTuple):
     total: int | None
     others: list[tuple[Pick, int | None]]
     members: tuple[Labels, ...] = ()
-    """What tells it from the others, and them from each other, where there are any."""
+    """Labels that distinguish it from the others, and the others from each other, if there are any."""
 
 
 @dataclass(slots=True)
 class GroupMapping:
-    """All that one group gives."""
+    """All values of one group."""
 
     group: Group
     counters: ScalarMapping
@@ -67,7 +67,7 @@ class GroupMapping:
 
 @dataclass(slots=True)
 class BodyMapping:
-    """What `normalise` needs to know of one layout."""
+    """Mapping of one layout, as `normalize` uses it."""
 
     groups: list[GroupMapping]
     dialect: Dialect
@@ -86,7 +86,7 @@ class BodyMapping:
     anomalies: dict[str, int]
 
     def newest_adapters(self, values: Sequence[float]) -> Adapters | None:
-        """Return the newest LoRA info of each engine: its value is the time it was written, and older ones stay."""
+        """Return the newest LoRA info of each engine by its value, a time; older ones remain exposed."""
         newest: list[Adapters] = []
         for written in self.adapters:
             alive = [(values[slot], adapters) for slot, adapters in written if isfinite(values[slot])]
@@ -110,7 +110,7 @@ def _pick(slots: Sequence[int]) -> Pick:
 
 
 def bucket_bound(text: str) -> float | None:
-    """Return the bound that a label `le` holds; None if it is not a number."""
+    """Return the bound in a label `le`; None if it is not a number."""
     try:
         bound = float(text)
     except ValueError:
