@@ -27,9 +27,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, alert_run.playing(list(SCENARIOS), Path(folder)) as played:
         while played.seconds() < alert_run.INCIDENT + AFTER:
             time.sleep(1.0)
-    print(
-        f"rules at {alert_run.THRESHOLDS['time_scale']} of their times; seconds after the fault; in time: before it ended"
-    )
+    scale = alert_run.THRESHOLDS["time_scale"]
+    print(f"rules at {scale} of their times; seconds after the fault; in time: before it ended")
     print(f"{'scenario':15} {'alert':32} {'expected':9} {'arrived as':11} {'seconds':>7}")
     for name, scenario in SCENARIOS.items():
         arrived = {

@@ -173,7 +173,7 @@ def test_an_alert_tells_what_why_what_to_do_and_where_to_look(alert: Alert) -> N
     (rule,) = named(alert.name, runbook_url="https://x/books/", dashboard_url="https://g")
     notes = rule["annotations"]
     assert notes["runbook_url"].partition("?")[0] == f"https://x/books/{alert.name}.md"
-    assert notes["dashboard_url"].startswith(f"https://g/d/{alert.board}?")
+    assert notes["dashboard_url"].startswith(f"https://g/d/{alert.dashboard}?")
     assert "Likely: " in notes["description"]
     assert "First: " in notes["description"]
     assert "<<" not in "".join(notes.values()) + rule["expr"]
