@@ -1,4 +1,4 @@
-"""What is wrong with an expression, beyond its syntax: the mistakes that make rules which never fire, or always."""
+"""Mistakes of an expression beyond its syntax, such as those because of which a rule never fires, or always."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RATES = ("rate", "increase", "irate")
 LEVELS = ("avg_over_time", "min_over_time", "max_over_time", "sum_over_time", "quantile_over_time", "stddev_over_time")
-"""Functions that say nothing of a counter."""
+"""Functions that are meaningless for a counter."""
 
 
 class LintError(ValueError):
@@ -33,7 +33,7 @@ def check(name: str, expr: str, *, least_range: float, texts: str = "", known: C
 
 
 def problems(expr: str, *, least_range: float, texts: str = "", known: Collection[str] = ()) -> list[str]:
-    """Return what is wrong with an expression, in words; empty where nothing is.
+    """Return what is wrong with an expression, in words; empty if nothing is.
 
     Args:
         expr: PromQL, without variables of Grafana.
@@ -80,7 +80,7 @@ def _rates(tree: Node) -> Iterator[str]:
             if counts and call.func.name in LEVELS:
                 yield f"takes {call.func.name} of {name}, a counter"
             if not counts and call.func.name in RATES and name.startswith(PREFIX):
-                yield f"takes {call.func.name} of {name}, which is no counter"
+                yield f"takes {call.func.name} of {name}, which is not a counter"
 
 
 def _ranges(tree: Node, least: float) -> Iterator[str]:
@@ -97,11 +97,11 @@ def _divisions(tree: Node) -> Iterator[str]:
         return
     for each in promql.walk(tree):
         if isinstance(each, BinaryExpr) and promql.operator(each) == "/" and not _never_zero(promql.bare(each.rhs)):
-            yield "divides by what may be 0: compare it with > 0, or ask for traffic"
+            yield "divides by a value that may be 0: compare it with > 0, or require traffic"
 
 
 def _has_traffic_guard(tree: Node) -> bool:
-    """Say whether the whole holds only with a number of observations: `... and (count >= 30)`."""
+    """Return whether an expression requires a number of observations: `... and (count >= 30)`."""
     for each in promql.walk(tree):
         if (
             isinstance(each, BinaryExpr)

@@ -16,7 +16,7 @@ Place = dict[str, int]
 
 
 def placed(panels: Sequence[Panel], top: int) -> tuple[list[Place], int]:
-    """Place panels below `top`; return their places, and where the next ones begin.
+    """Place panels below `top`; return their places, and the top of the next ones.
 
     A line is as high as its highest panel, and all in it are: else Grafana pulls up what is below.
     """
