@@ -159,7 +159,7 @@ def test_an_alert_tells_what_why_what_to_do_and_where_to_look(alert: Alert) -> N
     (rule,) = named(alert.name, runbook_url="https://x/books/", dashboard_url="https://g")
     notes = rule["annotations"]
     assert notes["runbook_url"].partition("?")[0] == f"https://x/books/{alert.name}.md"
-    assert notes["dashboard_url"].startswith(f"https://g/d/{alert.board}?")
+    assert notes["dashboard_url"].startswith(f"https://g/d/{alert.dashboard}?")
     assert "Likely: " in notes["description"]
     assert "First: " in notes["description"]
     assert "<<" not in "".join(notes.values()) + rule["expr"]
@@ -227,7 +227,7 @@ def test_the_command_writes_checks_and_tidies_one_folder(tmp_path: Path, capsys:
     assert cli.main([*arguments, "--check"]) == 0
     (tmp_path / "r" / "vllm-sidecar.rules.yml").rename(tmp_path / "r" / "old.rules.yml")
     assert cli.main([*arguments, "--check"]) == 1
-    assert "old.rules.yml: generated no more; --prune deletes it\n" in capsys.readouterr().out
+    assert "old.rules.yml: no longer generated; --prune deletes it\n" in capsys.readouterr().out
 
 
 def test_an_unknown_format_is_told_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

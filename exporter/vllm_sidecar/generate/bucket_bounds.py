@@ -96,7 +96,7 @@ def placed(histogram: str, threshold: float, bounds: BucketBounds, model: str | 
     if snap:
         return Placed(
             nearest,
-            note=f"{shown} is not a bucket bound of {', '.join(lacking)}; {_shown(nearest)} is used instead; {exact}",
+            note=f"{shown} is not a bucket bound of {', '.join(lacking)}: {_shown(nearest)} is used instead; {exact}",
         )
     around = " and ".join(_shown(bound) for bound in _around(common, threshold))
     return Placed(
