@@ -30,11 +30,13 @@ e2e: $(READY) ## the real program against real Prometheus
 gpu: $(READY) ## the program beside a CUDA load, on a machine with an NVIDIA GPU
 	@$(BIN)/python tests/hardware
 
-check: $(READY) ## format, lint, types, generated files
+check: $(READY) ## format, lint, types, layers, generated files, words
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 	@$(BIN)/vllm-sidecar generate --check
+	@$(BIN)/python tests/support/vocabulary.py
 
 bench: $(READY) ## cost beside prometheus_client and Prometheus, accuracy beside histogram_quantile
 	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -18,9 +18,9 @@ import pytest
 from places import EXPORTER
 
 from vllm_sidecar import __version__
-from vllm_sidecar.cli import main
+from vllm_sidecar.cli import SHELLS, main
 from vllm_sidecar.config import Config, ConfigError
-from vllm_sidecar.generate import Changes, How
+from vllm_sidecar.generate.outputs import Changes, How
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,6 +61,13 @@ def restored_logging() -> Iterator[None]:
     root.handlers[:], root.level, access.level = before
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_scripts_name_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in ("serve", "check-config", "generate", "simulate", "promtool"))
+
+
 @pytest.fixture
 def generator(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Path, bool]]]:
     """Returns a function that makes `vllm_sidecar.generate` answer with some paths, and gives its calls back."""
@@ -72,10 +79,10 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Path,
             calls.append((root, how.check))
             return Changes(list(paths), [])
 
-        module = ModuleType("vllm_sidecar.generate")
+        module = ModuleType("vllm_sidecar.generate.outputs")
         module.main = generate
         module.How = How
-        monkeypatch.setitem(sys.modules, "vllm_sidecar.generate", module)
+        monkeypatch.setitem(sys.modules, "vllm_sidecar.generate.outputs", module)
         return calls
 
     return install
@@ -297,10 +304,10 @@ def test_generate_without_its_extra_names_the_command_that_installs_it(
 ) -> None:
     class NoJinja:
         def find_spec(self, name: str, *_: object) -> None:
-            if name == "vllm_sidecar.generate":
+            if name == "vllm_sidecar.generate.outputs":
                 raise ModuleNotFoundError("No module named 'jinja2'", name="jinja2.environment")
 
-    monkeypatch.delitem(sys.modules, "vllm_sidecar.generate", raising=False)
+    monkeypatch.delitem(sys.modules, "vllm_sidecar.generate.outputs", raising=False)
     monkeypatch.setattr(sys, "meta_path", [NoJinja(), *sys.meta_path])
 
     assert main(["generate"]) == 1
@@ -310,7 +317,7 @@ def test_generate_without_its_extra_names_the_command_that_installs_it(
 def test_the_command_line_itself_loads_neither_what_serves_nor_what_generates() -> None:
     program = (
         "import sys; from vllm_sidecar.cli import main; main(['version']);"
-        "heavy = {'jinja2', 'promql_parser', 'aiohttp', 'vllm_sidecar.generate'} & set(sys.modules);"
+        "heavy = {'jinja2', 'promql_parser', 'aiohttp', 'numpy', 'vllm_sidecar.generate.outputs'} & set(sys.modules);"
         "sys.exit(', '.join(heavy) or None)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT, check=False)

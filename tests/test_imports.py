@@ -19,12 +19,16 @@ def loaded(module: str) -> set[str]:
 
 
 def test_serving_loads_no_part_of_the_generator() -> None:
-    assert {"jinja2", "promql_parser", "vllm_sidecar.generate"} & loaded("vllm_sidecar.serve.app") == set()
+    assert {"jinja2", "promql_parser", "vllm_sidecar.generate.outputs"} & loaded("vllm_sidecar.serve.app") == set()
 
 
 def test_neither_the_command_line_nor_the_generator_loads_numpy_or_aiohttp() -> None:
-    for module in ("vllm_sidecar.cli", "vllm_sidecar.config", "vllm_sidecar.catalog", "vllm_sidecar.generate"):
+    for module in ("vllm_sidecar.cli", "vllm_sidecar.config", "vllm_sidecar.catalog", "vllm_sidecar.generate.outputs"):
         assert {"numpy", "aiohttp"} & loaded(module) == set(), module
+
+
+def test_help_loads_not_even_the_schema_of_the_configuration() -> None:
+    assert "pydantic" not in loaded("vllm_sidecar.cli")
 
 
 def test_only_one_file_knows_vllms_names() -> None:

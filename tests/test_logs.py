@@ -53,7 +53,7 @@ def test_logfmt_writes_the_fixed_keys_first_and_then_the_fields_in_order() -> No
     line = LogfmtFormatter().format(record_of(target="a", age_seconds=1.5, stale=True, reason=None))
 
     assert line == (
-        "ts=2023-11-14T22:13:20.062Z level=warning component=pipeline event=target_down"
+        "ts=2023-11-14T22:13:20.062Z level=warning component=serve.target event=target_down"
         " target=a age_seconds=1.5 stale=true reason=null"
     )
 
@@ -64,7 +64,7 @@ def test_json_keeps_numbers_bools_and_null_and_writes_the_rest_as_text() -> None
     assert json.loads(line) == {
         "ts": "2023-11-14T22:13:20.062Z",
         "level": "warning",
-        "component": "pipeline",
+        "component": "serve.target",
         "event": "target_down",
         "n": 1,
         "x": 1.5,
@@ -149,7 +149,7 @@ def test_an_event_carries_its_time_level_component_name_and_fields(logger: loggi
     ts, *rest = shlex.split(stream.getvalue())
 
     assert TS.fullmatch(ts.removeprefix("ts="))
-    assert rest == ["level=info", "component=pipeline", "event=target_up", "level_=shadowed", "name=a b"]
+    assert rest == ["level=info", "component=serve.target", "event=target_up", "level_=shadowed", "name=a b"]
 
 
 def test_an_event_names_the_line_that_logged_it(logger: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,9 +17,19 @@ from typing import TYPE_CHECKING, Literal, TextIO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PROGRAM = "vllm-sidecar"
 _HANDLER_NAME = "vllm_sidecar"
 _OWN_KEYS = ("ts", "level", "component", "event")
 _BAD_IN_KEY = re.compile(r"[^\w.-]")
+
+
+class UserError(Exception):
+    """Something that the user can mend; each line of its text is shown as it is."""
+
+
+def print_error(text: str) -> None:
+    """Write one line for the user on standard error."""
+    print(f"{PROGRAM}: {text}", file=sys.stderr)
 
 
 def event(logger: logging.Logger, level: int, name: str, /, *, exc_info: object = None, **fields: object) -> None:

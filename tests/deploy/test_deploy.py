@@ -85,7 +85,7 @@ def test_every_mounted_path_exists_and_is_read_only() -> None:
 
 
 def test_the_simulator_plays_a_script_that_can_be_played() -> None:
-    arguments = cli._parser().parse_args(SERVICES["vllm-demo"]["command"])
+    arguments = cli.parser().parse_args(SERVICES["vllm-demo"]["command"])
     assert [phase.scenario.name for phase in read_script(arguments.scenario, None, {}).phases][1] == "kv-exhaustion"
     assert arguments.host == "0.0.0.0"  # the other containers reach it
 
@@ -213,7 +213,7 @@ def test_ports_are_published_on_the_loopback_only() -> None:
 
 @pytest.mark.parametrize("name", SIDECARS)
 def test_the_command_of_a_sidecar_names_the_vllm_beside_it(name: str) -> None:
-    arguments = vars(cli._parser().parse_args(SERVICES[name]["command"]))
+    arguments = vars(cli.parser().parse_args(SERVICES[name]["command"]))
     assert arguments["vllm.url"] == "http://vllm:8000"
 
 
@@ -253,7 +253,7 @@ def test_a_manifests_sidecar_sees_gpus_without_taking_one_and_is_started_with_wh
     assert variables == {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "utility"}
     assert "nvidia.com/gpu" not in str(sidecar.get("resources"))
     assert [(port["name"], port["containerPort"]) for port in sidecar["ports"]] == [("metrics", DEFAULT_PORT)]
-    assert vars(cli._parser().parse_args(sidecar["args"]))
+    assert vars(cli.parser().parse_args(sidecar["args"]))
     assert sidecar["securityContext"]["readOnlyRootFilesystem"]
 
 
@@ -266,7 +266,7 @@ def test_one_template_makes_a_sidecar_that_polls_the_leader_and_none_that_polls_
         for each in pod_of(ROOT / "deploy" / "kubernetes" / "leaderworkerset.yaml")["containers"]
         if each["name"] == "vllm-sidecar"
     ]
-    given = vars(cli._parser().parse_args(sidecar["args"]))
+    given = vars(cli.parser().parse_args(sidecar["args"]))
     flags = {name: value for name, value in given.items() if "." in name and value is not None}
     monkeypatch.setenv("LWS_WORKER_INDEX", index)
     config = load(None, flags)

@@ -63,12 +63,12 @@ def test_every_key_of_the_configuration_is_in_the_example() -> None:
 
 def test_every_command_and_flag_is_in_the_documents() -> None:
     text = by_hand("docs/cli.md") + by_hand("docs/simulator.md")
-    assert [flag for flag in set(flags(cli._parser())) if not re.search(rf"`{re.escape(flag)}[ `]", text)] == []
+    assert [flag for flag in set(flags(cli.parser())) if not re.search(rf"`{re.escape(flag)}[ `]", text)] == []
 
 
 def test_every_flag_of_the_table_of_keys_exists_and_every_key_that_is_a_flag_is_there() -> None:
     table = set(re.findall(r"`(--[\w.-]+)`", config_docs.settings()))
-    assert table == {flag for flag in flags(cli._parser()) if re.match(r"--\w+\.", flag)} - {"--config.file"}
+    assert table == {flag for flag in flags(cli.parser()) if re.match(r"--\w+\.", flag)} - {"--config.file"}
 
 
 def test_every_exit_code_is_in_the_documents() -> None:

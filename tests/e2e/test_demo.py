@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.e2e
 
 DEMO = Path(__file__).parents[1] / "demo"
 PATIENCE = 60
+MORE = 10.0
+"""Seconds after the page in which no other one may arrive."""
 QUICK = "healthy 5s -> sleep 120s -> healthy"
 
 
@@ -56,7 +59,7 @@ def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def test_it_says_where_everything_is_shows_lines_and_ends_by_itself() -> None:
-    with demo(DEMO_SECONDS="8") as process:
+    with demo(DEMO_SECONDS="4") as process:
         output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     assert re.search(r"^status page +http://127\.0\.0\.1:\d+/$", output, flags=re.MULTILINE)
@@ -66,8 +69,12 @@ def test_it_says_where_everything_is_shows_lines_and_ends_by_itself() -> None:
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not on PATH: apt-get install prometheus")
 def test_an_incident_pages() -> None:
-    with demo(SCENARIO=QUICK, DEMO_SECONDS="110") as process:
-        output, _ = process.communicate(timeout=110 + PATIENCE)
+    with demo(SCENARIO=QUICK, DEMO_SECONDS="150") as process:
+        output = read_until(process, "PAGE")
+        time.sleep(MORE)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=PATIENCE)
+    output += rest
     assert process.returncode == 0, output
     assert "It should raise VllmReplicasUnavailable, VllmAsleepWithRequests." in output
     pages = re.findall(r"^\S+ +PAGE  (\w+): (.*)$", output, flags=re.MULTILINE)

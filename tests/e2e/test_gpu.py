@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-FAST = "{interval: 200ms, slow_interval: 400ms, timeout: 300ms"
+FAST = "{interval: 200ms, slow_interval: 400ms, timeout: 800ms"
 UP, HUNG = 'up{source="nvml"}', 'poll_failures_total{source="nvml",reason="hung"}'
 PATIENCE = 15.0
 

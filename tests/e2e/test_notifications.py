@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING
 
+import alertmanager
+import newer
 import pytest
 from notifications import Received, sent
 
@@ -15,19 +15,14 @@ if TYPE_CHECKING:
     from notifications import Alert
 
 pytestmark = pytest.mark.e2e
-HINT = "Alertmanager is missing: apt-get install prometheus-alertmanager"
 REPLICAS = 40
 OWN_JOB, DAEMONSET_JOB = "llm/vllm-sidecar", "monitoring/vllm-sidecar-gpu"
 
 
-@pytest.fixture
-def program() -> str:
-    found = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(HINT)
-        pytest.skip(HINT)
-    return found
+@pytest.fixture(params=["installed", "newer"])
+def program(request: pytest.FixtureRequest) -> str:
+    """The Alertmanager on PATH, and one of the last releases."""
+    return str(newer.program("prometheus-alertmanager")) if request.param == "newer" else alertmanager.program()
 
 
 def page(alertname: str, model: str = "chat", **more: str) -> Alert:

@@ -16,6 +16,7 @@ import drill
 import promtool
 import pytest
 import yaml
+from alertmanager import alertmanager
 from amtool import amtool
 from loopback import free_port, wait_for
 from prometheus_process import configuration, job, prometheus
@@ -55,6 +56,11 @@ class Installed:
         return done
 
 
+def pip(environment: Path) -> tuple[str, ...]:
+    """Return the command that installs into an environment without pip, which takes seconds to put there."""
+    return (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(environment))
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("wheel")
@@ -65,18 +71,26 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT))
     (wheel,) = folder.glob("*.whl")
-    run(sys.executable, "-m", "venv", str(folder / "venv"))
-    run(str(folder / "venv" / "bin" / "pip"), "install", "-q", f"{wheel}[generate]")
+    run(sys.executable, "-m", "venv", "--without-pip", str(folder / "venv"))
+    run(*pip(folder / "venv"), "install", "-q", "--no-compile", f"{wheel}[generate]")
     (folder / "empty").mkdir()
     return Installed(folder / "venv" / "bin" / "vllm-sidecar", folder / "empty")
 
 
+@pytest.fixture(scope="module")
+def thresholds(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The thresholds file that it writes."""
+    folder = tmp_path_factory.mktemp("thresholds")
+    installed("generate", "thresholds", "--out", str(folder))
+    return folder / "thresholds.yaml"
+
+
 @pytest.mark.parametrize("kind", ["prometheus", "prometheus-operator", "victoria-metrics-operator", "helm", "mimir"])
-def test_rules_of_every_format_hold_the_same_groups(kind: str, installed: Installed, tmp_path: Path) -> None:
-    installed("generate", "thresholds", "--out", str(tmp_path))
-    thresholds = str(tmp_path / "thresholds.yaml")
+def test_rules_of_every_format_hold_the_same_groups(
+    kind: str, installed: Installed, thresholds: Path, tmp_path: Path
+) -> None:
     for part in ("rules", "shim"):
-        installed("generate", part, "--thresholds", thresholds, "--format", kind, "--out", str(tmp_path / "r"))
+        installed("generate", part, "--thresholds", str(thresholds), "--format", kind, "--out", str(tmp_path / "r"))
     files = [path for path in (tmp_path / "r").iterdir() if "relabel" not in path.name]
     assert {path.name.partition(".")[0] for path in files} == {"vllm-sidecar", "vllm-sidecar-slo", "vllm-plain"}
     for path in files:
@@ -89,11 +103,11 @@ def test_rules_of_every_format_hold_the_same_groups(kind: str, installed: Instal
         assert promtool.check_rules(plain).ok, path.name
 
 
-def test_examples_and_runbooks_come_with_it(installed: Installed, tmp_path: Path) -> None:
-    for part in ("thresholds", "config", "runbooks", "dashboards"):
+def test_examples_and_runbooks_come_with_it(installed: Installed, thresholds: Path, tmp_path: Path) -> None:
+    for part in ("config", "runbooks", "dashboards"):
         installed("generate", part, "--out", str(tmp_path / part))
     installed("check-config", str(tmp_path / "config" / "vllm-sidecar.yaml"))
-    installed("generate", "rules", "--thresholds", str(tmp_path / "thresholds" / "thresholds.yaml"))
+    installed("generate", "rules", "--thresholds", str(thresholds))
     books = {path.name for path in (tmp_path / "runbooks").glob("*.md")}
     assert books == {path.name for path in (ROOT / "rules" / "runbooks").glob("*.md")}
     assert json.loads((tmp_path / "dashboards" / "vllm-overview.json").read_text())["uid"] == "vllm-overview"
@@ -119,29 +133,23 @@ def test_what_it_writes_pages_somebody_with_text_and_link(installed: Installed, 
     programs = drill.programs()
     if programs is None:
         pytest.skip("apt-get install prometheus prometheus-alertmanager")
-    thresholds = tmp_path / "mine.yaml"
-    thresholds.write_text(QUICK)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(QUICK)
     for part in ("rules", "alertmanager"):
-        installed("generate", part, "--thresholds", str(thresholds), "--out", str(tmp_path / "r"))
+        installed("generate", part, "--thresholds", str(mine), "--out", str(tmp_path / "r"))
     with ExitStack() as stack:
         url, received = stack.enter_context(_pagerduty())
-        alertmanager = f"127.0.0.1:{free_port()}"
-        _use(tmp_path / "r" / "alertmanager.yml", url, tmp_path)
+        _use(tmp_path / "r" / "alertmanager.yml", url, tmp_path / "r")
         amtool("check-config", str(tmp_path / "r" / "alertmanager.yml"))
-        command = [programs[1], f"--config.file={tmp_path}/r/alertmanager.yml", f"--storage.path={tmp_path}/alerts",
-                   f"--web.listen-address={alertmanager}", "--cluster.listen-address="]  # fmt: skip
-        log = stack.enter_context((tmp_path / "alertmanager.log").open("wb"))
-        process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
-        stack.callback(process.kill)
-        wait_for(f"http://{alertmanager}/-/ready", seconds=60.0)
+        address = stack.enter_context(alertmanager(tmp_path / "r", programs[1]))
         gone = job("inference/vllm-sidecar", f"http://127.0.0.1:{free_port()}")
         config = configuration(1, gone, rules=tmp_path / "r" / "*.rules.yml")
-        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [address]}]}]}
         stack.enter_context(prometheus(tmp_path, config))
         end = time.monotonic() + 90.0
         while not received and time.monotonic() < end:
             time.sleep(0.2)
-        logged = (tmp_path / "alertmanager.log").read_text()
+        logged = (tmp_path / "r" / "alertmanager.log").read_text()
     assert received, logged
     assert "VllmSidecarDown" in received[0]["payload"]["summary"]
     (runbook,) = (link["href"] for link in received[0]["links"] if link["text"] == "Runbook")
@@ -153,7 +161,7 @@ def test_jsonnet_makes_rules_and_dashboards_of_the_mixin(installed: Installed) -
     mixin = ROOT / "deploy" / "mixin" / "mixin.libsonnet"
     snippet = f"local m = import {str(mixin)!r}; [m.prometheusAlerts, m.prometheusRules, m.grafanaDashboards]"
     program = f"import _jsonnet; print(_jsonnet.evaluate_snippet('all', {snippet!r}))"
-    subprocess.run([python, "-m", "pip", "install", "-q", "jsonnet"], check=True, timeout=300)
+    subprocess.run([*pip(python.parents[1]), "install", "-q", "--no-compile", "jsonnet"], check=True, timeout=300)
     done = subprocess.run([python, "-c", program], capture_output=True,
                           text=True, timeout=60, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr

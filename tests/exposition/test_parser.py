@@ -9,7 +9,7 @@ import captured
 import pytest
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
-from vllm_sidecar.exposition import DifferentialParser, parse
+from vllm_sidecar.exposition import DifferentialParser, parser
 from vllm_sidecar.exposition.layout import Exposition, Series
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -48,7 +48,7 @@ REFUSED = {
     "half a line": (b"a 1\nb{c=", Reason.TRUNCATED),
     "half a number": (b"# TYPE a gauge\na 123", Reason.TRUNCATED),
     "half a comment": (b"# HELP vllm:num_requ", Reason.TRUNCATED),
-    "too many lines": (b"a 1\n" * (parse.MAX_LINES + 1), Reason.TOO_LARGE),
+    "too many lines": (b"a 1\n" * (parser.MAX_LINES + 1), Reason.TOO_LARGE),
 }
 
 
@@ -122,7 +122,7 @@ def test_malformed_lines_are_counted_and_described_and_the_rest_survives() -> No
 def test_many_malformed_lines_are_all_counted_but_only_the_first_are_described() -> None:
     exposition = DifferentialParser().parse(b"a 1\n" + b"no metric here\n" * 1_000)
     assert exposition.rejected_count == 1_000
-    assert [line.line for line in exposition.rejected] == list(range(2, 2 + parse.DESCRIBED))
+    assert [line.line for line in exposition.rejected] == list(range(2, 2 + parser.DESCRIBED))
 
 
 def test_more_than_a_thousand_malformed_lines_are_bearable_among_more_good_ones() -> None:
@@ -150,7 +150,7 @@ def test_the_duplicates_of_a_multiprocess_server_behind_the_slash_are_counted() 
 
 
 def test_a_line_longer_than_a_megabyte_is_rejected_and_the_rest_survives() -> None:
-    exposition = DifferentialParser().parse(b'a{b="' + b"x" * parse.MAX_LINE + b'"} 1\nc 1\n')
+    exposition = DifferentialParser().parse(b'a{b="' + b"x" * parser.MAX_LINE + b'"} 1\nc 1\n')
     assert values(exposition) == {"c": 1.0}
     assert "longer than" in exposition.rejected[0].why
 

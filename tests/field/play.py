@@ -49,7 +49,7 @@ class Address:
         status, body = self._answer(path)
         if status != 200:
             raise PollError({404: Reason.HTTP_404, 503: Reason.HTTP_5XX}[status], f"status {status}")
-        return Response(body, TEXT if path == "/metrics" else "application/json", SECONDS, len(body))
+        return Response(body, TEXT if path == "/metrics" else "application/json", SECONDS)
 
     def _answer(self, path: str) -> tuple[int, bytes]:
         if path == "/metrics":

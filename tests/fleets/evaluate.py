@@ -21,7 +21,8 @@ from fleets.clock import DAY, EPOCH, written
 from fleets.remote_write import FLAGS, STALE, ended, labels_of, push
 from fleets.states import Spell, States
 from vllm_sidecar.config import parse_duration
-from vllm_sidecar.generate import Format, rule_files, slo_files
+from vllm_sidecar.generate.formats import Format
+from vllm_sidecar.generate.outputs import rule_files, slo_files
 from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 if TYPE_CHECKING:

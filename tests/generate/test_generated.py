@@ -12,8 +12,9 @@ from places import ROOT
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
-from vllm_sidecar.generate import Changes, FilesError, How, main
 from vllm_sidecar.generate.docs import sections
+from vllm_sidecar.generate.output_files import FilesError
+from vllm_sidecar.generate.outputs import Changes, How, main
 
 if TYPE_CHECKING:
     from pathlib import Path

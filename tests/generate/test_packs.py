@@ -11,7 +11,8 @@ import pytest
 import yaml
 from slo_traffic import STEP, Expected, Traffic, latency, play, rules
 
-from vllm_sidecar.generate import Format, rule_files, slo_files
+from vllm_sidecar.generate.formats import Format
+from vllm_sidecar.generate.outputs import rule_files, slo_files
 from vllm_sidecar.generate.rules import alert_groups
 from vllm_sidecar.generate.settings.thresholds import Thresholds
 from vllm_sidecar.generate.slo_rules import slo_rules

@@ -13,7 +13,9 @@ from alert_labels import either
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS, Alert
-from vllm_sidecar.generate import Format, promql, rule_files
+from vllm_sidecar.generate import promql
+from vllm_sidecar.generate.formats import Format
+from vllm_sidecar.generate.outputs import rule_files
 from vllm_sidecar.generate.rules import alert_groups
 from vllm_sidecar.generate.settings.thresholds import Thresholds, labels_of
 from vllm_sidecar.generate.slo_rules import slo_rules

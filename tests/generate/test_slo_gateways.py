@@ -11,7 +11,8 @@ from slo_traffic import Expected, labelled, play, rules
 
 from vllm_sidecar import cli
 from vllm_sidecar.config import ConfigError
-from vllm_sidecar.generate import Format, slo_files
+from vllm_sidecar.generate.formats import Format
+from vllm_sidecar.generate.outputs import slo_files
 from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 if TYPE_CHECKING:

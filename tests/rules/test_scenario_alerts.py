@@ -13,7 +13,8 @@ from rehearsal import CALM, INCIDENT, RECOVERY, SCRAPE, around, rehearse
 
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.objectives import SLO_ALERTS
-from vllm_sidecar.generate import Format, rule_files, slo_files
+from vllm_sidecar.generate.formats import Format
+from vllm_sidecar.generate.outputs import rule_files, slo_files
 from vllm_sidecar.generate.settings.thresholds import Thresholds
 from vllm_sidecar.simulator.scenarios import SCENARIOS
 

@@ -81,7 +81,7 @@ class Server(Client):
             self.scraped.append(virtual_time.now())
             seconds = self.poll_seconds()
             await asyncio.sleep(seconds)
-            return Response(self.body, "text/plain; version=0.0.4", seconds, len(self.body))
+            return Response(self.body, "text/plain; version=0.0.4", seconds)
         self.probed[path].append(virtual_time.now())
         self.open_probes += 1
         self.most_open_probes = max(self.most_open_probes, self.open_probes)
@@ -98,7 +98,7 @@ class Server(Client):
             raise PollError(Reason.TIMEOUT, "gave up")
         if does.error is not None:
             raise does.error
-        return Response(ANSWERS[path], "application/json", does.seconds, len(ANSWERS[path]))
+        return Response(ANSWERS[path], "application/json", does.seconds)
 
     def intervals(self) -> list[float]:
         """Return the seconds from each poll to the next."""

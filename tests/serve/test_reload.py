@@ -217,7 +217,7 @@ async def test_a_bug_while_new_targets_are_made_changes_nothing(monkeypatch: pyt
         def broken(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(app, "Pipeline", broken)
+        monkeypatch.setattr(app, "TargetLoop", broken)
         error = await run.reload(vllm={"url": "http://127.0.0.1:1"}, limits={"adapters": 7})
         assert error is not None
         assert "internal error: ZeroDivisionError" in str(error)

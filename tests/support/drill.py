@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import receivers
 import yaml
-from loopback import free_port
+from alertmanager import alertmanager, installed
 from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
 from simulator_process import simulator
@@ -96,39 +96,42 @@ class Drill:
         return {key for key, firing in last.items() if firing}
 
 
-def configurations(folder: Path, sidecar: str, alertmanager: str, hook: str) -> dict[str, object]:
-    """Write rules and routes as the commands generate them, for this drill; return Prometheus's configuration."""
+def write_rules(folder: Path) -> None:
+    """Write rules as the command generates them, with times for an incident of two minutes."""
     (folder / "thresholds.yaml").write_text(json.dumps(THRESHOLDS))
     arguments = ["generate", "rules", "--thresholds", str(folder / "thresholds.yaml"), "--out", str(folder)]
     assert cli.main(arguments) == 0
-    # An inhibition needs its source to come first.
-    receivers.configured(folder, hook, "3s", "2s")
-    config = configuration(SCRAPE, job("vllm-sidecar", sidecar), rules=folder / "*.rules.yml")
-    return config | {"alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}}
 
 
 def programs() -> tuple[str, str] | None:
-    """Find Prometheus and Alertmanager; None where one is missing."""
-    prometheus = shutil.which("prometheus")
-    alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+    """Find Prometheus and Alertmanager on PATH; None where one is missing."""
+    prometheus, alertmanager = shutil.which("prometheus"), installed()
     return (prometheus, alertmanager) if prometheus and alertmanager else None
 
 
 @contextmanager
-def playing(scenarios: Sequence[str], folder: Path) -> Iterator[Drill]:
+def playing(scenarios: Sequence[str], folder: Path, chosen: tuple[str, str] | None = None) -> Iterator[Drill]:
     """Play scenarios side by side until the caller leaves; yield what arrives meanwhile."""
     with ExitStack() as stack:
-        urls = {name: stack.enter_context(_played(name, folder)) for name in scenarios}
-        began = time.monotonic() + CALM
-        drill = stack.enter_context(watching(urls, folder))
-        drill.began = began
+        times: list[float] = []
+
+        def play(name: str) -> tuple[str, str]:
+            url = stack.enter_context(_played(name, folder))
+            times.append(time.monotonic())
+            return name, url
+
+        # All at once: the first incident must not be over before the last one was seen.
+        with ThreadPoolExecutor(len(scenarios)) as pool:
+            urls = dict(pool.map(play, scenarios))
+        drill = stack.enter_context(watching(urls, folder, chosen))
+        drill.began = min(times) + CALM
         yield drill
 
 
 @contextmanager
-def watching(urls: Mapping[str, str], folder: Path) -> Iterator[Drill]:
+def watching(urls: Mapping[str, str], folder: Path, chosen: tuple[str, str] | None = None) -> Iterator[Drill]:
     """Watch servers, by name, with sidecar, Prometheus and Alertmanager; yield what arrives meanwhile."""
-    found = programs()
+    found = chosen or programs()
     assert found is not None, "apt-get install prometheus prometheus-alertmanager"
     drill = Drill(time.monotonic())
     with ExitStack() as stack:
@@ -137,14 +140,13 @@ def watching(urls: Mapping[str, str], folder: Path) -> Iterator[Drill]:
         targets = [{"name": name, "url": url} for name, url in urls.items()]
         own.write_text(yaml.safe_dump({**SIDECAR, "targets": targets}))
         _, sidecar = stack.enter_context(started("--config.file", str(own)))
-        alertmanager = f"127.0.0.1:{free_port()}"
-        config = configurations(folder, sidecar, alertmanager, hook)
-        command = [found[1], f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/alerts",
-                   f"--web.listen-address={alertmanager}", "--cluster.listen-address="]  # fmt: skip
-        log = stack.enter_context((folder / "alertmanager.log").open("wb"))
-        process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
-        stack.callback(process.kill)
-        stack.enter_context(prometheus(folder, config))
+        write_rules(folder)
+        # An inhibition needs its source to come first.
+        receivers.configured(folder, hook, "3s", "2s")
+        address = stack.enter_context(alertmanager(folder, found[1]))
+        config = configuration(SCRAPE, job("vllm-sidecar", sidecar), rules=folder / "*.rules.yml")
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [address]}]}]}
+        stack.enter_context(prometheus(folder, config, program=found[0]))
         yield drill
 
 

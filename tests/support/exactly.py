@@ -21,7 +21,7 @@ def counted(values: Sequence[float], bounds: Sequence[float]) -> tuple[list[floa
     return counts, sum(values)
 
 
-def scraped(counts: Sequence[float], total: float | None) -> Observed:
+def polled(counts: Sequence[float], total: float | None) -> Observed:
     """Return a poll by the buckets that grew."""
     return Observed(tuple((bucket, count) for bucket, count in enumerate(counts) if count), total)
 
@@ -36,6 +36,6 @@ def gathered(polls: Sequence[Sequence[float]], bounds: Sequence[float], untruste
     observed, counts = [], [0.0] * (len(bounds) + 1)
     for number, values in enumerate(polls):
         mine, total = counted(values, bounds)
-        observed.append(scraped(mine, None if number in untrusted else total))
+        observed.append(polled(mine, None if number in untrusted else total))
         counts = [a + b for a, b in zip(counts, mine, strict=True)]
     return gather(bounds, observed, counts)

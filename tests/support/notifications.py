@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 import urllib.request
 from contextlib import ExitStack
@@ -11,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import receivers
-from loopback import free_port, wait_for
+from alertmanager import alertmanager
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-WAIT, SETTLE = 2, 7.0
-"""Seconds of `group_wait` and `group_interval`, and until every group has been notified."""
+WAIT, QUIET = 1, 3.5
+"""Seconds of `group_wait` and `group_interval`, and without a notification after which no other one is due."""
 Alert = dict[str, str]
 """Labels of one."""
 
@@ -43,6 +42,12 @@ class Received:
     def __init__(self) -> None:
         """Begin with none."""
         self.bodies: list[dict[str, Any]] = []
+        self.last = time.monotonic()
+
+    def take(self, body: dict[str, Any]) -> None:
+        """Keep one."""
+        self.bodies.append(body)
+        self.last = time.monotonic()
 
     def notifications(self, receiver: str) -> list[Notification]:
         """Return the last state of every group of a receiver."""
@@ -57,19 +62,15 @@ def sent(program: str, folder: Path, alerts: Sequence[Alert]) -> Received:
     """Send alerts at once; return what was notified once everything has settled."""
     received = Received()
     with ExitStack() as stack:
-        hook = stack.enter_context(receivers.webhook(received.bodies.append))
-        address = f"127.0.0.1:{free_port()}"
+        hook = stack.enter_context(receivers.webhook(received.take))
         receivers.configured(folder, hook, f"{WAIT}s", f"{WAIT}s")
-        command = [program, f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/alerts",
-                   f"--web.listen-address={address}", "--cluster.listen-address="]  # fmt: skip
-        log = stack.enter_context((folder / "alertmanager.log").open("wb"))
-        process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
-        stack.callback(process.kill)
-        wait_for(f"http://{address}/-/ready")
+        address = stack.enter_context(alertmanager(folder, program))
         body = [{"labels": labels, "annotations": {"summary": "a", "description": "b"}} for labels in alerts]
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"http://{address}/api/v2/alerts", json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - loopback
             answer.read()
-        time.sleep(SETTLE)
+        received.last = time.monotonic()
+        while time.monotonic() - received.last < QUIET:
+            time.sleep(0.1)
     return received

@@ -1,16 +1,10 @@
-"""Other versions of the programs that read the generated rules, and what each makes of one recording.
-
-`VLLM_SIDECAR_OTHER_VERSIONS` names folders with their binaries, separated by colons: prometheus and promtool, and
-victoria-metrics and vmalert where they are.
-"""
+"""What each version of the programs that read the generated rules makes of one recording."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
 import subprocess
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -24,13 +18,13 @@ from fleets.remote_write import FLAGS, ended, labels_of, push
 from fleets.week import scraped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from fleets.evaluate import Fired
     from fleets.export import Series
 
-VARIABLE = "VLLM_SIDECAR_OTHER_VERSIONS"
-STEP = 15.0
+STEP, NEVER = 15.0, "1000d"
 GRID = Grid(at(MONDAY, "09:00"), at(MONDAY, "10:30"), STEP)
 FAULTS = (
     Fault(Kind.DOWN, "chat", at(MONDAY, "09:20"), at(MONDAY, "09:30"), replicas=6),
@@ -44,21 +38,6 @@ Recorded = dict[tuple[tuple[str, str], ...], dict[float, float]]
 """Labels of each recorded series -> its value at each evaluation."""
 
 
-def folders() -> list[Path]:
-    """Return the folders with other versions."""
-    return [Path(each) for each in os.environ.get(VARIABLE, "").split(":") if each]
-
-
-def version(program: Path) -> str:
-    """Return what a program says of itself, such as `prometheus 2.53.3`."""
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=20)
-    words = (said.stdout + said.stderr).replace(",", " ").split()
-    number = next(
-        (word for word in words if word[0].isdigit()), f"of {program.parent}"
-    )  # Debian's vmalert says nothing
-    return f"{program.name} {number}"
-
-
 def recording() -> Series:
     """Return an hour and a half of three models, with four faults."""
     return scraped(GRID, FAULTS)
@@ -68,13 +47,21 @@ def evaluated(program: str, folder: Path, files: Sequence[Path], series: Series)
     """Return what a version of Prometheus records and fires."""
     (folder / "rules").mkdir()
     for file in files:
-        (folder / "rules" / file.name).write_bytes(file.read_bytes())
+        (folder / "rules" / file.name).write_text(unevaluated(file.read_text()))
     config = configuration(15, rules=folder / "rules" / "*.yml")
     with prometheus(folder, config, *FLAGS, program=program) as running:
         groups = running.ask("rules")["groups"]
         assert sum(len(group["rules"]) for group in groups) == len(rules_of(files))
         fired = Evaluation(running, rules_of(files)).run(series)
         return records(running), fired
+
+
+def unevaluated(rules: str) -> str:
+    """Make rules load and not run: what they record of today is newer than the recording, which is then refused."""
+    document = yaml.safe_load(rules)
+    for group in document["groups"]:
+        group["interval"] = NEVER
+    return yaml.safe_dump(document)
 
 
 def records(running: Prometheus) -> Recorded:
@@ -87,12 +74,12 @@ def records(running: Prometheus) -> Recorded:
 
 
 @contextmanager
-def victoria_metrics(folder: Path, binaries: Path) -> Iterator[Prometheus]:
+def victoria_metrics(folder: Path, program: Path, *flags: str) -> Iterator[Prometheus]:
     """Run VictoriaMetrics, which answers as Prometheus does."""
     address, log = f"127.0.0.1:{free_port()}", folder / "victoria-metrics.log"
-    command = [binaries / "victoria-metrics", f"-storageDataPath={folder}/vm", f"-httpListenAddr={address}",
+    command = [str(program), f"-storageDataPath={folder}/vm", f"-httpListenAddr={address}",
                "-retentionPeriod=100y", "-search.disableCache", "-search.latencyOffset=0s",
-               "-search.maxStalenessInterval=5m"]  # fmt: skip
+               "-search.maxStalenessInterval=5m", *flags]  # fmt: skip
     with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
         try:
             wait_for(f"http://{address}/health", seconds=60.0)
@@ -114,11 +101,13 @@ def by_level(files: Sequence[Path], folder: Path) -> list[Path]:
     return found
 
 
-def replayed(binaries: Path, folder: Path, files: Sequence[Path], series: Series) -> tuple[Recorded, set[str]]:
+def replayed(
+    programs: Callable[[str], Path], folder: Path, files: Sequence[Path], series: Series
+) -> tuple[Recorded, set[str]]:
     """Return what vmalert records when it replays the rules over the recording, and the alerts that fire."""
-    vmalert, begin, end = binaries / "vmalert", EPOCH + GRID.begin, EPOCH + GRID.end - STEP
+    vmalert, begin, end = programs("vmalert"), EPOCH + GRID.begin, EPOCH + GRID.end - STEP
     subprocess.run([vmalert, "-dryRun", *(f"-rule={file}" for file in files)], check=True, capture_output=True)
-    with victoria_metrics(folder, binaries) as running:
+    with victoria_metrics(folder, programs("victoria-metrics")) as running:
         times = series.grid.times + EPOCH
         push(running.url, ((labels_of(text), *ended(times, series.values(text))) for text in series))
         for file in by_level(files, folder):
@@ -131,7 +120,8 @@ def replayed(binaries: Path, folder: Path, files: Sequence[Path], series: Series
 
 def _replay(vmalert: Path, url: str, file: Path) -> None:
     begin, end = (dt.datetime.fromtimestamp(EPOCH + each, dt.UTC) for each in (GRID.begin, GRID.end - STEP))
-    command = [vmalert, f"-rule={file}", f"-datasource.url={url}", f"-remoteWrite.url={url}", "-replay.rulesDelay=0",
+    command = [str(vmalert), f"-rule={file}", f"-datasource.url={url}", f"-remoteWrite.url={url}",
+               "-replay.rulesDelay=0",
                f"-replay.timeFrom={begin:%Y-%m-%dT%H:%M:%SZ}", f"-replay.timeTo={end:%Y-%m-%dT%H:%M:%SZ}",
                f"-httpListenAddr=127.0.0.1:{free_port()}", "-replay.disableProgressBar"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)

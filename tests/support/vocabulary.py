@@ -173,7 +173,7 @@ def command_help() -> Iterator[Text]:
     """Help texts of all commands and flags."""
     from vllm_sidecar import cli
 
-    yield from _help_of(cli._parser(), "vllm-sidecar")
+    yield from _help_of(cli.parser(), "vllm-sidecar")
 
 
 def _help_of(parser: argparse.ArgumentParser, program: str) -> Iterator[Text]:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_vllm import FakeVllm, only
+from fake_vllm import FakeVllm
 from loopback import BODY, Scrape, Target, answer, failure, fetch, free_port, raw_server, silent
 from pydantic import SecretStr
 from yarl import URL
@@ -64,14 +64,6 @@ async def test_the_time_does_not_include_connecting() -> None:
 
         client._session.connector._resolve_host = resolve_slowly
         assert (await client.get("/metrics")).seconds < 0.2
-
-
-async def test_a_name_filter_reaches_the_server_as_it_was_meant() -> None:
-    names = [("name[]", "vllm:num_requests_running"), ("name[]", "vllm:e2e_count")]
-    async with FakeVllm(BODY) as fake, Client(Target(fake.url), Scrape()) as client:
-        got = await client.get("/metrics/", query=names)
-    assert got.body == only(BODY, [name for _, name in names])
-    assert got.body.count(b"\n") == 6
 
 
 async def test_connections_are_kept_alive() -> None:

@@ -62,7 +62,7 @@ class FakeClient:
             self.meanwhile()
         if isinstance(answer, Reason):
             raise PollError(answer, f"no answer, and here is {SECRET}")
-        return Response(answer, "application/json", self.seconds.get(key, 0.25), len(answer))
+        return Response(answer, "application/json", self.seconds.get(key, 0.25))
 
 
 PROBING = Probing(

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from vllm_sidecar.config.schema import Config
 from vllm_sidecar.config.targets import HIDDEN
 from vllm_sidecar.config.values import NOT_ALLOWED
+from vllm_sidecar.logs import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,7 +45,7 @@ _ALLOWED = {
 """What is allowed, by pydantic's type of error; the fields come from the error."""
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A config that cannot be used; `mistakes` has one line for each, `source` is the file if there is one."""
 
     def __init__(self, source: Path | None, mistakes: Iterable[str]) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vllm_sidecar.config import ConfigError
+from vllm_sidecar.logs import print_error
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
     from types import ModuleType
 
-    from vllm_sidecar.generate import Changes, How
+    from vllm_sidecar.generate.outputs import Changes, How
 
-PROGRAM = "vllm-sidecar"
 EXAMPLES = {
     "thresholds": ("the file of thresholds with its defaults, to edit", "."),
     "config": ("an example configuration of serve", "."),
@@ -25,10 +24,16 @@ EXAMPLES = {
 """Files that are copied unchanged: help text and default folder."""
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command with all its parts."""
-    generate = commands.add_parser(
-        "generate", help="write rules, dashboards and docs from the catalog", allow_abbrev=False
+def add_arguments(generate: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command, with all its parts."""
+    generate.description = "Write alert rules, dashboards and Alertmanager routes from the catalog of signals."
+    generate.epilog = (
+        "examples:\n"
+        "  vllm-sidecar generate thresholds                     # a file of thresholds to edit\n"
+        "  vllm-sidecar generate rules --thresholds thresholds.yaml --out /etc/prometheus/rules\n"
+        "  vllm-sidecar generate dashboards --out dashboards\n"
+        "  vllm-sidecar generate alertmanager\n"
+        "  vllm-sidecar generate --check                        # in a checkout: check the generated files"
     )
     generate.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
     generate.add_argument("--prune", action="store_true", help="delete files that are no longer generated")
@@ -147,10 +152,7 @@ def _format(formats: Any, name: str) -> Any:
 
 def _generated(arguments: argparse.Namespace, write: Callable[[ModuleType, How], Changes]) -> int:
     """Run a part of the generator and print what it changed, or with `--check` would change."""
-    try:
-        generate = importlib.import_module("vllm_sidecar.generate")
-    except ImportError as error:
-        return extra_is_missing(error)
+    generate = importlib.import_module("vllm_sidecar.generate.outputs")
     try:
         changes = write(generate, generate.How(arguments.check, arguments.force, arguments.prune))
     except OSError as error:  # not a checkout, or nothing that can be written
@@ -178,17 +180,3 @@ def _report(changes: Changes, arguments: argparse.Namespace) -> int:
     elif check:
         print_error("run 'vllm-sidecar generate' and commit what it writes")
     return 1 if changes and check else 0
-
-
-def extra_is_missing(error: ImportError) -> int:
-    """Report which package of the extra is missing; an import that fails within the program itself is raised again."""
-    missing = (error.name or "").partition(".")[0]
-    if missing == "vllm_sidecar" or not missing:
-        raise error
-    print_error(f"generate needs {missing}: pip install 'vllm-sidecar[generate]'")
-    return 1
-
-
-def print_error(text: str) -> None:
-    """Print one line for the user to stderr."""
-    print(f"{PROGRAM}: {text}", file=sys.stderr)

@@ -69,16 +69,17 @@ class Client:
         self._base = address.with_user(None)
         self._basic = basic_auth(address)
         self._session: aiohttp.ClientSession | None = None
+        self._resolver: aiohttp.AsyncResolver | None = None
         self._certificates = Certificates(target)
 
     async def __aenter__(self) -> Self:
-        socket_path = self._target.unix_socket
-        connector: aiohttp.BaseConnector = (
-            aiohttp.UnixConnector(path=str(socket_path))
-            if socket_path is not None
+        connector: aiohttp.BaseConnector
+        if self._target.unix_socket is not None:
+            connector = aiohttp.UnixConnector(path=str(self._target.unix_socket))
+        else:
             # A lookup in a thread could not be cancelled: a dead name server would hold up the exit.
-            else aiohttp.TCPConnector(resolver=aiohttp.AsyncResolver())
-        )
+            self._resolver = aiohttp.AsyncResolver()
+            connector = aiohttp.TCPConnector(resolver=self._resolver)
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -92,6 +93,8 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
             await self._session.close()
+        if self._resolver is not None:
+            await self._resolver.close()
 
     async def get(
         self,

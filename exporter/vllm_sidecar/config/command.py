@@ -1,0 +1,38 @@
+"""The command `check-config`: a configuration file and the environment, without running anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.config import ConfigSource, format_duration, unknown_variables
+from vllm_sidecar.logs import print_error
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.description = "Check a configuration file and the environment variables of 'serve', and list the targets."
+    parser.epilog = "example:\n  vllm-sidecar check-config /etc/vllm-sidecar/config.yaml"
+    parser.add_argument("file", type=Path, metavar="FILE", help="YAML file, as 'serve --config.file' reads it")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what would be watched; all mistakes are raised together."""
+    config = ConfigSource(arguments.file, environment=os.environ).load()
+    for problem in unknown_variables(os.environ):
+        print_error(problem)
+    targets = config.all_targets
+    count = "1 target" if len(targets) == 1 else f"{len(targets)} targets" if targets else "GPUs and no target"
+    if config.headless:
+        count = "GPUs of a worker without an HTTP server (vllm.headless)"
+    every = format_duration(config.scrape.interval if targets else config.gpu.interval)
+    print(f"{arguments.file}: OK, {count} every {every}, served on {config.web.listen_address}")
+    for target in targets:
+        way = f" through {target.unix_socket}" if target.unix_socket else ""
+        print(f"  {target.name or 'vllm'}: {target.url}{target.metrics_path}{way}")
+    return 0
