@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tokenize
 from typing import TYPE_CHECKING, NamedTuple
 
 from places import ROOT
@@ -69,6 +70,16 @@ RULES = (
     _rule(r"\baloud\b", "with a warning"),
     _rule(r"\bgets? up\b", "is paged"),
     _rule(r"\bin vain\b", "without an answer"),
+    _rule(r"\b(go|goes|going|went) on\b(?! (a|an|the)\b)", "continues, keeps"),
+    _rule(r"\bany more\b(?! than\b)", "anymore, no longer"),
+    _rule(r"\bin place of\b", "instead of"),
+    _rule(r"\bmend(s|ed|ing)?\b", "fix"),
+    _rule(r"\bis felt\b|\bfeels? (it|nothing)\b|\busers feel\b", "affects, are affected"),
+    _rule(r"\bin the night\b", "at night"),
+    _rule(
+        r"\b(\w*(normal|initial|util|token|quant|optim|organ|recogn|serial)is(e|ed|es|ing|ation)|\w*(behavi|col|neighb|fav|hon)our\w*)\b",
+        "US spelling",
+    ),
 )
 
 
@@ -188,6 +199,18 @@ def _help_of(parser: argparse.ArgumentParser, program: str) -> Iterator[Text]:
             yield Text(f"{program} {'/'.join(action.option_strings) or action.dest}", action.help)
 
 
+def source_texts() -> Iterator[Text]:
+    """Docstrings and comments of the catalog and of the generator."""
+    for folder in ("catalog", "generate"):
+        for path in sorted((ROOT / "exporter" / "vllm_sidecar" / folder).rglob("*.py")):
+            with path.open("rb") as source:
+                for token in tokenize.tokenize(source.readline):
+                    text = token.string
+                    if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and '"""' in text[:4]):
+                        prose = re.sub(r"`[^`]*`", "x", text.strip('r"# '))
+                        yield Text(f"{path.relative_to(ROOT)}:{token.start[0]}", prose)
+
+
 def _outside_actions(text: str) -> str:
     return re.sub(r"\{\{.*?\}\}", "", text)
 
@@ -202,9 +225,18 @@ KINDS: tuple[Callable[[], Iterator[Text]], ...] = (
     hints,
     settings,
     command_help,
+    source_texts,
 )
-"""All texts that users read."""
-CHECKED: tuple[Callable[[], Iterator[Text]], ...] = (documents,)
+"""All texts that are read by users, or by those who change the program."""
+CHECKED: tuple[Callable[[], Iterator[Text]], ...] = (
+    documents,
+    runbooks,
+    help_texts,
+    alert_texts,
+    threshold_texts,
+    dashboard_texts,
+    hints,
+)
 """Those that are held to the list."""
 
 

@@ -73,7 +73,7 @@ class Slo:
     name: str
     alert: str
     what: str
-    """After "99% of": what is good, with `<<threshold>>` in place of the number."""
+    """After "99% of": what is good, with `<<threshold>>` instead of the number."""
     objective: float
     """Share of good observations over the period of the budget."""
     source: CountedFrom

@@ -140,7 +140,7 @@ class Reason(StrEnum):
     )
     EMPTY = (
         "empty",
-        ("The server answered with an empty body. Check metrics_path, and whether a proxy answers in place of vLLM."),
+        ("The server answered with an empty body. Check metrics_path, and whether a proxy answers instead of vLLM."),
     )
     NOT_PROMETHEUS = (
         "not_prometheus",

@@ -111,7 +111,7 @@ def _routes(thresholds: Thresholds) -> Iterable[dict[str, Any]]:
     yield {
         "matchers": [_severity(Severity.PAGE, thresholds)],
         "receiver": "vllm-page",
-        # One incident is one notification, whatever else of the same model fires.
+        # One incident is one notification, whichever other alerts of the same model fire.
         "group_by": [_label(name, thresholds) for name in ("cluster", "namespace", "model_name")],
         "group_wait": "10s",
         "repeat_interval": "2h",

@@ -154,7 +154,7 @@ def _replicas(url: str) -> list[Replica]:
 def _answer(url: str) -> tuple[bytes, str]:
     """Return the body of an answer and its type, within `TIMEOUT` for all of it.
 
-    The timeout of a socket is one for each piece of an answer: a server that drips bytes would hold this for ever.
+    The timeout of a socket is one for each piece of an answer: a server that drips bytes would block this forever.
 
     Raises:
         OSError: There is none in time.

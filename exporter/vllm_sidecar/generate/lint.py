@@ -37,9 +37,9 @@ def problems(expr: str, *, least_range: float, texts: str = "", known: Collectio
 
     Args:
         expr: PromQL, without variables of Grafana.
-        least_range: Seconds that every range must span: four scrapes, for one may fail and the ends are cut off.
+        least_range: Seconds that every range must span: four scrapes, because one may fail and one may be cut off.
         texts: Annotations, whose `$labels.x` must survive.
-        known: Names of metrics beside those of the catalog, the recorded ones and Prometheus' own.
+        known: Names of metrics besides those of the catalog, the recorded ones and Prometheus' own.
     """
     try:
         tree = promql.parse(expr)
@@ -62,7 +62,7 @@ def _unknown(tree: Node, known: Collection[str]) -> Iterator[str]:
 
 
 def _kind(metric: str) -> Kind | None:
-    """Return what kind of series a metric of the sidecar is; None for one that the catalog does not have."""
+    """Return the kind of a metric of the sidecar; None for one that the catalog does not have."""
     name = metric.removeprefix(PREFIX)
     signal = signal_of(name)
     if signal is None or signal.name == name:
@@ -85,7 +85,7 @@ def _rates(tree: Node) -> Iterator[str]:
 
 def _ranges(tree: Node, least: float) -> Iterator[str]:
     for each in promql.walk(tree):
-        # What rules record has a sample at each evaluation, and is summed up over those.
+        # Records have a sample at each evaluation, and are summed up over those.
         recorded = isinstance(each, MatrixSelector) and (each.vector_selector.name or "").startswith(RECORD_PREFIX)
         if isinstance(each, MatrixSelector) and not recorded and each.range.total_seconds() < least:
             seconds = each.range.total_seconds()

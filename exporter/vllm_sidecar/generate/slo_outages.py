@@ -23,7 +23,7 @@ NOW = "vector(1)"
 """Recorded so that an evaluation can check that there was one before: while Prometheus is down nothing is measured."""
 _COUNTS = '~slo_requests_total{slo="availability"}'
 _COUNTING = f"({_COUNTS} or ~requests_finished_total)"
-"""Series of the replicas that count requests of a model; `up` need not have the label model_name."""
+"""Series of the replicas that count requests of a model; `up` may lack the label model_name."""
 _UNREACHABLE = f"last_over_time({_COUNTS}[10m]) and on (cluster, namespace, job, instance) up{{<<sidecar>>}} == 0"
 """Replicas of which perhaps only the sidecar is gone: for a while it is unknown whether they serve."""
 _UNREADABLE = (

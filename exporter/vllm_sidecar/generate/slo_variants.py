@@ -1,4 +1,4 @@
-"""An objective with the settings of some models: what the rules of the objective are written from."""
+"""An objective with the settings of some models: the input of the rules of the objective."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word in place of a value, and how it is colored."""
+    """A word that replaces a value, and its color."""
 
     value: int
     text: str

@@ -106,7 +106,7 @@ class Notation:
 
 
 def _selected(mark: str, name: str, own: str) -> str:
-    """Give a metric the matchers of the variables that it has labels for."""
+    """Add the matchers of the variables that a metric has labels for."""
     if mark == "@":
         labels: tuple[str, ...] = (MODEL,)
         matchers = [own, _PLACES]

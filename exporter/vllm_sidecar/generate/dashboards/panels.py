@@ -1,4 +1,4 @@
-"""One panel of the catalog -> Grafana's JSON: what all kinds have, and the queries."""
+"""One panel of the catalog -> Grafana's JSON: the parts that all kinds share, and the queries."""
 
 from __future__ import annotations
 

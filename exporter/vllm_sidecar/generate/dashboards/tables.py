@@ -55,7 +55,7 @@ def transformations(panel: Panel, notation: Notation) -> list[dict[str, Any]]:
 
 
 def _value(panel: Panel, index: int) -> str:
-    """Return the name that Grafana gives the values of a query."""
+    """Return Grafana's name of the values of a query."""
     return f"Value #{ref_id(index)}" if len(panel.queries) > 1 else "Value"
 
 
@@ -88,7 +88,7 @@ def _cells(panel: Panel, query: Query, notation: Notation) -> Iterator[dict[str,
         yield {"id": "custom.cellOptions", "value": {"type": "color-background", "mode": "basic"}}
     steps = limits(panel, notation, query.bad) if query.bad else []
     if steps:
-        # Fine values have no color, so that red ones stand out.
+        # Fine values have no color, so that red ones are easy to find.
         yield {
             "id": "thresholds",
             "value": {"mode": "absolute", "steps": [{"color": "text", "value": None}, *steps[1:]]},

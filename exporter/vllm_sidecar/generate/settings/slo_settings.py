@@ -115,7 +115,7 @@ class LatencySettings(ObjectiveSettings):
 
 
 class AvailabilitySettings(ObjectiveSettings):
-    """What the objective of availability can be told."""
+    """Settings of the objective of availability."""
 
     source: AvailabilitySource | None = Field(
         default=None,

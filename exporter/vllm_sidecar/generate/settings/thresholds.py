@@ -242,7 +242,7 @@ def load_thresholds(path: Path | None) -> Thresholds:
 
 
 def resolve(thresholds: Thresholds, alert: Alert, model: str | None = None) -> ResolvedAlert:
-    """Return the settings of an alert: the model's own, or else the general ones, or else the profile's defaults."""
+    """Return the settings of an alert: the model's own, then the general ones, then the profile's defaults."""
     general = getattr(thresholds.alerts, alert.name)
     own = thresholds.models[model] if model is not None else None
     special = getattr(own.alerts, alert.name, general) if own else general
