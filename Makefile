@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench e2e gpu fmt generate pins clean
+.PHONY: help demo test test-all check bench e2e e2e-all gpu fmt generate pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,11 +21,23 @@ $(READY): pyproject.toml
 demo: $(READY) ## a simulated vLLM gets into trouble and pages (SCENARIO=stall picks another, DEMO_SECONDS=N ends it)
 	@SCENARIO='$(SCENARIO)' DEMO_SECONDS='$(DEMO_SECONDS)' $(BIN)/python tests/demo
 
-test: $(READY) ## unit, replay and failure tests
-	@$(BIN)/pytest -q -m "not e2e"
+# A worker that has nothing left takes tests from the other: modules stay together until the end, and no core idles.
+PARALLEL := --numprocesses=auto --dist=worksteal
 
-e2e: $(READY) ## the real program against real Prometheus
-	@$(BIN)/pytest -q -m e2e
+test: $(READY) ## unit, replay and failure tests, in parallel: minutes
+	@$(BIN)/pytest -q $(PARALLEL) -m "not slow and not e2e"
+
+test-all: $(READY) ## what test leaves out: every mutant, scenario and week, and properties with many examples
+	@$(BIN)/pytest -q $(PARALLEL) --timeout=1800 --hypothesis-profile=all -m "(slow or hypothesis) and not e2e"
+
+# Most of the time they wait, so there are more workers than cores; files stay together, for they share programs.
+E2E := --numprocesses=5 --dist=loadfile --no-loadscope-reorder --timeout=1800
+
+e2e: $(READY) ## the real program against real Prometheus, Alertmanager, VictoriaMetrics and a browser
+	@$(BIN)/pytest -q $(E2E) -m "e2e and not slow"
+
+e2e-all: $(READY) ## the same with every scenario
+	@$(BIN)/pytest -q $(E2E) -m e2e
 
 gpu: $(READY) ## the program beside a CUDA load, on a machine with an NVIDIA GPU
 	@$(BIN)/python tests/hardware

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,13 +17,20 @@ if TYPE_CHECKING:
 pytest_plugins = ["stub_nvml"]
 
 
-settings.register_profile("no deadline", deadline=None)  # a machine that is busy must not fail a property
-settings.load_profile("no deadline")
+# A machine that is busy must not fail a property. pytest --hypothesis-profile=all chooses the other one.
+settings.register_profile("dev", deadline=None, max_examples=15)
+settings.register_profile("all", deadline=None)
+settings.load_profile("dev")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite tests/golden from what the program gives now"
+    )
+    parser.addoption(
+        "--record-mutants",
+        action="store_true",
+        help="play cases and mutants of rules that changed, and record in tests/alerts/verified.json that all hold",
     )
 
 
@@ -41,9 +49,18 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return check
 
 
+def _not_pure(*_: object, **__: object) -> None:
+    """Take the place of what a test without a marker may not do."""
+    pytest.fail("the test uses a socket or another process: mark it pytest.mark.io")
+
+
 @pytest.fixture(autouse=True)
-def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse connections to any address that is not on this machine."""
+def _loopback_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections to other machines; without the marker io or e2e, any connection and any process."""
+    if not any(request.node.get_closest_marker(name) for name in ("io", "e2e")):
+        monkeypatch.setattr(socket.socket, "connect", _not_pure)
+        monkeypatch.setattr(subprocess.Popen, "__init__", _not_pure)
+        return
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:

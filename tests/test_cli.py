@@ -25,6 +25,8 @@ from vllm_sidecar.generate.outputs import Changes, How
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.io
+
 EXAMPLE = EXPORTER / "config.example.yaml"
 PROGRAM = [sys.executable, "-m", "vllm_sidecar"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(EXPORTER)}

@@ -7,6 +7,8 @@ import socket
 import pytest
 from loopback import free_port
 
+pytestmark = pytest.mark.io
+
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")])
 def test_no_test_reaches_another_machine(family: socket.AddressFamily, address: str) -> None:

@@ -6,7 +6,10 @@ import ast
 import subprocess
 import sys
 
+import pytest
 from places import EXPORTER
+
+pytestmark = pytest.mark.io
 
 PACKAGE = EXPORTER / "vllm_sidecar"
 

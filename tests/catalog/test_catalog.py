@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import captured
 import pytest
 from places import TESTS
+from rows import for_each
 
 from vllm_sidecar.catalog import DERIVED, GPU_FIELDS, HTTP_REQUESTS, OPEN_FDS, SIGNALS, TRANSFERS, UPSTREAM
 from vllm_sidecar.catalog.types import PREFIX, RESERVED_LABELS, Derived, Kind, Scope, Signal, Unit, Upstream
@@ -84,12 +85,12 @@ def test_no_name_of_vllm_belongs_to_two_signals() -> None:
     assert not set(names) & set(ALSO_READ)
 
 
-@pytest.mark.parametrize(("entry", "alias"), ALIASES, ids=ALIAS_IDS)
+@for_each(("entry", "alias"), ALIASES, ids=ALIAS_IDS)
 def test_a_name_of_vllm_was_in_some_release_with_the_type_of_its_signal(entry: Upstream, alias: str) -> None:
     assert FAMILIES.get(alias) == entry.signal.kind.value
 
 
-@pytest.mark.parametrize("each", KV_TRANSFERS, ids=lambda each: f"{each.name} {each.result}")
+@for_each("each", KV_TRANSFERS, ids=lambda each: f"{each.name} {each.result}")
 def test_a_name_that_counts_transfers_was_in_some_release(each: Transfers) -> None:
     family = each.name.removesuffix("_count")
     assert FAMILIES.get(family) == ("counter" if family == each.name else "histogram")
@@ -100,7 +101,7 @@ def test_each_name_of_vllm_is_in_a_capture_or_there_is_a_reason_why_not() -> Non
     assert {alias for _, alias in ALIASES} - recorded() == set(NOT_RECORDED)
 
 
-@pytest.mark.parametrize(("entry", "alias"), ALIASES, ids=ALIAS_IDS)
+@for_each(("entry", "alias"), ALIASES, ids=ALIAS_IDS)
 def test_each_name_of_vllm_alone_gives_its_signal(entry: Upstream, alias: str) -> None:
     signal = entry.signal
     pairs = ",".join(f'{label}="x"' for label in signal.label_names)
@@ -128,12 +129,12 @@ def test_every_family_that_vllm_ever_had_is_known() -> None:
     assert found.unknown == ()
 
 
-@pytest.mark.parametrize("pattern", KNOWN_PATTERNS)
+@for_each("pattern", KNOWN_PATTERNS)
 def test_each_pattern_of_known_families_matches_one(pattern: str) -> None:
     assert any(re.fullmatch(pattern, name) for name in FAMILIES)
 
 
-@pytest.mark.parametrize("name", sorted(SIGNALS))
+@for_each("name", sorted(SIGNALS))
 def test_a_help_text_is_a_sentence_of_its_own(name: str) -> None:
     text = SIGNALS[name].help
     assert re.match(r"[A-Z1-9]|vLLM ", text)
@@ -143,7 +144,7 @@ def test_a_help_text_is_a_sentence_of_its_own(name: str) -> None:
     assert [other for other, signal in SIGNALS.items() if signal.help == text] == [name]
 
 
-@pytest.mark.parametrize("name", sorted(SIGNALS))
+@for_each("name", sorted(SIGNALS))
 def test_a_signal_keeps_the_rules_of_names_and_labels(name: str) -> None:
     signal = SIGNALS[name]
     assert signal.metric == PREFIX + name
@@ -153,7 +154,7 @@ def test_a_signal_keeps_the_rules_of_names_and_labels(name: str) -> None:
     assert ("{window}" in signal.help) <= (signal.why_not_promql is not None)
 
 
-@pytest.mark.parametrize("name", sorted(SIGNALS))
+@for_each("name", sorted(SIGNALS))
 def test_units_are_in_names_and_names_in_units(name: str) -> None:
     """Every name that ends like a unit has that unit, so dashboards can format it."""
     stem = name.removesuffix("_total").removesuffix("_info")
@@ -163,13 +164,13 @@ def test_units_are_in_names_and_names_in_units(name: str) -> None:
         assert SIGNALS[name].unit is (suffixes[longest] if longest else Unit.NONE)
 
 
-@pytest.mark.parametrize("entry", DERIVED, ids=[entry.signal.name for entry in DERIVED])
+@for_each("entry", DERIVED, ids=[entry.signal.name for entry in DERIVED])
 def test_a_derived_signal_reads_signals_that_vllm_or_a_gpu_gives(entry: Derived) -> None:
     assert set(entry.reads) <= {read.signal.name for read in (*READ, *GPU_FIELDS)}
     assert len(set(entry.reads)) == len(entry.reads)
 
 
-@pytest.mark.parametrize("entry", DERIVED, ids=[entry.signal.name for entry in DERIVED])
+@for_each("entry", DERIVED, ids=[entry.signal.name for entry in DERIVED])
 def test_a_derived_signal_says_why_prometheus_could_not_compute_it(entry: Derived) -> None:
     why = entry.signal.why_not_promql
     assert why
@@ -197,7 +198,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("why", "change"), BAD.items(), ids=BAD)
+@for_each(("why", "change"), BAD.items(), ids=BAD)
 def test_a_signal_that_breaks_a_naming_rule_is_refused(why: str, change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=why):
         replace(GOOD, **change)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from rows import for_each
 
 from vllm_sidecar.catalog.routes import reaches_an_engine
 
 
-@pytest.mark.parametrize(
+@for_each(
     "handler",
     [
         "/v1/completions",
@@ -36,7 +36,7 @@ def test_work_for_an_engine(handler: str) -> None:
     assert not reaches_an_engine(handler, "GET")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "handler",
     [
         "none",

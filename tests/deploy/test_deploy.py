@@ -21,6 +21,8 @@ from vllm_sidecar import cli
 from vllm_sidecar.config import DEFAULT_PORT, load
 from vllm_sidecar.simulator.script import read_script
 
+pytestmark = pytest.mark.io
+
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "exporter" / "Dockerfile").read_text()

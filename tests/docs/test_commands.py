@@ -13,6 +13,8 @@ from markdown_files import ROOT, Command, documents, runnable
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 COMMANDS = [command for document in documents() for command in runnable(document)]
 PROGRAM = '#!/bin/sh\nexec "{python}" -m vllm_sidecar "$@"\n'
 SECONDS = 60.0

@@ -20,6 +20,8 @@ from vllm_sidecar.series.health import Health
 from vllm_sidecar.serve.state import without_targets
 from vllm_sidecar.serve.status import NodeGpus, status
 
+pytestmark = pytest.mark.io
+
 SCHEMA = json.loads((ROOT / "docs" / "status.schema.json").read_text())
 VALIDATOR = Draft202012Validator(SCHEMA)
 NODE = Health("nvml", reasons=GPU_REASONS, over_http=False)

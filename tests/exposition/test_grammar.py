@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from rows import for_each
 
 from vllm_sidecar.exposition.grammar import parse_sample, parse_type
 
@@ -108,7 +109,7 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize(("line", "name", "labels", "value"), SAMPLES.values(), ids=SAMPLES)
+@for_each(("line", "name", "labels", "value"), SAMPLES.values(), ids=SAMPLES)
 def test_a_valid_line_is_read(line: str, name: str, labels: dict[str, str], value: float) -> None:
     sample = parse_sample(line)
     assert sample.series.name == name
@@ -116,12 +117,12 @@ def test_a_valid_line_is_read(line: str, name: str, labels: dict[str, str], valu
     assert sample.value == value
 
 
-@pytest.mark.parametrize("number", ["NaN", "nan", "NAN"])
+@for_each("number", ["NaN", "nan", "NAN"])
 def test_nan_is_a_number_in_any_case(number: str) -> None:
     assert math.isnan(parse_sample(f"a {number}").value)
 
 
-@pytest.mark.parametrize(("line", "why"), MALFORMED.values(), ids=MALFORMED)
+@for_each(("line", "why"), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_line_is_refused_with_the_reason(line: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parse_sample(line)
@@ -133,9 +134,7 @@ def test_labels_are_sorted_whatever_their_order_in_the_text() -> None:
     assert first.series.labels == (("a", "1"), ("b", "2"))
 
 
-@pytest.mark.parametrize(
-    ("line", "head"), [("up 1", 3), ('up{a="1"} 1', 10), ('up{a="1"}1', 9), ("up 1 2", 0), ("up 1 # {} 1", 0)]
-)
+@for_each(("line", "head"), [("up 1", 3), ('up{a="1"} 1', 10), ('up{a="1"}1', 9), ("up 1 2", 0), ("up 1 # {} 1", 0)])
 def test_the_head_is_the_text_before_the_value_of_a_line_with_nothing_after_it(line: str, head: int) -> None:
     assert parse_sample(line).head == head
 
@@ -155,12 +154,12 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize(("line", "expected"), TYPES.values(), ids=TYPES)
+@for_each(("line", "expected"), TYPES.values(), ids=TYPES)
 def test_a_comment_is_a_type_or_nothing(line: str, expected: tuple[str, str] | None) -> None:
     assert parse_type(line) == expected
 
 
-@pytest.mark.parametrize(
+@for_each(
     "line",
     [
         "# TYPE",
@@ -178,7 +177,7 @@ def test_a_malformed_type_is_refused(line: str) -> None:
         parse_type(line)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "line",
     [
         "a 1" + " " * 1_000_000 + "x",

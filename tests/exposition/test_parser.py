@@ -226,6 +226,7 @@ def _lines(size: int) -> bytes:
     return row * (size // len(row))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("garbage", "reason"),
     [

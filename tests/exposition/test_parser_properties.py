@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import captured
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from properties import examples
 
 from vllm_sidecar.catalog.reasons import PollError
 from vllm_sidecar.exposition import DifferentialParser
@@ -68,7 +69,7 @@ comments = st.sampled_from(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(sample_lines() | comments, max_size=20))
 def test_a_generated_text_body_reads_as_prometheus_client_reads_it(lines: list[str]) -> None:
     body = "a_sample 1\n" + "".join(line + "\n" for line in lines)
@@ -191,7 +192,7 @@ def mutated_bodies(draw: st.DrawFn) -> list[bytes]:
     return [b"".join(line + b"\n" for line in lines) for lines in bodies]
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(mutated_bodies())
 def test_a_parser_that_remembers_reads_each_body_as_a_new_one_does(bodies: list[bytes]) -> None:
     parser = DifferentialParser()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from functools import cache
 from pathlib import Path
 
 import promtool
 import pytest
-import yaml
 from promtool_series import series
 from rehearsal import SCRAPE
+from samples import others_slow
 
 from field.cases import (
     ODD_NAMES,
@@ -31,6 +32,8 @@ from field.cases import (
     triton,
 )
 from field.play import Played, play
+
+pytestmark = pytest.mark.io
 
 RULES = sorted((Path(__file__).parents[2] / "rules").glob("*.rules.yml"))
 UNAVAILABLE = "VllmReplicasUnavailable"
@@ -106,12 +109,18 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
+QUICK = ("stages, the talker hangs", "a router", "a full batch")
+"""Cases of the quick run: a page about an engine, a ticket, a page about a queue."""
+
+
 @cache
 def played(name: str) -> Played:
     return asyncio.run(play(CASES[name]))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", others_slow(CASES, *QUICK, "odd names", "two replicas in turn", "a hang, only open files")
+)
 def test_the_state_at_the_end_is_true(name: str) -> None:
     assert played(name).state.name in CASES[name].states, played(name).state.text
 
@@ -128,10 +137,14 @@ def expected(found: frozenset[tuple[str, str, str]]) -> list[dict[str, object]]:
     return [{"labels": "{" + ",".join(f'{n}="{v}"' for n, v in each) + "}", "value": 1} for each in pairs]
 
 
-def test_exactly_the_right_alerts_fire_at_the_times_of_production(tmp_path: Path) -> None:
-    """All cases in one run of promtool; pages exactly, tickets those that a case names."""
+@pytest.mark.parametrize(
+    "names", [QUICK, pytest.param(tuple(CASES), marks=pytest.mark.slow)], ids=["some cases", "all cases"]
+)
+def test_exactly_the_right_alerts_fire_at_the_times_of_production(names: tuple[str, ...], tmp_path: Path) -> None:
+    """All of them in one run of promtool; pages exactly, tickets those that a case names."""
     tests = []
-    for name, case in CASES.items():
+    for name in names:
+        case = CASES[name]
         minutes = played(name).scrapes.scrapes * SCRAPE / 60.0
         at = f"{minutes * 60.0 - SCRAPE:g}s"
         asked = [{"expr": fired("page", minutes), "eval_time": at, "exp_samples": expected(case.pages)}]
@@ -144,16 +157,15 @@ def test_exactly_the_right_alerts_fire_at_the_times_of_production(tmp_path: Path
         tests.append({"name": name, "interval": f"{SCRAPE:g}s", "input_series": found, "promql_expr_test": asked})
     file = tmp_path / "field.yml"
     rules = [str(path) for path in RULES]
-    file.write_text(
-        yaml.safe_dump({"rule_files": rules, "evaluation_interval": f"{SCRAPE:g}s", "tests": tests}, width=10**6)
-    )
+    file.write_text(json.dumps({"rule_files": rules, "evaluation_interval": f"{SCRAPE:g}s", "tests": tests}))
     verdict = promtool.test_rules(file)
     assert verdict.ok, verdict.output
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if "replicas" in name or "compilation" in name or "leader" in name]
-)
+NO_RESTART = [name for name in CASES if "replicas" in name or "compilation" in name or "leader" in name]
+
+
+@pytest.mark.parametrize("name", others_slow(NO_RESTART, "two replicas in turn"))
 def test_what_is_no_restart_is_not_counted_as_one(name: str) -> None:
     seen = played(name)
     assert max(seen.ever("server_restarts_total")) == 0.0
@@ -189,12 +201,15 @@ def test_each_odd_name_has_a_label_for_autoscalers_of_its_own() -> None:
     assert len(labels) == len(slugs) == len(ODD_NAMES)
 
 
-@pytest.mark.parametrize("name", ["one endless request", "a full batch", "a full batch of known size", "a livelock"])
+FULL_BATCH = ("a full batch", "a full batch of known size", "one endless request")
+
+
+@pytest.mark.parametrize("name", others_slow((*FULL_BATCH, "a livelock"), "a full batch"))
 def test_a_queue_without_a_full_kv_cache_is_no_pressure(name: str) -> None:
     assert max(played(name).ever("kv_cache_pressure_ratio")) <= 0.5
 
 
-@pytest.mark.parametrize("name", ["a full batch", "a full batch of known size", "one endless request"])
+@pytest.mark.parametrize("name", others_slow(FULL_BATCH, "a full batch"))
 def test_the_batch_is_named_as_the_limit(name: str) -> None:
     limits = played(name).values("admission_limit")
     assert [text.split('limit="')[1].rstrip('"') for text, value in limits.items() if value] == ["batch"]
@@ -209,6 +224,7 @@ def test_frozen_gauges_drive_nothing_after_a_mass_abort(name: str) -> None:
         assert not any(seen.values(signal).values()), signal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name, case in CASES.items() if {alert for alert, *_ in case.pages} - {ERRORS[0]} == {STALLED}]
 )

@@ -11,6 +11,7 @@ import yaml
 from alert_labels import either
 from amtool import amtool
 from places import RULES
+from rows import for_each
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
@@ -23,6 +24,8 @@ from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.io
 
 FILE = RULES / "alertmanager.yml"
 BY_NAME = {alert.name: alert for alert in ALERTS}
@@ -43,8 +46,8 @@ def test_alertmanager_accepts_it() -> None:
     assert "SUCCESS" in amtool("check-config", str(FILE))
 
 
-@pytest.mark.parametrize("name", [*BY_NAME, *SLO_ALERTS])
-@pytest.mark.parametrize(
+@for_each("name", [*BY_NAME, *SLO_ALERTS])
+@for_each(
     ("severity", "receiver"),
     [("page", "vllm-page"), ("ticket", "vllm-ticket"), ("info", "vllm-none"), ("watchdog", "vllm-heartbeat")],
 )
@@ -65,7 +68,7 @@ def test_no_secret_stands_in_the_file() -> None:
     assert re.search(r"\b(api_key|routing_key|service_key|password|bearer_token):", text) is None
 
 
-@pytest.mark.parametrize("inhibition", INHIBITIONS, ids=lambda each: each.sources[0])
+@for_each("inhibition", INHIBITIONS, ids=lambda each: each.sources[0])
 def test_what_must_be_equal_is_on_both_sides(inhibition: Inhibition) -> None:
     for source in inhibition.sources:
         for target in inhibition.targets:
@@ -138,7 +141,7 @@ DATA: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("template", "expected"),
     [
         ("vllm.title", "[FIRING] VllmQueueWaitHigh m in n (c)"),
@@ -193,7 +196,7 @@ HOUSE = Thresholds.model_validate(
 )
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("severity", "receiver"),
     [("critical", "vllm-page"), ("warning", "vllm-ticket"), ("info", "vllm-none"), ("none", "vllm-heartbeat")],
 )
@@ -205,7 +208,7 @@ def test_severities_of_the_house_go_to_the_same_receivers(severity: str, receive
     assert amtool("config", "routes", "test", file, *labels).strip() == receiver
 
 
-@pytest.mark.parametrize(("severity", "receiver"), [("critical", "vllm-page"), ("warning", "vllm-ticket")])
+@for_each(("severity", "receiver"), [("critical", "vllm-page"), ("warning", "vllm-ticket")])
 def test_an_alert_that_alone_is_called_as_most_houses_call_it_arrives_too(severity: str, receiver: str) -> None:
     labels = ("alertname=VllmTargetDown", f"severity={severity}")
     assert amtool("config", "routes", "test", f"--config.file={FILE}", *labels).strip() == receiver

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.generate.settings.batch_hours import Hours
 
+pytestmark = pytest.mark.io
+
 QUEUE = next(alert for alert in ALERTS if alert.name == "VllmQueueWaitHigh")
 TTFT = "time_to_first_token_seconds"
 
@@ -94,6 +96,7 @@ def test_a_model_with_the_hours_of_all_others_shares_their_rule() -> None:
     assert len(list(alert_rules(replace(QUEUE, batch_hours=True), Thresholds.model_validate(settings)))) == 1
 
 
+@pytest.mark.slow
 def test_latency_is_not_counted_in_the_hours_and_availability_is(tmp_path: Path) -> None:
     """Half of all is bad from 00:30 to 01:00, and nothing before or after."""
     bad = Traffic.steady(150.0, 150.0, 120).then(150.0, 75.0, 120).then(150.0, 150.0, 300)

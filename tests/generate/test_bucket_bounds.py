@@ -24,6 +24,8 @@ from vllm_sidecar.generate.bucket_bounds import BucketBounds, LiveError, Replica
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 TTFT = "time_to_first_token_seconds"
 BODY = captured.text()
 

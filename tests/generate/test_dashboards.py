@@ -13,6 +13,7 @@ import promql_parser
 import pytest
 import yaml
 from places import ROOT
+from rows import for_each
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
@@ -271,7 +272,7 @@ def test_mistakes_in_the_thresholds_are_told_with_their_file(
     assert not list(tmp_path.glob("*.json"))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("changes", "problem"),
     [
         ({"help": "No sentence"}, "has a description that is not a sentence"),

@@ -19,6 +19,8 @@ from vllm_sidecar.generate.outputs import Changes, How, main
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 DOCUMENT = "docs/metrics.md"
 METRICS = (ROOT / DOCUMENT).read_bytes()
 
@@ -62,6 +64,7 @@ def test_generate_replaces_its_sections_and_nothing_that_was_written_by_hand(che
     assert not main(checkout, How())
 
 
+@pytest.mark.slow
 def test_a_rule_file_that_is_generated_no_more_is_told_and_deleted_on_demand_but_none_written_by_hand(
     checkout: Path,
 ) -> None:
@@ -76,6 +79,7 @@ def test_a_rule_file_that_is_generated_no_more_is_told_and_deleted_on_demand_but
     assert (old.exists(), own.exists()) == (False, True)
 
 
+@pytest.mark.slow
 def test_two_runs_with_other_hash_seeds_give_the_same_text() -> None:
     program = "from vllm_sidecar.generate.docs import sections; print(sections())"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "exporter")}

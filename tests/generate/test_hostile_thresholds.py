@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import promtool
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from properties import examples
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
@@ -24,6 +25,8 @@ from vllm_sidecar.generate.settings import alert_template, re2
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.io
 
 ALERT_NAMES = [alert.name for alert in ALERTS]
 FRAGMENTS = (
@@ -207,13 +210,14 @@ def generated(document: dict[str, Any], folder: Path, number: int, said: pytest.
     return []
 
 
+@pytest.mark.hypothesis
 def test_hostile_thresholds_end_in_rules_or_in_mistakes_with_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written: list[Path] = []
     numbers = iter(range(10**6))
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @examples(100, suppress_health_check=list(HealthCheck), database=None)
     @given(DOCUMENTS)
     def generate(document: dict[str, Any]) -> None:
         written.extend(generated(document, tmp_path, next(numbers), capsys))
@@ -223,6 +227,7 @@ def test_hostile_thresholds_end_in_rules_or_in_mistakes_with_lines(
     judged(written)
 
 
+@pytest.mark.slow
 def test_what_looks_dangerous_and_is_allowed_becomes_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = []
     for number, document in enumerate(LOOKS_DANGEROUS):
@@ -257,10 +262,11 @@ def test_what_is_none_of_re2_is_refused(pattern: str) -> None:
         re2.check(pattern)
 
 
+@pytest.mark.hypothesis
 def test_no_pattern_that_is_taken_is_refused_by_prometheus(tmp_path: Path) -> None:
     taken: list[str] = []
 
-    @settings(max_examples=1500, deadline=None, database=None)
+    @examples(2500, database=None)
     @given(PATTERNS)
     def collect(pattern: str) -> None:
         try:
@@ -274,10 +280,11 @@ def test_no_pattern_that_is_taken_is_refused_by_prometheus(tmp_path: Path) -> No
     checked_by_promtool(tmp_path, [{"alert": f"A{n}", "expr": expr} for n, expr in enumerate(dict.fromkeys(taken))])
 
 
+@pytest.mark.hypothesis
 def test_no_template_that_is_taken_is_refused_by_prometheus(tmp_path: Path) -> None:
     taken: list[str] = []
 
-    @settings(max_examples=1500, deadline=None, database=None)
+    @examples(2500, database=None)
     @given(st.one_of(TEMPLATES, TEMPLATES.map(lambda text: f"{{{{ {text} }}}}"), WELL_FORMED))
     def collect(text: str) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from samples import others_slow
 
 from vllm_sidecar import cli
 from vllm_sidecar.generate.output_files import Origin, origin, sealed
@@ -94,7 +95,10 @@ def test_what_is_generated_no_more_is_named_and_deleted_on_demand_only(
     assert (out / "edited.rules.yml").read_bytes() == edited
 
 
-@pytest.mark.parametrize("part", ["shim", "alertmanager", "dashboards", "thresholds", "config", "runbooks"])
+PARTS = ("shim", "alertmanager", "dashboards", "thresholds", "config", "runbooks")
+
+
+@pytest.mark.parametrize("part", others_slow(PARTS, "shim", "alertmanager", "thresholds", "config"))
 def test_every_part_leaves_edited_files_alone_and_comes_back_to_its_own(part: str, tmp_path: Path) -> None:
     assert run(part, tmp_path) == 0
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):

@@ -20,6 +20,8 @@ from vllm_sidecar.generate.slo_rules import slo_rules
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 KUBECTL_BYTES = 262_144
 """Of an annotation: `kubectl apply` keeps all of an object in one."""
 ETCD_BYTES = 1_500_000
@@ -50,6 +52,7 @@ def own(number: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("models", "most"), [(8, KUBECTL_BYTES), (100, ETCD_BYTES)])
 def test_models_with_objectives_of_their_own_fit_into_one_object(models: int, most: int) -> None:
     found = objects(models={f"organisation/model-{number}-instruct": own(number) for number in range(models)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ import promtool
 import pytest
 import yaml
 from alert_labels import either
+from rows import for_each
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS, Alert
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytestmark = pytest.mark.io
+
+
 def rules(**settings: Any) -> list[dict[str, Any]]:
     """Return the alerts."""
     return [rule for rule in all_rules(**settings) if "alert" in rule]
@@ -31,7 +37,13 @@ def rules(**settings: Any) -> list[dict[str, Any]]:
 
 def all_rules(**settings: Any) -> list[dict[str, Any]]:
     """Return alerts and what they record."""
-    return [rule for group in alert_groups(Thresholds.model_validate(settings)) for rule in group["rules"]]
+    return generated(json.dumps(settings))
+
+
+@functools.cache
+def generated(settings: str) -> list[dict[str, Any]]:
+    thresholds = Thresholds.model_validate(json.loads(settings))
+    return [rule for group in alert_groups(thresholds) for rule in group["rules"]]
 
 
 def named(name: str, **settings: Any) -> list[dict[str, Any]]:
@@ -41,7 +53,7 @@ def named(name: str, **settings: Any) -> list[dict[str, Any]]:
 MODEL = {"m.1": {"profile": "interactive"}, "same": {"profile": "standard"}}
 
 
-@pytest.mark.parametrize(
+@for_each(
     "settings",
     [
         {},
@@ -84,7 +96,7 @@ def test_a_name_with_quotes_cannot_leave_its_matcher() -> None:
     assert "vector" in general["expr"]
 
 
-@pytest.mark.parametrize("setting", ["selector", "pack"])
+@for_each("setting", ["selector", "pack"])
 def test_what_is_recorded_for_one_pack_is_read_by_its_alerts_only(setting: str) -> None:
     (gone,) = named("VllmModelGone", **{setting: {"selector": 'env="prod"', "pack": "prod"}[setting]})
     packs = set(re.findall(r'vllm_sidecar:[a-z0-9_:]+\{pack="([^"]+)"\}', gone["expr"]))
@@ -101,13 +113,13 @@ def test_a_page_is_about_a_model_and_there_are_few_of_them() -> None:
         assert known <= {"cluster", "namespace", "job", "model_name"} or "slo" in rule["labels"], rule["alert"]
 
 
-@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+@for_each("rule", rules(), ids=lambda rule: rule["alert"])
 def test_every_label_that_a_text_names_is_one_of_the_alert(rule: dict[str, Any]) -> None:
     texts = rule["annotations"]["summary"] + rule["annotations"]["description"]
     assert set(re.findall(r"\$labels\.(\w+)", texts)) <= either(promql.parse(rule["expr"]))
 
 
-@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+@for_each("rule", rules(), ids=lambda rule: rule["alert"])
 def test_a_text_says_which_model_or_replica_and_leaves_no_empty_brackets(rule: dict[str, Any]) -> None:
     """Names that discovery may not give stand in `with`, so that nothing is left of the words around them."""
     summary = rule["annotations"]["summary"]
@@ -118,7 +130,7 @@ def test_a_text_says_which_model_or_replica_and_leaves_no_empty_brackets(rule: d
         assert bare == []
 
 
-@pytest.mark.parametrize("part", ["alerts", "objectives"])
+@for_each("part", ["alerts", "objectives"])
 def test_a_query_for_people_selects_by_labels_that_its_metric_has(part: str) -> None:
     groups = slo_rules(Thresholds()).groups if part == "objectives" else alert_groups(Thresholds())
     texts = "".join(
@@ -156,7 +168,7 @@ def test_an_alert_that_is_switched_off_is_left_out() -> None:
     assert named("VllmCrashLoop", alerts={"VllmCrashLoop": {"enabled": False}}) == []
 
 
-@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+@for_each("alert", ALERTS, ids=lambda alert: alert.name)
 def test_an_alert_tells_what_why_what_to_do_and_where_to_look(alert: Alert) -> None:
     (rule,) = named(alert.name, runbook_url="https://x/books/", dashboard_url="https://g")
     notes = rule["annotations"]

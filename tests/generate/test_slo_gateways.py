@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import promtool
 import pytest
 import yaml
+from samples import others_slow
 from slo_traffic import Expected, labelled, play, rules
 
 from vllm_sidecar import cli
@@ -17,6 +18,8 @@ from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.io
 
 HERE = 'namespace="gateways",job="gateway",instance="g:1"'
 ENVOY = (
@@ -89,7 +92,7 @@ def settings(gateway: dict[str, Any]) -> dict[str, Any]:
     return {"slos": {"gateway": gateway, "availability": {"source": "gateway"}}}
 
 
-@pytest.mark.parametrize("name", GATEWAYS)
+@pytest.mark.parametrize("name", others_slow(GATEWAYS, "envoy"))
 def test_a_gateway_counts_what_clients_asked_for_and_what_of_it_failed(name: str, tmp_path: Path) -> None:
     gateway, series, place = GATEWAYS[name]
     values = {
@@ -104,6 +107,7 @@ def test_a_gateway_counts_what_clients_asked_for_and_what_of_it_failed(name: str
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GATEWAYS)
 def test_a_gateway_without_any_failure_has_its_whole_budget(name: str, tmp_path: Path) -> None:
     gateway, series, _ = GATEWAYS[name]
@@ -129,6 +133,7 @@ def test_the_rules_of_every_gateway_are_accepted(name: str, kind: Format, tmp_pa
         assert promtool.check_rules(tmp_path / "r.yml").ok
 
 
+@pytest.mark.slow
 def test_one_model_is_counted_by_the_gateway_and_all_others_by_their_sidecars(tmp_path: Path) -> None:
     gateway, series, _ = GATEWAYS["litellm"]
     others = {key.replace('requested_model="m"', 'requested_model="n"'): value for key, value in series.items()}
@@ -151,6 +156,7 @@ def test_one_model_is_counted_by_the_gateway_and_all_others_by_their_sidecars(tm
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 def test_a_model_that_the_gateway_does_not_know_is_a_ticket(tmp_path: Path) -> None:
     gateway, series, _ = GATEWAYS["envoy"]
     running = {labelled("requests_running", model_name=model): "1x400" for model in ("m", "other")}

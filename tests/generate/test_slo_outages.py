@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 BAD = 'sum(sum_over_time(vllm_sidecar:slo_bad_observations:rate5m{slo="availability"}[5h])) * 15'
 WHO = '{job="vllm-sidecar",model_name="m",slo="availability"}'
 
@@ -40,6 +42,7 @@ def hour_down(flat: str, up: str) -> dict[str, str]:
     return replica(f"0+150x480 {flat} 72000+150x400", up)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flat", "up"),
     [("72000x240", "1x480 0x240 1x400"), ("_x240", "1x480 stale _x239 1x400")],
@@ -66,6 +69,7 @@ def test_an_outage_of_a_busy_model_pages_within_four_minutes_and_recovery_ends_i
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 def test_an_outage_ends_after_six_hours_and_nothing_feeds_itself(tmp_path: Path) -> None:
     series = replica("0+150x240 36000x2400", "1x240 0x2400")
     file = rules(tmp_path, "availability")
@@ -78,6 +82,7 @@ def test_an_outage_ends_after_six_hours_and_nothing_feeds_itself(tmp_path: Path)
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 def test_one_of_three_replicas_that_is_down_counts_nothing_twice(tmp_path: Path) -> None:
     series = replica("0+150x480 72000x240 72000+150x400", "1x480 0x240 1x400")
     for instance in ("b:1", "c:1"):
@@ -85,6 +90,7 @@ def test_one_of_three_replicas_that_is_down_counts_nothing_twice(tmp_path: Path)
     missed(tmp_path, series, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", ["0x600", "stale _x599"], ids=["asleep", "scaled to zero"])
 def test_a_model_that_goes_when_its_requests_have_ended_costs_nothing(gone: str, tmp_path: Path) -> None:
     """A drain, a scale to zero, a quiet night: nothing ended in its last minute, and nothing was running."""
@@ -93,28 +99,33 @@ def test_a_model_that_goes_when_its_requests_have_ended_costs_nothing(gone: str,
     missed(tmp_path, series, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_model_whose_requests_were_running_when_it_went_was_in_use(tmp_path: Path) -> None:
     """Few requests end in a minute where each takes several."""
     series = replica("0x20 1x20 2x20 3x20 4x20 5x20 6x20 6x300", "1x140 0x300", running="3x140 _x300")
     missed(tmp_path, series, 10, 600, at=110)
 
 
+@pytest.mark.slow
 def test_a_deleted_model_without_traffic_costs_nothing(tmp_path: Path) -> None:
     missed(tmp_path, replica("100x480 stale _x700", "1x480 stale _x700", running="0x480 stale _x700"), 0, 0)
 
 
+@pytest.mark.slow
 def test_a_job_that_another_one_replaced_costs_nothing_when_that_one_is_drained(tmp_path: Path) -> None:
     blue = replica("0+150x480 stale _x700", "1x480 stale _x700", job="blue")
     green = replica("_x470 0+150x300 45000x8 stale _x400", "_x470 1x308 stale _x400", job="green")
     missed(tmp_path, blue | green, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_model_in_two_jobs_is_served_while_one_of_them_is(tmp_path: Path) -> None:
     prefill = replica("0+150x480 72000x700", "1x480 0x700", job="prefill")
     decode = replica("0+150x1200", "1x1200", job="decode")
     missed(tmp_path, prefill | decode, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_crash_loop_does_not_lower_what_clients_send(tmp_path: Path) -> None:
     """Up for half a minute of five, without a request: the next minutes count as those before."""
     loop = "0x17 1x1 " * 12
@@ -122,6 +133,7 @@ def test_a_crash_loop_does_not_lower_what_clients_send(tmp_path: Path) -> None:
     missed(tmp_path, series, 28_000, 36_500)
 
 
+@pytest.mark.slow
 def test_a_sidecar_that_cannot_be_reached_is_no_outage_for_ten_minutes(tmp_path: Path) -> None:
     prometheus = 'up{job="vllm-sidecar",instance="a:10190"}'
     gap = replica("0+150x480 stale _x31 77000+150x600", "1x480 stale _x31 1x600")
@@ -131,6 +143,7 @@ def test_a_sidecar_that_cannot_be_reached_is_no_outage_for_ten_minutes(tmp_path:
     missed(tmp_path, hour | {prometheus: "1x480 0x240 1x400"}, 28_000, 32_000)
 
 
+@pytest.mark.slow
 def test_what_prometheus_did_not_see_is_no_outage(tmp_path: Path) -> None:
     """Away for 15 minutes, its first evaluations come before the first scrape: they know of no evaluation before."""
     file = rules(tmp_path, "availability")

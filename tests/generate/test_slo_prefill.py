@@ -10,6 +10,8 @@ from slo_traffic import Expected, Traffic, counted, labelled, latency, play, rul
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 TTFT, ITL = "time_to_first_token_seconds", "inter_token_latency_seconds"
 BURN = "VllmTimeToFirstTokenSloBurn"
 
@@ -22,6 +24,7 @@ def first_tokens(instance: str, good: float, *, outputs: str = "0x400", **labels
 DECODE = "0+9000x400"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["vllm-sidecar", "prefill"])
 def test_late_first_tokens_of_decode_servers_are_not_diluted_by_those_of_prefill_servers(
     job: str, tmp_path: Path
@@ -42,6 +45,7 @@ def test_a_prefill_server_without_any_series_of_inter_token_latency_is_one_too(t
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [DECODE, "0x400"], ids=["all generate", "none generates"])
 def test_where_all_replicas_do_the_same_each_counts(outputs: str, tmp_path: Path) -> None:
     """20 % late at one of two replicas is a burn of 10; embeddings and other models have no inter-token latency."""
@@ -55,6 +59,7 @@ def test_where_all_replicas_do_the_same_each_counts(outputs: str, tmp_path: Path
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 def test_the_sidecars_counters_leave_prefill_servers_out_too(tmp_path: Path) -> None:
     series = first_tokens("decode", 120.0, outputs=DECODE) | first_tokens("prefill", 150.0)
     for instance, good in (("decode", 120.0), ("prefill", 150.0)):
@@ -64,6 +69,7 @@ def test_the_sidecars_counters_leave_prefill_servers_out_too(tmp_path: Path) -> 
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["sidecar", "histogram"])
 def test_a_request_that_ends_at_both_servers_is_one_request_and_a_failure_at_either_is_one(
     source: str, tmp_path: Path

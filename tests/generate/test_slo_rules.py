@@ -8,6 +8,7 @@ import promtool
 import pytest
 import yaml
 from places import RULES
+from samples import others_slow
 from slo_traffic import STEP, Expected, Traffic, counted, labelled, latency, play, rules
 
 from vllm_sidecar.catalog.objectives import BOUND_MISSING, SLO_ALERTS, SLOS
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Play = Callable[..., promtool.Result]
+
+pytestmark = pytest.mark.io
 
 TTFT, ITL, TPOT = "time_to_first_token_seconds", "inter_token_latency_seconds", "time_per_output_token_seconds"
 SPECULATES = {labelled("spec_decode_drafts_total"): "0+5x4000"}
@@ -50,7 +53,7 @@ def told(slo: str, traffic: Traffic) -> dict[str, str]:
     }[slo]()
 
 
-ENABLED = sorted(slo.name for slo in SLOS if slo.enabled)
+ENABLED = others_slow(sorted(slo.name for slo in SLOS if slo.enabled), "availability")
 
 
 @pytest.mark.parametrize("slo", ENABLED)
@@ -75,6 +78,7 @@ def test_an_idle_server_and_one_that_is_not_there_burn_nothing(slo: str, played:
     assert played({}, Expected(2400.0, set(), {"vllm_sidecar:slo_burn:ratio_rate5m": []}), slo=slo).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slo", ENABLED)
 def test_values_that_are_no_numbers_neither_fire_nor_spoil_what_comes_later(slo: str, played: Play) -> None:
     """A sum over a month that once holds NaN would be NaN for a month."""
@@ -102,6 +106,7 @@ def test_a_restart_burns_nothing_and_hides_nothing(slo: str, played: Play) -> No
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slo", ENABLED)
 def test_a_page_goes_on_for_a_while_when_a_restart_leaves_no_observations(slo: str, played: Play) -> None:
     """A server that restarts answers nobody: the short window is empty, and nothing is solved."""
@@ -116,6 +121,7 @@ def test_a_page_goes_on_for_a_while_when_a_restart_leaves_no_observations(slo: s
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slo", ENABLED)
 def test_what_is_over_resolves_first_where_the_windows_are_short(slo: str, played: Play) -> None:
     over = Traffic.steady(1000.0, 700.0, 80).then(1000.0, 1000.0, 400)
@@ -129,6 +135,7 @@ def test_what_is_over_resolves_first_where_the_windows_are_short(slo: str, playe
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slo", "guard"), [("time_to_first_token", 30), ("availability", 77)])
 def test_fewer_observations_than_the_guard_asks_for_fire_nothing(slo: str, guard: int, played: Play) -> None:
     """At an objective of 99.9 % one failure among 69 requests is a burn above 14.4, and no incident."""
@@ -139,6 +146,7 @@ def test_fewer_observations_than_the_guard_asks_for_fire_nothing(slo: str, guard
         assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 def test_the_guard_can_be_set(played: Play) -> None:
     few = told("time_to_first_token", Traffic.steady(1.0, 0.0, 20).then(0.0, 0.0, 60))
     at = 38.0 * STEP
@@ -148,6 +156,7 @@ def test_the_guard_can_be_set(played: Play) -> None:
     assert played(few, Expected(at, fired, only="1h"), slos={"time_to_first_token": {"observations": 10}}).ok
 
 
+@pytest.mark.slow
 def test_replicas_and_engines_of_a_model_share_one_budget_and_models_do_not(played: Play) -> None:
     bad, good = Traffic.steady(1000.0, 900.0, 200), Traffic.steady(1000.0, 1000.0, 200)
     series = (
@@ -190,6 +199,7 @@ def test_the_recorded_series_say_what_their_names_say(played: Play) -> None:
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["10.0", "10"])
 def test_an_edge_is_found_as_prometheus_2_and_3_write_it(text: str, played: Play) -> None:
     series = latency(TTFT, text, Traffic.steady(100.0, 50.0, 200))
@@ -197,12 +207,14 @@ def test_an_edge_is_found_as_prometheus_2_and_3_write_it(text: str, played: Play
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 def test_an_edge_that_only_looks_alike_is_another(played: Play) -> None:
     """A dot in a regular expression would match 10x0 too."""
     series = latency(TTFT, "1000", Traffic.steady(100.0, 50.0, 40)) | latency(TTFT, "100", Traffic.steady(100, 50, 40))
     assert played(series, Expected(540.0), profile="batch").ok
 
 
+@pytest.mark.slow
 def test_a_replica_without_the_edge_is_left_out_and_told_of(played: Play) -> None:
     """Counted, all of its observations would be bad."""
     lacking = latency(TTFT, None, Traffic.steady(1000.0, 1000.0, 200), instance="b:10190")
@@ -222,6 +234,7 @@ def test_a_replica_without_the_edge_is_left_out_and_told_of(played: Play) -> Non
     assert played(having, Expected(1200.0)).ok
 
 
+@pytest.mark.slow
 def test_with_speculation_itl_is_not_judged_but_tpot_is(played: Play) -> None:
     """An observation of ITL is then an output of several tokens."""
     bad = Traffic.steady(1000.0, 500.0, 200)
@@ -231,6 +244,7 @@ def test_with_speculation_itl_is_not_judged_but_tpot_is(played: Play) -> None:
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 def test_a_model_has_objectives_of_its_own(played: Play) -> None:
     slow = Traffic.steady(1000.0, 1000.0, 200)
     series: dict[str, str] = {}
@@ -252,6 +266,7 @@ def test_a_model_has_objectives_of_its_own(played: Play) -> None:
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slo", ["time_to_first_token", "inter_token_latency"])
 def test_the_sidecars_counters_tell_the_same(slo: str, played: Play) -> None:
     threshold = {"time_to_first_token": 2.5, "inter_token_latency": 0.1}[slo]
@@ -266,6 +281,7 @@ def test_the_sidecars_counters_tell_the_same(slo: str, played: Play) -> None:
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 def test_failures_before_a_crash_burn_though_the_server_is_gone(played: Play) -> None:
     """The gauge of the threshold ends with the server; the sidecar's counters go on."""
     series = counted("time_to_first_token", Traffic.steady(1000.0, 500.0, 40), 2.5)
@@ -279,6 +295,7 @@ def test_failures_before_a_crash_burn_though_the_server_is_gone(played: Play) ->
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 def test_availability_can_be_told_by_how_requests_end(played: Play) -> None:
     def ended(errors: float, rejected: float) -> dict[str, str]:
         return {
@@ -302,6 +319,7 @@ def test_availability_can_be_told_by_how_requests_end(played: Play) -> None:
     assert verdict.ok, verdict.output
 
 
+@pytest.mark.slow
 def test_without_a_sidecar_that_counts_availability_is_told_by_how_requests_end(played: Play) -> None:
     """As in a plain Prometheus beside vLLM; but where one replica's sidecar counts, all must."""
     ended = {labelled("requests_running", instance=instance): "1x200" for instance in ("a:10190", "b:10190")} | {
@@ -318,6 +336,7 @@ def test_without_a_sidecar_that_counts_availability_is_told_by_how_requests_end(
     assert played(silent, Expected(2400.0, {(BOUND_MISSING, "m", "")})).ok
 
 
+@pytest.mark.slow
 def test_the_duration_of_requests_is_an_objective_where_it_is_asked_for(played: Play) -> None:
     slow = latency("request_seconds", "60.0", Traffic.steady(1000.0, 850.0, 200))
     assert played(slow, Expected(2400.0)).ok

@@ -12,6 +12,8 @@ from vllm_sidecar.gpu.nvml.binding import CallError, GoneError, LackingError, Nv
 if TYPE_CHECKING:
     from stub_nvml import Stub
 
+pytestmark = pytest.mark.io
+
 
 @pytest.mark.parametrize(
     ("code", "kind"), [(LOST, GoneError), (16, GoneError), (NOT_SUPPORTED, LackingError), (UNKNOWN, CallError)]

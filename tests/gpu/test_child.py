@@ -22,6 +22,8 @@ from vllm_sidecar.gpu.frames import Note, Opened
 if TYPE_CHECKING:
     from following import Following
 
+pytestmark = pytest.mark.io
+
 
 def has_events(run: Following, index: int = 0) -> bool:
     """Tell whether a GPU's events come, by the last poll."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from stub_nvml import Stub
 
+pytestmark = pytest.mark.io
+
 FOUR = [device(i) for i in range(4)]
 SPLIT = [device(0), device("0:0", "GPU-0"), device("0:1", "GPU-0"), device(1)]
 

@@ -13,6 +13,7 @@ import pytest
 from exactly import counted, exact, polled
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from vllm_sidecar.quantiles import estimate, estimates, window_quantiles
 
@@ -131,7 +132,7 @@ def test_without_any_sum_it_is_the_line_that_prometheus_draws(
         assert value == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(st.lists(VALUES, min_size=1, max_size=6), min_size=1, max_size=20),
     st.integers(0, 19),
@@ -210,7 +211,7 @@ def test_a_poll_that_takes_longer_and_longer_among_small_waits_makes_no_quantile
     assert jump(at, 24) < 1e-4
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(st.lists(VALUES, min_size=1, max_size=6), min_size=1, max_size=20),
     st.sampled_from((2.0, 1024.0, 1 / 4096)),
@@ -222,7 +223,7 @@ def test_the_unit_does_not_matter(polls: list[list[float]], unit: float) -> None
     assert other == pytest.approx([value * unit for value in one if value is not None], rel=1e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(value=st.floats(0.001, 30.0), counts=st.lists(st.integers(1, 40), min_size=12, max_size=60))
 def test_values_that_are_all_equal_are_found(value: float, counts: list[int]) -> None:
     found = window_quantiles(BOUNDS, [poll(*[value] * count) for count in counts], QS)
@@ -271,7 +272,7 @@ def test_one_poll_in_the_window_gives_its_mean_in_the_middle() -> None:
     assert 1.0 < low < middle < high < 1.5
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(st.lists(VALUES, min_size=1, max_size=9), min_size=1, max_size=20))
 def test_the_bounds_beside_a_quantile_hold_what_was_observed(polls: list[list[float]]) -> None:
     values = [value for seen in polls for value in seen]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from exactly import gathered
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from vllm_sidecar.quantiles import estimate
 from vllm_sidecar.quantiles.evidence import gather
@@ -196,7 +197,7 @@ def test_two_polls_of_thousands_of_observations_leave_the_means_near_the_shapes(
 VALUES = st.one_of(st.floats(1e-6, 40.0), st.sampled_from((0.30001, 0.5, 0.50001, 1.0, 1.00001, 1.5, 2.0, 5.0)))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.lists(VALUES, min_size=1, max_size=6), min_size=1, max_size=20))
 def test_means_lie_inside_their_buckets_and_variances_are_those_of_some_density(polls: Polls) -> None:
     evidence = gathered(polls, BOUNDS)

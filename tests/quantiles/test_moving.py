@@ -7,8 +7,9 @@ from random import Random
 
 import pytest
 from exactly import counted, exact, gathered
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from vllm_sidecar.quantiles import window_quantiles
 from vllm_sidecar.quantiles.moving import Moving, moving
@@ -102,7 +103,7 @@ def test_sums_that_are_not_to_be_trusted_cost_only_those() -> None:
 POLLS = st.lists(st.lists(st.floats(0.005, 0.3), min_size=4, max_size=8), min_size=8, max_size=14)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(POLLS, st.integers(0, 13), st.sampled_from((1e-9, -1e-9)))
 def test_a_sum_that_differs_a_little_makes_quantiles_that_differ_a_little(
     values: Values, which: int, by: float
@@ -114,7 +115,7 @@ def test_a_sum_that_differs_a_little_makes_quantiles_that_differ_a_little(
     assert window_quantiles(BOUNDS, after, QS) == pytest.approx(window_quantiles(BOUNDS, before, QS), rel=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(POLLS, st.sampled_from((1e-3, 1e3, 1e6)))
 def test_the_unit_does_not_matter(values: Values, unit: float) -> None:
     polls = seen(values)

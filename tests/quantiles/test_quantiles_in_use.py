@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.exposition.metric_values import Histogram
 
+pytestmark = pytest.mark.io
+
 TTFT = "time_to_first_token_seconds"
 QUEUE = "request_queue_seconds"
 POLLS = [((0, 0, 0, 0), 0.0), ((0, 3, 0, 0), 4.2), ((0, 3, 1, 0), 7.3), ((0, 9, 2, 1), 27.0)]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from exactly import counted, gathered, polled
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from properties import examples
 
 from vllm_sidecar.quantiles import estimate, estimates
 from vllm_sidecar.quantiles.evidence import joined
@@ -129,7 +130,7 @@ POLLS = st.lists(st.lists(VALUES, max_size=6), max_size=12)
 WINDOWS = st.lists(st.tuples(st.sampled_from((QUEUE, ITL)), POLLS, st.sets(st.integers(0, 11))), max_size=4)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(WINDOWS)
 @example([(QUEUE, [[1.0]], {0}), (ITL, [[0.02]], set())])
 def test_whatever_was_observed_each_gets_what_it_gets_alone(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from exactly import gathered
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from vllm_sidecar.quantiles.groups import groups
 from vllm_sidecar.quantiles.moments import fit
@@ -234,7 +235,7 @@ VALUES = st.one_of(st.floats(1e-6, 40.0), st.floats(1.0, 1.5), st.sampled_from((
 POLLS = st.lists(st.lists(VALUES, min_size=1, max_size=6), min_size=1, max_size=20)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(POLLS)
 def test_the_observations_of_a_poll_add_up_to_its_sum_unless_an_edge_stops_them(polls: Polls) -> None:
     evidence, found = read(polls)
@@ -248,7 +249,7 @@ def test_the_observations_of_a_poll_add_up_to_its_sum_unless_an_edge_stops_them(
     assert sums(evidence, found)[single] == pytest.approx(expected[single], rel=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(POLLS, st.sets(st.integers(0, 19)))
 def test_weights_of_a_bin_add_up_to_all_and_values_stay_in_their_bucket(polls: Polls, untrusted: set[int]) -> None:
     evidence, found = read(polls, untrusted)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fleets.sequences import Sequence
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.io, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=str)

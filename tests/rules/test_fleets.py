@@ -14,6 +14,7 @@ import pytest
 import yaml
 from places import RULES
 from rehearsal import rehearse
+from rows import for_each
 
 from fleets.clock import EPOCH, HOUR, MINUTE, MONDAY, Grid, at
 from fleets.evaluate import Rule, levels, rules_of
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fleets.export import Series
+
+pytestmark = pytest.mark.io
 
 TARGET = {"__name__", "cluster", "namespace", "job", "pod", "instance"}
 RULES = sorted((RULES).glob("vllm-sidecar*.rules.yml"))
@@ -63,7 +66,7 @@ def names() -> set[str]:
     return {text.partition("{")[0] for text in morning()}
 
 
-@pytest.mark.parametrize("name", sorted(names()))
+@for_each("name", sorted(names()))
 def test_a_metric_has_the_labels_that_the_sidecar_gives_it(name: str) -> None:
     own = {label for text in morning() if text.startswith(name + "{") for label in labels_of(text)} - TARGET
     if name in exported():

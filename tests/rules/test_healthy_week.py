@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fleets.incidents import Incident
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.io, pytest.mark.slow]
 
 MOST_TICKETS = 3
 FINE = Grid(week.WEEK.begin, week.WEEK.end, 15.0)

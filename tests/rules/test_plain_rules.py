@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import promtool
 import pytest
-import yaml
 from places import RULES
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.io
 
 
 @pytest.mark.parametrize(
     ("up", "minute", "alerts"),
     [
         ("1x40 0x300", 15, ["VllmReplicasUnavailable", "VllmTargetDown"]),
-        ("1x40 0x300", 80, ["VllmReplicasUnavailable", "VllmTargetDown"]),
+        pytest.param("1x40 0x300", 80, ["VllmReplicasUnavailable", "VllmTargetDown"], marks=pytest.mark.slow),
         ("1x200", 40, []),
         ("0x100", 8, []),
     ],
@@ -45,6 +47,6 @@ def test_a_server_that_went_down_is_told_from_one_that_loads(
         ],
     }
     file = tmp_path / "plain.yml"
-    file.write_text(yaml.safe_dump(test))
+    file.write_text(json.dumps(test))
     verdict = promtool.test_rules(file)
     assert verdict.ok, verdict.output

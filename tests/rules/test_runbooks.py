@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import subprocess
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import pytest
 import runbook_commands as commands
 import runbook_series as series
 import yaml
+from rows import for_each
 from runbook_pages import EXAMPLE, FOLDER, LABELS, SECTIONS, Page, blocks, filled, pages, prose, queries, read
 
 from vllm_sidecar.catalog.alerts import ALERTS
@@ -21,6 +23,8 @@ from vllm_sidecar.generate.settings.thresholds import labels_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.io
 
 PAGES = pages()
 GENERAL = read(FOLDER / "README.md")
@@ -39,8 +43,8 @@ NOTE = (
 )
 NOTHING = re.compile(r"[Nn]othing (else )?(is|needs) to be done")
 COST = re.compile(r"cost|minute|outage|capacity|ends|loses|restarts every")
-by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-by_page = pytest.mark.parametrize("page", ALL, ids=lambda page: page.name)
+by_name = for_each("page", PAGES, ids=lambda page: page.name)
+by_page = for_each("page", ALL, ids=lambda page: page.name)
 
 
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
@@ -191,7 +195,7 @@ def found_nothing(folder: Path) -> str:
     """Evaluate the queries of all pages at once: the series are many, and promtool reads them once."""
     every = sorted({query for page in ALL for query in queries(page.text) if "__name__" not in query})
     file = folder / "queries.yml"
-    file.write_text(yaml.safe_dump(series.finds_something(every), width=10_000))
+    file.write_text(json.dumps(series.finds_something(every)))
     result = promtool.test_rules(file)
     assert result.ok or re.search("got:|err:", result.output), result.output
     return result.output
@@ -212,7 +216,7 @@ def test_a_label_that_does_not_exist_finds_nothing(tmp_path: Path) -> None:
     good = 'vllm_sidecar_requests_running{namespace="llm",pod="chat-0"}'
     for number, (query, ok) in enumerate({good: True, good.replace("pod", "pot"): False}.items()):
         file = tmp_path / f"{number}.yml"
-        file.write_text(yaml.safe_dump(series.finds_something([query]), width=10_000))
+        file.write_text(json.dumps(series.finds_something([query])))
         assert promtool.test_rules(file).ok is ok
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import promtool
 import pytest
-import yaml
+from verified import digest, only_of, verify_once
 
 from vllm_sidecar.config import parse_duration
 from vllm_sidecar.generate.settings.thresholds import Thresholds
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 GROUPS = slo_rules(Thresholds()).groups
 ALERTS = [
-    (rule, parse_duration(group["interval"]))
+    ({key: value for key, value in rule.items() if key != "annotations"}, parse_duration(group["interval"]))
     for group in GROUPS
     for rule in group["rules"]
     if "long_window" in rule.get("labels", {})
@@ -71,13 +72,16 @@ def cases(rule: Rule, pace: float) -> Iterator[dict[str, Any]]:
         yield case(long, short, seen, {end: False})
 
 
-def judged(rule: Rule, pace: float, tests: list[dict[str, Any]], folder: Path) -> promtool.Result:
-    rule_file, test_file = folder / "rules.yml", folder / "test.yml"
-    group = {"name": "g", "interval": f"{pace:g}s", "rules": [rule]}
-    rule_file.write_text(yaml.safe_dump({"groups": [group]}))
-    document = {"rule_files": [str(rule_file)], "evaluation_interval": f"{pace:g}s", "tests": tests}
-    test_file.write_text(yaml.safe_dump(document))
-    return promtool.test_rules(test_file)
+def failures(versions: dict[str, Rule], pace: float, tests: list[dict[str, Any]], folder: Path) -> dict[str, str]:
+    """Play the tests against versions of a rule in one process; return what failed with which."""
+    files = {f"v{number}": name for number, name in enumerate(versions)}
+    for file, name in files.items():
+        group = {"name": "g", "interval": f"{pace:g}s", "rules": [versions[name]]}
+        (folder / f"{file}.rules").write_text(json.dumps({"groups": [group]}))
+        document = {"rule_files": [f"{file}.rules"], "evaluation_interval": f"{pace:g}s", "tests": tests}
+        (folder / f"{file}.yml").write_text(json.dumps(document))
+    failed = promtool.failures([folder / f"{file}.yml" for file in files])
+    return {files[file]: text for file, text in failed.items()}
 
 
 def without(key: str) -> Callable[[Rule], Rule]:
@@ -117,14 +121,41 @@ def names(rule: Rule) -> str:
     return f"{rule['labels']['slo']}-{rule['labels']['long_window']}"
 
 
-@pytest.mark.parametrize(("rule", "pace"), ALERTS, ids=[names(rule) for rule, _ in ALERTS])
+def mutants(rule: Rule) -> dict[str, Rule]:
+    """Return the changes of a rule that change something."""
+    changed = {name: mutate(rule) for name, mutate in MUTATIONS.items()}
+    return {name: mutant for name, mutant in changed.items() if mutant != rule}
+
+
+def verify(rule: Rule, pace: float, folder: Path) -> None:
+    """The cases hold with the rule as it is, and with no mutant of it."""
+    changed = mutants(rule)
+    failed = failures({"the rule": rule, **changed}, pace, list(cases(rule, pace)), folder)
+    assert "the rule" not in failed, failed["the rule"]
+    assert [name for name in changed if name not in failed] == []
+
+
+by_alert = pytest.mark.parametrize(("rule", "pace"), ALERTS, ids=[names(rule) for rule, _ in ALERTS])
+
+
+@pytest.mark.io
+@by_alert
+def test_mutants_of_a_burn_alert_that_changed_are_noticed(
+    rule: Rule, pace: float, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    now = digest(rule, pace, list(cases(rule, pace)), mutants(rule))
+    verify_once(pytestconfig, f"slo {names(rule)}", now, lambda: verify(rule, pace, tmp_path))
+
+
+def test_no_burn_alert_that_is_gone_has_recorded_mutants(pytestconfig: pytest.Config) -> None:
+    only_of(pytestconfig, "slo", [f"slo {names(rule)}" for rule, _ in ALERTS])
+
+
+@pytest.mark.io
+@pytest.mark.slow
+@by_alert
 def test_an_alert_does_as_it_says_and_no_mutant_of_it_does(rule: Rule, pace: float, tmp_path: Path) -> None:
-    tests = list(cases(rule, pace))
-    verdict = judged(rule, pace, tests, tmp_path)
-    assert verdict.ok, verdict.output
-    for name, mutate in MUTATIONS.items():
-        mutant = mutate(rule)
-        assert mutant == rule or not judged(mutant, pace, tests, tmp_path).ok, name
+    verify(rule, pace, tmp_path)
 
 
 def test_a_page_goes_on_over_a_restart_and_a_ticket_need_not() -> None:

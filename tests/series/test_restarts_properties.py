@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from readings import START, TARGET, histogram, readings
 
 from vllm_sidecar.catalog.reasons import PollError
@@ -109,7 +110,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, skew=st.sampled_from([0.0, 3600.0, -3600.0]), exposed=st.booleans(), past=st.integers(0, 10_000))
-@settings(max_examples=300)
+@examples(300)
 def test_requests_are_counted_once_over_engines_outages_and_restarts(
     steps: list[tuple[str, int, int]], skew: float, exposed: bool, past: int
 ) -> None:
@@ -179,7 +180,7 @@ PASTS = st.sampled_from([0, 2, 40, 500, 1_000_000])
     turns=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(0, 5)), min_size=1, max_size=40),
     skew=st.sampled_from([0.0, 3600.0, -3600.0]),
 )
-@settings(max_examples=200)
+@examples(200)
 def test_replicas_behind_one_address_are_never_counted_above_the_truth(
     pasts: list[int], ages: list[int], turns: list[tuple[int, int, int]], skew: float
 ) -> None:
@@ -196,7 +197,7 @@ def test_replicas_behind_one_address_are_never_counted_above_the_truth(
     ),
     turns=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(0, 5)), min_size=1, max_size=40),
 )
-@settings(max_examples=200)
+@examples(200)
 def test_so_are_replicas_without_a_start_time_of_which_the_one_that_counted_most_answers_first(
     pasts: list[int], turns: list[tuple[int, int, int]]
 ) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from stub_nvml import Stub
 
+pytestmark = pytest.mark.io
+
 PATIENCE = 15.0
 QUICK = {"interval": "200ms", "slow_interval": "200ms", "timeout": "300ms"}
 UP = 'up{source="nvml"}'

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.serve.snapshot import Snapshot
 
+pytestmark = pytest.mark.io
+
 BODY = (CAPTURES / "0.32.0__baseline__load.prom").read_bytes()
 RUNBOOKS = RULES / "runbooks"
 PROMETHEUS_2 = (

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import virtual_time
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from places import CAPTURES
+from properties import examples
 from running import config
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
@@ -24,6 +25,8 @@ from vllm_sidecar.vllm.probes.schedule import MAX_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+pytestmark = pytest.mark.io
 
 BODY = (CAPTURES / "0.32.0__baseline__load.prom").read_bytes()
 NO_LOG_STATS = (CAPTURES / "0.32.0__nologstats__idle.prom").read_bytes()
@@ -156,7 +159,7 @@ def behaviours(draw: st.DrawFn) -> Behaviour:
     return Behaviour(draw(st.sampled_from([0.001, 0.05, 0.2, 1.0, 4.0, FOREVER])), draw(errors))
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(schedule=st.lists(behaviours(), min_size=1, max_size=12))
 def test_no_schedule_of_delays_and_failures_of_probes_changes_the_poll_interval(schedule: list[Behaviour]) -> None:
     following = itertools.cycle(schedule)

@@ -6,6 +6,7 @@ import gzip
 import zlib
 from typing import TYPE_CHECKING
 
+import pytest
 from fake_vllm import FakeVllm
 from places import CAPTURES
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -15,9 +16,9 @@ from vllm_sidecar.series.health import Health
 from vllm_sidecar.serve.metrics import Exporter
 
 if TYPE_CHECKING:
-    import pytest
-
     from vllm_sidecar.serve.metrics import Samples
+
+pytestmark = pytest.mark.io
 
 BODY = (CAPTURES / "0.32.0__baseline__load.prom").read_bytes()
 AGE = 'last_success_age_seconds{source="vllm"}'

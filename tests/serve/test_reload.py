@@ -22,6 +22,8 @@ from vllm_sidecar.serve.target import TargetLoop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.io
+
 BODY = (CAPTURES / "0.32.0__baseline__load.prom").read_text()
 SLO = 'slo_requests_total{model_name="tiny",engine="0",slo="time_to_first_token"}'
 TPOT = SLO.replace("time_to_first_token", "time_per_output_token")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 STATES = ("idle", "warm", "load", "sleep1", "after")
 """In the order in which they were recorded; all of one server are replayed ten seconds apart."""
 WALL_CLOCK = re.compile(

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
+from rows import for_each
 
 from vllm_sidecar.catalog.shipped import runbooks as shipped_runbooks
 from vllm_sidecar.serve.page import runbooks
@@ -16,6 +17,8 @@ from vllm_sidecar.serve.page.runbooks import EXAMPLE, MOST_KEPT, filled, runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytestmark = pytest.mark.io
 
 BOOK = """# VllmX
 
@@ -79,7 +82,7 @@ def test_queries_ask_for_what_the_alert_names_and_nothing_else_of_them_changes()
     )
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_runbooks() if name.startswith("Vllm")])
+@for_each("name", [name for name in shipped_runbooks() if name.startswith("Vllm")])
 def test_every_runbook_is_filled_in_wherever_it_names_the_example(name: str) -> None:
     given = {
         "namespace": "n1",
@@ -121,7 +124,7 @@ def test_what_is_not_given_stays_and_so_do_later_blocks() -> None:
     assert filled("# No block\n", GIVEN) == "# No block\n"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("key", "value"),
     [
         ("pod", "<script>alert(1)</script>"),

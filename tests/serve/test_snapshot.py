@@ -309,6 +309,7 @@ def test_an_engine_that_went_away_has_no_series() -> None:
     assert made._texts.keys() == {ENGINE, MODEL, TARGET}
 
 
+@pytest.mark.slow
 def test_adapters_that_come_and_go_leave_no_texts_behind_for_ever() -> None:
     seen, made, most = WindowStore(60.0, 300.0), snapshotter(), 0
     for i in range(10_000):

@@ -15,6 +15,8 @@ from running import WALL, config, run
 from vllm_sidecar.catalog.reasons import VLLM_REASONS, Reason
 from vllm_sidecar.derive.registry import COMPUTE
 
+pytestmark = pytest.mark.io
+
 BODY = (CAPTURES / "0.32.0__baseline__load.prom").read_bytes()
 CALM = (CAPTURES / "0.32.0__baseline__idle.prom").read_bytes()
 NO_LOG_STATS = (CAPTURES / "0.32.0__nologstats__idle.prom").read_bytes()

@@ -14,6 +14,8 @@ from simulator_process import simulator
 
 from vllm_sidecar.cli import main
 
+pytestmark = pytest.mark.io
+
 
 def get(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 # loopback

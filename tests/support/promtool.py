@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -17,7 +19,7 @@ import pytest
 from vllm_sidecar.tools import promtool as wrapper
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from vllm_sidecar.tools.promtool import Result
 
@@ -49,6 +51,21 @@ def test_rules(path: Path) -> Result:
 
 
 test_rules.__test__ = False  # type: ignore[attr-defined] # pytest must not take it for one of its own
+
+
+def failures(paths: Sequence[Path]) -> dict[str, str]:
+    """Run files of rule unit tests in one process; return what is said of those that fail, by the files' stems."""
+    done = subprocess.run(
+        [program(), "test", "rules", *map(str, paths)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=1800,
+    )  # fmt: skip
+    # Nothing, then name and text of each file in turn.
+    _, *parts = re.split(r"^Unit Testing: +(.+)$", done.stdout, flags=re.MULTILINE)
+    said = {Path(name).stem: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    assert said.keys() == {path.stem for path in paths}, done.stdout
+    failed = {name: re.sub(r"\n\s*\n", "\n", text) for name, text in said.items() if text != "SUCCESS"}
+    assert bool(failed) == bool(done.returncode), done.stdout
+    return failed
 
 
 @functools.cache

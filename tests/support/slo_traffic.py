@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import promtool
-import yaml
 
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.generate.formats import Format, rule_file
@@ -92,14 +93,19 @@ class Expected:
 
 def rules(path: Path, slo: str = "", **settings: Any) -> Path:
     """Write the rules of these settings, all or those of one objective."""
+    name, content = _rule_file(slo, json.dumps(settings))
+    (path / name).write_bytes(content)
+    return path / name
+
+
+@functools.cache
+def _rule_file(slo: str, settings: str) -> tuple[str, bytes]:
     try:
-        groups = slo_rules(Thresholds.model_validate(settings)).groups
+        groups = slo_rules(Thresholds.model_validate(json.loads(settings))).groups
     except ConfigError as error:
         raise AssertionError(str(error)) from None
     groups = [group for group in groups if group["name"].startswith(f"vllm-slo-{slo.replace('_', '-')}")]
-    name, content = rule_file("slo", groups, Format.PROMETHEUS, Thresholds(), Origin("rules"))
-    (path / name).write_bytes(content)
-    return path / name
+    return rule_file("slo", groups, Format.PROMETHEUS, Thresholds(), Origin("rules"))
 
 
 def play(
@@ -139,5 +145,5 @@ def play(
         ],
     }
     file = folder / "test.yml"
-    file.write_text(yaml.safe_dump(test, width=10**6))
+    file.write_text(json.dumps(test))
     return promtool.test_rules(file)

@@ -10,6 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 
 def test_good_metrics_pass_without_a_word() -> None:
     result = promtool.check_metrics("# HELP a_total Things.\n# TYPE a_total counter\na_total 1\n")

@@ -14,6 +14,8 @@ from vllm_sidecar.tools import promtool
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 RULES = RULES / "vllm-sidecar.rules.yml"
 BAD = """\
 groups:

@@ -18,6 +18,8 @@ from vllm_sidecar.vllm.client import Client, join
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 
 async def test_a_body_comes_with_its_type_size_and_time() -> None:
     async with FakeVllm(BODY) as fake:

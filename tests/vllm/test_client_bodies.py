@@ -13,6 +13,8 @@ from loopback import BODY, answer, failure, fetch, raw_server, says
 
 from vllm_sidecar.catalog.reasons import Reason
 
+pytestmark = pytest.mark.io
+
 
 @pytest.mark.parametrize(
     "data",

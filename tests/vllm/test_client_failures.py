@@ -22,6 +22,8 @@ from vllm_sidecar.vllm.errors import check_status, classify
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 # No connection
 
 

@@ -26,6 +26,8 @@ from vllm_sidecar.vllm.client import Client
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.io
+
 # Credentials
 
 

@@ -9,6 +9,7 @@ import captured
 import pytest
 from captured import ENGINE
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from rows import for_each
 
 from vllm_sidecar.catalog import HTTP_REQUESTS, OPEN_FDS, UPSTREAM
 from vllm_sidecar.catalog.types import Kind, Scope, Upstream
@@ -63,14 +64,14 @@ def test_every_capture_is_named_by_version_variant_and_state() -> None:
     assert all(len(name.removesuffix(".prom").split("__")) == 3 for name in captured.TEXT_NAMES)
 
 
-@pytest.mark.parametrize("name", CLEAN)
+@for_each("name", CLEAN)
 def test_counters_equal_the_servers_own_to_the_last_digit(name: str) -> None:
     groups = captured.read(captured.text(name)).groups
     ours = {(group, key): value for group, reading in groups.items() for key, value in reading.counters.items()}
     assert ours == expected_scalars(name, Kind.COUNTER)
 
 
-@pytest.mark.parametrize("name", CLEAN)
+@for_each("name", CLEAN)
 def test_gauges_equal_the_servers_own_to_the_last_digit(name: str) -> None:
     groups = captured.read(captured.text(name)).groups
     ours = {
@@ -82,7 +83,7 @@ def test_gauges_equal_the_servers_own_to_the_last_digit(name: str) -> None:
     assert ours == expected_scalars(name, Kind.GAUGE)
 
 
-@pytest.mark.parametrize("name", CLEAN)
+@for_each("name", CLEAN)
 def test_waiting_requests_are_split_by_reason_and_add_up_to_the_servers_total(name: str) -> None:
     found = samples(name)
     for labels, total in found["vllm:num_requests_waiting"]:
@@ -93,7 +94,7 @@ def test_waiting_requests_are_split_by_reason_and_add_up_to_the_servers_total(na
         assert gauges["requests_waiting"] == sum(split.values()) == total
 
 
-@pytest.mark.parametrize("name", CLEAN)
+@for_each("name", CLEAN)
 def test_histograms_equal_the_servers_own_to_the_last_digit(name: str) -> None:
     found = samples(name)
     groups = captured.read(captured.text(name)).groups
@@ -111,22 +112,22 @@ def test_histograms_equal_the_servers_own_to_the_last_digit(name: str) -> None:
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", CLEAN)
+@for_each("name", CLEAN)
 def test_what_a_server_does_not_give_is_named_and_nothing_else(name: str) -> None:
     assert captured.read(captured.text(name)).missing == MISSING.get(name, ())
 
 
-@pytest.mark.parametrize("name", captured.NAMES)
+@for_each("name", captured.NAMES)
 def test_no_recorded_server_has_a_family_that_the_catalog_does_not_know(name: str) -> None:
     assert captured.read(captured.text(name)).unknown == ()
 
 
-@pytest.mark.parametrize("name", captured.NAMES)
+@for_each("name", captured.NAMES)
 def test_no_recorded_value_is_dropped(name: str) -> None:
     assert captured.read(captured.text(name)).anomalies == {}
 
 
-@pytest.mark.parametrize("name", captured.NAMES)
+@for_each("name", captured.NAMES)
 def test_each_source_is_a_name_of_the_body_and_belongs_to_a_signal_that_is_read(name: str) -> None:
     body = captured.text(name)
     found = captured.read(body)
@@ -148,38 +149,38 @@ def count(name: str, signal: str) -> float:
     return captured.engine(captured.text(name)).histograms[signal].cumulative[-1]
 
 
-@pytest.mark.parametrize("name", captured.LOADED)
+@for_each("name", captured.LOADED)
 def test_the_three_aborted_requests_had_a_first_token_and_no_end(name: str) -> None:
     assert count(name, "time_to_first_token_seconds") == total(name, "requests_finished_total") + 3
 
 
-@pytest.mark.parametrize("name", captured.LOADED)
+@for_each("name", captured.LOADED)
 def test_what_is_observed_at_the_end_of_a_request_is_observed_once_for_each(name: str) -> None:
     finished = total(name, "requests_finished_total")
     for signal in ("request_seconds", "request_queue_seconds", "request_prefill_seconds", "request_generation_tokens"):
         assert count(name, signal) == finished
 
 
-@pytest.mark.parametrize("name", captured.LOADED)
+@for_each("name", captured.LOADED)
 def test_a_request_for_two_sequences_counts_its_parameters_once_in_v1(name: str) -> None:
     requests, sequences = count(name, "request_params_n"), total(name, "requests_finished_total")
     assert requests == count(name, "request_max_generation_tokens")
     assert requests == sequences if "__v0__" in name else requests < sequences
 
 
-@pytest.mark.parametrize("name", captured.LOADED)
+@for_each("name", captured.LOADED)
 def test_tokens_of_aborted_requests_are_generated_and_belong_to_no_finished_one(name: str) -> None:
     finished = captured.engine(captured.text(name)).histograms["request_generation_tokens"].total
     assert finished is not None
     assert 12 <= total(name, "generation_tokens_total") - finished <= 423
 
 
-@pytest.mark.parametrize("name", [name for name in captured.LOADED if name.startswith("0.32")])
+@for_each("name", [name for name in captured.LOADED if name.startswith("0.32")])
 def test_prompt_tokens_by_source_add_up_to_the_prompt_tokens(name: str) -> None:
     assert total(name, "prompt_tokens_by_source_total") == total(name, "prompt_tokens_total") > 0
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("name", "signal", "source"),
     [
         ("0.9.2__v0__load.prom", "kv_cache_usage_ratio", "vllm:gpu_cache_usage_perc"),

@@ -15,6 +15,8 @@ from vllm_sidecar.series.readings import Group
 from vllm_sidecar.serve.metrics import Exporter
 from vllm_sidecar.vllm.normalize import Normalizer
 
+pytestmark = pytest.mark.io
+
 V1 = captured.text(captured.BASELINE)
 NOT_IN_RUST = r"cache_config_info|sleep_state|mm_cache|admission_rej|kv_fetch|_created|process_|python_|http_re"
 LABELS = '{engine="0",model_name="tiny"}'

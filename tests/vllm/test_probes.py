@@ -20,6 +20,8 @@ from vllm_sidecar.vllm.probes.local_process import ProcessFinder
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+pytestmark = pytest.mark.io
+
 VERSION, MODELS, INFO, LOAD = "/version", "/v1/models", "/server_info?config_format=json", "/load"
 SERVER_INFO = (CAPTURES / "endpoints/0.32.0-server_info.json").read_bytes()
 CACHE = {"block_size": "16", "cache_dtype": "fp8", "num_gpu_blocks": "8192"}
