@@ -161,8 +161,8 @@ BASELINES: tuple[Alert, ...] = (
             number("load", 1.5, "Tokens per second per replica, as a multiple of then, above which it does not fire."),
         ),
         batch_hours=True,
-        summary=f"tokens of {MODEL} arrive {{{{ $value | humanizeDuration }}}} apart, <<factor>> times as slow as "
-        f"before",
+        summary=f"tokens of {MODEL} arrive {{{{ $value | humanizeDuration }}}} apart, more than <<factor>> times as "
+        "slow as before",
         description="The ten-minute mean is more than <<factor>> times that of the same hour yesterday, or of the "
         "previous hour, at no more than <<load>> times the tokens per second per replica.",
         cause="throttled GPUs, long prompts in the same steps, preemptions, or a changed flag",

@@ -17,7 +17,7 @@ FEATURES: tuple[Alert, ...] = (
             number("gain", 1.5, "Tokens per step of the model below which drafts cost more than they save."),
             number("least_drafts", 300, "Below this many drafts in ten minutes it does not fire."),
         ),
-        summary=f"{ENGINE} throws away most of its draft tokens",
+        summary=f"{ENGINE} rejects most of its draft tokens",
         description="A step of the model yields {{ $value | humanize }} tokens, less than <<gain>> (without "
         "speculation it is 1): drafts cost more than they save. The share of accepted draft tokens matters less.",
         cause="the draft model does not fit the traffic or the new model, or too many tokens are drafted",

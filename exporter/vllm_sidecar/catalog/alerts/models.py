@@ -170,7 +170,7 @@ MODELS: tuple[Alert, ...] = (
         ),
         thresholds=(ratio("errors", 0.05, "Share of failed requests."), _least("least_failed", "failures")),
         summary=f"{{{{ $value | humanizePercentage }}}} of the requests to {MODEL} fail",
-        description="[[@model_requests_failed:increase5m]] in five minutes ended with an engine error or HTTP "
+        description="[[@model_requests_failed:increase5m]] requests in five minutes ended with an engine error or HTTP "
         "5xx; refused and bad requests do not count. Most engine errors: "
         '[[list: topk(1, sum by (<<T>>) (increase(~requests_finished_total{finished_reason="error"}[5m])) > 0)]].',
         cause="a release, a model that does not fit the template, or an engine that died",
@@ -190,7 +190,7 @@ MODELS: tuple[Alert, ...] = (
             _least("least_rejected", "refused requests"),
         ),
         summary=f"{MODEL} refuses {{{{ $value | humanizePercentage }}}} of its requests",
-        description=f"[[{_REJECTED}]] in five minutes got HTTP 503 because a limit of the queue was reached.",
+        description=f"[[{_REJECTED}]] requests in five minutes got HTTP 503 because a limit of the queue was reached.",
         cause="more load than the replicas can take; --max-num-queued-reqs or --max-num-queued-tokens is reached",
         first=f"PromQL: sum by (pod, reason) (rate(vllm_sidecar_requests_rejected_total{{{OF_MODEL}}}[5m]))",
         dashboard="vllm-engine",

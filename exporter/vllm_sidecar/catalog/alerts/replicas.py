@@ -154,7 +154,7 @@ REPLICAS: tuple[Alert, ...] = (
         thresholds=(ratio("used", 0.9, "Share of the container's memory limit that is in use."),),
         summary=f"container {{{{ $labels.container }}}} of pod {{{{ $labels.pod }}}}{WHERE} uses "
         "{{ $value | humanizePercentage }} of its memory limit",
-        description="The memory of the host, not of the GPU. At the limit the kernel kills the container "
+        description="This is host memory, not GPU memory. At the limit the kernel kills the container "
         "(OOMKilled) with all requests that it serves. The metrics are those of cAdvisor.",
         cause="a leak, the multimodal cache, --swap-space or CPU offload, or a limit that is too low",
         first="kubectl -n {{ $labels.namespace }} top pod {{ $labels.pod }} --containers; restart it at a quiet hour",
