@@ -153,8 +153,8 @@ async def test_a_sidecar_tells_the_edges_of_its_server() -> None:
         server = await asked(fake.url)
     async with FakeVllm(body) as sidecar:
         found = await asked(sidecar.url)
-    assert {(one.model, one.histogram, one.edges) for one in found.replicas} == {
-        (one.model, one.histogram, one.edges) for one in server.replicas
+    assert {(one.model, one.histogram, one.bounds) for one in found.replicas} == {
+        (one.model, one.histogram, one.bounds) for one in server.replicas
     }
 
 
