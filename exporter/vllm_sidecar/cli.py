@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SHELLS = ("bash", "zsh", "tcsh")
 _EXTRA = ("jinja2", "promql_parser")
 """What the extra `generate` installs."""
-_CODES = """exit codes:
+EXIT_CODES = """exit codes:
   0    it worked
   1    it failed: one line on standard error says what to do
   2    wrong usage
@@ -85,7 +85,7 @@ def parser(chosen: str | None = None) -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Exporter sidecar for vLLM: one stable, derived set of metrics, with alert rules and dashboards.",
-        epilog=f"'{PROGRAM} COMMAND --help' explains a command, with examples.\n\n{_CODES}",
+        epilog=f"'{PROGRAM} COMMAND --help' explains a command, with examples.\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -1,6 +1,6 @@
-"""Events -> one line each on standard error, as logfmt or JSON, whatever characters the values hold.
+"""Events -> one line each on standard error, as logfmt or JSON, for any characters in the values.
 
-Events are snake_case names with fields, never sentences with values inside, so that they can be searched and counted.
+Events are snake_case names with fields, never sentences that contain values, so that they can be searched and counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BAD_IN_KEY = re.compile(r"[^\w.-]")
 
 
 class UserError(Exception):
-    """Something that the user can mend; each line of its text is shown as it is."""
+    """An error that the user can fix; each line of its text is printed unchanged."""
 
 
 def print_error(text: str) -> None:
@@ -33,8 +33,8 @@ def print_error(text: str) -> None:
 
 
 def event(logger: logging.Logger, level: int, name: str, /, *, exc_info: object = None, **fields: object) -> None:
-    """Log the event `name` with its fields; an exception as `exc_info` adds its traceback as one more field."""
-    # `object`, so that a caller may pass on any mapping of fields.
+    """Log the event `name` with its fields; an exception in `exc_info` adds its traceback as one more field."""
+    # `object`, so that a caller can pass any mapping of fields.
     error = exc_info if isinstance(exc_info, BaseException) else None
     logger.log(level, name, exc_info=error, stacklevel=2, extra={"fields": fields})
 
@@ -49,17 +49,17 @@ def setup(
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.set_name(_HANDLER_NAME)
     handler.setFormatter(JsonFormatter() if fmt == "json" else LogfmtFormatter())
-    # Only the handler of an earlier call goes: others belong to whoever embeds or tests us.
+    # Only the handler of an earlier call is removed: others belong to an embedding program or a test.
     for old in [one for one in root.handlers if one.get_name() == _HANDLER_NAME]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    # aiohttp logs each request as info: at a scrape every few seconds that would drown the events.
+    # aiohttp logs each request as info, which would hide the events at a scrape every few seconds.
     logging.getLogger("aiohttp.access").setLevel(max(logging.WARNING, root.level))
 
 
 class LogfmtFormatter(logging.Formatter):
-    """Writes `ts=... level=info component=pipeline event=target_up target=a`."""
+    """Writes `ts=... level=info component=serve.target event=target_up target=a`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one record as one line."""
@@ -75,7 +75,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _pairs(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
-    """List what a line says, in order; records of other libraries become the event `log` with a message."""
+    """List the pairs of a line, in order; records of other libraries become the event `log` with a message."""
     moment = datetime.fromtimestamp(record.created, UTC)
     yield "ts", f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
     yield "level", record.levelname.lower()

@@ -117,7 +117,7 @@ def table(title: str, found: list[Error], key: Callable[[Error], object]) -> Non
         print(line(str(name), group))
 
 
-def verdict(found: list[Error]) -> None:
+def result(found: list[Error]) -> None:
     ours = [e.ours for e in found]
     print(f"\nmean {100 * fmean(ours):.2f} % (target 2), 95th percentile {100 * high(ours):.2f} % (target 8)")
     shapes: dict[str, list[Error]] = defaultdict(list)
@@ -150,7 +150,7 @@ def main() -> None:
     table("histogram", found, lambda e: e.family)
     table("quantile", found, lambda e: f"p{100 * e.q:g}")
     table("all", found, lambda _: "all")
-    verdict(found)
+    result(found)
     recorded = [error for case, _ in real() for error in errors(case)]
     table("a real vLLM 0.32", recorded, lambda e: e.shape)
     print(f"\n{time.process_time() - began:.0f} s of CPU")

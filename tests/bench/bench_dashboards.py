@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-import boards
+import dashboards_on_disk
 from prometheus_process import prometheus
 
 from vllm_sidecar.catalog import signal_of
@@ -109,7 +109,7 @@ def backfill(folder: Path, metrics: list[str], engines: int) -> int:
     return count
 
 
-def timed(running: Prometheus, asked: boards.Asked, instant: bool) -> float:
+def timed(running: Prometheus, asked: dashboards_on_disk.Asked, instant: bool) -> float:
     """Return the median seconds of one query."""
     took = []
     for _ in range(REPEATS):
@@ -124,11 +124,16 @@ def timed(running: Prometheus, asked: boards.Asked, instant: bool) -> float:
 
 def measured(dashboard: str, engines: int) -> tuple[int, list[tuple[float, str]]]:
     """Return the number of series, and the seconds of each panel's queries together, the slowest first."""
-    chosen = {**boards.ANYTHING, "instance": "|".join(f"engine-{number}:10190" for number in range(engines))}
+    chosen = {
+        **dashboards_on_disk.ANYTHING,
+        "instance": "|".join(f"engine-{number}:10190" for number in range(engines)),
+    }
     asked = [
-        each for each in boards.asked(chosen, interval="4m", time_range=f"{HOURS}h") if each.dashboard == dashboard
+        each
+        for each in dashboards_on_disk.asked(chosen, interval="4m", time_range=f"{HOURS}h")
+        if each.dashboard == dashboard
     ]
-    panels = {panel["title"]: panel for panel in boards.panels(boards.DOCUMENTS[dashboard])}
+    panels = {panel["title"]: panel for panel in dashboards_on_disk.panels(dashboards_on_disk.DOCUMENTS[dashboard])}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = backfill(folder, names(each.expr for each in asked), engines)

@@ -3,7 +3,7 @@
     VLLM_SIDECAR_SERVE='vllm serve MODEL --served-model-name m --port 8000' python tests/bench/bench_real_faults.py
 
 The command must start a server on port 8000 that any of its flags can be added to; without it nothing is done. The
-rules run at a twentieth of their times, and the sidecar calls an engine stalled after 6 s (see tests/drill.py).
+rules run at a twentieth of their times, and the sidecar calls an engine stalled after 6 s (see tests/alert_run.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-import drill
+import alert_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +103,7 @@ def engine_core(api: psutil.Process) -> psutil.Process:
     raise SystemExit("no process of vLLM is called EngineCore")
 
 
-async def fault(name: str, played: drill.Drill, begin: Callable[[], None], wanted: set[str]) -> None:
+async def fault(name: str, played: alert_run.AlertRun, begin: Callable[[], None], wanted: set[str]) -> None:
     """Let it be calm, begin a fault, and print what pages arrive until one that is wanted does."""
     await asyncio.sleep(CALM)
     before = len(played.notices)
@@ -120,7 +120,7 @@ async def fault(name: str, played: drill.Drill, begin: Callable[[], None], wante
     print(f"{name:24} {shown}{f'; firing before: {calm}' if calm else ''}", flush=True)
 
 
-async def resolved(name: str, played: drill.Drill) -> None:
+async def resolved(name: str, played: alert_run.AlertRun) -> None:
     """Print how long the pages of a fault that ended go on."""
     began = played.seconds()
     while played.unresolved("vllm-page") and played.seconds() < began + PATIENCE:  # noqa: ASYNC110 - another thread
@@ -138,7 +138,7 @@ async def with_normal_cache(command: str) -> None:
     """Hang, overload and kill."""
     with server(command) as api, tempfile.TemporaryDirectory() as folder:
         load = Load(await model_name())
-        with drill.watching({"real": URL}, Path(folder)) as played:
+        with alert_run.watching({"real": URL}, Path(folder)) as played:
             sending = asyncio.create_task(load.run())
             core = engine_core(api)
             await fault("SIGSTOP of the engine", played, core.suspend, {"VllmEngineStalled"})
@@ -159,7 +159,7 @@ async def with_small_cache(command: str) -> None:
     """Fill a KV cache that is too small for the requests."""
     with server(command, *SMALL_CACHE) as _, tempfile.TemporaryDirectory() as folder:
         load = Load(await model_name())
-        with drill.watching({"real": URL}, Path(folder)) as played:
+        with alert_run.watching({"real": URL}, Path(folder)) as played:
             sending = asyncio.create_task(load.run())
 
             def long_requests() -> None:
@@ -172,7 +172,7 @@ async def with_small_cache(command: str) -> None:
 
 def main() -> None:
     command = os.environ.get("VLLM_SIDECAR_SERVE")
-    if not command or drill.programs() is None:
+    if not command or alert_run.programs() is None:
         print("skipped: needs VLLM_SIDECAR_SERVE (a command that starts vLLM), prometheus and prometheus-alertmanager")
         return
     asyncio.run(with_normal_cache(command))

@@ -32,8 +32,8 @@ import day_of_rules
 from fake_vllm import FakeVllm
 from loopback import free_port
 from prometheus_process import configuration, job, prometheus
-from rehearsal import POLL
 from running import WALL, config, run
+from scenario_run import POLL
 
 from vllm_sidecar.simulator.body import exposition
 from vllm_sidecar.simulator.lookalike import Lookalike

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from rehearsal import CALM, INCIDENT, RECOVERY, SCRAPE, Rehearsal, around, rehearse
+from scenario_run import CALM, INCIDENT, RECOVERY, SCRAPE, ScenarioRun, around, run_scenario
 
 from vllm_sidecar.simulator.scenarios import SCENARIOS
 
@@ -37,7 +37,7 @@ OWN = {
 TIMES = {"before": CALM - SCRAPE, "during": CALM + INCIDENT - SCRAPE, "after": CALM + INCIDENT + RECOVERY}
 
 
-def shown(played: Rehearsal, seconds: float, signal: str, label: str) -> str:
+def shown(played: ScenarioRun, seconds: float, signal: str, label: str) -> str:
     """Write the highest of a signal's series that have a label."""
     values = [value for labels, value in played.at(seconds, signal).items() if label in labels]
     if not values:
@@ -52,7 +52,7 @@ def main() -> None:
     print("| Scenario | " + " | ".join(COLUMNS) + " |")
     print("| --- " * (len(COLUMNS) + 1) + "|")
     for name in SCENARIOS:
-        played = asyncio.run(rehearse(around(name), CALM + INCIDENT + RECOVERY))
+        played = asyncio.run(run_scenario(around(name), CALM + INCIDENT + RECOVERY))
         cells = []
         for signal, label in COLUMNS.values():
             own, its = (signal, label) if signal else OWN.get(name, ("", ""))

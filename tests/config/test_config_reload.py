@@ -57,7 +57,7 @@ def test_a_file_that_is_as_empty_as_it_was_is_no_mistake(tmp_path: Path) -> None
 def test_a_server_that_is_named_no_more_does_not_become_the_default(tmp_path: Path, before: str) -> None:
     file = File(tmp_path, before)
 
-    with pytest.raises(ConfigError, match=r"names no server.*write vllm\.url, also where it is http://127"):
+    with pytest.raises(ConfigError, match=r"names no server.*write vllm\.url, even if it is http://127"):
         file.again("vllm: {labels: {team: a}}\nlog: {level: debug}\n")
     assert file.again("vllm: {url: 'http://127.0.0.1:8000'}\n").vllm == Config().vllm
 

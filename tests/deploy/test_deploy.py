@@ -214,7 +214,7 @@ def test_ports_are_published_on_the_loopback_only() -> None:
 
 
 @pytest.mark.parametrize("name", SIDECARS)
-def test_the_command_of_a_sidecar_names_the_vllm_beside_it(name: str) -> None:
+def test_the_command_of_a_sidecar_names_the_vllm_next_to_it(name: str) -> None:
     arguments = vars(cli.parser().parse_args(SERVICES[name]["command"]))
     assert arguments["vllm.url"] == "http://vllm:8000"
 

@@ -22,7 +22,7 @@ SECOND = ((1.0, 2.0),) * 4
 """Edges of the second bucket, for each quantile."""
 
 
-def test_quantiles_are_those_of_the_window_and_sum_and_count_those_of_the_life() -> None:
+def test_quantiles_are_those_of_the_window_and_sum_and_count_those_of_the_process() -> None:
     seen = window(
         {TTFT: histogram(90, 0, 0, 0, total=9.0)},
         {TTFT: histogram(90, 1, 0, 0, total=10.25)},
@@ -76,7 +76,7 @@ def test_observations_are_told_for_each_latency_that_the_server_gives() -> None:
     assert observations(engine(window(last))) == {}
 
 
-def test_the_p95_has_the_edges_of_its_bucket_where_there_are_quantiles() -> None:
+def test_the_p95_has_the_bounds_of_its_bucket_where_there_are_quantiles() -> None:
     first = {TTFT: histogram(1, 0, 0, 0), QUEUE: histogram(0, 0, 0, 0), PREFILL: histogram(0, 0, 0, 0)}
     last = {TTFT: histogram(1, 9, 1, 0), QUEUE: histogram(0, 0, 0, 5), PREFILL: histogram(4, 0, 0, 0)}
     assert p95_bounds(engine(grown(first, last))) == {

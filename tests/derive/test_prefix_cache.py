@@ -44,7 +44,7 @@ def test_all_caches_are_told_at_once() -> None:
         "more hits than queries is 1",
     ],
 )
-def test_the_ratio_at_its_edges(first: dict, last: dict, expected: dict[str, float]) -> None:
+def test_the_ratio_at_its_bounds(first: dict, last: dict, expected: dict[str, float]) -> None:
     assert hit_ratio(engine(grown(first, last))) == expected
 
 

@@ -75,7 +75,7 @@ def test_saturation_falls_with_its_cause() -> None:
     assert saturation(engine(window(*bad, *calm), flags=LIMITS)) == {"m": 0.2}
 
 
-def test_where_no_flag_is_known_the_most_that_ran_beside_a_queue_are_the_limit() -> None:
+def test_where_no_flag_is_known_the_most_that_ran_next_to_a_queue_are_the_limit() -> None:
     full = [{**poll(16, 3), "generation_tokens_total": i} for i in range(30)]
     half = [{**poll(8, 0), "generation_tokens_total": 30 + i} for i in range(90)]
     assert saturation(engine(window(*full, *half))) == {"m": 0.5}

@@ -44,7 +44,7 @@ def lasting(poll: dict, seconds: int = SECONDS, then: dict | None = None) -> Win
     return window(*[poll] * seconds, then or poll)
 
 
-def verdict(seen: Window, **facts: object) -> tuple[float, float]:
+def outcome_of(seen: Window, **facts: object) -> tuple[float, float]:
     view = engine(seen, **facts)  # type: ignore[arg-type]
     return stalled(view), gauges_stale(view)
 
@@ -80,7 +80,7 @@ def test_a_sleeping_engine_neither_stalls_nor_has_stale_gauges() -> None:
         (AWAKE, {"in_flight": 5.0}, STALLED),
         (AWAKE, {}, STALE),
     ]:
-        assert verdict(lasting({**BUSY, **poll}), **facts) == expected
+        assert outcome_of(lasting({**BUSY, **poll}), **facts) == expected
 
 
 def test_work_that_does_not_move_and_is_not_corroborated_is_stale_gauges() -> None:
@@ -90,7 +90,7 @@ def test_work_that_does_not_move_and_is_not_corroborated_is_stale_gauges() -> No
 
 
 @pytest.mark.parametrize(
-    ("poll", "facts", "witness"),
+    ("poll", "facts", "signal"),
     [
         ({"requests_waiting": 3}, {}, "waiting_grew"),
         ({}, {"in_flight": 5.0}, "http_in_flight"),
@@ -98,10 +98,10 @@ def test_work_that_does_not_move_and_is_not_corroborated_is_stale_gauges() -> No
     ],
     ids=["more wait", "requests are open", "vLLM calls it failed"],
 )
-def test_one_thing_that_corroborates_it_is_enough_for_a_stall(poll: dict, facts: dict, witness: str) -> None:
+def test_one_thing_that_corroborates_it_is_enough_for_a_stall(poll: dict, facts: dict, signal: str) -> None:
     seen = lasting(BUSY, then={**BUSY, **poll})
-    assert verdict(seen, **facts) == STALLED
-    assert stall_corroborated(engine(seen, **facts)) == {name: float(name == witness) for name in CORROBORATING}
+    assert outcome_of(seen, **facts) == STALLED
+    assert stall_corroborated(engine(seen, **facts)) == {name: float(name == signal) for name in CORROBORATING}
     assert waited_seconds(engine(seen, **facts)) == 150.0
 
 
@@ -109,19 +109,19 @@ def test_one_thing_that_corroborates_it_is_enough_for_a_stall(poll: dict, facts:
 def test_requests_that_another_engine_has_corroborate_nothing(in_flight: float, expected: tuple[float, float]) -> None:
     other = {"requests_running": 4, "requests_waiting": 2, ("requests_finished_total", "stop"): 70}
     works = lasting(other, then={**other, ("requests_finished_total", "stop"): 71})
-    assert verdict(lasting(BUSY), in_flight=in_flight, beside=[works]) == expected
+    assert outcome_of(lasting(BUSY), in_flight=in_flight, beside=[works]) == expected
 
 
 @pytest.mark.parametrize("seconds", [119, 120])
 def test_nothing_is_frozen_before_the_configured_time(seconds: int) -> None:
     frozen = seconds >= 120
-    assert verdict(lasting(BUSY, seconds), in_flight=5.0) == (STALLED if frozen else FINE)
+    assert outcome_of(lasting(BUSY, seconds), in_flight=5.0) == (STALLED if frozen else FINE)
     assert bool(stall_corroborated(engine(lasting(BUSY, seconds)))) is frozen
-    assert verdict(lasting(BUSY, 20), in_flight=5.0, settings=DeriveSettings(stall_after=20.0)) == STALLED
+    assert outcome_of(lasting(BUSY, 20), in_flight=5.0, settings=DeriveSettings(stall_after=20.0)) == STALLED
 
 
 def test_an_idle_engine_has_nothing_that_could_freeze() -> None:
-    assert verdict(lasting(IDLE), in_flight=5.0) == FINE
+    assert outcome_of(lasting(IDLE), in_flight=5.0) == FINE
     assert stall_corroborated(engine(lasting(IDLE))) == {}
 
 
@@ -131,12 +131,12 @@ def test_the_first_request_after_a_long_idle_time_has_its_own_time_to_make_progr
     answers = []
     for i in range(601, 601 + SECONDS):
         seen.append(START + i, reading({**IDLE, "requests_waiting": 1}))
-        answers.append(verdict(seen, in_flight=1.0))
+        answers.append(outcome_of(seen, in_flight=1.0))
     assert answers == [FINE] * 120 + [STALLED] * (SECONDS - 120)
 
 
 def test_after_the_first_poll_nothing_is_frozen() -> None:
-    assert verdict(window(BUSY), in_flight=5.0) == FINE
+    assert outcome_of(window(BUSY), in_flight=5.0) == FINE
 
 
 @pytest.mark.parametrize(
@@ -154,14 +154,14 @@ def test_work_of_which_one_signal_moves_is_no_stall(signal: str) -> None:
     """A long prompt that is computed in parts moves only the KV usage."""
     made = {"iteration_tokens": histogram, "time_to_first_token_seconds": histogram}.get(signal)
     polls = [{**BUSY, signal: made(7 + i, 0, 0, 0) if made else 0.001 * i} for i in range(SECONDS)]
-    assert verdict(window(*polls), in_flight=5.0) == FINE
+    assert outcome_of(window(*polls), in_flight=5.0) == FINE
 
 
 def test_a_stall_ends_with_progress() -> None:
     seen = lasting(BUSY, then={**BUSY, "requests_waiting": 3})
-    assert verdict(seen) == STALLED
+    assert outcome_of(seen) == STALLED
     seen.append(START + 151, reading({**BUSY, "requests_waiting": 3, "generation_tokens_total": 51}))
-    assert verdict(seen) == FINE
+    assert outcome_of(seen) == FINE
 
 
 def test_requests_that_the_engine_itself_counts_as_aborted_have_no_clients() -> None:

@@ -36,6 +36,7 @@ def test_every_kind_of_text_can_be_read() -> None:
         "A number in place of the default.",
         "Mend the file; nothing is felt in the night.",
         "The names are normalised.",
+        "A call that is cancelled when NVML is initialised.",
     ],
 )
 def test_a_word_to_avoid_is_found(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import drill
+import alert_run
 import pytest
 from incidents import page_and_resolve
 
@@ -26,7 +26,7 @@ TWO = ("stall", "kv-exhaustion")
     ],
 )
 def test_each_incident_pages_for_what_it_is_and_resolves(scenarios: tuple[str, ...], tmp_path: Path) -> None:
-    programs = drill.programs()
+    programs = alert_run.programs()
     if programs is None:
         hint = "Prometheus or Alertmanager is missing: apt-get install prometheus prometheus-alertmanager"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(hint)

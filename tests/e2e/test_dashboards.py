@@ -6,8 +6,8 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import boards
 import captured
+import dashboards_on_disk
 import fleet
 import panels
 import promtool
@@ -52,10 +52,10 @@ def test_every_panel_has_data_where_every_feature_is_on() -> None:
     settings = {"windows": {"length": "10s", "keep": "1m"}, "introspection": {"interval": "5s"}}
     with fleet.playing(fleet.FLEET, CALM, INCIDENT, scrape=2, sidecar=settings) as running:
         time.sleep(max(0.0, running.incidents + FIRST - time.time()))
-        allowed = boards.may_be_empty() - SHOWN
+        allowed = dashboards_on_disk.may_be_empty() - SHOWN
         assert panels.without_data(running.prometheus, {}, TIME_RANGE, allowed, INCIDENT) <= allowed
         for choice in ({"model_name": "chat-8b", "instance": "chat-0:10190"}, {"cluster": "us-1"}):
-            allowed = boards.may_be_empty()
+            allowed = dashboards_on_disk.may_be_empty()
             assert panels.without_data(running.prometheus, choice, TIME_RANGE, allowed, SETTLE) <= allowed
 
 
@@ -67,9 +67,9 @@ def test_every_panel_has_data_whatever_the_version_of_vllm(version: str, name: s
         settings = tmp_path / "sidecar.yaml"
         settings.write_text(yaml.safe_dump({"windows": {"length": "10s", "keep": "1m"}, "gpu": {"devices": "none"}}))
         _, sidecar = stack.enter_context(started("--config.file", str(settings), "--vllm.url", url))
-        rules = boards.FOLDER.parent / "rules" / "vllm-sidecar*.rules.yml"
+        rules = dashboards_on_disk.FOLDER.parent / "rules" / "vllm-sidecar*.rules.yml"
         config = configuration(2, job("vllm-sidecar", sidecar), rules=rules)
         running = stack.enter_context(prometheus(tmp_path, config))
-        allowed = boards.may_be_empty()
+        allowed = dashboards_on_disk.may_be_empty()
         time.sleep(FIRST)
         assert panels.without_data(running, {}, TIME_RANGE, allowed, SETTLE) <= allowed

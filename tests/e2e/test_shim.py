@@ -7,8 +7,8 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-import boards
 import captured
+import dashboards_on_disk
 import panels
 import promtool
 import pytest
@@ -144,14 +144,14 @@ def test_every_cumulative_series_is_as_the_sidecar_gives_it(name: str, both: Bot
         assert without == beside
 
 
-def test_rules_and_boards_work_on_what_vllm_itself_gives(tmp_path: Path) -> None:
+def test_rules_and_dashboards_work_on_what_vllm_itself_gives(tmp_path: Path) -> None:
     """No alert of what is missing, objectives are counted, and panels that read cumulative metrics have data."""
     promtool.program()
     with ExitStack() as stack:
         url = stack.enter_context(serving(captured.text(), "0.32.0"))
         found = stack.enter_context(running(tmp_path, {"vllm": [url]}))
         began = time.monotonic()
-        asked = list(boards.asked(boards.ANYTHING, interval="10s", time_range="1m"))
+        asked = list(dashboards_on_disk.asked(dashboards_on_disk.ANYTHING, interval="10s", time_range="1m"))
         others = {(each.dashboard, each.panel) for each in asked} - NEEDED
         empty = panels.empty(asked, lambda expr: bool(found.query(expr)), others, seconds=SETTLE)
         assert not empty & NEEDED

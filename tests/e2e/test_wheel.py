@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import drill
+import alert_run
 import promtool
 import pytest
 import yaml
@@ -130,7 +130,7 @@ def test_it_serves_its_runbooks(installed: Installed, tmp_path: Path) -> None:
 
 def test_what_it_writes_pages_somebody_with_text_and_link(installed: Installed, tmp_path: Path) -> None:
     """A sidecar that is gone, found by a job as the operator of Prometheus names it, reaches PagerDuty's API."""
-    programs = drill.programs()
+    programs = alert_run.programs()
     if programs is None:
         pytest.skip("apt-get install prometheus prometheus-alertmanager")
     mine = tmp_path / "mine.yaml"

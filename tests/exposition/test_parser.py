@@ -113,8 +113,8 @@ def test_malformed_lines_are_counted_and_described_and_the_rest_survives() -> No
     assert [(line.line, line.why, line.text) for line in exposition.rejected] == [
         (2, "unexpected text after the value", "b 1_0"),
         (3, "# TYPE needs a name and a known type", "# TYPE c dial"),
-        (4, "label e stands there twice", 'd{e="1",e="2"} 1'),
-        (6, "the same series stands there twice", "a 2"),
+        (4, "label e occurs twice", 'd{e="1",e="2"} 1'),
+        (6, "the same series occurs twice", "a 2"),
         (7, "not valid UTF-8", 'f{g="\ufffd"} 1'),
     ]
 
@@ -146,7 +146,7 @@ def test_the_same_labels_in_another_order_are_a_duplicate_and_the_first_wins() -
 def test_the_duplicates_of_a_multiprocess_server_behind_the_slash_are_counted() -> None:
     exposition = DifferentialParser().parse(captured.text("0.32.0__asc2__after-slash.prom").encode())
     assert exposition.rejected_count == 70
-    assert {line.why for line in exposition.rejected} == {"the same series stands there twice"}
+    assert {line.why for line in exposition.rejected} == {"the same series occurs twice"}
 
 
 def test_a_line_longer_than_a_megabyte_is_rejected_and_the_rest_survives() -> None:

@@ -230,7 +230,7 @@ def test_a_family_without_series_is_not_mentioned() -> None:
     assert Renderer().render([(Family("a", "gauge", "Help."), [])], openmetrics=True) == b"# EOF\n"
 
 
-def test_a_histogram_has_a_line_for_each_edge_and_no_sum_where_none_is_known() -> None:
+def test_a_histogram_has_a_line_for_each_bound_and_no_sum_where_none_is_known() -> None:
     series: list[tuple[Pairs, Value]] = [((("x", "50%"),), Histogram((0.5, 1.0), (1.0, 1.0, 4.0), None))]
     assert render(Renderer(), [(Family("a", "histogram", "Help."), series)], openmetrics=False) == (
         "# HELP a Help.\n# TYPE a histogram\n"

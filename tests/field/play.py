@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rehearsal import SCRAPE, Rehearsal
+from scenario_run import SCRAPE, ScenarioRun
 
 from field.cases import EPOCH, Case, Server
 from vllm_sidecar.catalog.reasons import PollError, Reason
@@ -69,7 +69,7 @@ class Address:
 class Played:
     """What was seen of one case."""
 
-    scrapes: Rehearsal = field(default_factory=Rehearsal)
+    scrapes: ScenarioRun = field(default_factory=ScenarioRun)
     states: list[tuple[float, State]] = field(default_factory=list)
     """The target's state at each scrape."""
     ran: int = 0

@@ -10,8 +10,8 @@ from pathlib import Path
 import promtool
 import pytest
 from promtool_series import series
-from rehearsal import SCRAPE
 from samples import others_slow
+from scenario_run import SCRAPE
 
 from field.cases import (
     ODD_NAMES,
@@ -158,8 +158,8 @@ def test_exactly_the_right_alerts_fire_at_the_times_of_production(names: tuple[s
     file = tmp_path / "field.yml"
     rules = [str(path) for path in RULES]
     file.write_text(json.dumps({"rule_files": rules, "evaluation_interval": f"{SCRAPE:g}s", "tests": tests}))
-    verdict = promtool.test_rules(file)
-    assert verdict.ok, verdict.output
+    result = promtool.test_rules(file)
+    assert result.ok, result.output
 
 
 NO_RESTART = [name for name in CASES if "replicas" in name or "compilation" in name or "leader" in name]

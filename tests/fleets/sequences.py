@@ -9,8 +9,8 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rehearsal import SCRAPE, Rehearsal, rehearse
 from running import WALL
+from scenario_run import SCRAPE, ScenarioRun, run_scenario
 
 from fleets.clock import MINUTE, Grid
 from fleets.export import Series
@@ -88,9 +88,9 @@ def _phase(text: str) -> Phase:
 
 
 @cache
-def _played(text: str, seconds: float, load: float, seed: int, utilization: float) -> Rehearsal:
+def _played(text: str, seconds: float, load: float, seed: int, utilization: float) -> ScenarioRun:
     """Play a script, once for all pods and sequences that share it."""
-    return asyncio.run(rehearse(read(text, seed, utilization), seconds, load=load))
+    return asyncio.run(run_scenario(read(text, seed, utilization), seconds, load=load))
 
 
 def scraped(sequence: Sequence) -> Series:

@@ -50,8 +50,8 @@ def test_an_expression_is_left_out_from_the_first_minute_to_ten_minutes_after_th
     expr = f"count({outside(hours(text), 'x or y')})"
     checked = [Expected(minute * 60.0, values={expr: []}) for minute in during]
     checked += [Expected(minute * 60.0, values={expr: [{"labels": "{}", "value": 2}]}) for minute in after]
-    verdict = play(file, tmp_path, {"x": "1x500", 'y{a="b"}': "1x500"}, *checked)
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, {"x": "1x500", 'y{a="b"}': "1x500"}, *checked)
+    assert result.ok, result.output
 
 
 def test_without_hours_nothing_is_appended() -> None:
@@ -107,11 +107,11 @@ def test_latency_is_not_counted_in_the_hours_and_availability_is(tmp_path: Path)
     objective = 'count by (slo) (vllm_sidecar:slo_objective:ratio{model_name="m"})'
     in_budget = [{"labels": f'{{slo="{slo}"}}', "value": 1} for slo in ("availability", "time_to_first_token")]
     file = rules(tmp_path, **settings)
-    verdict = play(
+    result = play(
         file, tmp_path, series,
         Expected(50 * 60.0, values={objective: in_budget, f"count by (model_name, slo) ({burn})": [
             {"labels": '{model_name="m",slo="availability"}', "value": 1},
             {"labels": '{model_name="n",slo="time_to_first_token"}', "value": 1},
         ]}, only="none"),
     )  # fmt: skip
-    assert verdict.ok, verdict.output
+    assert result.ok, result.output

@@ -35,7 +35,7 @@ def replica(*edges: float, where: str = "a", model: str = "m") -> Replica:
 
 
 @pytest.mark.parametrize("name", [name for name in captured.TEXT_NAMES if name.startswith("0.32.0")])
-def test_the_edges_of_the_catalog_are_those_of_recorded_servers(name: str) -> None:
+def test_the_bounds_of_the_catalog_are_those_of_recorded_servers(name: str) -> None:
     found = {
         histogram: seen.bounds
         for group, reading in captured.read(captured.text(name)).groups.items()
@@ -47,7 +47,7 @@ def test_the_edges_of_the_catalog_are_those_of_recorded_servers(name: str) -> No
     assert len(found) in (0, len(FAMILY))
 
 
-def test_every_default_threshold_is_an_edge_in_every_profile() -> None:
+def test_every_default_threshold_is_a_bound_in_every_profile() -> None:
     for slo in SLOS:
         for threshold in slo.thresholds.values():
             assert slo.histogram
@@ -65,12 +65,12 @@ def test_every_default_threshold_is_an_edge_in_every_profile() -> None:
         (0.001, 'le="0.001"'),
     ],
 )
-def test_an_edge_is_matched_in_every_way_that_it_is_written(threshold: float, matcher: str) -> None:
+def test_a_bound_is_matched_in_every_way_that_it_is_written(threshold: float, matcher: str) -> None:
     assert le_matcher(threshold) == matcher
 
 
 @pytest.mark.parametrize("histogram", FAMILY)
-async def test_the_sidecar_and_vllm_write_edges_as_the_matcher_expects(histogram: str) -> None:
+async def test_the_sidecar_and_vllm_write_bounds_as_the_matcher_expects(histogram: str) -> None:
     async with FakeVllm(BODY.encode()) as fake, run(config(fake.url)) as running:
         await running.poll()
         text = running.exporter.render(openmetrics=False).decode()
@@ -83,7 +83,7 @@ async def test_the_sidecar_and_vllm_write_edges_as_the_matcher_expects(histogram
     assert written[-1] == "+Inf"
 
 
-def test_a_threshold_that_is_no_edge_is_refused_with_what_would_make_it_one() -> None:
+def test_a_threshold_that_is_no_bound_is_refused_with_what_would_make_it_one() -> None:
     found = placed(TTFT, 2.0, BucketBounds(), None, snap=False)
     assert found.mistake is not None
     assert found.mistake.startswith(
@@ -97,7 +97,7 @@ def test_a_threshold_that_is_no_edge_is_refused_with_what_would_make_it_one() ->
     assert placed(TTFT, 2.0, BucketBounds(options=written), None, snap=False).mistake is None
 
 
-def test_it_is_moved_to_the_nearest_edge_where_that_is_asked_for() -> None:
+def test_it_is_moved_to_the_nearest_bound_where_that_is_asked_for() -> None:
     found = placed(TTFT, 2.0, BucketBounds(), None, snap=True)
     assert (found.threshold, found.mistake) == (2.5, None)
     assert found.note is not None
@@ -108,13 +108,13 @@ def test_it_is_moved_to_the_nearest_edge_where_that_is_asked_for() -> None:
     assert placed(TTFT, 2.5, BucketBounds(), None, snap=True).note is None
 
 
-def test_the_option_goes_on_from_the_edges_that_there_are() -> None:
+def test_the_option_goes_on_from_the_bounds_that_there_are() -> None:
     assert option(TTFT, 2.0, (1.0, 3.0)) == """--custom-histogram-buckets '{"time_to_first_token":[1.0,2.0,3.0]}'"""
     assert "inter_token_latency" in option("time_per_output_token_seconds", 0.06, (0.05,))
     assert "request_latency" in option("request_seconds", 7.0, (5.0,))
 
 
-def test_all_replicas_must_have_the_edge() -> None:
+def test_all_replicas_must_have_the_bound() -> None:
     edges = BucketBounds((replica(1.0, 2.0, 5.0), replica(1.0, 5.0, where="b")))
     found = placed(TTFT, 2.0, edges, None, snap=False)
     assert found.mistake is not None
@@ -133,7 +133,7 @@ def test_only_the_replicas_of_a_model_count_for_it() -> None:
     assert placed(TTFT, 4.0, edges, "unseen", snap=False).mistake is None
 
 
-async def test_a_live_vllm_tells_its_edges() -> None:
+async def test_a_live_vllm_tells_its_bounds() -> None:
     async with FakeVllm(BODY.replace('le="2.5"', 'le="2.0"').encode()) as fake:
         found = await asked(f"{fake.url}/metrics")
     assert placed(TTFT, 2.0, found, "tiny", snap=False).mistake is None
@@ -146,7 +146,7 @@ async def test_an_address_without_a_path_means_its_metrics() -> None:
         assert [request.path for request in fake.requests] == ["/metrics"]
 
 
-async def test_a_sidecar_tells_the_edges_of_its_server() -> None:
+async def test_a_sidecar_tells_the_bounds_of_its_server() -> None:
     async with FakeVllm(BODY.encode()) as fake, run(config(fake.url)) as running:
         await running.poll()
         body = running.exporter.render(openmetrics=False)

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import boards
+import dashboards_on_disk
 import promql_parser
 import pytest
 import yaml
@@ -28,7 +28,7 @@ from vllm_sidecar.generate.settings.thresholds import Thresholds
 if TYPE_CHECKING:
     from pathlib import Path
 
-DOCUMENTS = sorted(boards.DOCUMENTS.items())
+DOCUMENTS = sorted(dashboards_on_disk.DOCUMENTS.items())
 IDS = [uid for uid, _ in DOCUMENTS]
 VARIABLES = ["datasource", "cluster", "namespace", "job", "model_name", "instance", "engine"]
 CONFIG_MAP_BYTES = 1024 * 1024
@@ -40,18 +40,18 @@ def every_target() -> list[tuple[str, str, dict[str, Any]]]:
     return [
         (uid, panel["title"], target)
         for uid, document in DOCUMENTS
-        for panel in boards.panels(document)
+        for panel in dashboards_on_disk.panels(document)
         for target in panel.get("targets", ())
     ]
 
 
-def test_there_is_a_file_for_each_board_of_the_catalog_and_no_other() -> None:
-    assert set(boards.DOCUMENTS) == {dashboard.uid for dashboard in DASHBOARDS}
-    assert {alert.dashboard for alert in ALERTS} | {DASHBOARD} <= set(boards.DOCUMENTS)
+def test_there_is_a_file_for_each_dashboard_of_the_catalog_and_no_other() -> None:
+    assert set(dashboards_on_disk.DOCUMENTS) == {dashboard.uid for dashboard in DASHBOARDS}
+    assert {alert.dashboard for alert in ALERTS} | {DASHBOARD} <= set(dashboards_on_disk.DOCUMENTS)
 
 
 @each_board
-def test_a_board_has_nothing_that_a_server_gave_and_loads_in_grafana_11(uid: str, document: dict[str, Any]) -> None:
+def test_a_dashboard_has_nothing_that_a_server_gave_and_loads_in_grafana_11(uid: str, document: dict[str, Any]) -> None:
     assert document["uid"] == uid
     assert not {"id", "version", "gnetId", "__inputs", "__requires"} & set(document)
     assert document["schemaVersion"] <= 41
@@ -90,7 +90,7 @@ def test_a_line_of_panels_is_full_and_of_one_height() -> None:
 
 @each_board
 def test_ids_and_titles_are_unique_and_every_panel_says_what_it_means(uid: str, document: dict[str, Any]) -> None:
-    found = boards.panels(document)
+    found = dashboards_on_disk.panels(document)
     every = [panel["id"] for panel in [*found, *(row for row in document["panels"] if row["type"] == "row")]]
     assert len(set(every)) == len(every)
     assert not [title for title, times in Counter(panel["title"] for panel in found).items() if times > 1]
@@ -123,18 +123,20 @@ def test_only_variables_that_there_are_are_used(uid: str, document: dict[str, An
 
 
 @each_board
-def test_a_board_leads_to_the_others_and_marks_restarts_changes_and_pages(uid: str, document: dict[str, Any]) -> None:
+def test_a_dashboard_leads_to_the_others_and_marks_restarts_changes_and_pages(
+    uid: str, document: dict[str, Any]
+) -> None:
     (link,) = document["links"]
     assert link["includeVars"]
     assert link["keepTime"]
     assert set(link["tags"]) <= set(document["tags"])
     assert [each["name"] for each in document["annotations"]["list"]] == ["Restarts", "Changes", "Pages"]
     for target in re.findall(r"/d/([\w-]+)", json.dumps(document)):
-        assert target in boards.DOCUMENTS, uid
+        assert target in dashboards_on_disk.DOCUMENTS, uid
 
 
 def test_every_query_can_be_parsed() -> None:
-    found = list(boards.asked(boards.ANYTHING))
+    found = list(dashboards_on_disk.asked(dashboards_on_disk.ANYTHING))
     assert len(found) > 200
     for each in found:
         promql_parser.parse(each.expr)
@@ -143,7 +145,7 @@ def test_every_query_can_be_parsed() -> None:
 def test_marks_can_be_parsed_too() -> None:
     for _, document in DOCUMENTS:
         for mark in document["annotations"]["list"]:
-            promql_parser.parse(boards.filled(mark["expr"], boards.ANYTHING))
+            promql_parser.parse(dashboards_on_disk.filled(mark["expr"], dashboards_on_disk.ANYTHING))
 
 
 def test_every_metric_is_chosen_by_the_variables_that_it_has_labels_for() -> None:
@@ -171,7 +173,9 @@ def test_panels_that_compare_with_thresholds_take_the_users() -> None:
     def red(thresholds: Thresholds) -> list[float]:
         document = json.loads(dashboard_files(thresholds)["vllm-engine.json"])
         (panel,) = (
-            each for each in boards.panels(document) if each["title"] == "How long do requests wait in the queue?"
+            each
+            for each in dashboards_on_disk.panels(document)
+            if each["title"] == "How long do requests wait in the queue?"
         )
         steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
         return [step["value"] for step in steps if step["color"] == "red"]
@@ -210,20 +214,20 @@ def test_states_are_words_for_all_values_that_the_expression_gives() -> None:
             assert {int(value) for value in re.findall(r"\* 0 \+ (\d+)", target["expr"])} == values, (uid, title)
 
 
-def test_config_maps_hold_the_boards_and_are_what_grafanas_sidecar_looks_for() -> None:
-    maps = list(yaml.safe_load_all((boards.FOLDER / CONFIG_MAPS).read_text()))
+def test_config_maps_hold_the_dashboards_and_are_what_grafanas_sidecar_looks_for() -> None:
+    maps = list(yaml.safe_load_all((dashboards_on_disk.FOLDER / CONFIG_MAPS).read_text()))
     assert len(maps) == len(DASHBOARDS)
     for each in maps:
         assert each["kind"] == "ConfigMap"
         assert each["metadata"]["labels"]["grafana_dashboard"] == "1"
         ((name, text),) = each["data"].items()
-        document = boards.DOCUMENTS[name.removesuffix(".json")]
+        document = dashboards_on_disk.DOCUMENTS[name.removesuffix(".json")]
         assert json.loads(text) == {key: value for key, value in document.items() if key != "generated"}
         assert len(text.encode()) < CONFIG_MAP_BYTES
 
 
 def test_provisioning_names_a_folder_and_a_data_source_that_compose_mounts() -> None:
-    folder = boards.FOLDER / "provisioning"
+    folder = dashboards_on_disk.FOLDER / "provisioning"
     (provider,) = yaml.safe_load((folder / "dashboards" / "vllm-sidecar.yml").read_text())["providers"]
     (source,) = yaml.safe_load((folder / "datasources" / "vllm-sidecar.yml").read_text())["datasources"]
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -234,12 +238,12 @@ def test_provisioning_names_a_folder_and_a_data_source_that_compose_mounts() -> 
     assert home == f"{provider['options']['path']}/vllm-overview.json"
 
 
-def test_the_command_writes_the_boards_and_leaves_those_of_the_user_alone(
+def test_the_command_writes_the_dashboards_and_leaves_those_of_the_user_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "boards"
     assert cli.main(["generate", "dashboards", "--out", str(out)]) == 0
-    assert json.loads((out / "vllm-gpu.json").read_text()) == boards.DOCUMENTS["vllm-gpu"]
+    assert json.loads((out / "vllm-gpu.json").read_text()) == dashboards_on_disk.DOCUMENTS["vllm-gpu"]
     assert cli.main(["generate", "dashboards", "--out", str(out), "--check"]) == 0
     (out / "vllm-old.json").write_bytes((out / "vllm-gpu.json").read_bytes())
     edited = (out / "vllm-slo.json").read_bytes().replace(b'"uid": "vllm-slo"', b'"uid": "vllm-slo-mine"', 1)

@@ -304,8 +304,8 @@ def test_no_template_that_is_taken_is_refused_by_prometheus(tmp_path: Path) -> N
 def checked_by_promtool(folder: Path, rules: list[dict[str, Any]]) -> None:
     file = folder / "all.rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "g", "rules": rules}]}, allow_unicode=True), encoding="utf-8")
-    verdict = promtool.check_rules(file)
-    assert verdict.ok, verdict.output[:3000]
+    result = promtool.check_rules(file)
+    assert result.ok, result.output[:3000]
 
 
 @pytest.mark.parametrize("text", ["{{ x", "a }} {{ b }}", "{{{{", "plain", '{{ "{{" }}'])

@@ -108,8 +108,8 @@ def test_each_model_burns_by_its_own_objective_and_threshold(tmp_path: Path) -> 
         ]
     }  # fmt: skip
     file = rules(tmp_path, "time_to_first_token", models=models)
-    verdict = play(file, tmp_path, series, Expected(2400.0, firing, values))
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, series, Expected(2400.0, firing, values))
+    assert result.ok, result.output
 
 
 def test_fewer_observations_than_a_strict_objective_asks_for_fire_nothing(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_fewer_observations_than_a_strict_objective_asks_for_fire_nothing(tmp_pa
             few = Traffic.steady(1.0, 0.0, requests).then(0.0, 0.0, 60)
             series |= latency(TTFT, "2.5", few, model_name=model)
         at = (requests + 18.0) * STEP
-        verdict = play(file, tmp_path, series, Expected(at, {(BURN, name, "1h") for name in names}, only="1h"))
-        assert verdict.ok, verdict.output
+        result = play(file, tmp_path, series, Expected(at, {(BURN, name, "1h") for name in names}, only="1h"))
+        assert result.ok, result.output
 
 
 def test_a_text_for_many_models_tells_the_numbers_of_the_one_that_burns(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_a_text_for_many_models_tells_the_numbers_of_the_one_that_burns(tmp_path
     for group in document["groups"]:
         group["rules"] = [each for each in group["rules"] if "record" in each or each == rule]
     only.write_text(yaml.safe_dump(document, width=10**6))
-    verdict = _alerts(tmp_path, only, series, 40 * STEP, expected)
-    assert verdict.ok, verdict.output
+    result = _alerts(tmp_path, only, series, 40 * STEP, expected)
+    assert result.ok, result.output
     assert "99.95% of requests get their first token within 10s" in expected[1]["exp_annotations"]["description"]
 
 
@@ -217,8 +217,8 @@ def test_two_packs_in_one_prometheus_record_and_page_for_their_own(tmp_path: Pat
     }
     file = tmp_path / "test.yml"
     file.write_text(yaml.safe_dump(test, width=10**6))
-    verdict = promtool.test_rules(file)
-    assert verdict.ok, verdict.output
+    result = promtool.test_rules(file)
+    assert result.ok, result.output
 
 
 def test_two_packs_have_names_of_their_own_everywhere() -> None:

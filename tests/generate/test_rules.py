@@ -67,8 +67,8 @@ MODEL = {"m.1": {"profile": "interactive"}, "same": {"profile": "standard"}}
 def test_promtool_accepts_the_rules(settings: dict[str, Any], tmp_path: Path) -> None:
     for name, content in rule_files(Thresholds.model_validate(settings), Format.PROMETHEUS).items():
         (tmp_path / name).write_bytes(content)
-        verdict = promtool.check_rules(tmp_path / name)
-        assert verdict.ok, verdict.output
+        result = promtool.check_rules(tmp_path / name)
+        assert result.ok, result.output
 
 
 def test_every_metric_of_the_sidecar_gets_the_selector() -> None:

@@ -103,8 +103,8 @@ def test_a_gateway_counts_what_clients_asked_for_and_what_of_it_failed(name: str
     }
     file = rules(tmp_path, "availability", **settings(gateway))
     fired = {("VllmAvailabilitySloBurn", "m", "1h")}
-    verdict = play(file, tmp_path, series, Expected(90 * 60.0, fired, values, only="1h"))
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, series, Expected(90 * 60.0, fired, values, only="1h"))
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -115,8 +115,8 @@ def test_a_gateway_without_any_failure_has_its_whole_budget(name: str, tmp_path:
     left = "min(vllm_sidecar:slo_budget_remaining:ratio30d)"
     file = rules(tmp_path, "availability", **settings(gateway))
     expected = Expected(90 * 60.0, values={left: [{"labels": "{}", "value": 1}]})
-    verdict = play(file, tmp_path, fine, expected)
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, fine, expected)
+    assert result.ok, result.output
 
 
 _FAILED = ('class="5"', '"503"', '"502"', '"408"', '"None"', "ModelServerError", "Exhausted")
@@ -152,8 +152,8 @@ def test_one_model_is_counted_by_the_gateway_and_all_others_by_their_sidecars(tm
             {"labels": '{job="vllm-sidecar",model_name="n",slo="availability"}', "value": 20},
         ]
     }
-    verdict = play(file, tmp_path, series | others, Expected(60 * 60.0, values=shown, only="none"))
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, series | others, Expected(60 * 60.0, values=shown, only="none"))
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -165,8 +165,8 @@ def test_a_model_that_the_gateway_does_not_know_is_a_ticket(tmp_path: Path) -> N
         ("VllmSloEdgeMissing", "other", ""),
         *(("VllmAvailabilitySloBurn", "m", w) for w in ("1h", "6h", "1d", "3d")),
     }
-    verdict = play(file, tmp_path, series | running, Expected(90 * 60.0, fired))
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, series | running, Expected(90 * 60.0, fired))
+    assert result.ok, result.output
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def missed(folder: Path, series: Mapping[str, str], low: float, high: float, at:
     values = {f"({BAD}) >= bool {low}": one, f"({BAD}) <= bool {high}": one}
     file = rules(folder, "availability")
     checked = Expected(at * 60.0, values=values, only="none")
-    verdict = play(file, folder, series, checked)
-    assert verdict.ok, verdict.output
+    result = play(file, folder, series, checked)
+    assert result.ok, result.output
 
 
 def hour_down(flat: str, up: str) -> dict[str, str]:
@@ -55,18 +55,18 @@ def test_an_hour_without_any_replica_counts_what_clients_sent_before(flat: str, 
     missed(tmp_path, series, 34_000, 37_000)
     share = 'vllm_sidecar:slo_budget_remaining:ratio30d{slo="availability"} < bool 0'
     spent = {share: [{"labels": '{job="vllm-sidecar",model_name="m",slo="availability"}', "value": 1}]}
-    verdict = play(rules(tmp_path, "availability"), tmp_path, series, Expected(280 * 60.0, values=spent, only="none"))
-    assert verdict.ok, verdict.output
+    result = play(rules(tmp_path, "availability"), tmp_path, series, Expected(280 * 60.0, values=spent, only="none"))
+    assert result.ok, result.output
 
 
 def test_an_outage_of_a_busy_model_pages_within_four_minutes_and_recovery_ends_it(tmp_path: Path) -> None:
     file = rules(tmp_path, "availability")
     fired = {("VllmAvailabilitySloBurn", "m", "1h")}
-    verdict = play(
+    result = play(
         file, tmp_path, hour_down("72000x240", "1x480 0x240 1x400"),
         Expected(119 * 60.0, only="1h"), Expected(124 * 60.0, fired, only="1h"), Expected(200 * 60.0, only="1h"),
     )  # fmt: skip
-    assert verdict.ok, verdict.output
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -74,12 +74,12 @@ def test_an_outage_ends_after_six_hours_and_nothing_feeds_itself(tmp_path: Path)
     series = replica("0+150x240 36000x2400", "1x240 0x2400")
     file = rules(tmp_path, "availability")
     value = 'vllm_sidecar:slo_bad_observations:rate5m{slo="availability"} + 0'
-    verdict = play(
+    result = play(
         file, tmp_path, series,
         Expected((60 + 355) * 60.0, values={value: [{"labels": WHO, "value": 10}]}, only="none"),
         Expected((60 + 365) * 60.0, values={value: [{"labels": WHO, "value": 0}]}, only="none"),
     )  # fmt: skip
-    assert verdict.ok, verdict.output
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -158,5 +158,5 @@ def test_what_prometheus_did_not_see_is_no_outage(tmp_path: Path) -> None:
     missed_there = {back: [{"labels": "{}", "value": 0}]}
     for seen, at, values in (("1x480 _x60 1x600", 140.0, unseen), ("1x1200", 134.0, missed_there)):
         expected = Expected(at * 60.0, values=values, only="none")
-        verdict = play(file, tmp_path, series | {evaluated: seen}, expected)
-        assert verdict.ok, verdict.output
+        result = play(file, tmp_path, series | {evaluated: seen}, expected)
+        assert result.ok, result.output

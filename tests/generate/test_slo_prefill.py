@@ -33,16 +33,16 @@ def test_late_first_tokens_of_decode_servers_are_not_diluted_by_those_of_prefill
     for number in range(3):
         series |= first_tokens(f"prefill-{number}", 150.0, job=job)
     file = rules(tmp_path, "time_to_first_token")
-    verdict = play(file, tmp_path, series, Expected(90 * 60.0, {(BURN, "m", "1h")}, only="1h"))
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, series, Expected(90 * 60.0, {(BURN, "m", "1h")}, only="1h"))
+    assert result.ok, result.output
 
 
 def test_a_prefill_server_without_any_series_of_inter_token_latency_is_one_too(tmp_path: Path) -> None:
     series = first_tokens("decode", 120.0, outputs=DECODE) | first_tokens("prefill", 150.0)
     del series[labelled(f"{ITL}_count", instance="prefill")]
     file = rules(tmp_path, "time_to_first_token")
-    verdict = play(file, tmp_path, series, Expected(90 * 60.0, {(BURN, "m", "1h")}, only="1h"))
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, series, Expected(90 * 60.0, {(BURN, "m", "1h")}, only="1h"))
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -53,10 +53,8 @@ def test_where_all_replicas_do_the_same_each_counts(outputs: str, tmp_path: Path
     burn = "round(vllm_sidecar:slo_burn:ratio_rate1h, 0.001)"
     who = '{job="vllm-sidecar",model_name="m",slo="time_to_first_token"}'
     file = rules(tmp_path, "time_to_first_token")
-    verdict = play(
-        file, tmp_path, series, Expected(90 * 60.0, values={burn: [{"labels": who, "value": 10}]}, only="1h")
-    )
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, series, Expected(90 * 60.0, values={burn: [{"labels": who, "value": 10}]}, only="1h"))
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -65,8 +63,8 @@ def test_the_sidecars_counters_leave_prefill_servers_out_too(tmp_path: Path) -> 
     for instance, good in (("decode", 120.0), ("prefill", 150.0)):
         series |= counted("time_to_first_token", Traffic.steady(150.0, good, 400), 2.5, instance=instance)
     file = rules(tmp_path, "time_to_first_token", slos={"source": "sidecar"})
-    verdict = play(file, tmp_path, series, Expected(90 * 60.0, {(BURN, "m", "1h")}, only="1h"))
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, series, Expected(90 * 60.0, {(BURN, "m", "1h")}, only="1h"))
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -90,5 +88,5 @@ def test_a_request_that_ends_at_both_servers_is_one_request_and_a_failure_at_eit
         for name, value in (("observations", 10), ("bad_observations", 2))
     }
     file = rules(tmp_path, "availability", slos={"availability": {"source": source}})
-    verdict = play(file, tmp_path, series, Expected(90 * 60.0, values=values, only="none"))
-    assert verdict.ok, verdict.output
+    result = play(file, tmp_path, series, Expected(90 * 60.0, values=values, only="none"))
+    assert result.ok, result.output

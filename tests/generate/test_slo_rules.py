@@ -67,8 +67,8 @@ def test_each_window_fires_above_its_burn_and_not_just_below(
 ) -> None:
     budget = 0.001 if slo == "availability" else 0.01
     traffic = Traffic.steady(10_000.0, 10_000.0 * (1.0 - burn * budget), 200)
-    verdict = played(told(slo, traffic), Expected(60.0), Expected(2400.0, firing(slo, *windows)), slo=slo)
-    assert verdict.ok, verdict.output
+    result = played(told(slo, traffic), Expected(60.0), Expected(2400.0, firing(slo, *windows)), slo=slo)
+    assert result.ok, result.output
 
 
 @pytest.mark.parametrize("slo", ENABLED)
@@ -89,8 +89,8 @@ def test_values_that_are_no_numbers_neither_fire_nor_spoil_what_comes_later(slo:
         "value": 0,
     }
     shown = {f'vllm_sidecar:slo_errors:ratio_rate1h{{slo="{slo}"}}': [fine]}
-    verdict = played(told(slo, holed), Expected(900.0), Expected(2400.0, set(), shown), slo=slo)
-    assert verdict.ok, verdict.output
+    result = played(told(slo, holed), Expected(900.0), Expected(2400.0, set(), shown), slo=slo)
+    assert result.ok, result.output
     bad = Traffic(f"{good.all} NaN NaN 43000+1000x160", f"{good.good} NaN NaN 40000+0x160")
     assert played(told(slo, bad), Expected(3000.0, firing(slo, *WINDOWS)), slo=slo).ok
 
@@ -100,10 +100,10 @@ def test_a_restart_burns_nothing_and_hides_nothing(slo: str, played: Play) -> No
     fine = Traffic.steady(1000.0, 1000.0, 80).then(1000.0, 1000.0, 80, from_zero=True)
     assert played(told(slo, fine), Expected(1230.0), Expected(2300.0), slo=slo).ok
     worse = Traffic.steady(1000.0, 700.0, 80).then(1000.0, 700.0, 80, from_zero=True)
-    verdict = played(
+    result = played(
         told(slo, worse), Expected(1230.0, firing(slo, *WINDOWS)), Expected(2300.0, firing(slo, *WINDOWS)), slo=slo
     )
-    assert verdict.ok, verdict.output
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -111,28 +111,28 @@ def test_a_restart_burns_nothing_and_hides_nothing(slo: str, played: Play) -> No
 def test_a_page_goes_on_for_a_while_when_a_restart_leaves_no_observations(slo: str, played: Play) -> None:
     """A server that restarts answers nobody: the short window is empty, and nothing is solved."""
     gone = Traffic.steady(1000.0, 700.0, 80).then(0.0, 0.0, 120, from_zero=True)
-    verdict = played(
+    result = played(
         told(slo, gone),
         Expected(1200.0, firing(slo, *WINDOWS)),
         Expected(1200.0 + 480.0, firing(slo, *WINDOWS)),
         Expected(1200.0 + 900.0, firing(slo, *WINDOWS[1:])),
         slo=slo,
     )
-    assert verdict.ok, verdict.output
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slo", ENABLED)
 def test_what_is_over_resolves_first_where_the_windows_are_short(slo: str, played: Play) -> None:
     over = Traffic.steady(1000.0, 700.0, 80).then(1000.0, 1000.0, 400)
-    verdict = played(
+    result = played(
         told(slo, over),
         Expected(1200.0, firing(slo, *WINDOWS)),
         Expected(1200.0 + 900.0, firing(slo, *WINDOWS[1:])),
         Expected(1200.0 + 3000.0, firing(slo, *WINDOWS[2:])),
         slo=slo,
     )
-    assert verdict.ok, verdict.output
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -142,8 +142,8 @@ def test_fewer_observations_than_the_guard_asks_for_fire_nothing(slo: str, guard
     for requests, windows in ((guard - 5, ()), (guard + 5, ("1h",))):
         few = Traffic.steady(1.0, 0.0, requests).then(0.0, 0.0, 60)
         at = (requests + 18.0) * STEP  # the last of them have been in the five minutes of a rate for long enough
-        verdict = played(told(slo, few), Expected(at, firing(slo, *windows), only="1h"), slo=slo)
-        assert verdict.ok, verdict.output
+        result = played(told(slo, few), Expected(at, firing(slo, *windows), only="1h"), slo=slo)
+        assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_replicas_and_engines_of_a_model_share_one_budget_and_models_do_not(play
         | latency(TTFT, "2.5", good, instance="b:10190")
         | latency(TTFT, "2.5", bad, model_name="n")
     )
-    verdict = played(
+    result = played(
         series,
         Expected(
             2400.0,
@@ -177,7 +177,7 @@ def test_replicas_and_engines_of_a_model_share_one_budget_and_models_do_not(play
             },
         ),
     )
-    assert verdict.ok, verdict.output
+    assert result.ok, result.output
 
 
 def test_the_recorded_series_say_what_their_names_say(played: Play) -> None:
@@ -195,27 +195,27 @@ def test_the_recorded_series_say_what_their_names_say(played: Play) -> None:
         f"round(vllm_sidecar:{name}, 1e-6)": [{"labels": who, "value": value}] for name, value in expected.items()
     }
     series = latency(TTFT, "2.5", Traffic.steady(1500.0, 1492.5, 200))
-    verdict = played(series, Expected(2400.0, set(), values))
-    assert verdict.ok, verdict.output
+    result = played(series, Expected(2400.0, set(), values))
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["10.0", "10"])
-def test_an_edge_is_found_as_prometheus_2_and_3_write_it(text: str, played: Play) -> None:
+def test_a_bound_is_found_as_prometheus_2_and_3_write_it(text: str, played: Play) -> None:
     series = latency(TTFT, text, Traffic.steady(100.0, 50.0, 200))
-    verdict = played(series, Expected(2400.0, firing("time_to_first_token", *WINDOWS)), profile="batch")
-    assert verdict.ok, verdict.output
+    result = played(series, Expected(2400.0, firing("time_to_first_token", *WINDOWS)), profile="batch")
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
-def test_an_edge_that_only_looks_alike_is_another(played: Play) -> None:
+def test_a_bound_that_only_looks_alike_is_another(played: Play) -> None:
     """A dot in a regular expression would match 10x0 too."""
     series = latency(TTFT, "1000", Traffic.steady(100.0, 50.0, 40)) | latency(TTFT, "100", Traffic.steady(100, 50, 40))
     assert played(series, Expected(540.0), profile="batch").ok
 
 
 @pytest.mark.slow
-def test_a_replica_without_the_edge_is_left_out_and_told_of(played: Play) -> None:
+def test_a_replica_without_the_bound_is_left_out_and_told_of(played: Play) -> None:
     """Counted, all of its observations would be bad."""
     lacking = latency(TTFT, None, Traffic.steady(1000.0, 1000.0, 200), instance="b:10190")
     having = latency(TTFT, "2.5", Traffic.steady(1000.0, 1000.0, 200))
@@ -229,8 +229,8 @@ def test_a_replica_without_the_edge_is_left_out_and_told_of(played: Play) -> Non
         ]
     }
     missing = {(BOUND_MISSING, "m", "")}
-    verdict = played(lacking | having, Expected(870.0), Expected(1200.0, missing, told_of))
-    assert verdict.ok, verdict.output
+    result = played(lacking | having, Expected(870.0), Expected(1200.0, missing, told_of))
+    assert result.ok, result.output
     assert played(having, Expected(1200.0)).ok
 
 
@@ -240,8 +240,8 @@ def test_with_speculation_itl_is_not_judged_but_tpot_is(played: Play) -> None:
     bad = Traffic.steady(1000.0, 500.0, 200)
     both = latency(ITL, "0.1", bad) | latency(TPOT, "0.1", bad)
     assert played(both, Expected(2400.0, firing("inter_token_latency", *WINDOWS))).ok
-    verdict = played(both | SPECULATES, Expected(2400.0, firing("time_per_output_token", *WINDOWS)))
-    assert verdict.ok, verdict.output
+    result = played(both | SPECULATES, Expected(2400.0, firing("time_per_output_token", *WINDOWS)))
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -252,8 +252,8 @@ def test_a_model_has_objectives_of_its_own(played: Play) -> None:
         series |= latency(TTFT, "2.5", slow, model_name=model)
         series[labelled(f"{TTFT}_bucket", model_name=model, le="0.5")] = "0+500x200"
     fast = {"m": {"profile": "interactive"}, "o": {"slos": {"time_to_first_token": {"enabled": False}}}}
-    verdict = played(series, Expected(2400.0, firing("time_to_first_token", *WINDOWS)), models=fast)
-    assert verdict.ok, verdict.output
+    result = played(series, Expected(2400.0, firing("time_to_first_token", *WINDOWS)), models=fast)
+    assert result.ok, result.output
     shown = {
         "round(vllm_sidecar:slo_objective:ratio, 1e-6)": [
             {"labels": '{job="vllm-sidecar",model_name="m",slo="time_to_first_token"}', "value": 0.9},
@@ -262,8 +262,8 @@ def test_a_model_has_objectives_of_its_own(played: Play) -> None:
         ]
     }
     loose = {"m": {"slos": {"time_to_first_token": {"objective": 0.9}}}}
-    verdict = played(series, Expected(2400.0, set(), shown), models=loose)
-    assert verdict.ok, verdict.output
+    result = played(series, Expected(2400.0, set(), shown), models=loose)
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -272,13 +272,13 @@ def test_the_sidecars_counters_tell_the_same(slo: str, played: Play) -> None:
     threshold = {"time_to_first_token": 2.5, "inter_token_latency": 0.1}[slo]
     bad = Traffic.steady(1000.0, 850.0, 200)
     series = counted(slo, bad, threshold)
-    verdict = played(series, Expected(2400.0, firing(slo, *WINDOWS)), slos={"source": "sidecar"})
-    assert verdict.ok, verdict.output
+    result = played(series, Expected(2400.0, firing(slo, *WINDOWS)), slos={"source": "sidecar"})
+    assert result.ok, result.output
     other = counted(slo, bad, 1.0) | {labelled("requests_running"): "1x200"}
     lacking = {(BOUND_MISSING, "m", "")}
     one = {slo: {"source": "sidecar"}, "availability": {"enabled": False}}
-    verdict = played(other, Expected(2400.0, lacking), slos=one)
-    assert verdict.ok, verdict.output
+    result = played(other, Expected(2400.0, lacking), slos=one)
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -287,12 +287,12 @@ def test_failures_before_a_crash_burn_though_the_server_is_gone(played: Play) ->
     series = counted("time_to_first_token", Traffic.steady(1000.0, 500.0, 40), 2.5)
     (gauge,) = [name for name in series if "slo_threshold_seconds" in name]
     series[gauge] = "2.5x38 stale"
-    verdict = played(
+    result = played(
         series,
         Expected(660.0, firing("time_to_first_token", "1h", "6h")),
         slos={"source": "sidecar", "availability": {"enabled": False}},
     )
-    assert verdict.ok, verdict.output
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -307,16 +307,16 @@ def test_availability_can_be_told_by_how_requests_end(played: Play) -> None:
 
     source = {"availability": {"source": "histogram"}}
     for errors, rejected in ((20.0, 0.0), (0.0, 20.0)):
-        verdict = played(ended(errors, rejected), Expected(2400.0, firing("availability", *WINDOWS)), slos=source)
-        assert verdict.ok, verdict.output
+        result = played(ended(errors, rejected), Expected(2400.0, firing("availability", *WINDOWS)), slos=source)
+        assert result.ok, result.output
     assert played(ended(0.0, 0.0), Expected(2400.0), slos=source).ok
     without = {
         name: values for name, values in ended(0.0, 0.0).items() if "error" not in name and "rejected" not in name
     }
     fine = {"labels": '{job="vllm-sidecar",model_name="m",slo="availability"}', "value": 1}
     shown = {"vllm_sidecar:slo_budget_remaining:ratio30d + 0": [fine]}
-    verdict = played(without, Expected(2400.0, set(), shown), slos=source)
-    assert verdict.ok, verdict.output
+    result = played(without, Expected(2400.0, set(), shown), slos=source)
+    assert result.ok, result.output
 
 
 @pytest.mark.slow
@@ -330,8 +330,8 @@ def test_without_a_sidecar_that_counts_availability_is_told_by_how_requests_end(
     assert played(ended, Expected(2400.0, firing("availability", *WINDOWS)), slo="availability").ok
     assert played(ended, Expected(2400.0, firing("availability", *WINDOWS))).ok
     counts = counted("availability", Traffic.steady(1000.0, 1000.0, 200))
-    verdict = played(ended | counts, Expected(2400.0, {(BOUND_MISSING, "m", "")}))
-    assert verdict.ok, verdict.output
+    result = played(ended | counts, Expected(2400.0, {(BOUND_MISSING, "m", "")}))
+    assert result.ok, result.output
     silent = {labelled("requests_running"): "1x200"}
     assert played(silent, Expected(2400.0, {(BOUND_MISSING, "m", "")})).ok
 
@@ -341,22 +341,22 @@ def test_the_duration_of_requests_is_an_objective_where_it_is_asked_for(played: 
     slow = latency("request_seconds", "60.0", Traffic.steady(1000.0, 850.0, 200))
     assert played(slow, Expected(2400.0)).ok
     asked = {"request_duration": {"enabled": True}}
-    verdict = played(slow, Expected(2400.0, firing("request_duration", *WINDOWS)), slos=asked)
-    assert verdict.ok, verdict.output
-    verdict = played(latency("request_seconds", "20.0", Traffic.steady(1000.0, 850.0, 200)),
+    result = played(slow, Expected(2400.0, firing("request_duration", *WINDOWS)), slos=asked)
+    assert result.ok, result.output
+    result = played(latency("request_seconds", "20.0", Traffic.steady(1000.0, 850.0, 200)),
                      Expected(2400.0, firing("request_duration", *WINDOWS)),
                      slos={"request_duration": {"enabled": True, "threshold": "20s"}})  # fmt: skip
-    assert verdict.ok, verdict.output
+    assert result.ok, result.output
 
 
-def test_a_drill_has_the_same_names_and_shorter_windows(played: Play) -> None:
+def test_a_scaled_test_has_the_same_names_and_shorter_windows(played: Play) -> None:
     bad = latency(TTFT, "2.5", Traffic.steady(1000.0, 700.0, 40))
-    verdict = played(bad, Expected(120.0, firing("time_to_first_token", "1h", "6h", "1d", "3d")), time_scale=0.01)
-    assert verdict.ok, verdict.output
+    result = played(bad, Expected(120.0, firing("time_to_first_token", "1h", "6h", "1d", "3d")), time_scale=0.01)
+    assert result.ok, result.output
     over = latency(TTFT, "2.5", Traffic.steady(1000.0, 700.0, 10).then(1000.0, 1000.0, 100))
     late = firing("time_to_first_token", "3d")
-    verdict = played(over, Expected(330.0, late), Expected(600.0), time_scale=0.01)
-    assert verdict.ok, verdict.output
+    result = played(over, Expected(330.0, late), Expected(600.0), time_scale=0.01)
+    assert result.ok, result.output
 
 
 def test_the_committed_rules_are_those_of_the_defaults() -> None:
@@ -422,8 +422,8 @@ def test_texts_of_burn_alerts_say_where_the_model_is_and_how_many_replicas_answe
     }
     path = tmp_path / "texts.yml"
     path.write_text(yaml.safe_dump(test, width=10**6))
-    verdict = promtool.test_rules(path)
-    assert verdict.ok, verdict.output
+    result = promtool.test_rules(path)
+    assert result.ok, result.output
 
 
 def test_both_names_of_the_latency_between_tokens_are_one_alert() -> None:

@@ -135,7 +135,7 @@ def test_all_thresholds_that_are_not_bounds_are_reported_at_once() -> None:
     ],
     ids=["off", "counted by the sidecar", "all counted by the sidecar", "custom buckets"],
 )
-def test_no_edge_is_needed_where_none_is_read(slos: dict[str, Any]) -> None:
+def test_no_bound_is_needed_where_none_is_read(slos: dict[str, Any]) -> None:
     assert mistakes(slos=slos) == ()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from stub_nvml import LOST, NOT_SUPPORTED, UNKNOWN
 
-from vllm_sidecar.gpu.nvml.binding import CallError, GoneError, LackingError, Nvml
+from vllm_sidecar.gpu.nvml.binding import CallError, GpuLostError, Nvml, UnsupportedError
 
 if TYPE_CHECKING:
     from stub_nvml import Stub
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.io
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(LOST, GoneError), (16, GoneError), (NOT_SUPPORTED, LackingError), (UNKNOWN, CallError)]
+    ("code", "kind"),
+    [(LOST, GpuLostError), (16, GpuLostError), (NOT_SUPPORTED, UnsupportedError), (UNKNOWN, CallError)],
 )
 def test_an_error_of_a_call_names_the_call_and_the_code(code: int, kind: type[CallError], stub: Stub) -> None:
     stub.script(f"ret.nvmlDeviceGetCount_v2 {code}")

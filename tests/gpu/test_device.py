@@ -37,7 +37,7 @@ class Reader:
         self.driver = Driver(self.nvml, plan)
         self.frames = FrameReader(processes=plan.processes)
         versions = {"driver": self.driver.driver_version, "nvml": self.driver.nvml_version}
-        self.frames.read(json.dumps(["opened", {**versions, "devices": 1, "gone": 0}]).encode())
+        self.frames.read(json.dumps(["opened", {**versions, "devices": 1, "without_handle": 0}]).encode())
 
     def poll(self, times: int = 2) -> GpuPoll:
         for _ in range(times):

@@ -12,7 +12,7 @@ from vllm_sidecar.gpu.frames import FrameReader, GpuEvent, Note, Opened, Outdate
 from vllm_sidecar.gpu.polls import GpuPoll
 from vllm_sidecar.gpu.units import decode
 
-OPENED = {"driver": "580", "nvml": "13", "devices": 1, "gone": 0}
+OPENED = {"driver": "580", "nvml": "13", "devices": 1, "without_handle": 0}
 DEVICE = ["0", "GPU-0", "H100", "00:10", "9.0", "instant", None]
 READING: dict[str, Any] = {
     "device": DEVICE, "fast": [["power_watts", 612000]], "slow": [["power_limit_watts", 700000]],
@@ -111,7 +111,7 @@ def test_other_frames(reader: FrameReader) -> None:
     ],
 )
 def test_what_is_no_frame_is_a_value_error(garbled: bytes, reader: FrameReader) -> None:
-    with pytest.raises(ValueError, match="a frame that is none"):
+    with pytest.raises(ValueError, match="an invalid frame"):
         reader.read(garbled)
 
 

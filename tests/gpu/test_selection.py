@@ -139,7 +139,7 @@ def test_a_list_takes_what_it_names_and_mig_instances_with_the_gpu_they_are_on(s
 
 
 def test_names_of_which_none_is_there_are_a_failure(stub: Stub) -> None:
-    with pytest.raises(NvmlFailedError, match="none of the 4 devices here is 9, GPU-x") as caught:
+    with pytest.raises(NvmlFailedError, match="none of the 4 devices is 9, GPU-x") as caught:
         read(stub, DriverSettings(wanted=("9", "GPU-x")))
     assert caught.value.reason == "no_gpu"
 

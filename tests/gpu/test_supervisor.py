@@ -38,7 +38,7 @@ while not (select.select([0], [], [], 0.02)[0] and not os.read(0, 65536)):
         ("pass", Reason.CRASHED, "exit code 0, in begin"),
         ("os.write(2, b'first\\nthe last words\\n\\n'); sys.exit(1)", Reason.CRASHED,
          "exit code 1: the last words, in begin"),
-        ("os.write(1, b'no frame\\n'); time.sleep(60)", Reason.INTERNAL, "a frame that is none: "),
+        ("os.write(1, b'no frame\\n'); time.sleep(60)", Reason.INTERNAL, "an invalid frame: "),
         ("os.write(1, b'[' * 5000000); time.sleep(60)", Reason.INTERNAL, "a frame of more than "),
         ("note('nvmlDeviceGetName of GPU 3'); time.sleep(60)", Reason.HUNG,
          "nvmlDeviceGetName of GPU 3 has not returned for "),

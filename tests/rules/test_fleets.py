@@ -13,8 +13,8 @@ import promtool
 import pytest
 import yaml
 from places import RULES
-from rehearsal import rehearse
 from rows import for_each
+from scenario_run import run_scenario
 
 from fleets.clock import EPOCH, HOUR, MINUTE, MONDAY, Grid, at
 from fleets.evaluate import Rule, levels, rules_of
@@ -52,7 +52,7 @@ def morning() -> Series:
 @cache
 def exported() -> dict[str, set[str]]:
     """Return the labels of every metric of the real sidecar of a healthy server."""
-    played = asyncio.run(rehearse("healthy", 75.0))
+    played = asyncio.run(run_scenario("healthy", 75.0))
     found: dict[str, set[str]] = {}
     for text in played.series:
         labels = labels_of(text)

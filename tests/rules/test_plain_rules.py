@@ -48,5 +48,5 @@ def test_a_server_that_went_down_is_told_from_one_that_loads(
     }
     file = tmp_path / "plain.yml"
     file.write_text(json.dumps(test))
-    verdict = promtool.test_rules(file)
-    assert verdict.ok, verdict.output
+    result = promtool.test_rules(file)
+    assert result.ok, result.output

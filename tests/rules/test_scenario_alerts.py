@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import promtool
 import pytest
 from promtool_series import series
-from rehearsal import CALM, INCIDENT, RECOVERY, SCRAPE, around, rehearse
 from samples import others_slow
+from scenario_run import CALM, INCIDENT, RECOVERY, SCRAPE, around, run_scenario
 
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.objectives import SLO_ALERTS
@@ -47,9 +47,9 @@ def quick_rules(folder: Path) -> Path:
     return folder / "*.rules.yml"
 
 
-def rehearsed(scenario: str, folder: Path) -> promtool.Result:
+def played(scenario: str, folder: Path) -> promtool.Result:
     """Play a scenario and let promtool judge; return what it says against it."""
-    played = asyncio.run(rehearse(around(scenario), CALM + INCIDENT + RECOVERY))
+    played = asyncio.run(run_scenario(around(scenario), CALM + INCIDENT + RECOVERY))
     promised = set(SCENARIOS[scenario].alerts)
     test = {
         "rule_files": [str(quick_rules(folder))],
@@ -73,12 +73,12 @@ def rehearsed(scenario: str, folder: Path) -> promtool.Result:
 
 @pytest.mark.parametrize("scenario", others_slow(SCENARIOS, "stall", "kv-exhaustion"))
 def test_a_scenario_raises_exactly_the_alerts_it_promises_and_they_resolve(scenario: str, tmp_path: Path) -> None:
-    verdict = rehearsed(scenario, tmp_path)
-    assert verdict.ok, verdict.output
+    result = played(scenario, tmp_path)
+    assert result.ok, result.output
 
 
-REHEARSED = frozenset(alert for scenario in SCENARIOS.values() for alert in scenario.alerts)
+PLAYED = frozenset(alert for scenario in SCENARIOS.values() for alert in scenario.alerts)
 
 
 def test_what_the_scenarios_promise_exists() -> None:
-    assert {*(alert.name for alert in ALERTS), *SLO_ALERTS} >= REHEARSED
+    assert {*(alert.name for alert in ALERTS), *SLO_ALERTS} >= PLAYED

@@ -32,12 +32,12 @@ def test_an_objective_of_a_model_goes_before_the_one_for_all(objectives: tuple[O
     assert set(objectives_of(objectives, "n")) == {ALL, OTHER}
 
 
-def test_an_edge_is_exact_and_nothing_else() -> None:
+def test_a_bound_is_exact_and_nothing_else() -> None:
     assert is_exact(BOUNDS, 2.0)
     assert not is_exact(BOUNDS, 1.5)
 
 
-def test_at_an_edge_the_split_says_nothing() -> None:
+def test_at_a_bound_the_split_says_nothing() -> None:
     assert good_of(BOUNDS, poll(0.5, 1.5, 3.0), 2.0, share=0.0) == 2.0
 
 

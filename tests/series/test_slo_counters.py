@@ -230,7 +230,7 @@ def test_a_histogram_that_the_first_bodies_left_out_is_counted_from_when_it_is_s
     assert Followed(first, readings(both)).count() == (0.0, 0.0)
 
 
-def test_a_bucket_that_fell_or_edges_that_changed_count_nothing() -> None:
+def test_a_bucket_that_fell_or_bounds_that_changed_count_nothing() -> None:
     fell = Followed(ttft(histogram(5, 5, 0, 0)), ttft(histogram(4, 7, 0, 0)), ttft(histogram(5, 7, 0, 0)))
     assert fell.count() == (1.0, 1.0)
     other = histogram(9, 0, 0, 0, 0, bounds=(1.0, 2.0, 3.0, 4.0))
@@ -238,7 +238,7 @@ def test_a_bucket_that_fell_or_edges_that_changed_count_nothing() -> None:
     assert changed.count() == (0.0, 0.0)
 
 
-def test_a_threshold_between_edges_is_estimated_and_said_to_be() -> None:
+def test_a_threshold_between_bounds_is_estimated_and_said_to_be() -> None:
     followed = Followed(ttft(histogram(0, 0, 0, 0)), ttft(observed(1.2)), ttft(observed(1.2, 1.9)), objective=BETWEEN)
     assert followed.count() == (2.0, 1.0)
     assert followed.rows()["slo_exact"] == {("m", "0", "ttft"): 0.0}

@@ -250,7 +250,7 @@ IDLE = {
         "finished requests",
     ],
 )
-def test_any_single_signal_of_the_heartbeat_is_progress(change: dict[str, float]) -> None:
+def test_any_single_signal_of_the_progress_is_progress(change: dict[str, float]) -> None:
     progress = window(IDLE, IDLE, {**IDLE, **change}, {**IDLE, **change}).progress
     assert (progress.progress_at, progress.waiting_at_progress) == (START + 2, 1.0)
 
@@ -355,9 +355,9 @@ def test_requests_that_are_gone_are_never_overcounted_and_exact_when_the_engine_
                 }
             ),
         )
-        since_the_start = seen.progress._gone[-1][1]
+        since_the_start = seen.progress._left[-1][1]
         assert since_the_start <= aborted[-1]
-        assert 0.0 <= seen.progress.gone <= aborted[-1]
+        assert 0.0 <= seen.progress.left_unfinished <= aborted[-1]
         if prefilling + decoding + waiting == 0:
             assert since_the_start == aborted[-1]
 

@@ -110,7 +110,7 @@ def test_each_engine_has_its_own_columns() -> None:
 TTFT = "time_to_first_token_seconds"
 
 
-def test_a_histogram_that_was_left_out_of_a_body_is_not_drawn_over_the_life_of_the_server() -> None:
+def test_a_histogram_that_was_left_out_of_a_body_is_not_drawn_over_the_process_of_the_server() -> None:
     """It is back with all that it ever counted, which says nothing of the span."""
     old = [0.1] * 500
     polls: list[Poll] = [{TTFT: observed(*old, *[5.0] * n)} for n in range(40)]

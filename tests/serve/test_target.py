@@ -142,7 +142,7 @@ async def test_nan_and_infinity_everywhere_leave_values_out_and_nothing_else() -
         assert samples['dropped_values_total{source="vllm",anomaly="bad_histogram"}'] > 10
 
 
-async def test_a_restart_begins_a_new_life_without_a_negative_or_spiked_rate() -> None:
+async def test_a_restart_begins_a_new_process_without_a_negative_or_spiked_rate() -> None:
     rate = 'recent_generation_tokens_per_second{model_name="tiny",engine="0"}'
     async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
         await running.poll()

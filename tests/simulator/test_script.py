@@ -56,8 +56,8 @@ def test_a_server_gets_what_any_of_its_scenarios_needs_unless_the_file_says_othe
     [
         ("stal", "did you mean stall?"),
         ("healthy 5", "a duration such as"),
-        ("healthy 5s ->", "a scenario and how long it lasts"),
-        ("healthy -> stall 5s", "phase 'healthy' has no duration, so none after it would begin"),
+        ("healthy 5s ->", "a scenario and its duration"),
+        ("healthy -> stall 5s", "phase 'healthy' has no duration, so no later phase would begin"),
     ],
 )
 def test_a_mistake_in_the_line_is_told_in_words(text: str, told: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import drill
+import alert_run
 
 from vllm_sidecar.catalog.alerts import ALERTS, Severity
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS
@@ -38,14 +38,14 @@ def promised_tickets(scenario: str) -> set[str]:
 
 def page_and_resolve(scenarios: Sequence[str], folder: Path, programs: tuple[str, str]) -> None:
     """Assert that each scenario sends exactly its pages and at least its tickets, and that all pages resolve."""
-    with drill.playing(scenarios, folder, programs) as played:
+    with alert_run.playing(scenarios, folder, programs) as played:
         while played.seconds() < 0.0:
             time.sleep(0.5)
         assert played.first("vllm-page") == {}, "a page before anything happened"
-        while played.seconds() < drill.INCIDENT:
+        while played.seconds() < alert_run.INCIDENT:
             time.sleep(0.5)
         paged = played.first("vllm-page")
-        while played.unresolved("vllm-page") and played.seconds() < drill.INCIDENT + PATIENCE:
+        while played.unresolved("vllm-page") and played.seconds() < alert_run.INCIDENT + PATIENCE:
             time.sleep(1.0)
         assert {name: set(alerts) for name, alerts in paged.items()} == {
             name: expected(name) for name in scenarios if expected(name)

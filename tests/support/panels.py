@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import boards
+import dashboards_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
-    from boards import Asked
+    from dashboards_on_disk import Asked
     from prometheus_process import Prometheus
 
     Panel = tuple[str, str]
@@ -48,5 +48,7 @@ def without_data(
         series = running.query_range(expr, end - time_range, end, 5)
         return any(value != "NaN" for one in series for _, value in one["values"])
 
-    queries = boards.asked({**boards.ANYTHING, **chosen}, interval="10s", time_range=f"{time_range:g}s")
+    queries = dashboards_on_disk.asked(
+        {**dashboards_on_disk.ANYTHING, **chosen}, interval="10s", time_range=f"{time_range:g}s"
+    )
     return empty(queries, has_data, allowed, seconds)

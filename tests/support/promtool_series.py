@@ -10,14 +10,14 @@ from places import RULES
 from vllm_sidecar.catalog.types import PREFIX
 
 if TYPE_CHECKING:
-    from rehearsal import Rehearsal
+    from scenario_run import ScenarioRun
 
 READ = frozenset(
     re.findall(rf"\b{PREFIX}([a-z0-9_]+)", "".join(path.read_text() for path in sorted(RULES.glob("*.rules.yml"))))
 )
 
 
-def series(played: Rehearsal) -> list[dict[str, str]]:
+def series(played: ScenarioRun) -> list[dict[str, str]]:
     """Write what the alerts read as promtool's series; a series that ends is marked stale, as a scrape does it."""
     found = [{"series": 'up{job="vllm-sidecar",instance="sidecar:10190"}', "values": f"1x{played.scrapes - 1}"}]
     for text, values in played.series.items():

@@ -15,10 +15,14 @@ import sys
 import tokenize
 from typing import TYPE_CHECKING, NamedTuple
 
-from places import ROOT
+from places import EXPORTER, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+
+PLAIN_FOLDERS = ("config", "derive", "exposition", "gpu", "series", "simulator", "tools", "vllm")
+"""Folders of the package whose docstrings and comments are held to the list."""
 
 
 class Rule(NamedTuple):
@@ -76,10 +80,8 @@ RULES = (
     _rule(r"\bmend(s|ed|ing)?\b", "fix"),
     _rule(r"\bis felt\b|\bfeels? (it|nothing)\b|\busers feel\b", "affects, are affected"),
     _rule(r"\bin the night\b", "at night"),
-    _rule(
-        r"\b(\w*(normal|initial|util|token|quant|optim|organ|recogn|serial)is(e|ed|es|ing|ation)|\w*(behavi|col|neighb|fav|hon)our\w*)\b",
-        "US spelling",
-    ),
+    _rule(r"\b\w*(utili|initiali|normali|tokeni|seriali|quanti|optimi)s(e|ed|es|ing|ation)\b", "US spelling"),
+    _rule(r"\bcancelled\b|\blabelled\b|\b(neighb|behavi|col)ours?\b", "US spelling"),
 )
 
 
@@ -199,16 +201,14 @@ def _help_of(parser: argparse.ArgumentParser, program: str) -> Iterator[Text]:
             yield Text(f"{program} {'/'.join(action.option_strings) or action.dest}", action.help)
 
 
-def source_texts() -> Iterator[Text]:
-    """Docstrings and comments of the catalog and of the generator."""
-    for folder in ("catalog", "generate"):
-        for path in sorted((ROOT / "exporter" / "vllm_sidecar" / folder).rglob("*.py")):
-            with path.open("rb") as source:
-                for token in tokenize.tokenize(source.readline):
-                    text = token.string
-                    if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and '"""' in text[:4]):
-                        prose = re.sub(r"`[^`]*`", "x", text.strip('r"# '))
-                        yield Text(f"{path.relative_to(ROOT)}:{token.start[0]}", prose)
+def comments() -> Iterator[Text]:
+    """Docstrings and comments of the folders that are held to the list."""
+    for path in sorted(path for folder in PLAIN_FOLDERS for path in (EXPORTER / "vllm_sidecar" / folder).rglob("*.py")):
+        with path.open("rb") as file:
+            for token in tokenize.tokenize(file.readline):
+                if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""')):
+                    text = re.sub(r"`[^`]*`", "x", token.string.strip('"#'))
+                    yield Text(f"{path.relative_to(ROOT)}:{token.start[0]}", " ".join(text.split()))
 
 
 def _outside_actions(text: str) -> str:
@@ -225,9 +225,9 @@ KINDS: tuple[Callable[[], Iterator[Text]], ...] = (
     hints,
     settings,
     command_help,
-    source_texts,
+    comments,
 )
-"""All texts that are read by users, or by those who change the program."""
+"""All texts that people read."""
 CHECKED: tuple[Callable[[], Iterator[Text]], ...] = (
     documents,
     runbooks,
@@ -236,6 +236,8 @@ CHECKED: tuple[Callable[[], Iterator[Text]], ...] = (
     threshold_texts,
     dashboard_texts,
     hints,
+    settings,
+    comments,
 )
 """Those that are held to the list."""
 

@@ -101,7 +101,7 @@ def test_without_promtool_expressions_are_parsed_and_the_rest_is_told(tmp_path: 
 def test_without_promtool_what_is_no_rule_file_is_told(text: str, tmp_path: Path) -> None:
     file = tmp_path / "x.yml"
     file.write_text(text)
-    assert "is no rule file" in promtool.check_rules(file).problems[0].text
+    assert "is not a rule file" in promtool.check_rules(file).problems[0].text
 
 
 @pytest.mark.usefixtures("without")
@@ -114,7 +114,7 @@ def test_without_promtool_tests_cannot_run_and_the_hint_says_how_to_get_it(
 
 @pytest.mark.parametrize(
     ("says", "expected"),
-    [("promtool, version 2.41.0 (x)", "is of version 2.41; needed is 2.42"), ("hello", "does not say its version")],
+    [("promtool, version 2.41.0 (x)", "has version 2.41; 2.42"), ("hello", "does not print its version")],
 )
 def test_a_promtool_of_no_use_is_refused(
     says: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -126,7 +126,7 @@ def test_a_promtool_of_no_use_is_refused(
 
 def test_a_variable_that_names_no_program_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(promtool.VARIABLE, "/nowhere/promtool")
-    with pytest.raises(promtool.PromtoolError, match="/nowhere/promtool is no program"):
+    with pytest.raises(promtool.PromtoolError, match="/nowhere/promtool is not an executable program"):
         promtool.find()
 
 

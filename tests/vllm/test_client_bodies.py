@@ -99,7 +99,7 @@ async def test_a_body_that_is_compressed_though_nobody_asked_is_a_bad_encoding(e
     async with raw_server(says(answer(gzip.compress(BODY), f"Content-Encoding: {encoding}"))) as url:
         error = await failure(url)
     assert error.reason is Reason.BAD_ENCODING
-    assert error.detail == f"{url}/metrics: the body is compressed ({encoding.lower()!r}), unasked"
+    assert error.detail == f"{url}/metrics: the body is compressed ({encoding.lower()!r}), which was not requested"
 
 
 async def test_a_compressed_bomb_is_never_opened() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.series.readings import Engine, Group
-from vllm_sidecar.vllm.engines import MAX_NAME, MAX_SHAPES, MAX_TELLING, EngineIdentity, Engines, shown_labels
+from vllm_sidecar.vllm.engines import MAX_EXTRA_LABELS, MAX_NAME, MAX_SHAPES, EngineIdentity, Engines, shown_labels
 from vllm_sidecar.vllm.normalize import Normalizer
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def test_names_are_remembered_for_so_many_engines_and_no_more() -> None:
 def test_labels_that_names_are_made_of_are_bounded_and_engines_stay_apart() -> None:
     engines = Engines()
     found = names(engines, *(identity(**{f"label_{n}": "x"}) for n in range(100)))
-    assert len(engines._telling) == MAX_TELLING
+    assert len(engines._extra_labels) == MAX_EXTRA_LABELS
     given = [name for name in found if name]
     assert len(set(given)) == len(given) >= MAX_SHAPES
 
@@ -336,9 +336,12 @@ def router(*families: str) -> str:
     [
         (router("num_requests_running", "num_requests_waiting", "current_qps"), "server"),
         (router("num_requests_running", "generation_tokens_total"), "server"),
-        ('vllm:num_requests_running{model_name="m",server="http://a:1"} 1\nvllm:healthy_pods_total 1\n', "counts"),
-        ('vllm:num_incoming_requests_total{model="m"} 5\n', "counts"),
-        ("# TYPE vllm:prompt_tokens_total gauge\nvllm:prompt_tokens_total 1\n", "counts"),
+        (
+            'vllm:num_requests_running{model_name="m",server="http://a:1"} 1\nvllm:healthy_pods_total 1\n',
+            "without the metrics of an engine",
+        ),
+        ('vllm:num_incoming_requests_total{model="m"} 5\n', "without the metrics of an engine"),
+        ("# TYPE vllm:prompt_tokens_total gauge\nvllm:prompt_tokens_total 1\n", "without the metrics of an engine"),
         ("vllm_router_requests_total 5\npython_info 1\n", "router"),
         ("vllm_sidecar_up 1\n", "sidecar"),
         ('litellm_requests_metric_total{model="m"} 1\n', "LiteLLM"),

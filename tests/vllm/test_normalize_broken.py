@@ -67,7 +67,7 @@ def test_a_sum_that_is_not_finite_leaves_the_buckets() -> None:
     [("0.5", "1.0"), ("+Inf",), ("x", "+Inf"), ("NaN", "+Inf")],
     ids=["no +Inf", "+Inf only", "no number", "NaN"],
 )
-def test_a_histogram_without_its_edges_is_dropped_and_counted(edges: tuple[str, ...]) -> None:
+def test_a_histogram_without_its_bounds_is_dropped_and_counted(edges: tuple[str, ...]) -> None:
     found = read("".join(BUCKET % (edge, 1) for edge in edges) + f"vllm:num_requests_running{LABELS} 1\n")
     assert found.groups[ENGINE].histograms == {}
     assert found.anomalies == {"bad_histogram": 1}
@@ -138,7 +138,7 @@ def test_whatever_a_body_says_a_reading_holds_only_what_can_be_true(places: list
 
 
 @given(st.lists(changes("value", "drop"), min_size=2, max_size=3))
-def test_a_normaliser_that_remembers_reads_each_body_as_a_new_one_does(polls: list[list[tuple[int, str, str]]]) -> None:
+def test_a_normalizer_that_remembers_reads_each_body_as_a_new_one_does(polls: list[list[tuple[int, str, str]]]) -> None:
     parser, normalizer = DifferentialParser(), Normalizer()
     for poll in (*polls, polls[0], []):
         exposition = parser.parse(changed(poll))

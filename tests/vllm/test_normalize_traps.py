@@ -145,7 +145,7 @@ def test_times_that_are_swapped_back_name_the_metric_that_they_come_from() -> No
     assert sources["request_decode_seconds"] == "vllm:request_prefill_time_seconds"
 
 
-def test_an_edge_of_8096_among_the_custom_buckets_of_v1_swaps_nothing() -> None:
+def test_a_bound_of_8096_among_the_custom_buckets_of_v1_swaps_nothing() -> None:
     found = engine(times("8096.0", 'engine="0",model_name="m",'), "m")
     assert found.histograms["request_prefill_seconds"].cumulative == (0.0, 1.0)
 

@@ -224,7 +224,7 @@ async def test_an_identical_restart_is_no_change_whatever_memory_was_free() -> N
     assert probing.identity == before
 
 
-async def test_what_a_new_life_does_not_tell_any_more_is_forgotten() -> None:
+async def test_what_a_new_process_does_not_tell_any_more_is_forgotten() -> None:
     client = FakeClient()
     client.answers[INFO] = SERVER_INFO
     probing = prober(client)
@@ -237,7 +237,7 @@ async def test_what_a_new_life_does_not_tell_any_more_is_forgotten() -> None:
     assert probing.identity.flags == {"model": "/models/tiny", "served_model_name": "tiny", "max_model_len": 2048}
 
 
-async def test_a_poll_without_cache_config_forgets_nothing_in_the_same_life() -> None:
+async def test_a_poll_without_cache_config_forgets_nothing_in_the_same_process() -> None:
     probing = prober(FakeClient())
     probing.observe_cache_config(CACHE)
     probing.observe_cache_config(None)

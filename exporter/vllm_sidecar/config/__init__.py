@@ -1,4 +1,4 @@
-"""Configuration: YAML file, environment and command line -> `Config`; an invalid one cannot exist.
+"""Configuration: YAML file, environment and command line -> `Config`; an invalid `Config` cannot exist.
 
 The only part of the program that reads YAML. All mistakes of a file are reported at once, in a `ConfigError`.
 """

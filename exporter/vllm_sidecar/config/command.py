@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the arguments of the command."""
     parser.description = "Check a configuration file and the environment variables of 'serve', and list the targets."
     parser.epilog = "example:\n  vllm-sidecar check-config /etc/vllm-sidecar/config.yaml"
     parser.add_argument("file", type=Path, metavar="FILE", help="YAML file, as 'serve --config.file' reads it")
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what would be watched; all mistakes are raised together."""
+    """Print the targets; all mistakes are raised together."""
     config = ConfigSource(arguments.file, environment=os.environ).load()
     for problem in unknown_variables(os.environ):
         print_error(problem)

@@ -12,31 +12,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_VALUES = 50_000
-"""Values of a file, each alias counted as often as it is used: a few lines of aliases can stand for billions."""
+"""Most values that a file may have, counting each alias as often as it is used: few lines can expand to billions."""
 
 
 class DocumentError(Exception):
-    """A text that is not one YAML document of plain values; the message says what and where."""
+    """A text that is not one YAML document of plain values; the message has the place and the mistake."""
 
 
 class Document(NamedTuple):
     """One document."""
 
     root: object
-    """Its plain values; None for an empty one."""
+    """The plain values; None for an empty document."""
     lines: dict[tuple[str, ...], int]
     """The line (from 1) of each path."""
     twice: list[tuple[int, str]]
-    """Line and text of each key that is given twice."""
+    """Line and text of each repeated key."""
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads only what looks like it as bool, number or null: not `on` as true, nor 12:30 as 750, nor 012 as 10."""
+    """Reads a bool, number or null only where it looks like one: not `on` as true, 12:30 as 750, or 012 as 10."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # yaml's own attribute
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Make a value; whatever a tag makes of one that does not fit it is a mistake at that line."""
+        """Make a value; a value that does not fit its tag is a mistake at that line."""
         try:
             return super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):
@@ -59,7 +59,7 @@ def read_document(text: str) -> Document:
     """Read one document.
 
     Raises:
-        DocumentError: It is not valid YAML, is more than one document, or stands for too many values.
+        DocumentError: The text is not valid YAML, has more than one document, or expands to too many values.
     """
     loader: _PlainLoader | None = None
     try:
@@ -93,13 +93,13 @@ def _lines(root: yaml.Node) -> tuple[dict[tuple[str, ...], int], list[tuple[int,
 def _survey(
     node: yaml.Node, path: tuple[str, ...], above: tuple[yaml.Node, ...]
 ) -> Iterator[tuple[tuple[str, ...], int]]:
-    """List the path and line (from 1) of every value; a key given twice comes twice."""
+    """List the path and line (from 1) of every value; a repeated key is listed twice."""
     if any(node is one for one in above):
-        raise yaml.MarkedYAMLError(problem="an alias stands inside what it names", problem_mark=node.start_mark)
+        raise yaml.MarkedYAMLError(problem="an alias is inside the value it refers to", problem_mark=node.start_mark)
     above = (*above, node)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            # A key that is itself a mapping or list could stand for billions of values when written as text.
+            # A key that is itself a mapping or list could expand to billions of values when written as text.
             step = (*path, str(key.value) if isinstance(key, yaml.ScalarNode) else "?")
             yield step, key.start_mark.line + 1
             yield from _survey(value, step, above)

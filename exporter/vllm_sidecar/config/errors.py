@@ -1,4 +1,4 @@
-"""Mistakes in a config -> one line each: where, what was given (secrets hidden), what is allowed."""
+"""Mistakes in a config -> one line each: the place, the value that was given (secrets hidden), the allowed values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _ALLOWED = {
     "string_type": "text (a number or true needs quotes to be text)",
     "tuple_type": "a list",
 }
-"""What is allowed, by pydantic's type of error; the fields come from the error."""
+"""Allowed values, by pydantic's type of error; the fields come from the error."""
 
 
 class ConfigError(UserError):
@@ -50,7 +50,7 @@ class ConfigError(UserError):
 
     def __init__(self, source: Path | None, mistakes: Iterable[str]) -> None:
         self.source = source
-        # A key may hold a line break; a mistake is one line all the same.
+        # A key may contain a line break; a mistake is still one line.
         self.mistakes = tuple("".join(map(_printable, mistake)) for mistake in mistakes)
         origin = f"{source}: " if source else ""
         super().__init__("\n".join(origin + mistake for mistake in self.mistakes))
@@ -63,18 +63,18 @@ def _printable(character: str) -> str:
 def describe(
     error: ErrorDetails, lines: Mapping[KeyPath, int], origins: Mapping[KeyPath, str], root: type[BaseModel] = Config
 ) -> tuple[int, str]:
-    """Write one mistake that the schema found.
+    """Describe one mistake that the schema found.
 
     Args:
         error: The mistake.
         lines: The line of each path that the file has.
-        origins: Where each path comes from that the file does not decide: "command line", or a variable's name.
-        root: What the whole file describes.
+        origins: For each path that is not from the file, its origin: "command line", or the name of a variable.
+        root: The model of the whole file.
 
     Returns:
-        The line in the file, 0 if it is not from there, and the text.
+        The line in the file (0 if the value is not from the file), and the text.
     """
-    # pydantic marks an error in a key of a mapping, as opposed to the value, by one more step.
+    # pydantic marks an error in the key of a mapping, not in its value, with one more step.
     path = tuple(str(step) for step in error["loc"] if step != "[key]")
     name = ".".join(path)
     kind = error["type"]
@@ -122,7 +122,7 @@ def _allowed(root: type[BaseModel], error: ErrorDetails, path: KeyPath) -> str:
 
 
 def _suggestion(root: type[BaseModel], path: KeyPath) -> str:
-    """Name the key that an unknown one may be meant to be, or all that are allowed in its place."""
+    """Suggest the key that was probably meant, or list all keys that are allowed in its place."""
     *parents, key = path
     model = _model_at(root, tuple(parents))
     keys = list(model.model_fields) if model else []
@@ -136,7 +136,7 @@ def _suggestion(root: type[BaseModel], path: KeyPath) -> str:
 
 
 def key_paths(model: type[BaseModel], parents: KeyPath = ()) -> Iterator[KeyPath]:
-    """List the path of every key of a part of the config, except those inside lists."""
+    """List the path of every key below a part of the config, except those inside lists."""
     for name, field in model.model_fields.items():
         yield (*parents, name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -144,14 +144,14 @@ def key_paths(model: type[BaseModel], parents: KeyPath = ()) -> Iterator[KeyPath
 
 
 def _model_at(root: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    """Find the part of the config at a path; None where a single value or a free mapping is."""
+    """Find the part of the config at a path; None at a single value or a free mapping."""
     place: Any = root
     for step in path:
         if isinstance(place, type) and issubclass(place, BaseModel):
             field = place.model_fields.get(step)
             place = field.annotation if field else None
         else:
-            inside = get_args(place)  # of a list's members the type stands first, of a mapping's values last
+            inside = get_args(place)  # the type of a list's members is first, of a mapping's values last
             wanted = -1 if get_origin(place) is Mapping else 0 if step.isdecimal() else None
             place = inside[wanted] if inside and wanted is not None else None
     return place if isinstance(place, type) and issubclass(place, BaseModel) else None

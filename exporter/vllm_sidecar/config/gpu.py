@@ -1,4 +1,4 @@
-"""The part of the configuration that is about GPUs."""
+"""The configuration of GPUs."""
 
 import re
 from typing import Annotated
@@ -29,7 +29,7 @@ class GpuSettings(Section):
 
     devices: Annotated[str | tuple[str, ...], BeforeValidator(_devices)] = Field(
         default="auto",
-        description="auto (those that vLLM uses, else all), all, none, or a list of indices and UUIDs.",
+        description="auto (those that vLLM uses, otherwise all), all, none, or a list of indices and UUIDs.",
     )
     interval: Seconds = written("5s", "Time between two polls of the fast fields; at least 200ms.")
     slow_interval: Seconds = written("60s", "Time between two polls of the slow fields; at least interval.")
@@ -42,29 +42,29 @@ class GpuSettings(Section):
     expected: int | None = Field(
         default=None,
         ge=1,
-        description="GPUs that should answer; by default those of this machine that vLLM's parallel sizes ask for, "
-        "otherwise the most seen.",
+        description="Number of GPUs that should answer; by default as vLLM's parallel sizes require on this machine, "
+        "otherwise the most that ever answered.",
     )
-    only: bool = Field(default=False, description="Watch GPUs and no vLLM, as a DaemonSet does.")
-    simulate: bool = Field(default=False, description="Take the GPUs from vllm-sidecar's simulator in place of NVML.")
+    only: bool = Field(default=False, description="Watch GPUs but no vLLM server, for a DaemonSet.")
+    simulate: bool = Field(default=False, description="Take the GPUs from vllm-sidecar's simulator instead of NVML.")
 
     @property
     def wanted(self) -> tuple[str, ...] | None:
-        """Indices and UUIDs to read; empty for all, None where vLLM's use decides."""
+        """Indices and UUIDs to read; empty for all, None for those that vLLM uses."""
         if isinstance(self.devices, tuple):
             return self.devices
         return None if self.devices == "auto" else ()
 
     @property
     def enabled(self) -> bool:
-        """Whether GPUs are looked at."""
+        """Whether GPUs are read."""
         return self.devices != "none"
 
     @field_validator("interval")
     @classmethod
     def _not_too_often(cls, value: float) -> float:
         if value < SHORTEST_INTERVAL:
-            raise not_allowed("at least 200ms, since each poll takes the driver's lock")
+            raise not_allowed("at least 200ms, because each poll takes the driver's lock")
         return value
 
     @field_validator("slow_interval")
@@ -81,5 +81,5 @@ class GpuSettings(Section):
         if value and info.data.get("devices") == "none":
             raise not_allowed("false where devices is none")
         if value and info.data.get("only"):
-            raise not_allowed("false with only, for the simulator stands in for a vLLM")
+            raise not_allowed("false with only: the simulated GPUs belong to a simulated vLLM server")
         return value

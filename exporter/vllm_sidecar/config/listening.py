@@ -1,4 +1,4 @@
-"""Why an address cannot be listened on, in words."""
+"""One-line errors for an address that is not available."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CANNOT_LISTEN = {
 
 
 def listening(address: str, flag: str, run: Callable[[], int]) -> int:
-    """Run what listens on an address, and return its exit code; if it cannot listen, say why in one line."""
+    """Run a server on an address, and return its exit code; if it cannot listen, print the reason in one line."""
     try:
         return run()
     except (OSError, OverflowError) as error:
@@ -33,7 +33,7 @@ def listening(address: str, flag: str, run: Callable[[], int]) -> int:
 
 
 def _reason(error: OSError | OverflowError) -> str | None:
-    """Say why an address cannot be listened on; None for an error that is not about that."""
+    """Return why an address is not available; None for any other error."""
     if isinstance(error, OverflowError):
         return "a port is a number from 0 to 65535"
     if isinstance(error, socket.gaierror):

@@ -1,4 +1,4 @@
-"""File, environment and command line -> `Config`, or one `ConfigError` with everything that is wrong."""
+"""File, environment and command line -> `Config`, or one `ConfigError` with every mistake."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _NO_OVERRIDES: Mapping[KeyPath, Override] = {}
 def load(
     path: Path | None, flags: Mapping[str, object] = _NOTHING, environment: Mapping[str, str] = _NOTHING
 ) -> Config:
-    """Load a config file, put the environment over it and the command line over both, and check the result.
+    """Load a config file, apply the environment and then the command line over it, and check the result.
 
     Args:
-        path: The file; None for the defaults. Relative paths in it start at its folder.
-        flags: Values from the command line by dotted path, such as "vllm.url"; texts are read as the file's would be.
-        environment: Variables by name; only those of the config's keys are looked at.
+        path: The file; None for the defaults. Relative paths in it are relative to its folder.
+        flags: Values from the command line by dotted path, such as "vllm.url"; texts are read as in the file.
+        environment: Variables by name; only those of config keys are used.
 
     Raises:
         ConfigError: With every mistake found.
@@ -45,15 +45,15 @@ def load_as(model: type[_Model], path: Path | None, overrides: Mapping[KeyPath, 
     """Load a file of another kind in the same way.
 
     Args:
-        model: What the file describes.
+        model: The model of the file.
         path: The file; None for the defaults.
-        overrides: What holds whatever the file says.
+        overrides: Values that replace those of the file.
 
     Raises:
         ConfigError: With every mistake found.
     """
     root, lines, mistakes = _read(path) if path else ({}, {}, [])
-    # A section whose keys are all commented out is null to YAML; it means the defaults.
+    # A section whose keys are all commented out is null in YAML; it means the defaults.
     root = {key: value for key, value in root.items() if value is not None or key not in model.model_fields}
     for steps, override in overrides.items():
         _override(root, steps, override.value)
@@ -88,7 +88,7 @@ def _document(path: Path) -> Document:
 
 
 def _override(root: dict[Any, Any], steps: KeyPath, value: object) -> None:
-    """Set a value deep in a document; where a parent is no mapping, that is left to be reported instead."""
+    """Set a value deep in a document; a parent that is not a mapping is left unchanged, and is reported later."""
     for step in steps[:-1]:
         if root.get(step) is None:
             root[step] = {}
@@ -100,19 +100,19 @@ def _override(root: dict[Any, Any], steps: KeyPath, value: object) -> None:
 
 @dataclass
 class ConfigSource:
-    """Where the configuration comes from, to be loaded at the start and again at each reload."""
+    """Where the configuration comes from; it is loaded at the start and again at each reload."""
 
     path: Path | None
     flags: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     _loaded: Config | None = None
-    """What was loaded last without a mistake."""
+    """The last configuration that was loaded without a mistake."""
 
     def load(self) -> Config:
         """Load the configuration.
 
-        Loaded again, a file that lost what it said is a mistake: half-written, emptied or with a misplaced key, it
-        would silently turn the target into the default.
+        At a reload, a file that no longer sets anything is a mistake: half-written, emptied or with a misplaced key, it
+        would silently replace the target with the default.
 
         Raises:
             ConfigError: With every mistake found.
@@ -125,23 +125,23 @@ class ConfigSource:
 
     def _lost(self, before: Config, after: Config) -> str | None:
         if self.path and self._is_blank(after):
-            return "is empty or all comments, and the running configuration is not; for the defaults write web: {}"
+            return "is empty or all comments, but the running configuration is not; for the defaults write web: {}"
         if _names_a_server(before) and not _names_a_server(after):
             default = after.vllm.url
-            return f"names no server, and the running configuration does: write vllm.url, also where it is {default}"
+            return f"names no server, but the running configuration does: write vllm.url, even if it is {default}"
         return None
 
     def _is_blank(self, config: Config) -> bool:
-        """Say whether the file has no part in a configuration."""
+        """Return whether the configuration has no file."""
         try:
             bare = load(None, self.flags, self.environment)
-        except ConfigError:  # without the file it would be a mistake
+        except ConfigError:  # it would be a mistake without the file
             return False
         return set(_given(config)) == set(_given(bare))
 
 
 def _given(section: BaseModel, parents: KeyPath = ()) -> Iterator[KeyPath]:
-    """List the paths of what was given rather than left to its default."""
+    """List the paths of values that were given, not defaults."""
     for name in section.model_fields_set:
         yield (*parents, name)
         value = getattr(section, name)
@@ -150,5 +150,5 @@ def _given(section: BaseModel, parents: KeyPath = ()) -> Iterator[KeyPath]:
 
 
 def _names_a_server(config: Config) -> bool:
-    """Say whether a configuration itself says what is watched, in place of leaving it to the default."""
+    """Return whether a configuration itself names the servers or GPUs to watch."""
     return bool(config.targets) or config.gpu.only or bool({"url", "unix_socket"} & config.vllm.model_fields_set)

@@ -1,4 +1,4 @@
-"""Command line and environment -> values by their path in the config; read off the schema, so no key is forgotten."""
+"""Command line and environment -> values by their path in the config; derived from the schema, so no key is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PREFIX = "VLLM_SIDECAR_"
 CONFIG_FILE = PREFIX + "CONFIG_FILE"
 """The variable for --config.file."""
 _OTHERS = (CONFIG_FILE, PREFIX + "PROMTOOL")
-"""Variables that are no keys of the config."""
+"""Variables that are not keys of the config."""
 
 _COMMAND_LINE = "command line"
 _OF_A_SERVICE = re.compile(
@@ -35,14 +35,14 @@ _OF_A_SERVICE = re.compile(
 
 
 class Override(NamedTuple):
-    """A value that holds whatever the file says, and where it comes from."""
+    """A value that replaces that of the file, and its origin."""
 
     value: object
     origin: str
 
 
 def keys(model: type[BaseModel] = Config, parents: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
-    """List every key that holds a value, with its path: sections themselves and what is inside lists are left out."""
+    """List every key that has a value, with its path; sections and the keys inside lists are left out."""
     for name, field in model.model_fields.items():
         path = (*parents, name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -61,7 +61,7 @@ _VARIABLES = {variable(path): path for path in _KEYS}
 
 
 def from_flags(flags: Mapping[str, object]) -> dict[KeyPath, Override]:
-    """Return what the command line gave, by path; `flags` are by dotted path, such as "vllm.url"."""
+    """Return the values of the command line by path; the paths of `flags` are dotted, such as "vllm.url"."""
     found = {}
     for dotted, value in flags.items():
         path = tuple(dotted.split("."))
@@ -72,7 +72,7 @@ def from_flags(flags: Mapping[str, object]) -> dict[KeyPath, Override]:
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[KeyPath, Override]:
-    """Return what the environment gave, by path; an empty variable is as good as none."""
+    """Return the values of the environment by path; an empty variable counts as unset."""
     return {
         path: Override(from_text(_KEYS[path], text), f"environment variable {name}")
         for name, path in _VARIABLES.items()
@@ -81,7 +81,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[KeyPath, Override]:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Say of each variable that looks like a setting and is none what it may be meant to be."""
+    """Return one line for each variable that looks like a setting but is not one, with a suggestion."""
     known = [*_VARIABLES, *_OTHERS]
     unknown = sorted(
         name
@@ -97,12 +97,12 @@ def _meant(name: str, known: list[str]) -> str:
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Say whether a key holds a secret: it is no flag, for every user of the machine can read command lines."""
+    """Return whether a key holds a secret: it has no flag, because every user of the machine can read command lines."""
     return SecretStr in kinds(field)
 
 
 def kinds(field: FieldInfo) -> set[Any]:
-    """Return the plain types of what a key holds."""
+    """Return the plain types of a key's value."""
     return set(_kinds(field.annotation))
 
 
@@ -123,10 +123,10 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def from_text(field: FieldInfo, text: str) -> object:
-    """Read a text as the file's text would be read, where the key holds more than texts.
+    """Read a text as YAML where the key does not hold only text.
 
-    A list or mapping is written as in YAML, [a, b] or {a: b}. A relative path starts at the current folder, not at that
-    of the file.
+    A list or mapping is written as in YAML, [a, b] or {a: b}. A relative path is relative to the current folder, not to
+    that of the file.
     """
     found = kinds(field)
     if Path in found and "\0" not in text:
@@ -136,5 +136,5 @@ def from_text(field: FieldInfo, text: str) -> object:
     try:
         value = read_document(text).root
     except DocumentError:
-        return text  # and is refused in the words of its key
+        return text  # the check of its key rejects it
     return text if value is None and type(None) not in found else value

@@ -1,4 +1,4 @@
-"""Files -> bytes without ever waiting for one: only regular files are read, and only up to a size."""
+"""Files -> bytes without blocking: only regular files are read, and only up to a size."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_BYTES = 1024 * 1024
-"""Size up to which a configuration is read; one with a thousand targets has a fifth of it."""
+"""Largest configuration that is read; one with a thousand targets has a fifth of this size."""
 
 
 def open_regular(path: Path) -> int:
     """Open a regular file and return its descriptor; a named pipe, which could block forever, is refused.
 
     Raises:
-        OSError: The path cannot be opened or is not a regular file; `strerror` says which.
+        OSError: The path cannot be opened or is not a regular file; `strerror` has the reason.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
@@ -34,7 +34,7 @@ def read_regular(path: Path) -> bytes:
     """Return the bytes of a regular file.
 
     Raises:
-        OSError: It cannot be read, is not a regular file, or is larger than `MOST_BYTES`.
+        OSError: The file cannot be read, is not a regular file, or is larger than `MOST_BYTES`.
     """
     with os.fdopen(open_regular(path), "rb") as file:
         data = file.read(MOST_BYTES + 1)

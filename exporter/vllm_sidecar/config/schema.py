@@ -1,6 +1,6 @@
-"""The config as typed, frozen values; every key with its default, its description and what it may hold.
+"""The config as typed, frozen values: every key with its default, its description and its allowed values.
 
-Durations and sizes are given as text ("1m30s", "16MiB") everywhere, also in Python, and kept as seconds and bytes.
+Durations and sizes are given as text ("1m30s", "16MiB") everywhere, also in Python, and stored as seconds and bytes.
 """
 
 from typing import Annotated, Any, Literal
@@ -30,17 +30,17 @@ from vllm_sidecar.config.values import (
 )
 
 DEFAULT_PORT = 10190
-"""Port of `/metrics` unless the config says another.
+"""Port of `/metrics` unless the config sets another.
 
-The public list of Prometheus' default ports (wiki page "Default port allocations") has 9100 to 9999 full since 2023 and
-goes on from 10000; 10019 was taken in June 2024, about twenty a year. 10190 leaves that a margin of years, is not in
-Debian's /etc/services, and is neither among Kubernetes' own ports (10248 to 10260), nor a NodePort (30000 to 32767),
-nor in the range that Linux gives to outgoing connections (from 32768).
+The public list of Prometheus' default ports (wiki page "Default port allocations") has had no free port from 9100 to
+9999 since 2023 and continues from 10000. It reached 10019 in June 2024 and grows by about twenty a year, so 10190
+leaves years of margin. 10190 is not in Debian's /etc/services, not a port of Kubernetes (10248 to 10260), not a
+NodePort (30000 to 32767), and not in the range that Linux uses for outgoing connections (from 32768).
 """
 
 
 def _check_at_most(value: float, info: ValidationInfo, limit_key: str) -> float:
-    """Hold `value` against another key; says nothing when that one is itself mistaken."""
+    """Check `value` against another key; an invalid other key is not reported here."""
     limit = info.data.get(limit_key)
     if limit is not None and value > limit:
         raise not_allowed(f"at most {limit_key} ({format_duration(limit)})")
@@ -48,7 +48,7 @@ def _check_at_most(value: float, info: ValidationInfo, limit_key: str) -> float:
 
 
 def _check_at_least(value: float, info: ValidationInfo, limit_key: str) -> float:
-    """Hold `value` against another key; says nothing when that one is itself mistaken."""
+    """Check `value` against another key; an invalid other key is not reported here."""
     limit = info.data.get(limit_key)
     if limit is not None and value < limit:
         raise not_allowed(f"at least {limit_key} ({format_duration(limit)})")
@@ -60,7 +60,7 @@ class WebSettings(Section):
 
     listen_address: ListenAddress = Field(
         default=f":{DEFAULT_PORT}",
-        description="Where to serve /metrics: HOST:PORT, [IPV6]:PORT, or :PORT for everywhere.",
+        description="Where to serve /metrics: HOST:PORT, [IPV6]:PORT, or :PORT for every interface.",
     )
     enable_lifecycle: bool = Field(default=False, description="Serve POST /-/reload, which loads this file again.")
 
@@ -78,7 +78,9 @@ class WebSettings(Section):
 class LogSettings(Section):
     """Logging to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least level to log.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The lowest level that is logged."
+    )
     format: Literal["logfmt", "json"] = Field(default="logfmt", description="One event per line, as logfmt or JSON.")
 
 
@@ -88,13 +90,13 @@ class ScrapeSettings(Section):
     interval: Seconds = written("1s", "Time between two polls; they never overlap.")
     timeout: Seconds = written("10s", "Time for a whole request, from connecting to the last byte.")
     connect_timeout: Seconds = written("2s", "Time for connecting; at most timeout.")
-    max_interval: Seconds = written("60s", "The most that server_time_ratio may stretch the interval to.")
+    max_interval: Seconds = written("60s", "Longest interval between polls that server_time_ratio may cause.")
     server_time_ratio: float = Field(
         default=0.01,
         gt=0,
         le=1,
-        description="Share of the server's time that polls may take; their interval stretches to stay below it. Probes "
-        "have a budget of the same size, and intervals, of their own.",
+        description="Share of the server's time that polls may take; the interval between polls grows to stay below "
+        "it. Probes have a separate budget of the same size, and intervals of their own.",
     )
     max_body_size: Bytes = written("16MiB", "A body larger than this is refused.")
 
@@ -110,47 +112,45 @@ class ScrapeSettings(Section):
 
 
 class WindowSettings(Section):
-    """The trailing windows that recent values are derived over."""
+    """The trailing windows of the recent metrics."""
 
     length: Seconds = written("60s", "Window of every vllm_sidecar_recent_* metric.")
-    keep: Seconds = written("5m", "How long polls are kept in memory; at least length, at most 1h.")
-    min_observations: int = Field(
-        default=5, ge=1, description="A quantile over fewer observations than this is not exported."
-    )
+    keep: Seconds = written("5m", "Time for which polls are kept in memory; at least length, at most 1h.")
+    min_observations: int = Field(default=5, ge=1, description="Fewest observations for which a quantile is exported.")
 
     @field_validator("keep")
     @classmethod
     def _between_length_and_an_hour(cls, value: float, info: ValidationInfo) -> float:
         if value > 3600:
-            raise not_allowed("at most 1h, since every poll is kept in memory")
+            raise not_allowed("at most 1h, because every poll is kept in memory")
         return _check_at_least(value, info, "length")
 
 
 class ProgressSettings(Section):
-    """Detection of a server that accepts work and does none."""
+    """Detection of a server that accepts work and makes no progress."""
 
-    stall_after: Seconds = written("120s", "Work in flight without any progress for this long is a stall.")
+    stall_after: Seconds = written("120s", "Time without any progress after which work in flight is a stall.")
 
 
 class ProbeSettings(Section):
-    """Probes of what the server tells about itself next to its metrics: version, models, flags."""
+    """Probes of information that the server exposes outside its metrics: version, models, flags."""
 
     enabled: bool = Field(default=True, description="Probe /version, /v1/models, /server_info and /load.")
     interval: Seconds = written(
         "60s",
-        "Time between two probes of an endpoint; a sixth of it for /load, 10s at most. Longer for one that is slow or "
-        "fails; polls never wait for a probe.",
+        "Time between two probes of an endpoint; for /load a sixth of it, at most 10s. Longer for an endpoint that is "
+        "slow or fails; polls never wait for a probe.",
     )
     timeout: Seconds = written("5s", "Time for one probe.")
     proc: bool = Field(
-        default=True, description="Read vLLM's command line in /proc where the PID namespace is shared with it."
+        default=True, description="Read vLLM's command line from /proc if the sidecar shares its PID namespace."
     )
 
 
 class LimitSettings(Section):
-    """Bounds on what is exported."""
+    """Limits on exported series."""
 
-    adapters: int = Field(default=100, ge=0, description="LoRA adapters that get their own series, per target.")
+    adapters: int = Field(default=100, ge=0, description="Most LoRA adapters with their own series, per target.")
 
 
 class Config(Section):
@@ -159,22 +159,21 @@ class Config(Section):
     web: WebSettings = Field(default=WebSettings(), description="The sidecar's own HTTP server.")
     log: LogSettings = Field(default=LogSettings(), description="Logging to standard error.")
     scrape: ScrapeSettings = Field(default=ScrapeSettings(), description="How vLLM's metrics are polled.")
-    windows: WindowSettings = Field(
-        default=WindowSettings(), description="The trailing windows that recent values are derived over."
-    )
+    windows: WindowSettings = Field(default=WindowSettings(), description="The trailing windows of the recent metrics.")
     progress: ProgressSettings = Field(
-        default=ProgressSettings(), description="Detection of a server that accepts work and does none."
+        default=ProgressSettings(), description="Detection of a server that accepts work and makes no progress."
     )
     introspection: ProbeSettings = Field(
-        default=ProbeSettings(), description="What the server tells about itself: version, models, flags."
+        default=ProbeSettings(), description="Probes of the server's version, models and flags."
     )
     slos: SloSettings = Field(
         default=SloSettings(), description="Service levels that the sidecar counts itself, poll by poll."
     )
-    limits: LimitSettings = Field(default=LimitSettings(), description="Bounds on what is exported.")
+    limits: LimitSettings = Field(default=LimitSettings(), description="Limits on exported series.")
     vllm: SoleTarget = Field(default=SoleTarget(), description="The one server next to the sidecar.")
     targets: Annotated[tuple[NamedTarget, ...], BeforeValidator(as_tuple)] = Field(
-        default=(), description="Several servers in place of the one; each has a unique name and the keys of vllm."
+        default=(),
+        description="Several servers instead of the one in vllm; each has a unique name and the keys of vllm.",
     )
 
     gpu: GpuSettings = Field(default=GpuSettings(), description="The GPUs of this node.")
@@ -183,7 +182,7 @@ class Config(Section):
     @classmethod
     def _simulated_with_a_server(cls, value: GpuSettings, info: ValidationInfo) -> GpuSettings:
         if value.simulate and "vllm" in info.data and info.data["vllm"].headless is True:
-            allowed = "false with vllm.headless, for the simulator stands in for a vLLM"
+            allowed = "false with vllm.headless: the simulated GPUs belong to a simulated vLLM server"
             raise ValidationError.from_exception_data("gpu", [mistake(("simulate",), allowed, True)])
         return value
 
@@ -199,10 +198,10 @@ class Config(Section):
     @field_validator("targets", mode="wrap")
     @classmethod
     def _distinct_and_alone(cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
-        """Check the list as a whole, also when some of its targets are mistaken, so that all mistakes are told."""
+        """Check the list as a whole, even if some targets are invalid, so that all mistakes are reported at once."""
         items = value if isinstance(value, list | tuple) else ()
         mistakes = list(repeated_names(items))
-        # A mistaken `vllm` is missing here, but it was given.
+        # An invalid `vllm` is missing here, but it was given.
         if items and ("vllm" not in info.data or info.data["vllm"].model_fields_set):
             mistakes.append(
                 mistake((), "either vllm (in the file, by flag or environment) or targets, not both", value)
@@ -227,7 +226,7 @@ class Config(Section):
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
-        """The servers to watch: those listed, or else the one; none with gpu.only or beside a headless worker."""
+        """The servers to watch: those listed, or the sole one; none with gpu.only or next to a headless worker."""
         return () if self.gpu.only or self.headless else self.targets or (self.vllm,)
 
     @property

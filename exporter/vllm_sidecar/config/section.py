@@ -12,7 +12,7 @@ class Section(BaseModel):
 
 
 def written(default: str, description: str) -> Any:
-    """Describe a key whose default is written as in the file, and checked like a value from it.
+    """Declare a key whose default is written as in the file, and checked like a value from the file.
 
     The result takes the type of the field.
     """

@@ -1,4 +1,4 @@
-"""The part of the configuration that is about service levels: which observations the sidecar counts as good."""
+"""The configuration of service levels: which observations the sidecar counts as good."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ _DEFAULT: Any = (
     {"name": "inter_token_latency", "latency": "inter_token_latency", "threshold": "100ms"},
     {"name": "time_per_output_token", "latency": "time_per_output_token", "threshold": "100ms"},
 )
-"""Those of the profile `standard`; all are bucket edges of vLLM, so they are counted exactly."""
+"""The objectives of the profile `standard`; all are bucket bounds of vLLM, so they are counted exactly."""
 
 LatencyName = Literal[
     "queue", "time_to_first_token", "inter_token_latency", "time_per_output_token", "request", "prefill", "decode"
@@ -39,18 +39,21 @@ def _slo_name(value: str) -> str:
 
 
 class LatencyObjective(Section):
-    """One latency, and up to where an observation of it is good."""
+    """One latency, and the threshold up to which an observation is good."""
 
-    name: Annotated[str, AfterValidator(_slo_name)] = Field(description="Name of the objective: its label slo.")
-    latency: LatencyName = Field(description="The latency that is compared.")
+    name: Annotated[str, AfterValidator(_slo_name)] = Field(
+        description="Name of the objective, which is its label slo."
+    )
+    latency: LatencyName = Field(description="The latency that is compared with the threshold.")
     threshold: Seconds = Field(description="An observation up to this is good.")
     model: Text | None = Field(
-        default=None, description="Only for this model_name, before the one of the same name for all; null for all."
+        default=None,
+        description="Only this model_name, for which it replaces the objective of the same name; null for all models.",
     )
 
 
 def _repeated(items: Sequence[object]) -> Iterator[InitErrorDetails]:
-    """Find objectives that another one before them already is, for the same model."""
+    """Find objectives that repeat the name of an earlier one for the same model."""
     seen: dict[tuple[object, object], int] = {}
     for index, item in enumerate(items):
         given = item if isinstance(item, dict) else getattr(item, "__dict__", {})
@@ -74,7 +77,7 @@ class SloSettings(Section):
     @field_validator("latencies", mode="wrap")
     @classmethod
     def _distinct(cls, value: object, handler: ValidatorFunctionWrapHandler) -> object:
-        """Check the list as a whole, also when some of it is mistaken, so that all mistakes are told."""
+        """Check the list as a whole, even if some of it is invalid, so that all mistakes are reported at once."""
         mistakes = list(_repeated(value if isinstance(value, list | tuple) else ()))
         result = None
         try:

@@ -1,4 +1,4 @@
-"""The servers to watch: how to reach each, and the checks on all of them together."""
+"""The servers to watch: how to reach each, and the checks on the whole list."""
 
 import os
 import re
@@ -25,7 +25,7 @@ from vllm_sidecar.config.values import (
 )
 
 HIDDEN = "***"
-"""What is shown in place of a secret."""
+"""Text that is shown instead of a secret."""
 
 WORKER_INDEX = "LWS_WORKER_INDEX"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -33,13 +33,13 @@ _SECRET_OPTION = re.compile(r"--?(?:[\w.-]*[_.-])?(?:api[-_]?key|token|secret|pa
 
 
 class Target(Section):
-    """How to reach one vLLM server, and what is known about it."""
+    """How to reach one vLLM server, and its known command line."""
 
     if TYPE_CHECKING:
-        # Said here for those who handle any target; declared below, where it is a key or is none.
+        # Declared here for code that handles any target; below it is a key of one kind and a constant of the other.
         @property
         def name(self) -> str | None:
-            """Name in the label `target`, None for the sole target, whose series do not have the label."""
+            """Value of the label `target`; None for the sole target, whose series do not have the label."""
 
     url: Url = Field(default="http://127.0.0.1:8000", description="Address of the server; a path prefix is allowed.")
     metrics_path: HttpPath = Field(default="/metrics", description="Path of the metrics below url.")
@@ -51,23 +51,23 @@ class Target(Section):
         default=None, description="File with the token for the Authorization header."
     )
     bearer_token: Token | None = Field(
-        default=None, description="The token itself, in place of the file; kept secret, and not a flag."
+        default=None, description="The token itself, instead of a file; kept secret, without a flag."
     )
-    ca_file: FilePath | None = Field(default=None, description="CA certificates to trust in place of the system's.")
+    ca_file: FilePath | None = Field(default=None, description="CA certificates to trust instead of the system's.")
     cert_file: FilePath | None = Field(default=None, description="Certificate to show to the server.")
     key_file: FilePath | None = Field(default=None, description="Key of cert_file, unless that file holds it too.")
     insecure_skip_verify: bool = Field(default=False, description="Accept any certificate of the server.")
     unix_socket: SocketPath | None = Field(
-        default=None, description="Connect through this socket; the host in url then only is the Host header."
+        default=None, description="Connect through this socket; the host in url is then only the Host header."
     )
     args: Arguments = Field(
         default=(),
         repr=False,
-        description="The server's command line, a list or one text, for flags that it does not tell itself.",
+        description="The server's command line, a list or one text, for flags that it does not report.",
     )
 
     def is_same_server(self, other: "Target") -> bool:
-        """Whether this is the same server, however it is reached, and whatever its series are labelled with."""
+        """Whether this is the same server, regardless of how it is reached and of its labels."""
         return all(getattr(self, key) == getattr(other, key) for key in ("url", "unix_socket", "metrics_path"))
 
     @field_validator("bearer_token_file", "bearer_token")
@@ -88,11 +88,11 @@ class Target(Section):
 
 
 class SoleTarget(Target):
-    """The one server that the sidecar stands next to; its series have no target label."""
+    """The one server next to the sidecar; its series have no target label."""
 
     headless: Headless = Field(
         default="auto",
-        description="No HTTP server to poll, as in the pod of a worker; auto: where LWS_WORKER_INDEX is above 0.",
+        description="Expect no HTTP server, as in the pod of a worker; auto: true where LWS_WORKER_INDEX is above 0.",
     )
 
     @property
@@ -100,7 +100,7 @@ class SoleTarget(Target):
         """Whether no HTTP server is expected: a worker of a LeaderWorkerSet, or vLLM with --headless.
 
         LeaderWorkerSet sets LWS_WORKER_INDEX in every container of a group, so one template serves leader and workers.
-        A sidecar that was told to watch another machine watches it wherever it runs.
+        A url on another machine is watched wherever the sidecar runs.
         """
         if self.headless != "auto":
             return bool(self.headless)
@@ -126,7 +126,7 @@ def mistake(path: tuple[int | str, ...], allowed: str, value: object) -> InitErr
 
 
 def repeated_names(items: Sequence[object]) -> Iterator[InitErrorDetails]:
-    """Find targets whose name another one before them has."""
+    """Find targets that repeat the name of an earlier one."""
     seen: dict[str, int] = {}
     for index, item in enumerate(items):
         name = item.get("name") if isinstance(item, dict) else getattr(item, "name", None)
@@ -135,7 +135,7 @@ def repeated_names(items: Sequence[object]) -> Iterator[InitErrorDetails]:
 
 
 def hide_secrets(arguments: list[str]) -> Iterator[str]:
-    """Hide what follows an option such as --api-key, which takes several values, up to the next option."""
+    """Hide the values after an option such as --api-key, which takes several, up to the next option."""
     hiding = False
     for argument in arguments:
         if argument.startswith("-"):

@@ -1,7 +1,7 @@
 """Kinds of single values in the config: durations, sizes, addresses, label names, files.
 
-Each check raises `not_allowed(...)`, whose text says what is allowed and never repeats the value: values are added, or
-hidden, in one place when a mistake is reported.
+Each check raises `not_allowed(...)` with the allowed values only. The value itself is added, or hidden, in one place:
+where a mistake is reported.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ from vllm_sidecar.catalog.types import RESERVED_LABELS
 from vllm_sidecar.config.regular_files import open_regular
 
 NOT_ALLOWED = "not_allowed"
-"""Type of the errors raised here; their message is what is allowed."""
+"""Type of the errors raised here; their message is the allowed values."""
 
 _UNIT_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?", re.ASCII)
@@ -35,17 +35,17 @@ _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
 TAKEN_LABELS = RESERVED_LABELS | {label for signal in SIGNALS.values() for label in signal.label_names}
-"""Label names that a static label of a target must not take: those of Prometheus, of the formats and of signals."""
+"""Names that a static label of a target must not have: labels of Prometheus, of the formats and of signals."""
 
 
 def not_allowed(allowed: str) -> PydanticCustomError:
-    """Make the error for a value that is not allowed; `allowed` says what is."""
-    # Given as context and not as the template, so that braces in the text stay as they are.
+    """Make the error for a value that is not allowed; `allowed` is the text for the allowed values."""
+    # Passed as context and not as the template, so that braces in the text stay unchanged.
     return PydanticCustomError(NOT_ALLOWED, "{allowed}", {"allowed": allowed})
 
 
 def parse_duration(value: object, most: float = _MAX_DURATION_MS / 1000) -> float:
-    """Turn a Prometheus duration ("500ms", "1m30s") of at most so many seconds into seconds."""
+    """Turn a Prometheus duration ("500ms", "1m30s") of at most `most` seconds into seconds."""
     allowed = f"a duration such as 500ms, 1s, 1m30s, 5m or 1h, above 0 and at most {format_duration(most)}"
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if not match:
@@ -69,7 +69,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_size(value: object) -> int:
-    """Turn a size, bytes as an int or a text such as "16MiB", into bytes."""
+    """Turn a size, an int in bytes or a text such as "16MiB", into bytes."""
     size = value if isinstance(value, int) and not isinstance(value, bool) else 0
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         size = int(match[1][:12]) * _UNIT_BYTES[match[2]]
@@ -79,7 +79,7 @@ def parse_size(value: object) -> int:
 
 
 def format_size(size: int) -> int | str:
-    """Write a size with the largest unit that divides it: 16777216 -> "16MiB"; the number itself when none does."""
+    """Write a size with the largest unit that divides it: 16777216 -> "16MiB"; as a number if none does."""
     for unit, factor in _UNIT_BYTES.items():
         if size % factor == 0:
             return f"{size // factor}{unit}"
@@ -106,14 +106,14 @@ def _listen_address(value: str) -> str:
 
 
 def _url(value: str) -> str:
-    """Check the address of a server and drop the slash at its end."""
+    """Check the address of a server and drop a trailing slash."""
     allowed = "http://HOST[:PORT][/PREFIX] or https://..."
     try:
         url = urlsplit(value)
         has_host = bool(url.hostname) and url.port != 0
     except ValueError:
         raise not_allowed(allowed) from None
-    # urlsplit drops line breaks and keeps blanks; a URL with either is a slip of the pen.
+    # urlsplit drops line breaks and keeps blanks; a URL with either is a typing mistake.
     if url.scheme not in ("http", "https") or not has_host or not value.isprintable() or " " in value:
         raise not_allowed(allowed)
     if "@" in url.netloc:
@@ -186,7 +186,7 @@ def _readable_file(path: Path) -> Path:
 
 
 def as_tuple(value: object) -> object:
-    """Accept a list, which is what YAML has, where the config keeps a tuple."""
+    """Turn a list, which is YAML's type, into a tuple, which is the config's."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -204,14 +204,14 @@ _V = TypeVar("_V")
 
 
 class _HashableDict(dict[_K, _V]):
-    """A dict that nobody changes (its fields are typed as Mapping), so that a whole config can be hashed."""
+    """A dict that is never changed (its fields are typed as Mapping), so that a whole config can be hashed."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
 
 
 def as_frozen(value: Mapping[_K, _V]) -> Mapping[_K, _V]:
-    """Keep a mapping as one that can be hashed, as all of the config can."""
+    """Copy a mapping into one that can be hashed, like the rest of the config."""
     return _HashableDict(value)
 
 

@@ -1,4 +1,4 @@
-"""What requests wait for: which limit keeps them from being admitted."""
+"""The limit that keeps waiting requests from being admitted."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from vllm_sidecar.derive.inputs import EngineInputs
 
 LIMITS = ("batch", "kv_cache", "adapter", "transfer", "unknown")
-"""The batch is full (--max-num-seqs), the KV cache is, all LoRA slots are taken (--max-loras), KV blocks have yet to
-arrive or a grammar to be compiled, or nothing says what it is."""
+"""The batch is full (--max-num-seqs), the KV cache is full, all LoRA slots are taken (--max-loras), KV blocks are still
+being transferred or a grammar is being compiled, or the reason is unknown."""
 NEARLY_FULL = 0.9
-"""KV usage from which on requests may wait for blocks; below it a busy cache is what vLLM aims for."""
+"""Lowest KV usage at which requests may wait for blocks; below it a busy cache is what vLLM aims for."""
 FULL = 0.98
-"""KV usage from which on the cache is the limit, unless --max-num-seqs is known to be reached."""
+"""Lowest KV usage at which the cache is the limit, unless --max-num-seqs is known to be reached."""
 NEAR_SEATS = 0.9
-"""Share of the seats that a full batch has taken at some poll of the window: those that finish are not yet replaced."""
+"""Share of the seats that a full batch has taken at some poll of the window: finished requests are replaced later."""
 PLATEAU = 0.5
-"""Share of the polls with a queue at which as many run as ever did, where that is the batch and not the KV cache."""
+"""Share of the polls with a queue at which as many run as ever did, if the limit is the batch and not the KV cache."""
 
 
 def admission_limit(engine: EngineInputs) -> dict[str, float]:
@@ -32,10 +32,10 @@ def admission_limit(engine: EngineInputs) -> dict[str, float]:
 
 
 def seats(engine: EngineInputs) -> float:
-    """Return how many requests fit into a batch: --max-num-seqs, else as many as were seen to.
+    """Return how many requests fit into a batch: --max-num-seqs, otherwise the most observed.
 
-    As many as ever ran while others waited are the seats only while so many run again and again: where the KV cache
-    is the limit the number changes with the length of the requests. Infinite where it is not known.
+    The most that ever ran while others waited are the seats only if so many run repeatedly: where the KV cache is the
+    limit, the number changes with the length of the requests. Infinite if unknown.
     """
     known = engine.server.flag("max_num_seqs")
     if known:
@@ -71,7 +71,7 @@ def _waiting(engine: EngineInputs) -> float:
 
 
 def _deferred(engine: EngineInputs) -> float | None:
-    """Return how many wait for something else than capacity; None where vLLM does not say (before 0.20)."""
+    """Return how many wait for anything but capacity; None if vLLM does not expose it (before 0.20)."""
     gauges = engine.window.latest.gauges
     return gauges.get(("requests_waiting", "deferred"))
 
@@ -82,7 +82,7 @@ def _fetching(engine: EngineInputs) -> float:
 
 
 def _adapters_wait(engine: EngineInputs) -> bool:
-    """Tell whether requests ask for more adapters than there are slots."""
+    """Return whether requests need more adapters than there are slots."""
     adapters, slots = engine.server.adapters, engine.server.flag("max_loras")
     if adapters is None:
         return False

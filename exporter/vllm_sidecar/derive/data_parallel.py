@@ -1,4 +1,4 @@
-"""Data parallelism: whether the engines of one model share the work."""
+"""Data parallelism: the balance of work between the engines of one model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def imbalance(model: ModelInputs) -> dict[str, float]:
     """Return 1 - mean / max over the engines, of requests (running and waiting) and of tokens generated per second.
 
     0 is balanced; one of n engines doing everything is 1 - 1/n. Only engines that share a load are compared: not the
-    stages of a pipeline, and of several such groups the worst counts. Empty for a single engine, a part is absent
-    while all are idle, and tokens are until each engine has been polled twice.
+    stages of a pipeline, and of several groups the worst counts. Empty for a single engine. A part is absent while all
+    are idle, and tokens are absent until each engine has been polled twice.
     """
     sharing: dict[tuple[str, ...], list[Window]] = {}
     for name, window in model.windows.items():
@@ -37,7 +37,7 @@ def _imbalance(windows: Sequence[Window]) -> dict[str, float]:
     if len(windows) < 2:
         return {}
     requests: list[float] = []
-    rates: list[float] = []  # an engine that has just come up has a shorter window
+    rates: list[float] = []  # an engine that has just started has a shorter window
     for window in windows:
         extents = [window.extent("requests_running"), window.extent("requests_waiting")]
         requests.append(sum(extent.mean for extent in extents if extent))

@@ -1,4 +1,4 @@
-"""Engine and GPUs in one picture: efficiency, balance, and GPUs that are busy or idle when they should not be."""
+"""Efficiency and balance of the GPUs under the engines' load, and GPUs that are unexpectedly busy or idle."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 POWER, POWER_LIMIT, ACTIVITY = "gpu_power_watts", "gpu_power_limit_watts", "gpu_sm_active_ratio"
 SLACK = 6.0
-"""Seconds by which the engine's polls may begin after the GPUs' without a rate being wrong by more than a tenth."""
+"""Most seconds from the start of the GPUs' window to the engine's for which a rate is wrong by at most a tenth."""
 LOW_POWER = 0.5
-"""Share of the limit below which a busy GPU computes nothing much: spinning kernels draw about a third."""
+"""Share of the power limit below which a busy GPU computes little: spinning kernels draw about a third."""
 IDLE_UNTIL = 0.2
 STARVED_AFTER = 10.0
-"""Seconds for which requests must have waited before idle GPUs are called starved."""
+"""Shortest time for which requests must have waited before idle GPUs count as starved."""
 BALANCES = {"utilization": UTILIZATION, "power": POWER, "sm_activity": ACTIVITY}
 
 
 def _counted(window: Window, counter: str, since: float, until: float) -> float | None:
-    """Return what a counter grew by between two times, as the polls nearest before them say."""
+    """Return the increase of a counter between two times, from the nearest polls before them."""
     first: tuple[float, float] | None = None
     last = 0.0
     for at, reading in window.history():
@@ -40,9 +40,9 @@ def _counted(window: Window, counter: str, since: float, until: float) -> float 
 
 
 def tokens_per_joule(server: ServerInputs) -> dict[str, float]:
-    """Return prompt and generation tokens per joule over the GPUs' window; empty where energy is not known.
+    """Return prompt and generation tokens per joule over the GPUs' window; empty if energy is unknown.
 
-    Energy is that of all GPUs of the server, idle ones too. Empty after one poll, and while nothing was drawn.
+    The energy includes all GPUs of the server, also idle ones. Empty after one poll, and while no energy was used.
     """
     gpus = all_of_ours(server)
     used = [gpu.joules() for gpu in gpus]
@@ -59,7 +59,7 @@ def tokens_per_joule(server: ServerInputs) -> dict[str, float]:
 
 
 def request_watts(server: ServerInputs) -> float | None:
-    """Return mean power of all GPUs over mean running requests; None while none run, or without power."""
+    """Return mean power of all GPUs over mean running requests; None while none run, or without power readings."""
     power = [gpu.mean(POWER) for gpu in all_of_ours(server)]
     running = [extent.mean for each in server.engines.values() if (extent := each.extent("requests_running"))]
     if not power or None in power or sum(running) <= 0.0:
@@ -68,7 +68,7 @@ def request_watts(server: ServerInputs) -> float | None:
 
 
 def generation_tokens_per_second(server: ServerInputs) -> float | None:
-    """Return generated tokens per second and GPU; None without GPUs, and after one poll."""
+    """Return generated tokens per second per GPU; None without GPUs, and after one poll."""
     gpus = all_of_ours(server)
     rates = [
         increase / each.seconds
@@ -79,11 +79,11 @@ def generation_tokens_per_second(server: ServerInputs) -> float | None:
 
 
 def imbalance(server: ServerInputs) -> dict[str, float]:
-    """Return 1 - min / max of the GPUs' means, of the worst group: 0 is balanced, a straggler makes it rise.
+    """Return 1 - min / max of the GPUs' means, of the worst group: 0 is balanced, a slow GPU raises it.
 
-    A group is tensor parallel: its GPUs do the same work in step, while stages of a pipeline need not. They are taken
-    to be neighbours in NVML's order, as vLLM assigns them; where no source tells how many there are, the engines are
-    taken to share the GPUs equally. Empty where a group has one GPU, and where not all groups are whole.
+    A group is tensor parallel: its GPUs do the same work in step, while stages of a pipeline need not. Neighbors in
+    NVML's order form a group, as vLLM assigns them; if no source exposes the size of a group, the engines are assumed
+    to share the GPUs equally. Empty if a group has one GPU, and if any group is incomplete.
     """
     gpus = all_of_ours(server)
     size = int(server.flag("tensor_parallel_size") or len(gpus) // max(1, len(server.engines)))
@@ -105,11 +105,11 @@ def _spread(group: list[GpuWindow], signal: str) -> float | None:
 
 
 def busy_without_progress(server: ServerInputs) -> dict[str, float]:
-    """Return, by power, 1 while an engine has work, makes no progress, and GPUs spin all the same.
+    """Return, by power, 1 while an engine has work and makes no progress, but its GPUs are busy.
 
-    It begins at half the time after which a stall is called. `low`: they draw less than half of their limit, as in a
-    collective that waits for a rank that is gone; `high`: they compute something that never ends. `unknown` where
-    power or limit are. Empty where no GPU tells its utilisation.
+    It becomes 1 after half the time to a stall. `low`: they draw less than half of their limit, as in a collective that
+    waits for a lost rank; `high`: they compute something that never ends. `unknown`: power or limit are unknown. Empty
+    if no GPU exposes its utilization.
     """
     gpus = ours(server)
     if not any(UTILIZATION in gpu.latest for gpu in gpus):
@@ -133,10 +133,10 @@ def _level(gpu: GpuWindow) -> str:
 
 
 def starved(server: ServerInputs) -> float | None:
-    """Return 1 while requests wait and every GPU is idle, 0 otherwise; None where no GPU tells its utilisation.
+    """Return 1 while requests wait and every GPU is idle, 0 otherwise; None if no GPU exposes its utilization.
 
-    Nobody waits where the gauge froze when the clients left. None as well where it froze and nothing says whether
-    anybody waits, unless another engine is starved.
+    0 where the gauge froze when the clients left. None if it froze and it is unknown whether clients wait, unless
+    another engine is starved.
     """
     gpus = [gpu for gpu in all_of_ours(server) if UTILIZATION in gpu.latest]
     if not gpus:
@@ -149,7 +149,7 @@ def starved(server: ServerInputs) -> float | None:
 
 
 def _waits_for(engine: Window, gpus: list[GpuWindow]) -> bool:
-    """Tell whether requests have been waiting for a while, by the gauge, and all GPUs were idle meanwhile."""
+    """Return whether requests have waited for a while, by the gauge, and all GPUs were idle meanwhile."""
     since = engine.progress.waiting_since
     if since is None or engine.now - since < STARVED_AFTER or sleeping_state(engine):
         return False
@@ -158,9 +158,9 @@ def _waits_for(engine: Window, gpus: list[GpuWindow]) -> bool:
 
 
 def memory_growth(server: ServerInputs) -> dict[tuple[str, str], float]:
-    """Return bytes by which memory in use grew since the end of warm-up, by device; negative where it shrank.
+    """Return the increase of memory in use since the end of warm-up, in bytes by device; negative if it shrank.
 
-    vLLM takes its memory before it serves, so what comes later is a leak, fragmentation or another program.
+    vLLM allocates its memory before it serves, so a later increase is a leak, fragmentation or another program.
     """
     gpus = server.gpus
     if gpus is None:

@@ -1,4 +1,4 @@
-"""How many GPUs are busy, and how many of them the engines explain that get things done."""
+"""How many GPUs are busy, and how many of them are explained by engines that make progress."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.window import Window
 
 BUSY_FROM = 0.9
-"""Utilisation from which on a GPU counts as busy: a dead collective spins at 1."""
+"""Lowest utilization of a busy GPU: a hung collective spins at 1."""
 UTILIZATION = "gpu_utilization_ratio"
 
 
 def whole(windows: Sequence[GpuWindow]) -> list[GpuWindow]:
-    """Return the windows of GPUs that are not split, by MIG, between several users."""
+    """Return the windows of GPUs that are not split by MIG between several users."""
     split = {window.device.parent for window in windows}
     return [window for window in windows if window.device.parent is None and window.device.uuid not in split]
 
 
 def gpus_per_engine(server: ServerInputs) -> int | None:
-    """Return how many GPUs one engine uses; None where no source tells its tensor parallel size."""
+    """Return how many GPUs one engine uses; None if no source exposes its tensor parallel size."""
     return gpus_of_engine(server.flags) if server.flag("tensor_parallel_size") else None
 
 
 def ours(server: ServerInputs) -> list[GpuWindow]:
-    """Return GPUs that are the server's, perhaps not all of them; none where others' may be among them.
+    """Return GPUs of the server, perhaps not all of them; none if GPUs of others may be among them.
 
-    Where nothing says which GPUs vLLM uses (`all`), they are its own if there is but one, or no more than its parallel
-    sizes ask for: a pod may see all GPUs of its node and own one.
+    If it is unknown which GPUs vLLM uses (`all`), they are its own if there is only one, or no more than its parallel
+    sizes require: a pod may see all GPUs of its node and use one.
     """
     gpus = server.gpus
     if gpus is None:
@@ -46,7 +46,7 @@ def ours(server: ServerInputs) -> list[GpuWindow]:
 
 
 def all_of_ours(server: ServerInputs) -> list[GpuWindow]:
-    """Return all GPUs of the server; none where some may be in other machines, or are lost: a part is not the whole."""
+    """Return all GPUs of the server; none if some may be in other machines, or are lost."""
     found, where = ours(server), placement(server.flags)
     if where.in_all is None:
         return found
@@ -55,14 +55,14 @@ def all_of_ours(server: ServerInputs) -> list[GpuWindow]:
 
 
 def busy(server: ServerInputs, since: float) -> list[GpuWindow]:
-    """Return the server's GPUs that have been busy from a (monotonic) time on; those without utilisation never are."""
+    """Return the server's GPUs that have been busy since a (monotonic) time; never those without utilization."""
     return [w for w in ours(server) if (mean := w.mean(UTILIZATION, since)) is not None and mean >= BUSY_FROM]
 
 
 def unexplained(server: ServerInputs, engine: Window, since: float) -> list[GpuWindow]:
-    """Return the busy GPUs where there are more than the other engines can keep busy; else none.
+    """Return the busy GPUs if there are more than the other engines can keep busy; otherwise none.
 
-    An engine that made progress since then explains as many as it uses; where that is not known, all.
+    An engine that made progress since then explains as many GPUs as it uses; if that is unknown, all.
     """
     found = busy(server, since)
     others = sum(other.progress.progress_at > since for other in server.engines.values() if other is not engine)

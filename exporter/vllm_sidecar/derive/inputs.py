@@ -1,4 +1,4 @@
-"""What a derivation sees: the windows of its scope and the facts about the server. Plain values, no clock, no I/O."""
+"""Inputs of a derivation: the windows of its scope and the facts about the server. Plain values, no clock, no I/O."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DeriveSettings:
-    """The numbers of the configuration that derivations use."""
+    """The settings that derivations use."""
 
     min_observations: int = 5
-    """Quantiles over fewer observations are not exported."""
+    """Fewest observations for which a quantile is exported."""
     stall_after: float = 120.0
     """Seconds without progress after which work in flight is a stall."""
     max_adapters: int = 100
@@ -29,33 +29,33 @@ class DeriveSettings:
 
 @dataclass(frozen=True, slots=True)
 class GpuInputs:
-    """The GPUs beside a server: their windows, and by what they were chosen (see `gpu.choose`)."""
+    """The GPUs of a server: their windows, and how they were chosen (see `gpu.nvml.selection`)."""
 
     windows: Sequence[GpuWindow]
     chosen_by: str = "configured"
     warm: Mapping[str, float] = field(default_factory=dict)
-    """Bytes in use when the server had warmed up, by UUID."""
+    """Bytes in use at the end of the server's warm-up, by UUID."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInputs:
-    """The target: its own window (HTTP counters; None where there are none), flags, adapters and sleep."""
+    """The target: its own window (HTTP counters; None without any), flags, adapters and sleep."""
 
     window: Window | None = None
     flags: Mapping[str, FlagValue] = field(default_factory=dict)
     adapters: Adapters | None = None
     requests_in_flight: float | None = None
-    """Open HTTP requests as `/load` tells them; None without --enable-server-load-tracking."""
+    """Open HTTP requests from `/load`; None without --enable-server-load-tracking."""
     settings: DeriveSettings = field(default_factory=DeriveSettings)
     engines: Mapping[tuple[str, ...], Window] = field(default_factory=dict)
     """Windows of all engines by model name and engine."""
     gpus: GpuInputs | None = None
-    """None where no GPU can be read, or it is not known whose they are."""
+    """None if no GPU can be read, or if it is unknown which server uses them."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
-    """What clients wait for."""
+    """Signs of waiting clients."""
 
     def flag(self, name: str) -> float | None:
-        """Return a numeric flag of the server; None where no source tells it or it is not above 0."""
+        """Return a numeric flag of the server; None if no source exposes it or it is not above 0."""
         value = self.flags.get(name)
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
 
@@ -69,15 +69,15 @@ class EngineInputs:
     server: ServerInputs
     cache_config: Mapping[str, str] = field(default_factory=dict)
     engines: int = 1
-    """How many engines the server reports; vLLM repeats the sum of their KV blocks on each."""
+    """How many engines the server reports; vLLM exposes the sum of their KV blocks on each."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
-    """One model over all its engines; `window` has its counters without an engine label, None where none are."""
+    """One model over all its engines; `window` has its counters without an engine label, None without any."""
 
     windows: Mapping[str, Window]
     window: Window | None
     server: ServerInputs
     work: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Engine -> what tells its work from that of others, such as the stage of a pipeline; empty for most."""
+    """Engine -> labels that separate its work from that of others, such as the stage of a pipeline; empty for most."""

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 USAGE = "kv_cache_usage_ratio"
 MOST_FROM_USAGE = 0.5
-"""Usage alone never says more than half of full pressure: prefix caching fills the cache by design."""
+"""Largest score from usage alone: prefix caching fills the cache by design."""
 FEWEST_HELD = 10
-"""Polls in a row without a request after which blocks that are still taken are held by nothing that runs."""
+"""Successive polls without a request after which blocks still in use are not held by anything that runs."""
 
 
 def capacity_tokens(engine: EngineInputs) -> float | None:
     """Return how many tokens one engine's KV cache holds.
 
-    From `kv_cache_size_tokens` (vLLM 0.24 on, per engine), else blocks x block size, where vLLM repeats the sum of
-    the blocks of all engines on each. None where vLLM tells neither, or for hybrid models without the first: their
-    blocks are of several kinds, and the product means nothing (vllm#51163).
+    From `kv_cache_size_tokens` (vLLM 0.24 on, per engine), otherwise blocks x block size, where vLLM exposes the sum of
+    the blocks of all engines on each. None if vLLM exposes neither, or for hybrid models without the first: their
+    blocks are of several kinds, and the product is meaningless (vllm#51163).
     """
     config = engine.cache_config
     tokens = _number(config.get("kv_cache_size_tokens"))
@@ -34,14 +34,14 @@ def capacity_tokens(engine: EngineInputs) -> float | None:
 
 
 def free_tokens(engine: EngineInputs) -> float | None:
-    """Return how many more tokens fit now; None where capacity or usage is not known."""
+    """Return how many more tokens fit now; None if capacity or usage is unknown."""
     capacity = capacity_tokens(engine)
     usage = engine.window.latest.gauges.get(USAGE)
     return None if capacity is None or usage is None else capacity * max(0.0, 1.0 - usage)
 
 
 def seconds_to_full(engine: EngineInputs) -> float | None:
-    """Return when the cache is full if usage goes on as from the start to the end of the window.
+    """Return when the cache will be full if usage continues as from the start to the end of the window.
 
     None while usage does not grow, and after one poll only.
     """
@@ -53,10 +53,10 @@ def seconds_to_full(engine: EngineInputs) -> float | None:
 
 
 def preemptions_per_request(engine: EngineInputs) -> float | None:
-    """Return preemptions per finished request in the window; None where none finished or ran.
+    """Return preemptions per finished request in the window; None if none finished or ran.
 
-    Where none finished, per request that ran at the same time at most: requests that preempt each other for ever are
-    the worst case, and no reason to say nothing.
+    If none finished, per the most requests that ran at the same time: requests that preempt each other forever are the
+    worst case, which must not be hidden.
     """
     preempted = engine.window.increase("preemptions_total")
     finished = engine.window.observed("request_seconds")
@@ -71,14 +71,15 @@ def preemptions_per_request(engine: EngineInputs) -> float | None:
 def pressure(engine: EngineInputs) -> float | None:
     """Score KV pressure from 0 (none) to 1: the largest of three parts.
 
-    - preemptions / (preemptions + finished requests): the damage itself;
+    - preemptions / (preemptions + finished requests): the share of wasted work;
     - usage averaged over the polls at which requests waited for capacity and the cache was nearly full, or requests
-      were preempted in the window, counting the others as 0: what waits with room in the cache waits for something
-      else, such as a place in a full batch;
-    - usage above 0.9, scaled so that a full cache alone gives 0.5: context, for prefix caching fills it by design.
+      were preempted in the window, counting the others as 0: requests that wait with room in the cache wait for
+      something else, such as a place in a full batch;
+    - usage above 0.9, scaled so that a full cache alone is 0.5: context only, because prefix caching fills it by
+      design.
 
-    0 where the gauges froze when the clients left; None where they froze and nothing says whether anybody waits, and
-    where the server does not tell KV usage.
+    0 if the gauges froze when the clients left; None if they froze and it is unknown whether clients wait, and if the
+    server does not expose KV usage.
     """
     window, live = engine.window, trusted(engine)
     extent = window.extent(USAGE)
@@ -95,7 +96,7 @@ def pressure(engine: EngineInputs) -> float | None:
 
 
 def _waited_for_capacity(engine: EngineInputs) -> float:
-    """Mean usage over the window, taken as 0 at polls without requests that wait for KV cache."""
+    """Mean usage over the window, counted as 0 at polls without requests that wait for KV cache."""
     window, places = engine.window, seats(engine)
     waiting = window.extent("requests_waiting")
     if waiting is None or waiting.peak <= 0.0:
@@ -109,9 +110,9 @@ def _waited_for_capacity(engine: EngineInputs) -> float:
 
 
 def held_ratio(engine: EngineInputs) -> float | None:
-    """Return the least KV usage of the window where nothing ran or waited at any of its polls, else 0.
+    """Return the lowest KV usage of the window if nothing ran or waited at any of its polls, otherwise 0.
 
-    0 as well after few polls; None where the server does not tell usage or running requests.
+    Also 0 after few polls; None if the server does not expose usage or running requests.
     """
     window = engine.window
     usage, running, waiting = (window.extent(x) for x in (USAGE, "requests_running", "requests_waiting"))
@@ -125,6 +126,6 @@ def held_ratio(engine: EngineInputs) -> float | None:
 def _number(text: str | None) -> float | None:
     try:
         value = float(text or "")
-    except ValueError:  # "None" before the cache is made, and always in 0.8
+    except ValueError:  # "None" before the cache exists, and always in 0.8
         return None
     return value if value > 0.0 else None

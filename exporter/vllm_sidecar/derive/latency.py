@@ -1,4 +1,4 @@
-"""Recent latency quantiles, and what the time to the first token consists of."""
+"""Recent latency quantiles, and the parts of the time to the first token."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 PAGED = 0.95
-"""The quantile that is exported with the edges of its bucket: the one that people page on."""
+"""The quantile that is exported with the bounds of its bucket: the one for alerts."""
 
 
 def quantiles_of(histogram: str) -> Callable[[EngineInputs], Summary | None]:
     """Make the derivation of the recent quantiles of one histogram.
 
-    It returns None where the server does not give the histogram. Quantiles are left out where the window holds fewer
-    observations than the settings ask for; sum and count are those since the server started, as in any summary.
+    It returns None if the server does not expose the histogram. Quantiles are left out if the window has fewer
+    observations than configured; sum and count are those since the server's start, as in any summary.
     """
 
     def summary(engine: EngineInputs) -> Summary | None:
@@ -48,7 +48,7 @@ def quantiles_of(histogram: str) -> Callable[[EngineInputs], Summary | None]:
 
 
 def prepare(window: Window, min_observations: float) -> None:
-    """Estimate the recent quantiles of an engine together, most of what a snapshot costs; it finds them then."""
+    """Estimate the recent quantiles of an engine together for later calls: the largest cost of a snapshot."""
     observed = [(histogram, window.observed(histogram)) for histogram in LATENCIES.values()]
     _estimated(window, {histogram: each.bounds for histogram, each in observed if _are_enough(each, min_observations)})
 
@@ -58,7 +58,7 @@ def _are_enough(recent: Increase | None, min_observations: float) -> TypeGuard[I
 
 
 def _estimated(window: Window, bounds: dict[str, tuple[float, ...]]) -> dict[str, list[Quantile]]:
-    """Return the quantiles of histograms with these bounds."""
+    """Return the quantiles of the histograms with these bounds."""
 
     def make(names: Sequence[str]) -> list[list[Quantile]]:
         return estimates([(bounds[name], window.observed_by_poll(name)) for name in names], QUANTILES)
@@ -67,7 +67,7 @@ def _estimated(window: Window, bounds: dict[str, tuple[float, ...]]) -> dict[str
 
 
 def _rounded(quantile: Quantile) -> float:
-    """Leave out digits that no estimate has, and that would differ between machines; it stays in its bucket."""
+    """Drop digits beyond the precision of the estimate, which would differ between machines; it stays in its bucket."""
     value = max(quantile.lower, float(f"{quantile.value:.6g}"))
     return value if quantile.upper is None else min(value, quantile.upper)
 
@@ -79,9 +79,9 @@ def observations(engine: EngineInputs) -> dict[str, float]:
 
 
 def p95_bounds(engine: EngineInputs) -> dict[tuple[str, str], float]:
-    """Return the edges of the bucket that certainly holds the recent p95 of each latency, by its name and the edge.
+    """Return the bounds of the bucket that certainly contains the recent p95 of each latency, by name and side.
 
-    There is no upper edge in the +Inf bucket, and neither where there are no recent quantiles.
+    The +Inf bucket has no upper bound, and without recent quantiles there is none.
     """
     found: dict[tuple[str, str], float] = {}
     for name, histogram in LATENCIES.items():
@@ -104,10 +104,10 @@ def _mean(engine: EngineInputs, histogram: str) -> float | None:
 def first_token_shares(engine: EngineInputs) -> dict[str, float]:
     """Split the mean time to the first token into queue, prefill and other; the ratios add up to 1.
 
-    Other is the front end: tokenisation, templates, and the way to the engine and back.
+    Other is the front end: tokenization, templates, and the way to the engine and back.
 
-    Queue and prefill are observed when a request finishes and the first token when it comes, so over one window they
-    are not the same requests: where queue and prefill exceed the whole they are scaled down to it.
+    Queue and prefill are observed when a request finishes, and the first token when it arrives, so over one window they
+    are not the same requests: if queue and prefill exceed the total they are scaled down to it.
     Empty without observations.
     """
     whole = _mean(engine, "time_to_first_token_seconds")

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def active(server: ServerInputs) -> dict[tuple[str, str], float]:
-    """Return 1 for each adapter and state it has requests in: `running`, `waiting`, or `active`.
+    """Return 1 for each adapter and each state in which it has requests: `running`, `waiting`, or `active`.
 
-    `active` stands where both lists are equal: from 0.11.1 vLLM writes every adapter with any request into both.
-    Only the first adapters by name are given, as many as the limit allows.
+    `active` is used if both lists are equal: from 0.11.1 vLLM writes every adapter with any request into both. Only the
+    first adapters by name are returned, up to the limit.
     """
     adapters = server.adapters
     if adapters is None:
@@ -33,12 +33,12 @@ def omitted(server: ServerInputs) -> float | None:
 
 
 def slots(server: ServerInputs) -> float | None:
-    """Return --max-loras as the server tells it; None without LoRA (v0 says 0 then) and with the Rust front end."""
+    """Return --max-loras from the metrics; None without LoRA (v0 exposes 0 then) and with the Rust front end."""
     return float(server.adapters.slots) if server.adapters and server.adapters.slots else None
 
 
 def slots_used(server: ServerInputs) -> float | None:
-    """Return how many adapters have running requests, at most as many as there are slots; None without LoRA."""
+    """Return how many adapters have running requests, at most the number of slots; None without LoRA."""
     most = slots(server)
     if server.adapters is None or (most is None and server.adapters.slots is not None):
         return None

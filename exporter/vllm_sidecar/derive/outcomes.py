@@ -1,4 +1,4 @@
-"""How requests end: finished, aborted, failed or rejected; and the share of errors."""
+"""Outcomes of requests: finished, aborted, failed or rejected; and the share of errors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 def outcomes(engine: EngineInputs) -> dict[str, float]:
     """Return how many requests ended in the window: finished, failed, and aborted.
 
-    The Python front end counts a client that disconnects nowhere, but in the histogram of first tokens: what got a
-    first token, did not finish and is not inside any more was aborted or failed. Requests inside that still wait for
-    their first token hide as many aborts until they get it (see `Pulse`), so there are never fewer than these.
-    Empty where the server does not count how requests end: then nothing tells the aborted from the finished.
+    The Python front end does not count disconnected clients, except in the histogram of first tokens: a request that
+    had a first token, did not finish and is no longer inside was aborted or failed. Requests inside that still wait for
+    their first token hide as many aborts until they get it (see `ProgressTracker`), so the numbers are lower bounds.
+    Empty if the server does not count outcomes, because aborted requests then cannot be distinguished from finished
+    ones.
     """
     window = engine.window
     ended = window.increases("requests_finished_total")
@@ -26,12 +27,12 @@ def outcomes(engine: EngineInputs) -> dict[str, float]:
         return {}
     failed = sum(count for (reason,), count in ended.items() if reason in FAILED)
     counted = sum(count for (reason,), count in ended.items() if reason in ABORTED)
-    unseen = window.progress.gone - failed
+    unseen = window.progress.left_unfinished - failed
     return {"finished": sum(ended.values()) - failed - counted, "failed": failed, "aborted": max(counted, unseen)}
 
 
 def rejected(model: ModelInputs) -> dict[str, float]:
-    """Return how many requests admission control refused in the window by reason; empty where vLLM does not tell."""
+    """Return how many requests admission control rejected in the window by reason; empty if vLLM does not expose it."""
     if model.window is None:
         return {}
     return {reason: count for (reason,), count in model.window.increases("requests_rejected_total").items()}
@@ -40,8 +41,8 @@ def rejected(model: ModelInputs) -> dict[str, float]:
 def http_errors(server: ServerInputs) -> dict[str, float]:
     """Return the share of HTTP POST requests of the window that ended as `client` (4xx) and `server` (5xx) error.
 
-    Empty where none ended. vLLM 0.22 answers bad requests with 400 and counts them as 5xx; nothing in its metrics
-    tells them apart.
+    Empty if none ended. vLLM 0.22 answers bad requests with 400 and counts them as 5xx; its metrics do not distinguish
+    them.
     """
     ended = _posts(server.window)
     whole = sum(ended.values())
@@ -53,10 +54,10 @@ def http_errors(server: ServerInputs) -> dict[str, float]:
 def error_ratio(server: ServerInputs) -> float | None:
     """Return the share of requests in the window that failed for a reason on the server's side.
 
-    Failed are those that ended as `error` in an engine, or HTTP 5xx answers, whichever are more: one failure shows in
-    both, and a request that admission control refuses is a 503. Clients that give up on engines that answer none leave
-    with status 200, and are failures too. The whole is the larger of the HTTP requests and the requests that ended in
-    the engines. None where none ended.
+    Failed requests are those that ended as `error` in an engine, or HTTP 5xx answers, whichever are more: one failure
+    is in both, and a request that admission control rejects is a 503. Requests whose clients give up while engines
+    answer none end with status 200, and are failures too. The total is the larger of the HTTP requests and the requests
+    that ended in the engines. None if none ended.
     """
     posts = _posts(server.window)
     failed = ended = 0.0
@@ -72,7 +73,7 @@ def error_ratio(server: ServerInputs) -> float | None:
 
 
 def _posts(window: Window | None) -> dict[str, float]:
-    """Increases of the HTTP requests to engines by status class: no other route is work, or fails as work does."""
+    """Increases of the HTTP requests to engines by status class; other routes are not included."""
     ended: dict[str, float] = {}
     for (handler, method, status), count in (window.increases("http_requests_total") if window else {}).items():
         if reaches_an_engine(handler, method):

@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     from vllm_sidecar.vllm.probes.flag_values import FlagValue
 
 MAY_SPAN = ("ray", "external_launcher")
-"""Executors that place workers on any machine, and say nowhere on which."""
+"""Executors that place workers on any machine, and expose nowhere on which."""
 
 
 class Placement(NamedTuple):
-    """Where the GPUs are of the engines that one API server reports."""
+    """Location of the GPUs of the engines that one API server reports."""
 
     here: int | None
-    """GPUs in the machine of the API server; None where nothing tells."""
+    """GPUs in the machine of the API server; None if unknown."""
     in_all: int | None
-    """GPUs of all engines that it reports, wherever they are; None where nothing tells."""
+    """GPUs of all engines that it reports, in any machine; None if unknown."""
 
 
 def placement(flags: Mapping[str, FlagValue]) -> Placement:
-    """Read it off the flags; nothing is known without the tensor parallel size.
+    """Compute it from the flags; unknown without the tensor parallel size.
 
     With an external load balancer an API server reports one rank, with a hybrid one those of its own machine,
     otherwise all ranks. Over several nodes each has the same number of GPUs, as vLLM itself assumes.
@@ -68,7 +68,7 @@ def _may_span(flags: Mapping[str, FlagValue]) -> bool:
 
 
 def _on_one_of(nodes: int, flags: Mapping[str, FlagValue], engine: int) -> int | None:
-    """Return the GPUs that each of several nodes has of this server; None where they cannot be the same number."""
+    """Return the GPUs that each of several nodes has of this server; None if they cannot be the same number."""
     everywhere = engine * (_size(flags, "data_parallel_size") or 1)
     return everywhere // nodes if everywhere % nodes == 0 else None
 

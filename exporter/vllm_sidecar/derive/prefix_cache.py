@@ -1,4 +1,4 @@
-"""What the prefix cache is worth."""
+"""Hit ratios of the prefix caches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CACHES = {
 
 
 def hit_ratio(engine: EngineInputs) -> dict[str, float]:
-    """Return hits / queries in the window by cache; a cache that nobody asked is absent, not 0.
+    """Return hits / queries in the window by cache; a cache without queries is absent, not 0.
 
     Up to vLLM 0.26 a request that cannot be admitted is looked up again at every step, which moves the ratio towards
-    those waiting.
+    that of waiting requests.
     """
     ratios = {}
     for cache, (hits, queries) in CACHES.items():

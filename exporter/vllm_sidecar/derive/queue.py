@@ -1,4 +1,4 @@
-"""The queue as it is now: who waits, and for how long it will take."""
+"""The current queue: waiting requests, and the expected wait."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def peak_of(gauge: Key) -> Callable[[EngineInputs], float | None]:
-    """Make the derivation of a gauge's largest value in the window; None where the server does not give it."""
+    """Make the derivation of a gauge's largest value in the window; None if the server does not expose it."""
 
     def peak(engine: EngineInputs) -> float | None:
         extent = engine.window.extent(gauge)
@@ -24,7 +24,7 @@ def peak_of(gauge: Key) -> Callable[[EngineInputs], float | None]:
 
 
 def mean_of(gauge: Key) -> Callable[[EngineInputs], float | None]:
-    """Make the derivation of a gauge's mean over the polls of the window; None where the server does not give it."""
+    """Make the derivation of a gauge's mean over the polls of the window; None if the server does not expose it."""
 
     def mean(engine: EngineInputs) -> float | None:
         extent = engine.window.extent(gauge)
@@ -37,10 +37,10 @@ def live_wait_seconds(engine: EngineInputs) -> float | None:
     """Estimate how long a request that arrives now will wait: Little's law, waiting / admission rate.
 
     Admissions are counted as first tokens, in the window or since requests began to wait, whichever is shorter: the
-    rate before that says how many came, not how many get in. Nobody gets in faster than the last one did: the time
-    since the last admission, while requests wait, is a lower bound, and all there is to say when nothing was
-    admitted. 0 while nothing waits, also where the gauge froze when those that waited left; None where the server does
-    not tell how many wait, and where the gauge froze and nothing says whether anybody does.
+    earlier rate is that of arrivals, not of admissions. The time since the last admission, while requests wait, is a
+    lower bound, and the result if nothing was admitted. 0 while nothing waits, also if the gauge froze when the waiting
+    clients left. None if the server does not expose the waiting requests, and if the gauge froze and it is unknown
+    whether clients wait.
     """
     window, progress = engine.window, engine.window.progress
     waiting, live = window.latest.gauges.get("requests_waiting"), trusted(engine)

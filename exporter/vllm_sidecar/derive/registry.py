@@ -1,7 +1,7 @@
 """The function that computes each derived signal of the catalog.
 
 It takes the inputs of the signal's scope (see `derive.inputs`) and returns a float, a mapping from label values to
-float, a Summary, or None (or an empty mapping) where the value is unknown: then nothing is exported.
+float, a Summary, or None (or an empty mapping) if the value is unknown; nothing is exported then.
 """
 
 from __future__ import annotations
@@ -84,4 +84,4 @@ COMPUTE: dict[str, Callable[..., object]] = {
     "gpu_starved": gpu_efficiency.starved,
     "gpu_memory_growth_bytes": gpu_efficiency.memory_growth,
 }
-"""By the name of the signal; a test holds it against the catalog."""
+"""By the name of the signal; a test compares it with the catalog."""

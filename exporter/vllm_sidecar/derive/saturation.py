@@ -1,4 +1,4 @@
-"""One number for autoscalers: how near an engine is to its limits."""
+"""One number for autoscalers: how close an engine is to its limits."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.window import Window
 
 SLUG_LENGTH = 63
-"""Longest label value that Kubernetes takes."""
+"""Longest label value in Kubernetes."""
 SLUG_DIGITS = 10
 _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def saturation(engine: EngineInputs) -> dict[str, float]:
-    """Return how near the engine is to its limits, 0 to 1, by the label-safe name of its model.
+    """Return how close the engine is to its limits, 0 to 1, by the label-safe name of its model.
 
     The largest of: running / --max-num-seqs, waiting / --max-num-queued-reqs, KV pressure. Running and waiting are
-    means over the window. A limit that no source tells is left out; where --max-num-seqs is not known, the most
-    requests that ran beside a queue stand in for it, and requests that waited during the whole window count as full.
-    0 where the gauges froze when the clients left; empty where they froze and nothing says whether anybody waits, and
-    where the server gives no scheduler gauge.
+    means over the window. A limit that no source exposes is left out; if --max-num-seqs is unknown, the most requests
+    that ran while others waited replace it, and requests that waited during the whole window count as full. 0 if the
+    gauges froze when the clients left; empty if they froze and it is unknown whether clients wait, and if the server
+    exposes no scheduler gauge.
     """
     window, server, live = engine.window, engine.server, trusted(engine)
     running, waiting = window.extent("requests_running"), window.extent("requests_waiting")
@@ -52,13 +52,13 @@ def _waited_all_the_time(window: Window) -> bool:
 
 
 def slug(model_name: str) -> str:
-    """Return a model's name as a label value of Kubernetes, another one for each name.
+    """Return a model's name as a label value of Kubernetes; different names have different values.
 
-    What can be written with letters, digits, `.`, `_` and `-` stays as it is, with `--` for each slash:
-    `org/Model-7B` becomes `org--Model-7B`. Everything else keeps what can be kept, with a hash of the name after `---`.
+    Letters, digits, `.`, `_` and `-` stay the same, with `--` for each slash: `org/Model-7B` becomes `org--Model-7B`. A
+    name with other characters loses them, and gets a hash of the name after `---`.
     """
     written = model_name.replace("/", "--")
-    # A slash is the only way to two dashes, and nothing but a hash stands after three.
+    # Only a slash becomes two dashes, and only a hash follows three.
     if _PLAIN.fullmatch(written) and "--" not in model_name and "---" not in written and len(written) <= SLUG_LENGTH:
         return written
     digest = hashlib.sha256(model_name.encode(errors="surrogatepass")).hexdigest()[:SLUG_DIGITS]

@@ -1,4 +1,4 @@
-"""Speculative decoding: how many of the draft tokens were right."""
+"""Speculative decoding: the share of draft tokens that were right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ACCEPTED = "spec_decode_accepted_tokens_total"
 
 
 def acceptance_ratio(engine: EngineInputs) -> float | None:
-    """Return accepted / draft tokens in the window; None where nothing was drafted."""
+    """Return accepted / draft tokens in the window; None if nothing was drafted."""
     drafted, accepted = engine.window.increase(DRAFTED), engine.window.increase(ACCEPTED)
     return min(1.0, accepted / drafted) if drafted and accepted is not None else None
 
@@ -32,7 +32,7 @@ def position_acceptance(engine: EngineInputs) -> dict[str, float]:
 
 
 def wasted_rate(engine: EngineInputs) -> float | None:
-    """Return draft tokens per second that were computed and thrown away; None without speculative decoding."""
+    """Return draft tokens per second that were computed and rejected; None without speculative decoding."""
     drafted, accepted = engine.window.increase(DRAFTED), engine.window.increase(ACCEPTED)
     if drafted is None or accepted is None or engine.window.seconds <= 0.0:
         return None

@@ -1,12 +1,12 @@
-"""Whether clients are answered: age of the last progress, stalls with what corroborates them, gauges that froze.
+"""Whether clients are answered: age of the last progress, stalls with their corroborating signals, frozen gauges.
 
-`/health` says 200 during a freeze, and running/waiting freeze at their last value when all requests are aborted at
-once on a server that is then idle (vllm#22545). So work is what clients wait for, and not what the gauges say:
+`/health` answers 200 during a freeze, and running/waiting freeze at their last value when all requests are aborted at
+once on a server that is then idle (vllm#22545). Work is therefore defined by clients that wait, not by the gauges:
 
-- what the front end shows while no engine makes progress concerns all engines that are awake, also idle ones;
-- what the gauges of an engine claim holds as long as its clients have not left, and something else says so too.
+- signs from the front end while no engine makes progress apply to all engines that are awake, also idle ones;
+- work in the gauges of an engine counts while its clients have not left, and another signal corroborates it.
 
-Work is a stall when it has waited without a break, and without progress, for the configured time.
+Work is a stall if it has waited without a break, and without progress, for the configured time.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ CORROBORATING = (
     "sibling_progress",
     "gpu_busy",
 )
-"""What can corroborate a stall:
+"""Signals that can corroborate a stall:
 
-- `engine_unhealthy`: vLLM itself says that the engine failed (`engine_healthy` 0);
-- `http_traffic`: HTTP requests to engines go on ending, and no engine finished one or gave a first token;
-- `http_in_flight`: `/load` says that more requests are open than at the last progress, or than other engines have;
-- `connections_grew`: the API server has more open files than at the last progress, and they came as requests do;
-- `requests_open`: the gauges claim work, and fewer HTTP requests ended than that: its clients have not left;
+- `engine_unhealthy`: vLLM itself reports that the engine failed (`engine_healthy` 0);
+- `http_traffic`: HTTP requests to engines still end, but no engine finished one or sent a first token;
+- `http_in_flight`: `/load` has more open requests than at the last progress, or than other engines have;
+- `connections_grew`: the API server has more open files than at the last progress, which arrived as requests do;
+- `requests_open`: the gauges claim work, but fewer HTTP requests ended than that: its clients have not left;
 - `waiting_grew`: more requests wait than at the last progress, so the gauge is not frozen;
-- `sibling_progress`: other engines of the same model answer request after request;
+- `sibling_progress`: other engines of the same model answer requests continuously;
 - `gpu_busy`: more of the server's GPUs have been busy without a break than engines that make progress explain.
 """
 
 MANY_ENDED = 5
-"""So many HTTP requests that ended unanswered, soon after the last progress, say that none was answered since then."""
+"""Unanswered HTTP requests, soon after the last progress, that show that none was answered since then."""
 FEWEST_NEW_FILES = 2.0
-"""One more may be somebody who looks at the metrics."""
+"""One more may be a client that reads the metrics."""
 LEFT_SHARE = 0.9
-"""Share of the claimed requests that has to have ended for their clients to have left."""
+"""Share of the claimed requests that must have ended for their clients to have left."""
 SIBLING_ANSWERS = 5.0
-"""Answers of each sibling after which an engine that got none of these requests would be strange."""
+"""Answers of each sibling that make an engine with none of these requests implausible."""
 SIBLING_SECONDS = 0.5
-"""Share of the time after which a stall is called for which siblings have to go on."""
+"""Share of the time to a stall for which siblings must continue."""
 
 
 def sleeping(engine: EngineInputs) -> float | None:
-    """Return 1 while the engine sleeps, 0 while it is awake, None where vLLM does not tell (before 0.11.1)."""
+    """Return 1 while the engine sleeps, 0 while it is awake, None if vLLM does not expose it (before 0.11.1)."""
     return sleeping_state(engine.window)
 
 
@@ -77,22 +77,22 @@ def age_seconds(engine: EngineInputs) -> float:
 
 
 def in_flight(window: Window) -> float:
-    """Requests that run or wait, as the gauges say."""
+    """Running and waiting requests according to the gauges."""
     gauges = window.latest.gauges
     return gauges.get("requests_running", 0.0) + gauges.get("requests_waiting", 0.0)
 
 
 def still_since(window: Window) -> float:
-    """Since when nothing moved though there was work: an idle engine is not expected to make progress."""
+    """Time since which there was work but no progress: an idle engine is not expected to make progress."""
     return window.progress.still_since
 
 
 def corroborating_signals(engine: EngineInputs) -> dict[str, float]:
-    """Return what corroborates that clients wait for an engine without progress, and since when they do."""
+    """Return the signals that clients wait for an engine without progress, and since when."""
     since, found = still_since(engine.window), {}
-    if _unhealthy(engine):  # there is nothing to wait for
+    if _unhealthy(engine):  # its failure needs no waiting time
         found["engine_unhealthy"] = min(since, engine.window.now - engine.server.settings.stall_after)
-    if _stands_still_on_purpose(engine):
+    if _is_paused_or_asleep(engine):
         return found
     found |= _shown_by_the_front_end(engine.server)
     if _claims_work(engine) and not clients_left(engine) and not _waits_for_others(engine):
@@ -104,12 +104,12 @@ def _unhealthy(engine: EngineInputs) -> bool:
     return engine.window.latest.gauges.get("engine_healthy", 1.0) <= 0.0
 
 
-def _stands_still_on_purpose(engine: EngineInputs) -> bool:
+def _is_paused_or_asleep(engine: EngineInputs) -> bool:
     return bool(sleeping(engine)) or engine.server.front_end.on_hold
 
 
 def _claims_work(engine: EngineInputs) -> bool:
-    """Tell whether the gauges claim work that does not move; work that came just now may still do."""
+    """Return whether the gauges claim work without progress; very recent work may still progress."""
     window = engine.window
     return in_flight(window) > 0.0 and window.now - still_since(window) >= _settled_after(engine)
 
@@ -119,7 +119,7 @@ def _settled_after(engine: EngineInputs) -> float:
 
 
 def _shown_by_the_front_end(server: ServerInputs) -> dict[str, float]:
-    """Return since when the front end has shown that clients wait though no engine makes progress."""
+    """Return the signs of the front end that clients wait though no engine makes progress, and since when."""
     front, found = server.front_end, {}
     if front.ends_unanswered:
         first = front.unanswered_first
@@ -135,7 +135,7 @@ def _shown_by_the_front_end(server: ServerInputs) -> dict[str, float]:
 def clients_left(engine: EngineInputs) -> float:
     """Return 1 while the gauges claim work whose clients have left: as many requests ended as they claim, unanswered.
 
-    While other engines go on, what ends later may have been theirs.
+    While other engines continue, requests that end later may have been theirs.
     """
     if not _claims_work(engine):
         return 0.0
@@ -147,10 +147,10 @@ def clients_left(engine: EngineInputs) -> float:
 
 
 def _corroborating(engine: EngineInputs) -> Iterator[str]:
-    """Yield what says that the work which the gauges claim is real."""
+    """Yield the signals that the work in the gauges is real."""
     window, server = engine.window, engine.server
     gauges, front, load = window.latest.gauges, server.front_end, server.requests_in_flight
-    # What is deferred may wait for its client: a session that is open and silent.
+    # Deferred requests may wait for their client: a session that is open and silent.
     if front.measured and load != 0.0 and in_flight(window) > gauges.get(DEFERRED, 0.0):
         yield "requests_open"
     if gauges.get("requests_waiting", 0.0) > window.progress.waiting_at_progress:
@@ -159,7 +159,7 @@ def _corroborating(engine: EngineInputs) -> Iterator[str]:
         yield "connections_grew"
     if load is not None and load > sum(in_flight(other) for other in server.engines.values() if other is not window):
         yield "http_in_flight"
-    if _siblings_go_on(engine):
+    if _siblings_progress(engine):
         yield "sibling_progress"
     if any(UTILIZATION in gpu.latest for gpu in ours(server)) and unexplained(server, window, still_since(window)):
         yield "gpu_busy"
@@ -173,10 +173,10 @@ def _siblings(engine: EngineInputs) -> list[Window]:
     ]
 
 
-def _siblings_go_on(engine: EngineInputs) -> bool:
-    """Tell whether other engines of the model answered so many requests that this one must have had some of them.
+def _siblings_progress(engine: EngineInputs) -> bool:
+    """Return whether other engines of the model answered so many requests that this one should have had some of them.
 
-    A single request that its client cancelled freezes the gauges of a rank, too, and then the next few may well go to
+    A single request that its client canceled freezes the gauges of a rank, too, and the next few may well go to
     another.
     """
     since, siblings = still_since(engine.window), _siblings(engine)
@@ -204,22 +204,22 @@ def waited_seconds(engine: EngineInputs) -> float:
 
 
 def stalled(engine: EngineInputs) -> float:
-    """Return 1 while clients have waited without progress for the configured time, or vLLM calls the engine failed."""
+    """Return 1 while clients have waited without progress for the configured time, or vLLM reports a failed engine."""
     return float(bool(_old_enough(engine)))
 
 
 def gauges_stale(engine: EngineInputs) -> float:
-    """Return 1 while the gauges claim work that nobody waits for, or nothing else says that anybody does; else 0."""
+    """Return 1 while no client waits for the work in the gauges, or no other signal corroborates it; otherwise 0."""
     return float(trusted(engine) is not True)
 
 
 def trusted(engine: EngineInputs) -> bool | None:
-    """Tell whether the gauges of running and waiting requests can be believed.
+    """Return whether the gauges of running and waiting requests are trusted.
 
-    False: their clients have left, so that the engine is idle. None: they froze, and nothing says whether anybody
-    waits.
+    False: their clients have left, so that the engine is idle. None: they froze, and it is unknown whether clients
+    wait.
     """
-    if _stands_still_on_purpose(engine) or not _claims_work(engine):
+    if _is_paused_or_asleep(engine) or not _claims_work(engine):
         return True
     if clients_left(engine):
         return False
@@ -228,13 +228,13 @@ def trusted(engine: EngineInputs) -> bool | None:
 
 
 def _waits_for_others(engine: EngineInputs) -> bool:
-    """Tell whether all work is deferred while other engines of the model go on: a stage waits for the one before it."""
+    """Return whether all work is deferred while other engines of the model progress: a stage waits for another one."""
     deferred = engine.window.latest.gauges.get(DEFERRED, 0.0)
     since = still_since(engine.window)
     return deferred >= in_flight(engine.window) and any(x.progress.progress_at > since for x in _siblings(engine))
 
 
 def stall_corroborated(engine: EngineInputs) -> dict[str, float]:
-    """Return 1 for each thing that corroborates a stall, else 0; empty while the engine does not look frozen."""
+    """Return 1 for each signal that corroborates a stall, otherwise 0; empty while the engine does not look frozen."""
     found = _old_enough(engine)
     return {name: float(name in found) for name in CORROBORATING} if found or trusted(engine) is None else {}

@@ -1,4 +1,4 @@
-"""Tokens per second, and how full the batch is."""
+"""Tokens per second, and batch utilization."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def rate_of(counter: str) -> Callable[[EngineInputs], float | None]:
 
 
 def requests_per_second(engine: EngineInputs) -> float | None:
-    """Return the rate at which requests finished in the window, for whatever reason; None after one poll only.
+    """Return the rate at which requests finished in the window, for any reason; None after one poll only.
 
-    None as well where the server tells neither how requests end nor how long they took.
+    Also None if the server exposes neither outcomes of requests nor their durations.
     """
     window = engine.window
     by_reason, took = window.increases("requests_finished_total"), window.observed("request_seconds")
@@ -37,7 +37,7 @@ def requests_per_second(engine: EngineInputs) -> float | None:
 def computed_prompt_ratio(engine: EngineInputs) -> float | None:
     """Return the share of the prompt tokens that were computed here rather than taken from a cache.
 
-    None where no prompt token came, or where vLLM does not tell the cached ones (before 0.16).
+    None if no prompt token arrived, or if vLLM does not expose the cached ones (before 0.16).
     """
     window = engine.window
     by_source = window.increases("prompt_tokens_by_source_total")
@@ -49,15 +49,15 @@ def computed_prompt_ratio(engine: EngineInputs) -> float | None:
 
 
 def tokens_per_step(engine: EngineInputs) -> float | None:
-    """Return the mean number of tokens that an engine step handled; None without a step."""
+    """Return the mean number of tokens per engine step; None without a step."""
     steps = engine.window.observed("iteration_tokens")
     return steps.total / steps.observations if steps and steps.observations > 0.0 and steps.total is not None else None
 
 
 def batch_occupancy(engine: EngineInputs) -> float | None:
-    """Return mean running requests / --max-num-seqs; None where no source tells the flag.
+    """Return mean running requests / --max-num-seqs; None if no source exposes the flag.
 
-    0 where the gauge froze when the clients left; None where it froze and nothing says whether anybody waits.
+    0 if the gauge froze when the clients left; None if it froze and it is unknown whether clients wait.
     """
     running, most = engine.window.extent("requests_running"), engine.server.flag("max_num_seqs")
     live = trusted(engine)

@@ -1,4 +1,4 @@
-"""Stage 2: exposition text to samples and back; knows both text formats and nothing about vLLM."""
+"""Exposition text to samples and back; both text formats, independent of vLLM."""
 
 from vllm_sidecar.exposition.parser import DifferentialParser
 from vllm_sidecar.exposition.writer import (

@@ -1,8 +1,8 @@
 """Grammar of one line in the Prometheus text format (0.0.4 and 1.0.0) and in OpenMetrics 1.0.
 
-Strict where a lenient reader would store a wrong number (escapes, numbers, duplicate labels, rubbish after the value),
-tolerant of blanks, as Prometheus is. Both formats share the sample line; OpenMetrics adds exemplars and `# EOF`, text
-1.0.0 adds quoted names.
+Strict where a lenient reader would store a wrong number (escapes, numbers, duplicate labels, text after the value),
+and tolerant of blanks, as Prometheus is. Both formats share the sample line; OpenMetrics adds exemplars and `# EOF`,
+text 1.0.0 adds quoted names.
 Sources: prometheus.io/docs/instrumenting/exposition_formats, the OpenMetrics 1.0 specification.
 """
 
@@ -17,7 +17,7 @@ TYPES = frozenset(
     ("counter", "gauge", "histogram", "summary", "untyped", "unknown", "info", "stateset", "gaugehistogram")
 )
 
-# Blanks and digits are matched possessively (`*+`, `++`): otherwise a long run of them costs its square in time.
+# Blanks and digits are matched possessively (`*+`, `++`): otherwise the time grows with the square of their number.
 _NUMBER = (
     r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?(?:[eE][+-]?[0-9]++)?|\.[0-9]++(?:[eE][+-]?[0-9]++)?"
     r"|[iI][nN][fF](?:[iI][nN][iI][tT][yY])?|[nN][aA][nN])"
@@ -50,10 +50,10 @@ class Sample:
 def parse_sample(line: str) -> Sample:
     """Parse one sample line.
 
-    A timestamp is accepted and dropped: the sidecar knows better when it asked. So is an exemplar.
+    Timestamps are accepted and dropped, because the sidecar uses the time of its own request. So are exemplars.
 
     Raises:
-        ValueError: says what is wrong with the line.
+        ValueError: the text is the error in the line.
     """
     match = _NAME.match(line)
     name, blank, at = (match[1], match[2], match.end()) if match else (None, "", 0)
@@ -75,7 +75,7 @@ def parse_sample(line: str) -> Sample:
 
 
 def _parse_labels(line: str, at: int, name: str | None, labels: dict[str, str]) -> tuple[str | None, int]:
-    """Read `a="b",c="d"}` from `at` into `labels`; return the metric name, which may stand quoted among them."""
+    """Read `a="b",c="d"}` from `at` into `labels`; return the metric name, which may be quoted among them."""
     while not (close := _CLOSE.match(line, at)):
         match = _LABEL.match(line, at)
         if not match:
@@ -90,7 +90,7 @@ def _parse_labels(line: str, at: int, name: str | None, labels: dict[str, str]) 
             if not label:
                 raise ValueError("a label has no name")
             if label in labels:
-                raise ValueError(f"label {label} stands there twice")
+                raise ValueError(f"label {label} occurs twice")
             labels[label] = _unquote(text)
         at = match.end()
     return name, close.end()
@@ -105,7 +105,7 @@ def _unescape(match: re.Match[str]) -> str:
     try:
         return _UNESCAPED[match[1]]
     except KeyError:
-        raise ValueError(f"\\{match[1]} is no escape sequence") from None
+        raise ValueError(f"\\{match[1]} is not an escape sequence") from None
 
 
 def parse_type(line: str) -> tuple[str, str] | None:

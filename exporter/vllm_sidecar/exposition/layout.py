@@ -1,4 +1,4 @@
-"""What a body of metrics holds: its series, their order, and the lines that were rejected."""
+"""The content of a metrics body: its series, their order, and the rejected lines."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Series:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layout:
-    """Which series a body holds, in the order of the values; the same object as long as nothing came or went.
+    """The series of a body, in the order of the values; the same object until a series appears or disappears.
 
-    `families` maps the names of `# TYPE` lines to their type, `openmetrics` tells that the body ended with `# EOF`.
+    `families` maps the names of `# TYPE` lines to their type, `openmetrics` is whether the body ended with `# EOF`.
     """
 
     series: tuple[Series, ...]
@@ -35,7 +35,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A line that is no valid sample: its number in the body (from 1), why, and the start of its text."""
+    """A line that is not a valid sample: its number in the body (from 1), the error, and the start of its text."""
 
     line: int
     why: str

@@ -1,4 +1,4 @@
-"""Values that a series can have besides a number: cumulative histograms, and summaries of a window."""
+"""Values of a series besides plain numbers: cumulative histograms, and summaries of a window."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ class Histogram(NamedTuple):
     """One cumulative histogram at one poll."""
 
     bounds: tuple[float, ...]
-    """Upper edges of the finite buckets, ascending (n)."""
+    """Upper bounds of the finite buckets, ascending (n)."""
     cumulative: tuple[float, ...]
-    """Observations at or below each edge, the last for +Inf (n + 1): it is the count."""
+    """Observations at or below each bound, the last for +Inf (n + 1), which is the count."""
     total: float | None
-    """Sum of all observations; None where the server gives none."""
+    """Sum of all observations; None if the server exposes none."""
 
 
 class Summary(NamedTuple):
-    """Quantiles over the window beside the cumulative sum and count of all observations."""
+    """Quantiles over the window, with the cumulative sum and count of all observations."""
 
     quantiles: tuple[tuple[float, float], ...]
     total: float | None
     observations: float
     bounds: tuple[tuple[float, float | None], ...] = ()
-    """Edges of the bucket that certainly holds each quantile; None for +Inf."""
+    """Bounds of the bucket that certainly contains each quantile; None for +Inf."""
     recent: float = 0.0
-    """Observations in the window, which the quantiles are those of."""
+    """Observations in the window, from which the quantiles are computed."""
 
 
 Value = float | Histogram | Summary
-"""What a series of an exported family can be; the labels of an info metric say all, its value is 1."""
+"""Possible values of a series of an exported family; an info metric has its content in labels and the value 1."""

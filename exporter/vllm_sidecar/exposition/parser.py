@@ -1,10 +1,9 @@
-"""Differential parser: a line that equals the previous poll's costs one comparison in C.
+"""Differential parser: a line that is the same as in the previous poll costs one comparison in C.
 
-A body of a vLLM server has hundreds of lines of which some dozens change from poll to poll, and of those only the
-number at the end.
-So the parser keeps the previous body's lines; when as many lines came again, it converts the numbers of those that
-differ. Anything else (a line more, other labels, a comment that changed) makes it read the whole body, where lines
-whose text up to the value is known still skip the grammar.
+A vLLM server's body has hundreds of lines of which some dozens change from poll to poll, and of those only the number
+at the end. The parser therefore stores the lines of the previous body; if the number of lines is the same, it converts
+only the numbers of lines that differ. After any other change (another line, other labels, a changed comment) it reads
+the whole body, where lines whose text before the value is known still skip the grammar.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_LINES = 1_000_000
-"""More are no metrics of a server; splitting them would cost memory and time that other targets need."""
+"""A longer body is not the metrics of a server; splitting it would use memory and time that other targets need."""
 MAX_LINE = 1 << 20
-"""Bytes of the longest line that is read: the names of ten thousand LoRA adapters fit in it, twice."""
+"""Bytes of the longest line that is read: enough for the names of ten thousand LoRA adapters, twice."""
 MAX_REJECTED = 1_000
-"""A body with so many bad lines, and more bad than good ones, is not an exposition."""
+"""A body with at least so many bad lines, and more bad than good ones, is not an exposition."""
 NO_HEAD = b"\n"
-"""Head of a line whose change makes the whole body be read again; no line starts with it."""
+"""Head of a line whose change requires reading the whole body; no line starts with it."""
 DESCRIBED = 10
-"""How many rejected lines a result describes."""
+"""Most rejected lines that a result describes."""
 IN_NUMBERS = b"0123456789+-.eEiInNfFaAtTyY \t"
-"""What numbers and the blanks around them consist of; float() would also take 1_000 and other white space."""
+"""The characters of numbers and the blanks around them; float() also accepts 1_000 and other white space."""
 _JSON = re.compile(rb'\{\s*(?:\}|"(?:[^"\\]|\\.)*"\s*:)')
-"""How a JSON object begins; a sample whose quoted name stands in the braces has no colon after it."""
+"""Start of a JSON object; a sample with its quoted name in the braces has no colon after it."""
 
 
 class DifferentialParser:
@@ -60,12 +59,12 @@ class DifferentialParser:
         return self._read(lines)
 
     def _update(self, lines: list[bytes]) -> bool:
-        """Take over a body that differs in numbers only; False where it differs in more."""
+        """Apply a body that differs in numbers only; return False if it differs in more."""
         differs = list(map(ne, self._lines, lines))
         changed = list(compress(lines, differs))
-        # Whole lists go through C functions here: this is what every poll of every target pays.
+        # Whole lists go through C functions, because every poll of every target runs this code.
         texts = list(map(bytes.removeprefix, changed, compress(self._heads, differs)))
-        if any(map(is_, changed, texts)):  # a line does not begin as before
+        if any(map(is_, changed, texts)):  # the start of a line changed
             return False
         try:
             numbers = list(map(float, texts))
@@ -120,7 +119,7 @@ class _Body:
                 slot = len(self._values)
                 if self._seen.setdefault(series, slot) != slot:
                     head, slot = NO_HEAD, -1
-                    raise ValueError("the same series stands there twice")  # noqa: TRY301
+                    raise ValueError("the same series occurs twice")  # noqa: TRY301
                 self._values.append(value)
         except ValueError as error:
             self._reject(number, line, error)
@@ -157,25 +156,25 @@ class _Body:
         if len(self._rejected) < DESCRIBED:
             self._rejected.append(Rejected(number, why, line[:120].decode(errors="replace")))
         if self._rejected_count > max(MAX_REJECTED, len(self._values)):
-            raise PollError(Reason.NOT_PROMETHEUS, f"{self._rejected_count} lines are no metrics, the first: {why}")
+            raise PollError(Reason.NOT_PROMETHEUS, f"{self._rejected_count} lines are not metrics, the first: {why}")
 
     def finish(self, before: Layout) -> Exposition:
         if not self._values and not self._families:
             first = f", line {self._rejected[0].line}: {self._rejected[0].why}" if self._rejected else ""
             raise PollError(Reason.NOT_PROMETHEUS if first else Reason.EMPTY, f"no sample in the body{first}")
         layout = Layout(tuple(self._seen), self._families, self._openmetrics)
-        # Consumers compile a plan for each layout: keep the object when only comments or the order of lines moved back.
+        # Consumers compile a mapping for each layout: reuse the object if only comments or the order of lines changed.
         if (before.series, before.families, before.openmetrics) == (layout.series, layout.families, layout.openmetrics):
             layout = before
         return Exposition(layout, self._values, tuple(self._rejected), self._rejected_count)
 
 
 def _refuse(body: bytes, content_type: str) -> None:
-    """Raise PollError for a body that need not be split into lines."""
+    """Raise PollError for a body that can be rejected before it is split into lines."""
     start = body[:256].lstrip()
     if not start and not body.strip():
         raise PollError(Reason.EMPTY, "the body is empty")
-    one_line = b"\n" not in body and not start.startswith(b"#")  # too little to be half of an exposition
+    one_line = b"\n" not in body and not start.startswith(b"#")  # too little for a truncated exposition
     if start[:1] in (b"<", b"[") or _JSON.match(start) or one_line:
         raise PollError(Reason.NOT_PROMETHEUS, f"the body is not metrics: it starts with {_shown(start)}")
     if len(body) > MAX_LINES and body.count(b"\n") > MAX_LINES:

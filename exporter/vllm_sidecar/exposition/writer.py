@@ -1,8 +1,8 @@
 """Samples to text, in the Prometheus text format 0.0.4 and in OpenMetrics 1.0.
 
-What one poll left as it was is not formatted again: per series the text is kept with the value it was made from. Both
-formats have the same sample lines (edges and quantiles are written `1.0`, as OpenMetrics wants and Prometheus 3
-stores them); only the comments differ.
+Unchanged values are not formatted again: the text of each series is cached with its value. Both formats have the same
+sample lines (bounds and quantiles are written `1.0`, as OpenMetrics requires and Prometheus 3 stores them); only the
+comments differ.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset
 
 
 class Family(NamedTuple):
-    """What is said of a metric family before its samples; `metric` is the full name with `_total` or `_info`."""
+    """Comments of a metric family before its samples; `metric` is the full name with `_total` or `_info`."""
 
     metric: str
     kind: str
@@ -31,7 +31,7 @@ class Family(NamedTuple):
 
 
 class Renderer:
-    """Renders families; keeps the text of every series for the next time. What is said of a family must not change."""
+    """Renders families; caches the text of every series. The comments of a family must not change."""
 
     def __init__(self) -> None:
         self._texts: dict[str, dict[str, tuple[Value, str]]] = {}
@@ -44,7 +44,7 @@ class Renderer:
     ) -> bytes:
         """Render families with their series, each a text of labels (`a="b",c="d"`, see `labels_text`) and a value.
 
-        Without `whole` more is to follow, and OpenMetrics is not closed by its last line.
+        Without `whole` more text follows, and the last line of OpenMetrics is left out.
         """
         parts: list[str] = []
         headers = self._headers[openmetrics]
@@ -60,7 +60,7 @@ class Renderer:
         return "".join(parts).encode()
 
     def _family(self, metric: str, series: Sequence[tuple[str, Value]]) -> str:
-        # Comparing whole lists runs in C: most families are as they were.
+        # Comparing whole lists runs in C: most families are unchanged.
         before = self._families.get(metric)
         if before is None or before[0] != series:
             before = self._families[metric] = (series, "".join(self._series(metric, series)))
@@ -68,7 +68,7 @@ class Renderer:
 
     def _series(self, metric: str, series: Sequence[tuple[str, Value]]) -> Iterator[str]:
         texts = self._texts.setdefault(metric, {})
-        if len(texts) > 2 * len(series) + 16:  # series that went away
+        if len(texts) > 2 * len(series) + 16:  # series that disappeared
             texts.clear()
             self._templates = {key: text for key, text in self._templates.items() if key[0] != metric}
         for labels, value in series:
@@ -80,7 +80,8 @@ class Renderer:
     def _lines(self, metric: str, labels: str, value: Value) -> str:
         if isinstance(value, float):
             return f"{metric}{{{labels}}} {number(value)}\n" if labels else f"{metric} {number(value)}\n"
-        # Histograms and summaries hold finite numbers only (see `normalise`), and %r of a finite float is valid.
+        # Histograms and summaries contain only finite numbers (see `vllm.normalize`), and %r of a finite float is
+        # valid.
         if isinstance(value, Histogram):
             text = self._template(metric, labels, value.bounds, _histogram_template)
             text %= (*value.cumulative, value.cumulative[-1])
@@ -110,12 +111,12 @@ def number(value: float) -> str:
 
 
 def escape(value: str) -> str:
-    """Return a label value or a help text with the escapes of both formats."""
+    """Return a label value or a help text, escaped for both formats."""
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def labels_text(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return label pairs as they stand between the braces; empty values are left out, for they mean no label."""
+    """Return label pairs for the text between the braces; empty values are left out, because they mean no label."""
     return ",".join(f'{name}="{escape(value)}"' for name, value in pairs if value)
 
 
@@ -129,7 +130,7 @@ def _header(family: Family, openmetrics: bool) -> str:
         name = name.removesuffix({"counter": "_total", "info": "_info"}.get(kind, ""))
     elif kind == "info":
         kind = "gauge"
-    # OpenMetrics escapes quotes in help texts, the text format does not know that escape.
+    # OpenMetrics escapes quotes in help texts; the text format does not have that escape.
     text = escape(family.help) if openmetrics else escape(family.help).replace(r"\"", '"')
     unit = f"# UNIT {name} {family.unit}\n" if openmetrics and family.unit and name.endswith("_" + family.unit) else ""
     return f"# HELP {name} {text}\n# TYPE {name} {kind}\n{unit}"

@@ -1,4 +1,4 @@
-"""One process that calls NVML, as its parent sees it: its frames, the call that it is in, and how it ended."""
+"""The parent's view of one process that calls NVML: its frames, its current call, and how it ended."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 PROGRAM = Path(__file__).parent / "nvml" / "__main__.py"
 MAX_FRAME = 4 << 20
-"""Bytes of a line without an end; eight GPUs with everything take 60 kB."""
+"""Most bytes of an unfinished line; a frame of eight GPUs with all fields has 60 kB."""
 MAX_STDERR = 2000
-"""Last bytes kept of what the child, or a library in it, wrote to its standard error."""
+"""Last bytes of standard error, from the child or a library in it, that are stored."""
 
 
 class Child(asyncio.SubprocessProtocol):
-    """Frames go to `took`, which tells whether one is the last, and raises ValueError for one that is none."""
+    """Passes frames to `took`, which returns whether one is the last, and raises ValueError for an invalid frame."""
 
     def __init__(self, page: CallPage, took: Callable[[bytes], bool]) -> None:
         self.page = page
         self.fault = ""
-        """What was wrong with its frames; nothing more is read of it then."""
+        """The error in its frames; reading stops at an error."""
         self.over = asyncio.Event()
-        """It says nothing more, or nothing more that makes sense."""
+        """Its frames have ended, or contained an error."""
         self.exited = asyncio.Event()
         self._took = took
         self._buffer = bytearray()
@@ -46,12 +46,12 @@ class Child(asyncio.SubprocessProtocol):
         return self._transport.get_pid() if self._transport else None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.SubprocessTransport)  # noqa: S101 - for the type checker
         self._transport = transport
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Take what it wrote: frames, or the end of a text."""
+        """Take its output: frames, or standard error."""
         if fd == 2:
             self._errors = (self._errors + data)[-MAX_STDERR:]
         elif not self.fault:
@@ -83,32 +83,32 @@ class Child(asyncio.SubprocessProtocol):
         self.exited.set()
 
     def send(self, kind: str, content: object) -> None:
-        """Write one request; one that cannot be written is lost, for the child is about to end."""
+        """Write one request; a request that cannot be written is dropped, because the child is about to end."""
         pipe = self._transport.get_pipe_transport(0) if self._transport else None
         if isinstance(pipe, asyncio.WriteTransport) and not pipe.is_closing():
             pipe.write(json.dumps([kind, content]).encode() + b"\n")
 
     def close_input(self) -> None:
-        """Ask it to end."""
+        """Request its end."""
         pipe = self._transport.get_pipe_transport(0) if self._transport else None
         if pipe is not None:
             pipe.close()
 
     def kill(self) -> None:
-        """End it; in a call that cannot be interrupted it goes on all the same."""
+        """Kill it; in an uninterruptible call the process continues to exist."""
         if self._transport is not None and not self.exited.is_set():
             with suppress(ProcessLookupError):
                 self._transport.kill()
 
     def release(self) -> None:
-        """Let go of pipes and page; the process may outlive that."""
+        """Release pipes and page; the process may outlive that."""
         if self._transport is not None:
             self._transport.close()
         self.page.close()
 
     @property
     def ending(self) -> str:
-        """How it ended, for the log: the signal or the code, and the last line of its standard error."""
+        """How it ended, for the log: the signal or the exit code, and the last line of its standard error."""
         code = self._transport.get_returncode() if self._transport else None
         how = "end of its output" if code is None else f"signal {_signal(-code)}" if code < 0 else f"exit code {code}"
         lines = self._errors.decode("utf-8", "replace").split("\n")
@@ -117,9 +117,9 @@ class Child(asyncio.SubprocessProtocol):
 
 
 def command(file: int) -> list[str]:
-    """Return the command line of the child; `file` is that of its call page.
+    """Return the command line of the child; `file` is the descriptor of its call page.
 
-    Without `site` and the user's variables: nothing but what it needs is imported, whatever is installed beside it.
+    Without `site` and the user's variables, so that other installed packages have no effect.
     """
     folders = [str(Path(vllm_sidecar.__file__).parents[1])]
     binding = importlib.util.find_spec("pynvml")
@@ -132,14 +132,15 @@ async def start(program: Callable[[int], Sequence[str]], took: Callable[[bytes],
     """Start a child.
 
     Raises:
-        OSError: there is no such program, or no room for one more process.
+        OSError: the program does not exist, or the process cannot be created.
     """
     file = os.memfd_create("vllm-sidecar-nvml")
     try:
         os.ftruncate(file, SIZE)
         page = CallPage(file)
         try:
-            # A session of its own: Ctrl-C in a terminal is for the parent, which ends it in order.
+            # In a separate session, so that only the parent receives Ctrl-C from a terminal, and ends the child in
+            # order.
             _, child = await asyncio.get_running_loop().subprocess_exec(
                 lambda: Child(page, took), *program(file), pass_fds=(file,), start_new_session=True
             )
@@ -152,11 +153,11 @@ async def start(program: Callable[[int], Sequence[str]], took: Callable[[bytes],
 
 
 def watch_without_threads() -> None:
-    """Have asyncio learn of the end of processes from the kernel; before Python 3.12 it starts a thread for each."""
+    """Make asyncio learn the end of processes from the kernel; before Python 3.12 it starts a thread for each."""
     if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
         try:
             os.close(os.pidfd_open(os.getpid()))
-        except OSError:  # an old kernel, or a sandbox without
+        except OSError:  # an old kernel, or a sandbox without pidfd
             return
         watcher = asyncio.PidfdChildWatcher()
         watcher.attach_loop(asyncio.get_running_loop())

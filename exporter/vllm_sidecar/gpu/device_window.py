@@ -1,4 +1,4 @@
-"""The polls of the last minutes of each device: increases, means, and where counters began anew."""
+"""The polls of the last minutes of each device: increases, means, and restarts after counter resets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class GpuWindow:
-    """The recent values of one device; begins anew where one of its counters fell (a driver was loaded again)."""
+    """The recent values of one device; restarts when one of its counters fell (the driver was loaded again)."""
 
     def __init__(self, device: GpuDevice, length: float) -> None:
         self.device = device
@@ -24,7 +24,7 @@ class GpuWindow:
         self._polls: deque[tuple[float, Mapping[Key, float]]] = deque()
 
     def resize(self, length: float) -> None:
-        """Take another length; what is older goes."""
+        """Take another length; older polls are dropped."""
         self._length = length
         self._cut()
 
@@ -57,19 +57,19 @@ class GpuWindow:
         return self._polls[-1][0] - self._polls[0][0] if self._polls else 0.0
 
     def increase(self, key: Key) -> float | None:
-        """Return what a counter grew by; None where it is not given at both ends, or after one poll only."""
+        """Return the increase of a counter; None if one end lacks it, or after one poll only."""
         if len(self._polls) < 2:
             return None
         first, last = self._polls[0][1].get(key), self._polls[-1][1].get(key)
         return None if first is None or last is None else last - first
 
     def mean(self, key: Key, since: float = 0.0) -> float | None:
-        """Return the mean of a gauge over the polls from a time on; None where none of them has it."""
+        """Return the mean of a gauge over the polls since a time; None if none of them has it."""
         values = [value for at, found in self._polls if at >= since and (value := found.get(key)) is not None]
         return sum(values) / len(values) if values else None
 
     def joules(self) -> float | None:
-        """Return the energy used in the window: from the counter, else mean power times time; None without either."""
+        """Return the energy used in the window: from the counter, otherwise mean power times time; None if unknown."""
         energy = self.increase("gpu_energy_joules_total")
         if energy is not None:
             return energy
@@ -91,13 +91,13 @@ class GpuWindows:
         self._by_uuid: dict[str, GpuWindow] = {}
 
     def append(self, poll: GpuPoll) -> None:
-        """Take a poll; a device that is lost, or not read any more, loses its window."""
+        """Take a poll; a device that is lost, or no longer read, loses its window."""
         alive = {reading.device.uuid: reading for reading in poll.readings if reading.values and not reading.lost}
         for uuid in self._by_uuid.keys() - alive.keys():
             del self._by_uuid[uuid]
         for uuid, reading in alive.items():
             window = self._by_uuid.setdefault(uuid, GpuWindow(reading.device, self._length))
-            window.device = reading.device  # its index may be another since NVML was initialised again
+            window.device = reading.device  # its index may have changed with the last initialization of NVML
             window.append(poll.at, reading.values)
 
     def resize(self, length: float) -> None:
@@ -107,7 +107,7 @@ class GpuWindows:
             window.resize(length)
 
     def clear(self) -> None:
-        """Forget all: nothing could be read for too long."""
+        """Drop all polls: the source was unreadable for too long."""
         self._by_uuid.clear()
 
     def all(self) -> Sequence[GpuWindow]:

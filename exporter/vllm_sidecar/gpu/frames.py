@@ -1,4 +1,4 @@
-"""Frames of the child that calls NVML -> values of the package: names and units of the catalog, frozen."""
+"""Frames of the child that calls NVML -> frozen values with the names and units of the catalog."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.readings import Key
 
 INSTANCE_GROUPS = ("memory", "activity")
-"""Groups of fields that a MIG instance can have."""
+"""Groups of fields that MIG instances can have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """NVML was initialised; `gone` GPUs did not even give a handle."""
+    """NVML was initialized; `without_handle` counts GPUs without a handle."""
 
     driver_version: str
     devices: int
-    gone: int
+    without_handle: int
     nvml_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuEvent:
-    """One event: whose, what (names of the catalog), NVML's data (the code of an XID), and its Unix time."""
+    """One event: its device, its kinds (names of the catalog), NVML's data (the code of an XID), and its Unix time."""
 
     index: str
     uuid: str
@@ -44,7 +44,7 @@ class GpuEvent:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something about events that is worth a line in the log."""
+    """A change in the availability of events, for the log."""
 
     what: str
     detail: str
@@ -52,32 +52,32 @@ class Note:
 
 
 class Outdated:
-    """The child ends because there are other devices than at its start."""
+    """The child ends because the set of devices has changed since its start."""
 
 
 Frame = Opened | GpuPoll | GpuEvent | Note | Outdated | PollError
 
 
 class FrameReader:
-    """Reads the frames of one child, and keeps what it does not say again: the slow tier, and what each device gave."""
+    """Reads the frames of one child, and stores the slow tier and the fields of each device, which are not repeated."""
 
     def __init__(self, *, processes: bool) -> None:
         self._processes = processes
         self._opened = Opened("", 0, 0)
         self._slow: dict[str, Mapping[Key, float]] = {}
-        self._gives: dict[str, set[str]] = {}
+        self._available: dict[str, set[str]] = {}
 
     def read(self, line: bytes) -> Frame:
         """Read one frame.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the frame is invalid.
         """
         try:
             kind, content = json.loads(line)
             return self._read(kind, content)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"a frame that is none: {type(error).__name__}: {error}") from None
+            raise ValueError(f"an invalid frame: {type(error).__name__}: {error}") from None
 
     def _read(self, kind: str, content: Mapping[str, Any]) -> Frame:
         match kind:
@@ -85,7 +85,10 @@ class FrameReader:
                 return self._poll(content)
             case "opened":
                 self._opened = Opened(
-                    str(content["driver"]), int(content["devices"]), int(content["gone"]), str(content["nvml"])
+                    str(content["driver"]),
+                    int(content["devices"]),
+                    int(content["without_handle"]),
+                    str(content["nvml"]),
                 )
                 return self._opened
             case "event":
@@ -122,7 +125,7 @@ class FrameReader:
             str(index), str(uuid), str(name), str(bus), str(capability), str(power_source),
             None if parent is None else str(parent),
         )  # fmt: skip
-        gives = self._gives.setdefault(device.uuid, set())
+        available = self._available.setdefault(device.uuid, set())
         fast, slow = (decode(content[tier] or ()) for tier in ("fast", "slow"))
         values = to_base_units(fast, anomalies)
         if content["slow"] is not None:
@@ -130,12 +133,12 @@ class FrameReader:
         values |= self._slow.get(device.uuid, {})
         if content["lost"]:
             return GpuReading(device, values, {}, lost=True)
-        gives.update(FIELDS_BY_NAME[key[0]].group for key in (*fast, *slow))
-        return GpuReading(device, values, self._capabilities(device, gives, events=bool(content["events"])))
+        available.update(FIELDS_BY_NAME[key[0]].group for key in (*fast, *slow))
+        return GpuReading(device, values, self._capabilities(device, available, events=bool(content["events"])))
 
-    def _capabilities(self, device: GpuDevice, gives: set[str], *, events: bool) -> dict[str, bool]:
-        """Return group -> whether the device ever gave any of it, for those that it can have."""
+    def _capabilities(self, device: GpuDevice, available: set[str], *, events: bool) -> dict[str, bool]:
+        """Return group -> whether the device ever had any value of it, for the groups that it can have."""
         if device.parent is not None:
-            return {group: group in gives for group in INSTANCE_GROUPS}
-        given = gives | ({"events"} if events else set())
+            return {group: group in available for group in INSTANCE_GROUPS}
+        given = available | ({"events"} if events else set())
         return {group: group in given for group in GROUPS if group != "processes" or self._processes}

@@ -1,4 +1,4 @@
-"""Follows the GPUs: takes what the child process or the simulator says, lets it get stale, and shows the last state."""
+"""State of the GPUs: takes frames of the child process or the simulator, and publishes them until they are stale."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class GpuMonitor:
-    """Follows the GPUs of this node for ever; says after each change that there is something new."""
+    """Follows the GPUs of this node continuously; calls back after each change."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class GpuMonitor:
         return self._windows.all()
 
     def samples(self) -> Samples:
-        """Return all series; the same object until something changes. A bug in them costs the GPUs and nothing else."""
+        """Return all series; the same object until a change. A bug here affects only the GPUs' series."""
         if self._samples is None:
             try:
                 self._samples = self._make()
@@ -98,7 +98,7 @@ class GpuMonitor:
         """End all series that would look live: `run` ended, which is a bug."""
         self.health = self.health.unusable(f"{type(error).__name__}: {error}")
         self._down()
-        self._tell()
+        self._notify()
 
     def _make(self) -> Samples:
         return samples.make(self.poll, self.health, self._events, self._opens, self._expected())
@@ -106,7 +106,7 @@ class GpuMonitor:
     def _expected(self) -> int:
         """Return how many devices should answer: as configured, as the servers use, or the most that ever did.
 
-        Servers that use more than there ever were span several machines, or share GPUs: their sizes say nothing then.
+        Servers that use more than ever existed here span several machines, or share GPUs: their sizes are then ignored.
         """
         if self.settings.expected:
             return self.settings.expected
@@ -114,7 +114,7 @@ class GpuMonitor:
         return use if use and use <= self._most_present else self._most_seen
 
     async def run(self) -> None:
-        """Follow the GPUs until cancelled."""
+        """Follow the GPUs until canceled."""
         if self.settings.simulate:
             await self._simulate()
         else:
@@ -131,7 +131,7 @@ class GpuMonitor:
         if now - self._succeeded_at > MISSES * self.settings.interval:
             self.health = replace(self.health, up=False)
             self._down()
-            self._tell()
+            self._notify()
 
     def _down(self) -> None:
         self.poll = None
@@ -149,11 +149,11 @@ class GpuMonitor:
                 await asyncio.sleep(max(0.0, due - self._clock()))
 
     def take(self, found: Frame | simulated.Simulated) -> None:
-        """Take what was found; the only way in, and always in the event loop."""
+        """Take a frame; the only input, and always in the event loop."""
         if isinstance(found, Opened):
             self._opens += 1
             event(_log, logging.INFO, "gpu_driver_opened", driver=found.driver_version, devices=found.devices,
-                  without_handle=found.gone)  # fmt: skip
+                  without_handle=found.without_handle)  # fmt: skip
         elif isinstance(found, GpuEvent):
             self._events.add(found)
             event(_log, logging.WARNING, "gpu_event", gpu=found.index, uuid=found.uuid, kind=",".join(found.kinds),
@@ -164,15 +164,15 @@ class GpuMonitor:
             self._failed(found)
         elif isinstance(found, GpuPoll | simulated.Simulated):
             self._took(found)
-        self._tell()
+        self._notify()
 
     def _take_note(self, note: Note) -> None:
-        """Log what events lack, once for each GPU and cause however often NVML is initialised."""
+        """Log the availability of events, once per GPU and cause however often NVML is initialized."""
         if note not in self._noted and len(self._noted) < MOST_NOTES:
             self._noted.add(note)
             event(_log, logging.INFO, note.what, **({"gpu": note.gpu} if note.gpu else {}), detail=note.detail)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._samples = None
         self._changed()
 
@@ -189,7 +189,7 @@ class GpuMonitor:
         self._most_present = max(self._most_present, poll.present, self._most_seen)
         for reading in poll.readings:
             if reading.device.parent is None:
-                self._events.know(*reading.device.labels, xids_only=not isinstance(found, GpuPoll))
+                self._events.register(*reading.device.labels, xids_only=not isinstance(found, GpuPoll))
         if isinstance(found, simulated.Simulated):
             for (device, code), count in found.xids.items():
                 self._events.set_xid(device.uuid, code, count, self._wall())

@@ -1,4 +1,4 @@
-"""One poll of the GPUs, in base units under the names of the catalog."""
+"""One poll of the GPUs, in base units under the catalog's names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GpuDevice:
     pci_bus_id: str = ""
     compute_capability: str = ""
     power_source: str = ""
-    """How its power was measured: instant, average (of a second), or usage (either, as the architecture has it)."""
+    """How its power was measured: instant, average (over a second), or usage (either, by architecture)."""
     parent: str | None = None
 
     @property
@@ -32,25 +32,25 @@ class GpuDevice:
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """What one device said at one poll, in base units under the names of the catalog."""
+    """The values of one device at one poll, in base units under the catalog's names."""
 
     device: GpuDevice
     values: Mapping[Key, float]
     capabilities: Mapping[str, bool] = field(default_factory=dict)
-    """Group of fields -> whether this device gives any of them."""
+    """Group of fields -> whether this device has any of them."""
     lost: bool = False
-    """NVML says that the device is gone; it has no values but, where NVML still tells it, the recovery action."""
+    """NVML reports the device as lost; it has no values except the recovery action, if NVML still reports it."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuPoll:
-    """One poll of all devices, in the order of their indices; `at` is monotonic, `seconds` what NVML took."""
+    """One poll of all devices, in the order of their indices; `at` is monotonic, `seconds` the time that NVML took."""
 
     readings: tuple[GpuReading, ...]
     at: float
     seconds: float
     calls: Mapping[str, int] = field(default_factory=dict)
-    """NVML calls that the last poll of each tier took."""
+    """NVML calls of the last poll of each tier."""
     chosen_by: str = "all"
     """How the devices were chosen: configured, processes, environment, all, or simulator."""
     driver_version: str = ""
@@ -58,4 +58,4 @@ class GpuPoll:
     anomalies: Mapping[str, int] = field(default_factory=dict)
     """Values left out at this poll, by kind."""
     present: int = 0
-    """Devices that the driver lists, whether they are read or not; of a GPU that is split by MIG its instances."""
+    """Devices that the driver lists, also those that are not read; for a GPU that is split by MIG its instances."""

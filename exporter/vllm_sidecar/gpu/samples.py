@@ -23,17 +23,17 @@ Samples = dict[str, list[tuple[str, "Value"]]]
 Row = tuple[str, "Sequence[str]", float]
 """Signal, all its label values, value."""
 MOST_XIDS = 100
-"""Codes that get a series of their own for each device; a driver that made them up must not fill a Prometheus."""
+"""Most codes with a series per device; a faulty driver could otherwise create any number of series."""
 MOST_DEVICES = 200
-"""Devices, MIG instances among them, whose events are counted; splitting a GPU anew makes new UUIDs."""
+"""Most devices, MIG instances included, whose events are counted; each split of a GPU creates new UUIDs."""
 
 
 @dataclass(slots=True)
 class EventLog:
-    """Events since the sidecar started, by UUID; they are shown even while nothing can be polled.
+    """Events since the sidecar started, by UUID; they are exported even while polls fail.
 
     The counters of kinds and of known codes begin at 0, so that `rate()` sees their first increase. The label gpu is
-    the newest index: after a restart of the driver a GPU may have another, and must not be there twice.
+    the latest index: after a restart of the driver a GPU may have another one, and must have only one series.
     """
 
     indices: dict[str, str] = field(default_factory=dict)
@@ -41,8 +41,8 @@ class EventLog:
     xids: dict[str, Counter[int]] = field(default_factory=dict)
     last_xid: dict[str, float] = field(default_factory=dict)
 
-    def know(self, index: str, uuid: str, *, xids_only: bool = False) -> None:
-        """Begin to count for a device, which has this index now; one without UUID has no events."""
+    def register(self, index: str, uuid: str, *, xids_only: bool = False) -> None:
+        """Start to count for a device with its current index; a device without UUID has no events."""
         if not uuid or (uuid not in self.indices and len(self.indices) >= MOST_DEVICES):
             return
         self.indices[uuid] = index
@@ -53,7 +53,7 @@ class EventLog:
 
     def add(self, event: GpuEvent) -> None:
         """Count one event."""
-        self.know(event.index, event.uuid)
+        self.register(event.index, event.uuid)
         kinds = self.kinds.get(event.uuid)
         if kinds is None:
             return
@@ -62,7 +62,7 @@ class EventLog:
             self.set_xid(event.uuid, event.data, self.xids[event.uuid][event.data] + 1, event.at)
 
     def set_xid(self, uuid: str, code: int, count: int, at: float) -> None:
-        """Set how often a code came; its time moves if that is more than before."""
+        """Set the count of a code; its time changes if the count grew."""
         xids = self.xids[uuid]
         if (code in xids or len(xids) < MOST_XIDS) and count > xids[code]:
             xids[code] = count
@@ -81,7 +81,7 @@ class EventLog:
 
 
 def answering(poll: GpuPoll) -> int:
-    """Count the devices that answer; of a GPU that is split its instances."""
+    """Count the devices that answer; of a GPU that is split by MIG its instances."""
     split = {reading.device.parent for reading in poll.readings}
     alive = (reading for reading in poll.readings if reading.values and not reading.lost)
     return sum(reading.device.uuid not in split for reading in alive)

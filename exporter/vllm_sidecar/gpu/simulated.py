@@ -1,4 +1,4 @@
-"""GPUs of the simulator in place of NVML: the JSON of /simulate/gpus -> the same polls, through the same normalisation.
+"""GPUs of the simulator instead of NVML: the JSON of /simulate/gpus -> the same polls, by the same conversion.
 
     {"gpus": [{"index": 0, "uuid": "GPU-...", "name": "NVIDIA H100 80GB HBM3",
                "fields": {"utilization_ratio": 0.97, ...}, "throttle_reasons": ["sw_power_cap"], "xid": {"79": 1}}]}
@@ -31,17 +31,17 @@ _REASONS = {Reason.REFUSED: Reason.REFUSED, Reason.TIMEOUT: Reason.TIMEOUT}
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """One answer of the simulator: a poll, and the XIDs so far by device and code."""
+    """One answer of the simulator: a poll, and the XID counts by device and code."""
 
     poll: GpuPoll
     xids: Mapping[tuple[GpuDevice, int], int] = field(default_factory=dict)
 
 
 async def poll(client: Client, now: float) -> Simulated:
-    """Ask the simulator once; `now` is monotonic.
+    """Poll the simulator once; `now` is monotonic.
 
     Raises:
-        PollError: it does not answer (REFUSED, TIMEOUT), or is no simulator.
+        PollError: it does not answer (REFUSED, TIMEOUT), or is not a simulator.
     """
     try:
         response = await client.get(PATH, accept="application/json")
@@ -57,7 +57,7 @@ def read(body: bytes, now: float, seconds: float) -> Simulated:
     """Read an answer.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: it has another shape.
+        ValueError, TypeError, KeyError, AttributeError: it has another form.
     """
     anomalies: Counter[str] = Counter()
     readings, xids = [], {}
@@ -76,7 +76,7 @@ def read(body: bytes, now: float, seconds: float) -> Simulated:
 
 
 def _scalar(name: str) -> bool:
-    """Tell whether the catalog has a field of that name and without labels; a newer simulator may send others."""
+    """Return whether the catalog has a field with that name and without labels; a newer simulator may send others."""
     known = FIELDS_BY_NAME.get(name)
     return known is not None and not known.signal.labels
 

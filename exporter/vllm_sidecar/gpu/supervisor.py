@@ -1,4 +1,4 @@
-"""Keeps one child process calling NVML: sees when it hangs or ends, says why, and starts the next with a pause."""
+"""Runs a child process that calls NVML: detects when it hangs or ends, reports why, and starts the next one."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from vllm_sidecar.gpu.frames import Frame
 
 LONGEST_PAUSE, PAUSE_WITHOUT_LIBRARY = 60.0, 300.0
-"""Seconds between two children at most: after any failure, and where there is no driver's library to load."""
+"""Longest pause in seconds between two children: after any failure, and without a driver library to load."""
 ACCESS_LOST_AFTER = 3
-"""Children in a row that end with an error that NVML cannot name, before access to the devices counts as lost."""
+"""Successive children that end with an error unknown to NVML, after which access to the devices counts as lost."""
 START_SECONDS = 15.0
-"""What a child gets from its start to its first call, on a machine that is busy with other things."""
+"""Time limit in seconds from a child's start to its first call, sufficient for a busy machine."""
 END_SECONDS, KILL_SECONDS = 0.7, 0.3
-"""What it gets to release NVML and end, and then to be gone once it was killed."""
+"""Time limits in seconds to release NVML and end, and to disappear after a kill."""
 MOST_STUCK = 2
-"""Processes that may hang in the driver and not be killed, before no other is started beside them."""
+"""Most processes that hang in the driver and cannot be killed; no further child is started next to them."""
 
 _log = logging.getLogger(__name__)
 
 
 class ChildSettings(NamedTuple):
-    """What children do: which devices they read (see config), how often, and the longest that one call may take."""
+    """Settings of children: the devices (see config), the intervals, and the longest time that one call may take."""
 
     wanted: tuple[str, ...] | None = None
     interval: float = 5.0
@@ -45,18 +45,18 @@ class ChildSettings(NamedTuple):
 
     @property
     def heartbeat(self) -> float:
-        """Seconds after which a child shows that it is alive, and the parent looks."""
+        """Seconds between a child's signals that it is not blocked, and between checks by the parent."""
         return min(1.0, self.interval, self.timeout / 4.0)
 
 
 class Supervisor:
-    """Runs children for ever; all that they find, and why one ended, goes to `publish`.
+    """Runs children continuously; their frames, and the reasons of their ends, go to `publish`.
 
-    `server_pids` are vLLM's processes on this machine; `tick` is called at every look.
+    `server_pids` are vLLM's processes on this machine; `tick` is called at every check.
     """
 
     _stuck: ClassVar[list[Child]] = []
-    """Processes that could not be killed and have not ended, of all supervisors: a reload must not forget them."""
+    """Processes of all supervisors that could not be killed and have not ended: a reload must not forget them."""
 
     def __init__(
         self,
@@ -77,16 +77,16 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """The process that calls NVML now; None between two."""
+        """The process that calls NVML now; None between two processes."""
         return self._child.pid if self._child else None
 
     @property
     def call(self) -> str:
-        """The call that it is in, or was in last."""
+        """Its current or last call."""
         return self._child.page.call if self._child else ""
 
     async def run(self) -> None:
-        """Start one child after the other until cancelled."""
+        """Start one child after the other until canceled."""
         watch_without_threads()
         pause = self._settings.interval
         while True:
@@ -111,7 +111,7 @@ class Supervisor:
             self._tick()
 
     async def _one(self) -> PollError | None:
-        """Run one child until it ends; return why it failed, None where it found other devices than at its start."""
+        """Run one child until it ends; return why it failed, None if the set of devices has changed since its start."""
         self._stuck[:] = [child for child in self._stuck if not child.exited.is_set()]
         if len(self._stuck) >= MOST_STUCK:
             return PollError(Reason.HUNG, f"{len(self._stuck)} processes hang in the driver and cannot be ended")
@@ -132,7 +132,7 @@ class Supervisor:
         return failure or self._why(child, call)
 
     async def _start(self, reader: FrameReader) -> Child:
-        """Start a child; where that is cancelled halfway, end it: nobody else would know of it."""
+        """Start a child; if that is canceled halfway, end the child, which is otherwise unknown."""
         starting = asyncio.ensure_future(start(self._program, lambda line: self._took(reader.read(line))))
         try:
             return await asyncio.shield(starting)
@@ -153,7 +153,7 @@ class Supervisor:
         }
 
     def _took(self, frame: Frame) -> bool:
-        """Hand a frame on and tell whether it is the last; how the child fails is known in full when it has ended."""
+        """Pass on a frame; return whether it is the last. The reason of a failure is complete after the child's end."""
         self._last = frame
         if isinstance(frame, PollError | Outdated):
             return True
@@ -163,7 +163,7 @@ class Supervisor:
         return False
 
     async def _follow(self, child: Child) -> PollError | None:
-        """Look after a child until it says nothing more; return why it has to be killed."""
+        """Watch a child until its last frame; return why it must be killed."""
         beat = self._settings.heartbeat
         count, still, looked = 0, 0.0, self._clock()
         while True:
@@ -175,7 +175,7 @@ class Supervisor:
                 return PollError(Reason.INTERNAL, child.fault) if child.fault else None
             now, before = self._clock(), count
             count = child.page.count
-            # Of a pause of this process or the machine no more counts than one that was waited for.
+            # A pause of this process or the machine counts as two intervals at most.
             still = still + min(now - looked, 2.0 * beat) if count == before else 0.0
             looked = now
             self._tick()
@@ -183,9 +183,9 @@ class Supervisor:
                 return PollError(Reason.HUNG, f"{child.page.call or 'its start'} has not returned for {still:.0f} s")
 
     async def _end(self, child: Child, *, at_once: bool) -> str:
-        """End a child, in order where it can, and return the last call that it made.
+        """End a child, in order if possible, and return its last call.
 
-        One that cannot even be killed is left behind and remembered.
+        A child that cannot be killed is left behind and remembered.
         """
         child.close_input()
         if at_once or not await _within(child.exited, END_SECONDS):
@@ -200,7 +200,7 @@ class Supervisor:
         return call
 
     def _why(self, child: Child, call: str) -> PollError | None:
-        """Say why a child ended by itself."""
+        """Return why a child ended by itself."""
         if isinstance(self._last, Outdated):
             return None
         if not isinstance(self._last, PollError):
@@ -208,16 +208,16 @@ class Supervisor:
         return PollError(self._reason(self._last.reason), self._last.detail)
 
     def _reason(self, reason: Reason) -> Reason:
-        """Tell a passing error from devices that the container lost for good: again and again the same, unnamed one."""
+        """Return the reason; repeated unknown errors mean that the container has lost its devices permanently."""
         self._unnamed = self._unnamed + 1 if reason is Reason.NVML_ERROR else 0
         return Reason.DEVICE_ACCESS_LOST if self._unnamed >= ACCESS_LOST_AFTER else reason
 
 
 async def _within(happened: asyncio.Event, seconds: float) -> bool:
-    """Wait so long and tell whether it happened.
+    """Wait up to a time limit; return whether the event happened.
 
-    Not with asyncio.timeout, which before Python 3.11.4 says nothing in a task that is cancelled, nor with
-    asyncio.wait_for, which before 3.12 may swallow a cancellation.
+    asyncio.timeout is not used because before Python 3.11.4 it fails silently in a canceled task, nor asyncio.wait_for,
+    which before 3.12 may swallow a cancellation.
     """
     waiting = asyncio.ensure_future(happened.wait())
     try:
@@ -227,7 +227,7 @@ async def _within(happened: asyncio.Event, seconds: float) -> bool:
 
 
 async def _finished(work: Coroutine[object, object, str]) -> str:
-    """Let something come to its end though this task is cancelled meanwhile, and be cancelled only then."""
+    """Finish an operation even if this task is canceled meanwhile, and only then be canceled."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

@@ -1,4 +1,4 @@
-"""Raw values of NVML -> base units under the catalog's names; what cannot be true is left out and counted."""
+"""Raw values of NVML -> base units under the catalog's names; impossible values are left out and counted."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Raw = dict[tuple[str, ...], float]
 """Name of a field without its prefix, then the values of its labels -> raw value."""
 
 SENTINELS = frozenset((2.0**32 - 1, 2.0**64 - 1, 2.0**63))
-"""All ones in 32 or 64 bits: NVML's "not available" that comes with SUCCESS."""
+"""All ones in 32 or 64 bits: NVML's "not available" with the return code SUCCESS."""
 
 
 def decode(rows: Iterable[Iterable[str | float]]) -> Raw:
-    """Return the raw values of a frame by name and label; bits and numbers with a meaning become one value for each.
+    """Return the raw values of a frame by name and label; bit sets and coded numbers become one value for each meaning.
 
     Raises:
-        ValueError, TypeError: they are not names and a number.
+        ValueError, TypeError: they are not names and numbers.
     """
     raw: Raw = {}
     for *names, value in rows:
@@ -57,8 +57,8 @@ def _fabric_state(number: int) -> Iterator[tuple[str, float]]:
 
 
 def _fabric_unhealthy(mask: int) -> Iterator[tuple[str, float]]:
-    told = ((check, mask >> shift & 3) for check, shift in FABRIC_CHECKS.items())
-    return ((check, float(value == 1)) for check, value in told if value)
+    checks = ((check, mask >> shift & 3) for check, shift in FABRIC_CHECKS.items())
+    return ((check, float(value == 1)) for check, value in checks if value)
 
 
 _MEANINGS = {
@@ -67,7 +67,7 @@ _MEANINGS = {
     "fabric_state": _fabric_state,
     "fabric_unhealthy": _fabric_unhealthy,
 }
-"""Field whose value is a set of bits or a number with a meaning -> its labels and their values."""
+"""Field whose value is a set of bits or a coded number -> its labels and their values."""
 
 
 def to_base_units(
@@ -76,9 +76,9 @@ def to_base_units(
     """Return the values in base units by signal and labels.
 
     Args:
-        raw: As NVML says them; unknown names raise KeyError.
-        anomalies: Counts what is left out: sentinel, zero, out_of_range, not_finite, negative.
-        scaled: They are in base units already (the simulator's are).
+        raw: The values from NVML; unknown names raise KeyError.
+        anomalies: Counts values that are left out: sentinel, zero, out_of_range, not_finite, negative.
+        scaled: The values are already in base units (the simulator's are).
     """
     values: dict[Key, float] = {}
     for key, value in raw.items():

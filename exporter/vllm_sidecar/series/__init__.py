@@ -1,1 +1,1 @@
-"""What is remembered between polls: readings, windows, restarts, progress and the counters of objectives."""
+"""State between polls: readings, windows, restarts, progress and the counters of objectives."""

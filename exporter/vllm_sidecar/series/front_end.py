@@ -1,10 +1,11 @@
-"""Stage 4: what clients wait for, as the front end shows it from poll to poll, and since when no engine answers it.
+"""Signs of waiting clients, from the front end's metrics from poll to poll, and since when no engine has answered.
 
-Gauges cannot say it: they freeze when all requests are aborted at once (vllm#22545), and stay at 0 while an engine
-takes nothing in. A mass abort ends as many requests as were open; a hang ends none, or only those that give up.
+The gauges of engines cannot show it: they freeze when all requests are aborted at once (vllm#22545), and remain at 0
+while an engine admits nothing. A mass abort ends as many requests as were open; a hang ends none, or only those whose
+clients give up.
 
-Each sign is counted from the last progress of any engine, and from its lowest value since then, so that what was there
-before explains nothing: connections of a pool, requests that `/load` never forgets, answers that are read slowly.
+Each sign is measured since the last progress of any engine, from its lowest value since then. Earlier values
+therefore have no effect: connections of a pool, requests that `/load` never removes, answers that are read slowly.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ OPEN_FDS = "server_open_fds"
 SUCCESS, CLIENT_ERROR = "2xx", "4xx"
 
 FEWEST_CONNECTIONS = 8.0
-"""As many connections, or more, say that requests wait on them, if they came as requests did before."""
+"""Fewest new connections that mean waiting requests, if they arrived as requests did before."""
 SLOWEST_SHARE = 0.7
-"""They came at this share, at least, of the rate at which requests ended."""
+"""Lowest rate of new connections, as a share of the rate at which requests ended."""
 SOONEST_SECONDS = 60.0
-"""They came within this time after the last progress; a pool, a leak or a health check grows whenever it likes."""
+"""Latest start of new connections after the last progress; those of a pool, a leak or a health check start anytime."""
 FEWEST_RISES = 5
-"""They came at so many polls, at least; a pool is opened all at once."""
+"""Fewest polls with new connections; a pool is opened all at once."""
 MOST_LATE = 2.0
-"""Requests that may still end after the last progress; more of them are clients that left, and not those that wait."""
+"""Most requests that may still end after the last progress; more are clients that left, and not clients that wait."""
 FEWEST_ENDED = 3
-"""HTTP requests that ended unanswered; fewer may have been cancelled before an engine saw them."""
+"""Fewest unanswered HTTP requests; fewer may have been canceled before an engine saw them."""
 RECENT_SECONDS = 90.0
-"""They go on only while no two of them are further apart than this, nor the last one from now."""
+"""Longest time between two unanswered requests, and since the last one, for which they count as continuing."""
 RATE_SECONDS = 60.0
-"""Time over which the rate of requests is remembered."""
+"""Time constant of the remembered request rate."""
 
 
 class FrontEnd:
@@ -61,28 +62,28 @@ class FrontEnd:
         self.now = 0.0
         """Time of the last poll."""
         self.progress_at = 0.0
-        """When any engine made progress last."""
+        """Time of the last progress of any engine."""
         self.measured = False
-        """Requests to engines are counted when they end: some have been since the server started."""
+        """Requests to engines are counted when they end: some have ended since the server's start."""
         self.requests_per_post = 1.0
         """Requests in the engines per HTTP request: more than 1 with lists of prompts, or n above 1."""
         self.unanswered = 0
-        """HTTP requests in a row that ended well, later than the last progress can explain."""
+        """Successive HTTP requests that ended with 2xx too late to be explained by the last progress."""
         self.unanswered_first = self.unanswered_last = 0.0
-        """When the first and the last of them did."""
+        """Times of the first and the last of them."""
         self.gave_up = 0
-        """HTTP requests, since the server started, whose clients gave up on engines that answered none."""
+        """HTTP requests since the server's start whose clients gave up while no engine answered."""
         self.connections = 0.0
         """Open files above their lowest number since the last progress."""
         self.connections_since: float | None = None
-        """Since when they have been so many, and came so fast, that requests wait on them."""
+        """Time since which there are so many, and arrived so fast, that requests wait on them."""
         self.in_flight_since: float | None = None
-        """Since when `/load` has been above its lowest value since the last progress, beyond what ended meanwhile."""
+        """Time since which `/load` exceeds its lowest value since the last progress, less requests that ended."""
         self.on_hold = False
-        """The server was told to pause, or to sleep, and not yet to go on."""
+        """The server was paused or put to sleep, and not yet resumed."""
 
     def follow(self, at: float, reading: Reading, trackers: Iterable[ProgressTracker], in_flight: float | None) -> None:
-        """Take a newer reading of the server, after its engines took theirs; `in_flight` is what `/load` said last."""
+        """Take a newer reading of the server, after those of its engines; `in_flight` is the last value of `/load`."""
         trackers = list(trackers)
         ended, succeeded = self._count(at, reading)
         completed = sum(progress.completed for progress in trackers)
@@ -106,11 +107,11 @@ class FrontEnd:
 
     @property
     def ends_unanswered(self) -> bool:
-        """Requests go on ending well though no engine finished one or gave a first token: their clients give up."""
+        """Requests still end with 2xx though no engine finished one or sent a first token: their clients give up."""
         return self.unanswered >= FEWEST_ENDED and self.now - self.unanswered_last <= RECENT_SECONDS
 
     def _progressed(self, at: float) -> None:
-        """Begin anew: what is open now has had an answer, or may still get it."""
+        """Start over: requests that are open now had an answer, or may still get one."""
         seconds = at - self.progress_at if self.now else 0.0
         if seconds > 0.0:
             kept = exp(-seconds / RATE_SECONDS)
@@ -127,32 +128,32 @@ class FrontEnd:
         self._lowest_load = inf
 
     def _count(self, at: float, reading: Reading) -> tuple[float, float]:
-        """Return the requests to engines that ended since the last poll, and those of them that ended well."""
+        """Return the requests to engines that ended since the last poll, and how many of them ended with 2xx."""
         ended = succeeded = 0.0
-        told: dict[bool, float] = {}
+        holds: dict[bool, float] = {}
         for key, value in reading.counters.items():
             if not isinstance(key, tuple) or key[0] != HTTP_REQUESTS:
                 continue
             _, handler, method, status = key
             known, self._counts[key] = self._counts.get(key), value
             whole = max(0.0, value - (known or 0.0))
-            # One that comes up began at 0; before the first poll nobody knows when the requests ended.
+            # A new series began at 0; before the first poll it is unknown when its requests ended.
             grown = whole if known is not None or self.now else 0.0
             if not reaches_an_engine(handler, method):
                 hold = handler in HOLDING
                 if grown and status == SUCCESS and (hold or handler in RELEASING):
-                    told[hold] = grown
+                    holds[hold] = grown
             elif status != CLIENT_ERROR:
                 self.measured = True
                 self._ended += whole
                 ended += grown
                 succeeded += grown if status == SUCCESS else 0.0
-        if told:
-            self.on_hold, self._held_at = False not in told, at
+        if holds:
+            self.on_hold, self._held_at = False not in holds, at
         return ended, succeeded
 
     def _follow_load(self, at: float, in_flight: float | None) -> None:
-        """Follow `/load`: requests that end in the meantime are not open, and some versions never forget them."""
+        """Follow `/load`: requests that ended meanwhile are not open, and some versions never remove them."""
         if in_flight is None:
             self.in_flight_since = None
             return
@@ -164,7 +165,7 @@ class FrontEnd:
             self.in_flight_since = at
 
     def _follow_files(self, at: float, files: float | None) -> None:
-        """Follow the open files: each connection is one, and each that waits for an answer stays."""
+        """Follow the open files: each connection is one, and a connection that waits for an answer remains open."""
         if files is None:
             self.connections, self.connections_since = 0.0, None
             return
@@ -178,10 +179,10 @@ class FrontEnd:
             self.connections_since = self._lowest_files_at
 
     def _came_like_requests(self, at: float) -> bool:
-        """Tell whether connections came as soon and as fast as requests did, and not as those of a pool that grows.
+        """Return whether connections arrived as soon and as fast as requests did, unlike those of a growing pool.
 
-        A front end counts a request only when it ends, so that connections are all there is to see of clients that
-        wait for long; but an idle server has connections, too, and more of them with each that only looks at it.
+        A front end counts a request only at its end, so connections are the only sign of clients that wait for long.
+        But an idle server has connections, too, and gets more from each client that only reads its metrics.
         """
         soon = at - self.progress_at <= SOONEST_SECONDS and self._rate * SOONEST_SECONDS >= FEWEST_CONNECTIONS
         as_requests = self._rises >= FEWEST_RISES and self._succeeded <= MOST_LATE

@@ -1,4 +1,4 @@
-"""How the polls of one source went: counts, reasons, pace. Owned by one loop; the snapshot gets a frozen copy."""
+"""Health of the polls of one source: counts, reasons, intervals. Owned by one loop; the snapshot gets a frozen copy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 MISSES = 3
-"""Polls in a row that must fail before what the source said last counts as stale."""
+"""Successive failed polls after which the last values of a source count as stale."""
 ANOMALIES = (
     "not_finite",
     "negative",
@@ -31,7 +31,7 @@ class Health:
 
     source: str
     model_name: str = ""
-    """What the source serves, or served last; empty until it is known."""
+    """The name of what the source serves, or last served; empty until it is known."""
     up: bool = False
     misses: int = 0
     """Failed polls since the last success."""
@@ -40,7 +40,7 @@ class Health:
     anomalies: Mapping[str, int] = field(default_factory=dict)
     rejected_lines: int = 0
     reason: Reason | None = None
-    """Why the last poll failed; None where it succeeded."""
+    """Reason of the last poll's failure; None if it succeeded."""
     detail: str = ""
     last_success: float | None = None
     """Unix time."""
@@ -50,7 +50,7 @@ class Health:
     interval: float = 1.0
     server_time_ratio: float = 0.0
     reasons: Sequence[Reason] = VLLM_REASONS
-    """Why a poll of this source can fail."""
+    """Possible reasons of a failed poll of this source."""
     anomaly_kinds: Sequence[str] = ANOMALIES
     over_http: bool = True
     """The source answers with bodies, and its server spends time on them."""
@@ -75,11 +75,11 @@ class Health:
         )
 
     def dropped(self, **anomalies: int) -> Health:
-        """Return the health where more values of the last poll were found to be impossible."""
+        """Return the health after more values of the last poll were found to be impossible."""
         return replace(self, anomalies=Counter(self.anomalies) + Counter(anomalies))
 
     def unusable(self, detail: str) -> Health:
-        """Return the health where a poll succeeded and a bug kept the sidecar from making anything of it."""
+        """Return the health after a successful poll whose result was lost to a bug."""
         failures = Counter(self.failures) + Counter((Reason.INTERNAL,))
         return replace(self, up=False, failures=failures, reason=Reason.INTERNAL, detail=detail)
 
@@ -101,6 +101,6 @@ class Health:
                 yield "poll_body_bytes", (source,), float(self.body_bytes)
 
     def failure_samples(self) -> Iterable[tuple[str, Sequence[str], float]]:
-        """Yield the same for the failures by reason: all reasons, so that the first failure is an increase."""
+        """Yield the failures by reason: all reasons, so that the first failure is an increase."""
         for reason in self.reasons:
             yield "poll_failures_total", (self.source, reason.value), float(self.failures.get(reason, 0))

@@ -1,4 +1,4 @@
-"""Stage 5: what one upstream series grew by from poll to poll, whatever its server exposes."""
+"""The increase of one upstream series from poll to poll, without resets, returns and impossible values."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from vllm_sidecar.quantiles.observed import Observed
 from vllm_sidecar.series.server_process import HOLD
 
 MOST_PER_SECOND = 1e6
-"""Observations per second that no server makes; more are an anomaly."""
+"""Observations per second beyond any server's; more are an anomaly."""
 
 NOTHING = Observed((), None)
 
 
 class CounterSeries:
-    """A counter, or the cumulative buckets of a histogram, as it was seen last."""
+    """A counter, or the cumulative buckets of a histogram, at its last poll."""
 
     __slots__ = ("_doubted", "_fell_at", "_last", "_lost")
 
     def __init__(self, values: tuple[float, ...]) -> None:
         self._last = values
         self._lost: tuple[float, ...] | None = None
-        """What it fell by; a series that is back where it was has not grown by that."""
+        """By how much it fell; a series that returns to its old value has not increased by that."""
         self._fell_at = 0.0
         self._doubted: float | None = None
-        """A value that it could not have reached."""
+        """A value that the series could not have reached."""
 
     @property
-    def odd(self) -> bool:
-        """The last poll had a value that no server can have."""
+    def is_anomalous(self) -> bool:
+        """The last poll had a value that is impossible for a server."""
         return self._doubted is not None
 
     def reset(self, at: float) -> None:
-        """Go on from 0."""
+        """Continue from 0."""
         self._fall((0.0,) * len(self._last), at)
 
     def _fall(self, values: tuple[float, ...], at: float) -> None:
@@ -44,10 +44,10 @@ class CounterSeries:
         self._last = values
 
     def grow(self, values: tuple[float, ...], at: float, seconds: float) -> tuple[float, ...] | None:
-        """Take the values of a poll, so many seconds after the poll before; return what they grew by.
+        """Take the values of a poll, `seconds` after the poll before; return their increases.
 
-        None where nothing can be said: the series fell, or rose by more than a server can do. An impossible value that
-        stays is where it goes on from; one that goes has changed nothing.
+        None if unknown: the series fell, or rose by more than a server can count. If an impossible value persists,
+        counting continues from it; if it does not, it has no effect.
         """
         doubted, self._doubted = self._doubted, None
         grown = tuple(map(sub, values, self._last))
@@ -69,7 +69,7 @@ class CounterSeries:
 
 
 class HistogramSeries:
-    """A histogram as it was seen last."""
+    """A histogram at its last poll."""
 
     __slots__ = ("_last", "_series")
 
@@ -78,19 +78,19 @@ class HistogramSeries:
         self._series = CounterSeries(histogram.cumulative)
 
     @property
-    def odd(self) -> bool:
-        """The last poll had a count that no server can have."""
-        return self._series.odd
+    def is_anomalous(self) -> bool:
+        """The last poll had a count that is impossible for a server."""
+        return self._series.is_anomalous
 
     def reset(self, at: float) -> None:
-        """Go on from 0."""
+        """Continue from 0."""
         self._last = zero(self._last)
         self._series.reset(at)
 
     def grow(self, new: Histogram, at: float, seconds: float) -> Observed:
-        """Take a poll's histogram; return what it observed since the poll before, nothing where that is unknown."""
+        """Take a poll's histogram; return its observations since the poll before, none where they are unknown."""
         old, self._last = self._last, new
-        if new is old and not self.odd:
+        if new is old and not self.is_anomalous:
             return NOTHING
         if new.bounds != old.bounds:
             self._series = CounterSeries(new.cumulative)

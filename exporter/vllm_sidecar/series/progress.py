@@ -1,4 +1,4 @@
-"""Stage 4: what must be remembered from poll to poll of one group: its last progress, admission, wait and leavers."""
+"""State of one group from poll to poll: its last progress, admission and wait, and its requests that left."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
 PROGRESS_COUNTERS = ("generation_tokens_total", "prompt_tokens_total")
 PROGRESS_GAUGES = ("kv_cache_usage_ratio",)
 PROGRESS_HISTOGRAMS = ("iteration_tokens", "request_seconds", "time_to_first_token_seconds")
-"""What changes when the engine gets something done, beside requests that finish. No single one will do: the histogram
-of engine steps does not see a step without output, such as a part of a long prompt; KV usage does."""
+"""Signals that change with an engine's progress, besides finished requests. None is sufficient alone: the histogram of
+engine steps misses steps without output, such as a part of a long prompt; KV usage shows them."""
 
 FINISHED = "requests_finished_total"
 UNSUCCESSFUL = ABORTED | FAILED
 """Reasons for which a request may finish without a first token."""
 
 SETTLE_SECONDS = 10.0
-"""Requests whose clients left end so long at most before or after the last progress: an abort reaches engines late."""
+"""Most seconds between the last progress and the end of requests whose clients left: an abort reaches engines late."""
 QUEUE_SECONDS = 5.0
-"""Requests that wait for less than this are those that arrived since the last step, and not a queue."""
+"""Requests that wait for less than this arrived since the last step, and are not a queue."""
 
 
 class Rise:
-    """How far a number rose above its lowest value around the time since which an engine stands still."""
+    """The rise of a number above its lowest value around the time of an engine's last progress."""
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, float]] = deque()
         self._lowest = self._now = 0.0
         self.soon = 0.0
-        """The most that it rose up to `SETTLE_SECONDS` after that time."""
+        """The largest rise up to `SETTLE_SECONDS` after that time."""
 
     def follow(self, at: float, value: float, since: float) -> None:
-        """Take a newer value; `since` is when the engine began to stand still, or this poll."""
+        """Take a newer value; `since` is the start of the time without progress, or this poll."""
         recent = self._recent
         recent.append((at, value))
         while recent[0][0] < at - SETTLE_SECONDS:
@@ -49,12 +49,12 @@ class Rise:
 
     @property
     def so_far(self) -> float:
-        """How far it is above its lowest value now."""
+        """Its current rise above its lowest value."""
         return self._now - self._lowest
 
 
 class ProgressTracker:
-    """Follows one group within one life of the server; all times are monotonic."""
+    """Follows one group between process restarts; all times are monotonic."""
 
     def __init__(self) -> None:
         self._progress_values: tuple[float | None, ...] | None = None
@@ -62,23 +62,23 @@ class ProgressTracker:
         self._first_tokens = self._first_tokens_before = 0.0
         self._finished: list[Key] = []
         self._known = 0
-        self._gone: deque[tuple[float, float]] = deque()
+        self._left: deque[tuple[float, float]] = deque()
         self.progress_at = 0.0
-        """When the heartbeat changed last."""
+        """Time of the last change of a progress signal."""
         self.waiting_at_progress = 0.0
-        """Requests that waited then."""
+        """Waiting requests at that time."""
         self.admission_at = 0.0
-        """When a request was admitted last: a first token came, or more requests ran."""
+        """Time of the last admission: a new first token, or more running requests."""
         self.waiting_since: float | None = None
-        """Since when requests have been waiting without a break; None while none waits."""
+        """Time since which requests have been waiting without a break; None while none waits."""
         self.busy_since: float | None = None
-        """Since when requests have been running or waiting without a break; None while there are none."""
+        """Time since which requests have been running or waiting without a break; None while there are none."""
         self.completed = 0.0
-        """Requests that finished since the server started, without those that their clients aborted."""
+        """Requests that finished since the server's start, without those that their clients aborted."""
         self.seats = 0.0
         """The most requests that ran while others waited for capacity; 0 if none did, or more ran without a queue."""
         self.departed = Rise()
-        """Requests of the whole server that ended without an engine having finished them, which `FrontEnd` counts."""
+        """Requests of the whole server that ended without being finished by an engine, counted by `FrontEnd`."""
         self.aborted = Rise()
         """Requests that this engine counted as aborted."""
 
@@ -87,7 +87,7 @@ class ProgressTracker:
         counters, gauges, histograms = reading
         waiting, running = gauges.get("requests_waiting", 0.0), gauges.get("requests_running", 0.0)
         aborted, self.completed = self._count_finished(reading)
-        heartbeat = (
+        values = (
             *(found.cumulative[-1] if (found := histograms.get(x)) else None for x in PROGRESS_HISTOGRAMS),
             *map(counters.get, PROGRESS_COUNTERS),
             *map(gauges.get, PROGRESS_GAUGES),
@@ -97,8 +97,8 @@ class ProgressTracker:
         tokens = first.cumulative[-1] if first else self._first_tokens
         if self._progress_values is None or tokens > self._first_tokens or running > self._running:
             self.admission_at = at
-        if heartbeat != self._progress_values:
-            self._progress_values, self.progress_at, self.waiting_at_progress = heartbeat, at, waiting
+        if values != self._progress_values:
+            self._progress_values, self.progress_at, self.waiting_at_progress = values, at, waiting
         if waiting <= 0.0:
             self.waiting_since = None
         elif self.waiting_since is None:
@@ -111,17 +111,17 @@ class ProgressTracker:
         self._running, self._first_tokens = running, tokens
         self.aborted.follow(at, aborted, self.still_since)
         inside = running + min(waiting, counters.get("preemptions_total", 0.0))
-        self._count_gone(at, reading, inside, start)
+        self._count_left(at, reading, inside, start)
 
     @property
     def still_since(self) -> float:
-        """Since when nothing moved though there was work: an idle engine is not expected to make progress."""
+        """Time since which there was work but no progress: an idle engine is not expected to make progress."""
         return self.progress_at if self.busy_since is None else max(self.progress_at, self.busy_since)
 
     def _count_finished(self, reading: Reading) -> tuple[float, float]:
-        """Return the aborted and the other finished requests; all are others where no reason is given."""
+        """Return the aborted and the other finished requests; without finish reasons all count as others."""
         counters = reading.counters
-        if len(counters) != self._known:  # within one life counters only come up
+        if len(counters) != self._known:  # until a restart, counters only appear
             self._known = len(counters)
             self._finished = [key for key in counters if key[0] == FINISHED]
         if not self._finished:
@@ -132,34 +132,35 @@ class ProgressTracker:
         return aborted, sum([count for _, count in by_reason]) - aborted
 
     def _learn_seats(self, at: float, running: float, blocked: float) -> None:
-        """Learn how many requests fit, where others wait because of them; more that run without a queue disprove it."""
+        """Learn how many requests fit, from runs with a queue; more that run without a queue disprove the number."""
         if running > self.seats:
             queue = blocked > 0.0 and self.waiting_since is not None and at - self.waiting_since >= QUEUE_SECONDS
             self.seats = running if queue else 0.0
 
-    def _count_gone(self, at: float, reading: Reading, inside: float, start: float) -> None:
-        """Keep the most requests that, at any poll, had got a first token and were neither finished nor inside.
+    def _count_left(self, at: float, reading: Reading, inside: float, start: float) -> None:
+        """Record the largest number, at any poll, of requests with a first token that were neither finished nor inside.
 
-        Of those inside (running, or put back after a preemption) some may still wait for their first token, so this is
-        never more than are gone; and who is gone stays gone, so the most at any poll still holds.
+        Some requests inside (running, or waiting again after a preemption) may not have a first token yet, so the
+        number is never more than the requests that left. Requests that left do not return, so the largest number
+        remains valid.
         """
-        counters, gone = reading.counters, self._gone
+        counters, left = reading.counters, self._left
         succeeded = sum([counters.get(key, 0.0) for key in self._finished if key[1] not in UNSUCCESSFUL])
         least = self._first_tokens - succeeded - inside
-        if not gone or least > gone[-1][1]:
-            gone.append((at, least))
-        while len(gone) > 1 and gone[1][0] <= start:
-            gone.popleft()
+        if not left or least > left[-1][1]:
+            left.append((at, least))
+        while len(left) > 1 and left[1][0] <= start:
+            left.popleft()
 
     @property
-    def gone(self) -> float:
-        """How many requests, at least, left in the window after their first token without having finished.
+    def left_unfinished(self) -> float:
+        """Fewest requests that left in the window after their first token without having finished.
 
-        They were aborted or failed. Exact as soon as all requests inside have got their first token.
+        They were aborted or failed. Exact once all requests inside have their first token.
         """
-        return self._gone[-1][1] - self._gone[0][1] if self._gone else 0.0
+        return self._left[-1][1] - self._left[0][1] if self._left else 0.0
 
     @property
     def admitted_while_waiting(self) -> float:
-        """How many first tokens came since requests have been waiting without a break; 0 while none waits."""
+        """First tokens since requests have been waiting without a break; 0 while none waits."""
         return 0.0 if self.waiting_since is None else self._first_tokens - self._first_tokens_before

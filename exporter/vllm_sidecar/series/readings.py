@@ -1,4 +1,4 @@
-"""One poll of a server under canonical names: what each engine, each model and the server exposed."""
+"""One poll of a server under canonical names: the values of each engine, each model and the server."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 Key = str | tuple[str, ...]
-"""Canonical signal name, or the name followed by the values of the labels that it has beyond its scope's."""
+"""Canonical signal name, or the name followed by the values of its labels beyond those of its scope."""
 
 
 class Reading(NamedTuple):
-    """What one group (an engine, a model, the server) said at one poll, under canonical names."""
+    """The values of one group (an engine, a model, the server) at one poll, under canonical names."""
 
     counters: Mapping[Key, float]
     gauges: Mapping[Key, float]
@@ -26,7 +26,7 @@ class Reading(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Whose reading it is: the scope and the values of the scope's labels."""
+    """The group of a reading: the scope and the values of the scope's labels."""
 
     scope: Scope
     labels: tuple[str, ...]
@@ -36,7 +36,7 @@ TARGET = Group(Scope.TARGET, ())
 
 
 class Engine(NamedTuple):
-    """One engine: its group, and the labels that its series have beside their own dimensions."""
+    """One engine: its group, and the labels of its series besides their own dimensions."""
 
     group: Group
     labels: Mapping[str, str]
@@ -45,8 +45,8 @@ class Engine(NamedTuple):
 class Adapters(NamedTuple):
     """The newest `lora_requests_info`: names of LoRA adapters with running and with waiting requests.
 
-    `slots` is --max-loras, None where the front end does not tell. From vLLM 0.11.1 each adapter with any request
-    stands in both lists, so lists that are equal do not tell running from waiting.
+    `slots` is --max-loras, None if the front end does not expose it. From vLLM 0.11.1 each adapter with any request
+    is in both lists, so equal lists do not distinguish running from waiting.
     """
 
     running: tuple[str, ...]
@@ -56,12 +56,12 @@ class Adapters(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How this server speaks: all of it read off the exposition, none from a version number."""
+    """The names and labels of this server, all read from the exposition, none from a version number."""
 
     prefix: str
-    """What stands before vLLM's own names, such as `vllm:` or `ray_vllm_`."""
+    """Prefix of vLLM's own names, such as `vllm:` or `ray_vllm_`."""
     engine: str
-    """`v1` where series have an engine label, else `v0` (also the v1 of 0.7 and 0.8.0 to 0.8.2)."""
+    """`v1` if series have an engine label, otherwise `v0` (also for v1 of 0.7 and 0.8.0 to 0.8.2)."""
     front_end: str
     """`rust` or `python`."""
     multiprocess: bool
@@ -70,31 +70,31 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """One poll of one target, normalised."""
+    """One poll of one target, normalized."""
 
     groups: Mapping[Group, Reading]
     dialect: Dialect
     started: float | None
-    """Unix time of the API server's start, None where it does not tell (multiprocess mode, Rust front end)."""
+    """Unix time of the API server's start, None where it is not exposed (multiprocess mode, Rust front end)."""
     created: Mapping[Group, float]
-    """Unix time at which a group's counters were made, where the server tells."""
+    """Unix time at which a group's counters were created, where the server exposes it."""
     cache_config: Mapping[Group, Mapping[str, str]]
-    """Whitelisted labels of `cache_config_info` per engine; without a model where it is of no engine known."""
+    """Whitelisted labels of `cache_config_info` per engine; without a model if its engine is unknown."""
     adapters: Adapters | None
-    """None where LoRA is off or has not been used."""
+    """None if LoRA is off or has not been used."""
     sources: Mapping[str, str]
-    """Canonical signal -> the name it was read from, in this server's own dialect."""
+    """Canonical signal -> the name under which this server exposes it."""
     missing: tuple[str, ...]
-    """Signals of the checklist that this server does not give (or not yet)."""
+    """Signals of the checklist that this server does not expose (or not yet)."""
     unknown: tuple[str, ...]
-    """vLLM families that the catalog does not know: a newer vLLM than this release."""
+    """vLLM families that are not in the catalog: from a newer vLLM than this release."""
     anomalies: Mapping[str, int]
-    """Values left out at this poll, by kind (see `normalise`)."""
+    """Values left out at this poll, by kind (see `vllm.normalize`)."""
     engines: Mapping[Group, Engine] = field(default_factory=dict)
-    """The engines, with the labels that tell them apart as the server wrote them."""
+    """The engines, with their original labels."""
     unknown_labels: tuple[str, ...] = ()
-    """Labels of known families that the catalog does not know; they tell engines apart where they differ."""
+    """Labels of known families that are not in the catalog; they distinguish engines where they differ."""
     unattributed: tuple[str, ...] = ()
-    """The first of the families with series that are left out because they are of no engine, or of several."""
+    """The first of the families with series that are left out because they belong to no engine, or to several."""
     not_an_engine: str = ""
-    """What the server is where it is no engine; empty where it is one, and where nothing tells."""
+    """Kind of the server if it is not an engine; empty if it is one, and if the kind is unknown."""

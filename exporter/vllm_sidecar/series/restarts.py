@@ -1,14 +1,14 @@
-"""Stage 4: whether a poll was answered by the process that answered before, by a later one, or by another server.
+"""Whether a poll was answered by the same process as before, by a later one, or by another server.
 
-A process restart needs evidence of a later process: it started after the process before it had answered for the last
-time, or, where no start time is exposed (several API servers, Rust front end), all counters fell together after an
-outage. A process that already ran while the other one answered is another server behind the same address. Then nobody
-can tell whose rates and increases those would be: the poll fails with the reason `several_servers`, and so do all until
-one server has answered alone for `HOLD` seconds (`CONFIRM` after a younger one has taken over, as in a rolling update).
-It is followed from there on; what happened meanwhile is not counted.
+A process restart needs evidence of a later process: it started after the last answer of the process before, or, where
+no start time is exposed (several API servers, Rust front end), all counters fell together after an outage. A process
+that already ran while the other one answered is another server behind the same address. Rates and increases would then
+mix several servers: the poll fails with the reason `several_servers`, and so do all polls until one server has answered
+alone for `HOLD` seconds (`CONFIRM` after a younger one has taken over, as in a rolling update). That server is followed
+from then on; increases in the meantime are not counted.
 
-Counters that fall for one group only (elastic expert parallelism makes new ones) are a counter reset of that group, and
-a counter that is missing in a body is none.
+Counters that fall for one group only (elastic expert parallelism creates new ones) are a counter reset of that group; a
+counter that is missing in a body is not a reset.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.readings import Readings
 
 CONFIRM = 60.0
-"""The same after a single change: to a younger server, which may have taken over for good, or to counters that have
-fallen without an outage. Those were a restart if the process before does not return."""
+"""The same after a single change: to a younger server, which may have taken over permanently, or to counters that fell
+without an outage. Fallen counters were a restart if the process before does not return."""
 OUTAGE = 3
-"""Failed polls in a row after which counters that have fallen are those of a later process."""
+"""Successive failed polls after which fallen counters are those of a later process."""
 MOST_PROCESSES = 8
-"""Processes behind one address that are told apart."""
+"""Most processes behind one address that are distinguished."""
 
 
-class _Who(Enum):
+class _Origin(Enum):
     SAME = "the process that answered before"
     LATER = "a process that started later"
     OTHER = "another server"
@@ -60,32 +60,32 @@ class Restarts:
 
     def __init__(self) -> None:
         self._known: list[Process] = []
-        """The processes that answered, the latest first."""
+        """The processes that answered, the latest answer first."""
         self._newest = 0.0
-        """The latest start time that was seen."""
+        """The latest start time so far."""
         self._missed = 0
         self._held_until: float | None = None
         self._fell_after: float | None = None
-        """When the process before answered last, where it may have been a restart that ended it."""
+        """Time of the last answer of the process before, if a restart may have ended it."""
         self.count = 0
-        """Later processes that were seen after the first."""
+        """Later processes after the first."""
 
     @property
     def several(self) -> bool:
-        """Several servers answer, or may: there is none to follow."""
+        """Several servers answer, or may: none is followed."""
         return self._held_until is not None
 
     def missed(self) -> None:
-        """Take note of a poll that nothing answered."""
+        """Note a poll without an answer."""
         self._missed += 1
 
     def follow(self, at: float, readings: Readings, clock: float | None = None) -> Change:
-        """Return what is new since the poll before.
+        """Return the changes since the poll before.
 
         Args:
             at: Monotonic time of the answer.
-            readings: What was answered.
-            clock: Unix time of the server when it answered; None takes every later start time for a restart.
+            readings: The content of the answer.
+            clock: Unix time of the server when it answered; with None every later start time is a restart.
 
         Raises:
             PollError: Several servers answer at the address.
@@ -95,27 +95,27 @@ class Restarts:
         if not self._known:
             self._take(answer, Process(answer.started))
             return NOTHING
-        who, process = self._who(answer)
-        if self._held_until is None and who is _Who.SAME:
+        origin, process = self._origin(answer)
+        if self._held_until is None and origin is _Origin.SAME:
             before = process.copy() if answer.started is None and fell(process, answer.values) else None
             change = changes(process, answer)
             self._take(answer, process)
-            if before is not None:  # if it goes on, what fell was another server's
+            if before is not None:  # if it continues, the fallen counters were another server's
                 self._known.insert(1, before)
             return change
-        if self._held_until is None and who is _Who.LATER:
+        if self._held_until is None and origin is _Origin.LATER:
             self._take(answer, process)
             return self._restarted(answer)
-        return self._hold(who, answer, process)
+        return self._hold(origin, answer, process)
 
-    def _hold(self, who: _Who, answer: Answer, process: Process) -> Change:
-        """Wait until one server answers alone; return the change that ends it."""
+    def _hold(self, origin: _Origin, answer: Answer, process: Process) -> Change:
+        """Wait until one server answers alone; return the change that ends the wait."""
         before, answered = self._known[0], self._known[0].answered
         took_over = not self.several and process.started is not None and process.started > self._newest
         self._take(answer, process)
-        if who is _Who.OTHER or (who is _Who.UNSURE and self.several):
+        if origin is _Origin.OTHER or (origin is _Origin.UNSURE and self.several):
             self._held_until, self._fell_after = answer.at + (CONFIRM if took_over else HOLD), None
-        elif who is _Who.UNSURE:
+        elif origin is _Origin.UNSURE:
             self._held_until, self._fell_after = answer.at + CONFIRM, answered
         elif self._held_until is not None and answer.at >= self._held_until:
             since, self._held_until = self._fell_after, None
@@ -125,52 +125,52 @@ class Restarts:
 
     def _restarted(self, answer: Answer) -> Change:
         self.count += 1
-        # Whoever answered before has ended: what grows past its old values is not its return.
+        # All processes that answered before have ended: counters above their old values are not their return.
         self._known = self._known[:1]
         return Change(restarted=True, fresh=frozenset(answer.values))
 
     def _take(self, answer: Answer, process: Process) -> None:
-        """Note what a process answered."""
+        """Note an answer of a process."""
         note(process, answer)
         others = [each for each in self._known if each is not process]
-        # Without a start time only their counters tell processes apart, and those are overtaken in the end.
+        # Without a start time only counters distinguish processes, and later counters overtake earlier ones in the end.
         recent = [each for each in others if each.started is not None or each.answered >= answer.at - HOLD]
         self._known = [process, *recent][:MOST_PROCESSES]
         self._newest = max(self._newest, process.started or 0.0)
 
-    def _who(self, answer: Answer) -> tuple[_Who, Process]:
-        """Return who answered, and the process as it is known, a new one where it is not."""
+    def _origin(self, answer: Answer) -> tuple[_Origin, Process]:
+        """Return the origin of an answer, and its process: a known or a new one."""
         current = self._known[0]
         if answer.started is not None and current.started is not None:
             return self._by_start(answer, current, answer.started)
         if created_next_to(current, answer):
-            return _Who.OTHER, self._continued(answer) or Process(answer.started)
+            return _Origin.OTHER, self._continued(answer) or Process(answer.started)
         known = self._continued(answer, above=None if fell(current, answer.values) else current)
         if known is not None:
-            return _Who.OTHER, known
+            return _Origin.OTHER, known
         process = Process(answer.started)
         if had_not_begun(current, answer):
-            return _Who.OTHER, process
+            return _Origin.OTHER, process
         if not fell_together(current, answer.values):
-            return _Who.SAME, current
+            return _Origin.SAME, current
         if not is_fresh(answer.values, answer.at - current.answered):
-            return _Who.OTHER, process
-        return (_Who.LATER if answer.outage or all_made_later(current, answer) else _Who.UNSURE), process
+            return _Origin.OTHER, process
+        return (_Origin.LATER if answer.outage or all_made_later(current, answer) else _Origin.UNSURE), process
 
-    def _by_start(self, answer: Answer, current: Process, started: float) -> tuple[_Who, Process]:
+    def _by_start(self, answer: Answer, current: Process, started: float) -> tuple[_Origin, Process]:
         if started == current.started:
-            return _Who.SAME, current
+            return _Origin.SAME, current
         known = next((each for each in self._known if each.started == started), None)
         if known is not None:
-            return _Who.OTHER, known
+            return _Origin.OTHER, known
         seconds = answer.at - current.answered
         later = started > self._newest and answer.is_younger(started, seconds)
-        # Clocks that disagree, or were set, do not hide a process that came up empty after an outage.
+        # Clocks that disagree, or were set, do not hide a process with empty counters after an outage.
         empty = answer.outage and fell_together(current, answer.values) and is_fresh(answer.values, seconds)
-        return (_Who.LATER if later or empty else _Who.OTHER), Process(started)
+        return (_Origin.LATER if later or empty else _Origin.OTHER), Process(started)
 
     def _continued(self, answer: Answer, above: Process | None = None) -> Process | None:
-        """Return an earlier process whose counters go on in a poll; with `above`, one that has counted more than it."""
+        """Return an earlier process whose counters continue in a poll; with `above`, one that counted more than it."""
         for process in self._known[1:]:
             if process.started is None and goes_on(process, answer.values) and (
                 above is None or is_above(process, above)
@@ -181,7 +181,7 @@ class Restarts:
 
 def _detail(before: Process, process: Process, *, unsure: bool) -> str:
     if unsure:
-        return f"all counters fell while polls succeeded: a restart, if nothing older answers for {CONFIRM:g} s"
+        return f"all counters fell while polls succeeded: a restart, if no earlier process answers for {CONFIRM:g} s"
     if before is not process and before.started is not None and process.started is not None:
         return (
             f"a process that started at {process.started:.0f} answered after one that started at {before.started:.0f},"

@@ -1,4 +1,4 @@
-"""Stage 4: what is remembered of one process behind an address, and how an answer compares with it."""
+"""The known state of one process behind an address, and its comparison with an answer."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
 HOLD = 300.0
 """Seconds for which one server must answer alone after several have, before it is followed."""
 TOLERANCE = 5.0
-"""Seconds by which a start time may be off: the Date header and the boot time have whole seconds, and clocks drift."""
+"""Tolerance of a start time: the Date header and the boot time have whole seconds, and clocks drift."""
 FRESH_PER_SECOND = 10.0
-"""Requests per second since the poll before up to which a series may have come up with its first request."""
+"""Requests per second since the poll before, up to which a series may have appeared with its first request."""
 FRESH_TOKENS_PER_SECOND = 1e5
-"""The same for counters of tokens and other small things."""
+"""The same for counters of tokens and other small units."""
 MOST_UNSEEN = 100.0
-"""Requests per second that may be open without an engine's gauges showing them."""
+"""Requests per second that may be open without being in an engine's gauges."""
 FORGET = 600.0
-"""Seconds after which engines (replicas, models) that are gone are forgotten."""
+"""Seconds after which absent engines (replicas, models) are forgotten."""
 MOST_GROUPS = 1000
-"""With more, those that have been gone longest are forgotten at once."""
+"""With more groups, those absent longest are forgotten at once."""
 PLAUSIBLE_STARTS = (1e9, 1e11)
-"""Unix times that can be a start: a sandbox without a boot time exposes seconds since its own start."""
+"""Plausible Unix times of a start: a sandbox without a boot time exposes seconds since its own start."""
 REQUESTS = frozenset(
     ("requests_finished_total", "http_requests_total", "requests_rejected_total", "request_seconds",
      "time_to_first_token_seconds")
 )  # fmt: skip
-"""Counters, and histograms, of which each request makes one."""
+"""Counters, and histograms, that every request increases by one."""
 DURATION = "request_seconds"
 
 
 class Change(NamedTuple):
-    """What is new about the process and the series of a poll; nothing as a rule."""
+    """Changes of the process and the series at a poll; usually none."""
 
     restarted: bool = False
-    """A later process answered: all of its counters began at 0."""
+    """A later process answered: all its counters began at 0."""
     anew: bool = False
     """Several servers answered until now; this one is followed from here on."""
     broken: frozenset[Group] = frozenset()
-    """Groups with a counter reset, or with a counter that is back: no increase reaches over this answer."""
+    """Groups with a counter reset, or with a counter that returned: no increase spans this answer."""
     fresh: frozenset[Group] = frozenset()
     """Groups whose counters began at 0 since the poll before."""
 
@@ -60,24 +60,24 @@ NOTHING = Change()
 
 @dataclass(slots=True)
 class Process:
-    """One process behind the address, as its last answers described it."""
+    """One process behind the address, according to its last answers."""
 
     started: float | None
     answered: float = 0.0
     created: dict[Group, float] = field(default_factory=dict)
     cache_config: Mapping[Group, Mapping[str, str]] = field(default_factory=dict)
     values: dict[Group, dict[Key, float]] = field(default_factory=dict)
-    """Counters, and counts of histograms, as they were seen last, also where the last bodies lack them."""
+    """Last values of counters, and of counts of histograms, also of those that the last bodies lacked."""
     left_out: dict[Group, set[Key]] = field(default_factory=dict)
     """Counters that the last body lacked."""
     fallen: dict[Group, tuple[float, dict[Key, float]]] = field(default_factory=dict)
-    """When counters of a group fell, and what they had been."""
+    """When counters of a group fell, and their values before."""
     seen: dict[Group, float] = field(default_factory=dict)
     engines: dict[Group, Reading] = field(default_factory=dict)
     """The last readings of its engines."""
 
     def copy(self) -> Process:
-        """Return it as it is now."""
+        """Return a copy of the current state."""
         return replace(self, values={group: dict(values) for group, values in self.values.items()})
 
 
@@ -93,10 +93,10 @@ class Answer(NamedTuple):
     clock: float | None
     """Unix time of the server."""
     outage: bool
-    """No poll before it succeeded for a while."""
+    """Polls had failed for a while before it."""
 
     def is_younger(self, made: float, seconds: float) -> bool:
-        """Tell whether something with this Unix time of its making can be as young as that; unknown is yes."""
+        """Return whether something with this Unix creation time can be at most so many seconds old; True if unknown."""
         return self.clock is None or self.clock - made <= seconds + TOLERANCE
 
 
@@ -110,7 +110,7 @@ def _started(readings: Readings) -> float | None:
 
 
 def answer_of(at: float, readings: Readings, clock: float | None, *, outage: bool) -> Answer:
-    """Return what there is to compare of a poll."""
+    """Return the comparable values of a poll."""
     values = {group: _values(reading) for group, reading in readings.groups.items()}
     return Answer(at, readings, values, _started(readings), clock, outage)
 
@@ -127,13 +127,13 @@ def note(process: Process, answer: Answer) -> None:
         known.update(values)
         process.left_out[group] = known.keys() - values.keys() if len(known) > len(values) else set()
         process.seen[group] = answer.at
-    for group in gone(process.seen, answer.at):
+    for group in groups_to_forget(process.seen, answer.at):
         for table in (process.seen, process.values, process.left_out, process.fallen, process.created):
             table.pop(group, None)
 
 
-def gone(seen: Mapping[Group, float], at: float, most: int = MOST_GROUPS) -> list[Group]:
-    """Return the groups to forget, by when they were seen last: gone for long, or too many."""
+def groups_to_forget(seen: Mapping[Group, float], at: float, most: int = MOST_GROUPS) -> list[Group]:
+    """Return the groups to forget by the times of their last polls: absent for long, or too many."""
     old = [group for group, when in seen.items() if when < at - FORGET]
     if len(seen) - len(old) > most:
         absent = sorted((when, group) for group, when in seen.items() if when < at)
@@ -142,7 +142,7 @@ def gone(seen: Mapping[Group, float], at: float, most: int = MOST_GROUPS) -> lis
 
 
 def changes(process: Process, answer: Answer) -> Change:
-    """Return what changed for single groups of one process."""
+    """Return the changes of single groups of one process."""
     seconds = answer.at - process.answered
     broken, fresh = set(), set()
     for group, values in answer.values.items():
@@ -154,8 +154,8 @@ def changes(process: Process, answer: Answer) -> Change:
                 fresh.add(group)
         elif _is_reset(process, answer, group):
             broken.add(group)
-            anew = process.created.get(group, 0.0) < answer.readings.created.get(group, 0.0)
-            if anew or (fell_together(process, {group: values}) and is_fresh({group: values}, seconds)):
+            recreated = process.created.get(group, 0.0) < answer.readings.created.get(group, 0.0)
+            if recreated or (fell_together(process, {group: values}) and is_fresh({group: values}, seconds)):
                 fresh.add(group)
             process.fallen[group] = (answer.at, {k: then for k, then in known.items() if values.get(k, then) < then})
             if group in fresh:
@@ -178,24 +178,24 @@ def _is_reset(process: Process, answer: Answer, group: Group) -> bool:
 
 
 def _reappeared(process: Process, answer: Answer, group: Group) -> bool:
-    """Tell whether a counter is there again that bodies had left out: as a new one it would be a huge increase."""
+    """Return whether a counter returned that bodies had left out: as a new one it would be a huge increase."""
     missing, known = process.left_out[group], process.values[group]
     return bool(missing) and any(known[key] > 0.0 for key in missing & answer.readings.groups[group].counters.keys())
 
 
 def _is_back(process: Process, answer: Answer, group: Group) -> bool:
-    """Tell whether all counters of a group that fell are back at once where they were."""
+    """Return whether all fallen counters of a group returned to their old values at once."""
     if group not in process.fallen:
         return False
     when, fallen = process.fallen[group]
     back = [value >= fallen[key] for key, value in answer.values[group].items() if key in fallen]
-    if any(back) or when < answer.at - HOLD:  # those that grow again get there one by one
+    if any(back) or when < answer.at - HOLD:  # counters that only grow again reach them one by one
         del process.fallen[group]
     return bool(back) and all(back)
 
 
 def created_next_to(process: Process, answer: Answer) -> bool:
-    """Tell whether counters were made before the process answered last that are not its own."""
+    """Return whether counters were created before the process answered last, and are not its own."""
     seconds = answer.at - process.answered
     pairs = [
         (process.created[group], made) for group, made in answer.readings.created.items() if group in process.created
@@ -204,14 +204,14 @@ def created_next_to(process: Process, answer: Answer) -> bool:
 
 
 def all_made_later(process: Process, answer: Answer) -> bool:
-    """Tell whether all counters that have a creation time were made again."""
+    """Return whether all counters with a creation time were created again."""
     created = answer.readings.created
     common = created.keys() & process.created.keys()
     return bool(common) and all(created[group] > process.created[group] for group in common)
 
 
 def had_not_begun(process: Process, answer: Answer) -> bool:
-    """Tell whether more requests finished, after longer than since the last answer, than were open then."""
+    """Return whether more long requests, running since before the last answer, finished than were open at that time."""
     seconds = answer.at - process.answered
     for group, old in process.engines.items():
         new = answer.readings.groups.get(group)
@@ -227,7 +227,7 @@ def had_not_begun(process: Process, answer: Answer) -> bool:
 
 
 def _pairs(process: Process, values: Mapping[Group, Values]) -> Iterator[list[tuple[float, float]]]:
-    """Yield for each group its counters that were above 0: what they were and what they are."""
+    """Yield, for each group, the counters that were above 0: their old and new values."""
     for group, new in values.items():
         old = process.values.get(group, {})
         pairs = [(then, new[key]) for key, then in old.items() if then > 0.0 and key in new]
@@ -236,25 +236,25 @@ def _pairs(process: Process, values: Mapping[Group, Values]) -> Iterator[list[tu
 
 
 def fell_together(process: Process, values: Mapping[Group, Values]) -> bool:
-    """Tell whether counters fell in every group, and most of all."""
+    """Return whether counters fell in every group, and more than half of all counters."""
     found = [[now < then for then, now in pairs] for pairs in _pairs(process, values)]
     fell = list(chain.from_iterable(found))
     return bool(fell) and 2 * sum(fell) > len(fell) and all(map(any, found))
 
 
 def fell(process: Process, values: Mapping[Group, Values]) -> bool:
-    """Tell whether any counter fell."""
+    """Return whether any counter fell."""
     return any(now < then for pairs in _pairs(process, values) for then, now in pairs)
 
 
 def goes_on(process: Process, values: Mapping[Group, Values]) -> bool:
-    """Tell whether counters can be those of a process, some time later."""
+    """Return whether counters can be those of a process some time later."""
     pairs = list(chain.from_iterable(_pairs(process, values)))
     return bool(pairs) and all(now >= then for then, now in pairs)
 
 
 def is_above(process: Process, other: Process) -> bool:
-    """Tell whether a process had counted more than another, so that it is nearer to one that has more than both."""
+    """Return whether a process had counted more than another; it is then the closer match for even higher counters."""
     pairs = [
         (value, others[key])
         for group, values in process.values.items()
@@ -266,7 +266,7 @@ def is_above(process: Process, other: Process) -> bool:
 
 
 def is_fresh(values: Mapping[Group, Values], seconds: float) -> bool:
-    """Tell whether counters may have begun at 0 so many seconds ago."""
+    """Return whether counters may have begun at 0 so many seconds ago."""
     for found in values.values():
         totals: Counter[str] = Counter()
         for key, value in found.items():

@@ -1,4 +1,4 @@
-"""Service levels: which of the observations of a poll are good."""
+"""Service levels: the good observations of a poll."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Objective(NamedTuple):
     histogram: str
     threshold: float
     model: str | None = None
-    """The model_name that it is for; None for all that none of the same name is for."""
+    """Its model_name; None for all models without an objective of the same name."""
 
 
 def objectives_of(objectives: Sequence[Objective], model: str) -> list[Objective]:
-    """Return the objectives of a model: for each name the one for this model, else the one for all."""
+    """Return the objectives of a model: for each name the one for this model, otherwise the one for all."""
     found: dict[str, Objective] = {}
     for objective in objectives:
         if objective.model == model or (objective.model is None and objective.name not in found):
@@ -33,24 +33,24 @@ def objectives_of(objectives: Sequence[Objective], model: str) -> list[Objective
 
 
 def is_exact(bounds: Sequence[float], threshold: float) -> bool:
-    """Tell whether the counts of the buckets alone say how many observations are good."""
+    """Return whether the counts of the buckets alone determine how many observations are good."""
     return edge_of(bounds, threshold) is not None
 
 
 def is_certain(bounds: Sequence[float], poll: Observed, threshold: float) -> bool:
-    """Tell whether a poll itself says how many of its observations are good.
+    """Return whether a poll itself determines how many of its observations are good.
 
-    It does where the threshold is a bucket edge, where nothing fell into the bucket that holds the threshold, and where
-    it has one observation, whose value is the sum.
+    It does where the threshold is a bucket bound, where no observation is in the bucket of the threshold, and where
+    there is only one observation, whose value is the sum.
     """
     _, inside = _around(bounds, [poll], threshold)
     return is_exact(bounds, threshold) or not inside or len(poll.bins) == 1 == inside
 
 
 def split(bounds: Sequence[float], recent: Sequence[Observed], threshold: float) -> float | None:
-    """Return which share of the observations in the bucket that holds a threshold is good; None where there are none.
+    """Return the good share of the observations in the bucket of a threshold; None without observations.
 
-    It takes the polls of a window: they know much better than one how values lie in a bucket.
+    It uses the polls of a window, which determine the distribution in a bucket much better than one poll.
     """
     below, inside = _around(bounds, recent, threshold)
     return min(1.0, max(0.0, (count_up_to(bounds, recent, threshold) - below) / inside)) if inside else None
@@ -60,11 +60,11 @@ def good_of(bounds: Sequence[float], poll: Observed, threshold: float, share: fl
     """Return how many observations of a poll are at or below a threshold.
 
     Args:
-        bounds: upper edges of the finite buckets in seconds, ascending.
-        poll: what was observed since the poll before.
+        bounds: upper bounds of the finite buckets in seconds, ascending.
+        poll: the observations since the poll before.
         threshold: in seconds.
-        share: what `split` says of the bucket that holds the threshold, for a poll that is not certain; None leaves it
-            to the poll's own counts and sum.
+        share: the result of `split` for the bucket of the threshold, for a poll that is not certain; with None only the
+            poll's own counts and sum are used.
     """
     if share is None or is_certain(bounds, poll, threshold):
         return count_up_to(bounds, [poll], threshold)
@@ -73,7 +73,7 @@ def good_of(bounds: Sequence[float], poll: Observed, threshold: float, share: fl
 
 
 def _around(bounds: Sequence[float], polls: Sequence[Observed], threshold: float) -> tuple[float, float]:
-    """Return how many observations lie in the buckets below the one that holds the threshold, and how many in it."""
+    """Return how many observations are in the buckets below that of the threshold, and how many in it."""
     bucket = bisect_left(bounds, threshold)
     bins = [one for poll in polls for one in poll.bins]
     return sum([count for at, count in bins if at < bucket]), sum([count for at, count in bins if at == bucket])

@@ -1,12 +1,12 @@
-"""Stage 5: counts for each objective what was observed and what of it was good, from poll to poll.
+"""Counts of all and of good observations for each objective, from poll to poll.
 
-These counters are the sidecar's own: they begin at 0 when it starts, and go on over restarts of the server and over
-polls that failed, for a server's counters show afterwards what was missed. What a later process has counted by its
-first poll is counted; what the process before counted after its last poll is unknown. What a server, or an engine that
-joins it, had counted before it was followed is not counted.
+These counters are the sidecar's own: they begin at 0 when it starts, and continue across restarts of the server and
+across failed polls, because a server's counters later show what was missed. Counts of a later process before its first
+poll are included; counts of the process before after its last poll are unknown. Counts of a server, or of an engine
+that joins it, from before it was followed are not included.
 
-Increases are computed per series and then added. A series that falls counts nothing, and neither does its return to
-where it was; what no server can do between two polls is counted as an anomaly and nothing else.
+Increases are computed per series and then added. A series that falls adds nothing, and neither does its return to its
+old value; an increase that is impossible between two polls counts only as an anomaly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.catalog.upstream import ABORTED, FAILED
 from vllm_sidecar.series.increases import CounterSeries, HistogramSeries, zero
 from vllm_sidecar.series.readings import TARGET, Group
-from vllm_sidecar.series.server_process import gone
+from vllm_sidecar.series.server_process import groups_to_forget
 from vllm_sidecar.series.service_levels import good_of, is_certain, is_exact, objectives_of, split
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ REJECTED = "requests_rejected_total"
 HTTP = "http_requests_total"
 SERVER_ERROR = "5xx"
 SPLIT_SECONDS = 5.0
-"""For how long the split of a bucket is used: worked out at each poll it costs four times as much and gains nothing."""
+"""Time for which the split of a bucket is used: computing it at each poll costs four times as much for no benefit."""
 MOST_COUNTS = 1000
-"""With more, those of engines that have been gone longest are dropped at once, else all after `processes.FORGET`."""
+"""With more, those of engines absent longest are dropped at once, otherwise all after `server_process.FORGET`."""
 
 COUNTED = frozenset((FINISHED, REJECTED, HTTP))
 
@@ -50,7 +50,7 @@ SloSample = tuple[str, tuple[str, ...], float]
 
 
 class Count(NamedTuple):
-    """What was counted for one objective."""
+    """The counts of one objective."""
 
     requests: float = 0.0
     good: float = 0.0
@@ -64,28 +64,28 @@ class SloCounters:
         self._by_model: dict[str, list[Objective]] = {}
         self._availability = availability
         self._series: dict[Group, dict[Key, CounterSeries | HistogramSeries]] = {}
-        """What each group exposed last, also where the last poll left it out."""
+        """Last values of each group, also of those that the last poll left out."""
         self._seen: dict[Group, float] = {}
-        """When each group was there last."""
+        """Time of each group's last poll."""
         self._counts: dict[tuple[str, str, str], Count] = {}
-        """By model, engine (none where an objective is told by model) and name of the objective."""
+        """By model, engine (empty for an objective per model) and name of the objective."""
         self._exact: dict[tuple[str, str, str], bool] = {}
         self._shares: dict[tuple[str, str, str], tuple[float, float | None]] = {}
-        """When it was worked out, and which share of the bucket that holds the threshold is good."""
+        """When it was computed, and the good share of the bucket of the threshold."""
         self._gave_up = 0
-        """Requests that no engine answered until their clients gave up, at the last poll."""
+        """Requests, up to the last poll, that no engine answered until their clients gave up."""
         self._unanswered: dict[str, float] = {}
-        """Failures that an engine told at the last poll and the front end has not answered yet, by model."""
+        """Failures in an engine's counters at the last poll that the front end has not answered yet, by model."""
         self._at = self._seconds = 0.0
         self._fresh: frozenset[Group] = frozenset()
         """Groups whose counters began at 0 since the poll before."""
         self._new: set[Group] = set()
-        """Groups that this poll shows for the first time."""
+        """Groups that appear for the first time at this poll."""
         self.anomalies = 0
-        """Increases of the last poll that no server can have, and that were left out."""
+        """Increases of the last poll that are impossible for a server, and were left out."""
 
     def use(self, objectives: Sequence[Objective], *, availability: bool) -> None:
-        """Take other objectives; what was counted for those that stay as they are is kept."""
+        """Take other objectives; the counts of unchanged objectives remain."""
         before = {labels: self._objective(*labels) for labels in self._counts}
         self._objectives, self._availability = objectives, availability
         self._by_model.clear()
@@ -104,7 +104,7 @@ class SloCounters:
         return next((each for each in self._of(model) if engine and each.name == name), None)
 
     def follow(self, readings: Readings, windows: WindowStore) -> None:
-        """Count what came since the poll before; `windows` already have this one."""
+        """Count the increases since the poll before; `windows` already contain this one."""
         change = windows.change
         self._seconds, self._at, self.anomalies = windows.now - self._at, windows.now, 0
         if change.restarted or change.anew:
@@ -125,7 +125,7 @@ class SloCounters:
         self._forget(readings)
 
     def rows(self, *, up: bool) -> Iterator[SloSample]:
-        """Yield the series: counts always, for they are the sidecar's own, and what is true only now while `up`."""
+        """Yield the series: counts always, because they are the sidecar's own, and current values only while `up`."""
         for labels, count in self._counts.items():
             yield "slo_requests_total", labels, count.requests
             yield "slo_good_requests_total", labels, count.good
@@ -136,9 +136,9 @@ class SloCounters:
                 yield "slo_threshold_seconds", (model, objective.name), objective.threshold
 
     def _forget(self, readings: Readings) -> None:
-        """Drop what belongs to engines and models that have been gone for long, or are too many."""
+        """Drop the counts of engines and models that have been absent for long, or are too many."""
         self._seen.update(dict.fromkeys(readings.groups, self._at))
-        forgotten = gone(self._seen, self._at, most=MOST_COUNTS // (len(self._objectives) + 1))
+        forgotten = groups_to_forget(self._seen, self._at, most=MOST_COUNTS // (len(self._objectives) + 1))
         for group in forgotten:
             del self._seen[group]
             self._series.pop(group, None)
@@ -160,7 +160,7 @@ class SloCounters:
 
     def _latencies(self, group: Group, reading: Reading, windows: WindowStore) -> None:
         model, engine = group.labels
-        polls: dict[str, Observed] = {}  # several objectives may be about one histogram
+        polls: dict[str, Observed] = {}  # several objectives may use one histogram
         for objective in self._of(model):
             histogram = reading.histograms.get(objective.histogram)
             if histogram is None:
@@ -181,7 +181,7 @@ class SloCounters:
     def _share(
         self, labels: tuple[str, str, str], window: Window | None, objective: Objective, bounds: tuple[float, ...]
     ) -> float | None:
-        """Return how to split the bucket that holds a threshold; worked out anew each few seconds, for it is work."""
+        """Return the share for the bucket of a threshold; computed every few seconds, because it is expensive."""
         if window is None:
             return None
         known = self._shares.get(labels)
@@ -191,18 +191,18 @@ class SloCounters:
         return known[1]
 
     def _observed(self, group: Group, name: str, new: Histogram) -> Observed:
-        """Return what a histogram observed since it was seen last; nothing where that cannot be said."""
+        """Return the observations of a histogram since its last poll; none where they are unknown."""
         known = self._series[group]
         series = known.get(name)
         if not isinstance(series, HistogramSeries):
-            # In a group that was there only labelled counters come up, at their first use; a histogram was left out.
+            # In a known group only labeled counters can be new, at their first use; a new histogram had been left out.
             series = known[name] = HistogramSeries(zero(new) if group in self._fresh else new)
         seen = series.grow(new, self._at, self._seconds)
-        self.anomalies += series.odd
+        self.anomalies += series.is_anomalous
         return seen
 
     def _grown(self, group: Group, reading: Reading) -> Grown:
-        """Return what the labelled counters that matter here grew by since they were seen last."""
+        """Return the increases of the relevant labeled counters since their last poll."""
         found: Grown = {}
         known = self._series[group]
         for key, value in reading.counters.items():
@@ -211,7 +211,7 @@ class SloCounters:
                 if not isinstance(series, CounterSeries):
                     series = known[key] = CounterSeries((value if group in self._new else 0.0,))
                 grown = series.grow((value,), self._at, self._seconds)
-                self.anomalies += series.odd
+                self.anomalies += series.is_anomalous
                 if grown is not None:
                     found.setdefault(key[0], {})[key[1:]] = grown[0]
         return found
@@ -231,17 +231,17 @@ class SloCounters:
                     good += count if reason not in FAILED | ABORTED else 0.0
             own = Group(Scope.MODEL, (model,))
             failed += sum(grown.get(own, {}).get(REJECTED, {}).values())
-            # Of several models nobody knows whose an answer was.
+            # With several models the model of an HTTP answer is unknown.
             failed += self._unseen_failures(model, grown, failed) + gave_up if len(models) == 1 else 0.0
             before = self._counts.get((model, "", AVAILABILITY), Count())
             counted = Count(before.requests + good + failed, before.good + good)
             self._counts[model, "", AVAILABILITY] = counted
 
     def _unseen_failures(self, model: str, grown: Mapping[Group, Grown], failed: float) -> float:
-        """Return how many requests the front end failed that no engine told of: 5xx when an engine is dead, say.
+        """Return how many requests the front end failed without a failure in an engine, such as 5xx after its death.
 
-        An engine's failure, or a rejection, is answered with 5xx at the same poll or the next; or not at all, where
-        the answer was being streamed.
+        A failure of an engine, or a rejection, is answered with 5xx at the same poll or the next; or not at all, if the
+        answer was being streamed.
         """
         answers = grown.get(TARGET, {}).get(HTTP, {})
         answered = sum(

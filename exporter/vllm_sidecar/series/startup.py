@@ -1,9 +1,9 @@
-"""Stage 4: how long a server takes to start, as the polls of its address show it.
+"""Start-up time of a server, measured by the polls of its address.
 
-A start begins with the first poll that nothing answers, and ends with the first poll that succeeds. That an outage was
-a start needs evidence of a new process: the restart that `restarts` saw, or, of the first process of all, that it has
-not worked for longer than the sidecar waited. A server that is busy, refuses, or answers something unreadable is there:
-that begins no start. A router that answers ends one, for then nobody can tell whose start it was.
+A start begins with the first poll that no process answers, and ends with the first poll that succeeds. An outage was a
+start only with evidence of a new process: a restart found by `restarts`, or, for the first process, an age of not more
+than the sidecar's wait. A server that is busy, refuses requests, or answers something unreadable is running, so no
+start begins. An answer of a router ends one, because it is then unknown whose start it was.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.series.server_process import Change
 
-NOBODY_THERE = frozenset((Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS))
+NO_PROCESS = frozenset((Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS))
 """Failures of a poll that no process answers."""
 STARTED_BEFORE = 60.0
-"""Seconds by which the first process may have begun before the sidecar did: containers of a pod start one by one."""
+"""Most seconds between the first process's start and the sidecar's: containers of a pod start one by one."""
 
 
 class Startup:
@@ -28,20 +28,20 @@ class Startup:
 
     def __init__(self) -> None:
         self.seconds: float | None = None
-        """How long the last start took; None where none was seen, or not from its beginning."""
+        """Duration of the last start; None if none was seen from its beginning."""
         self._since: float | None = None
-        """When nothing answered for the first time since the last success."""
+        """Time of the first poll without an answer since the last success."""
         self._answered = False
 
     def missed(self, at: float, reason: Reason) -> None:
-        """Take note of a poll that began at a (monotonic) time and failed."""
+        """Note a failed poll that began at a (monotonic) time."""
         if reason in NOT_ONE_ENGINE:
             self._since = None
-        elif reason in NOBODY_THERE and self._since is None:
+        elif reason in NO_PROCESS and self._since is None:
             self._since = at
 
     def answered(self, at: float, readings: Readings, clock: float, change: Change) -> None:
-        """Take the first and every further success, with the server's Unix time and what is new about its process."""
+        """Take the first and every further success, with the server's Unix time and the changes of its process."""
         since, self._since = self._since, None
         first, self._answered = not self._answered, True
         if change.restarted:
@@ -51,7 +51,7 @@ class Startup:
 
 
 def _is_new(at: float, seconds: float, readings: Readings, clock: float) -> bool:
-    """Tell whether the first process that answers may have begun when the sidecar did: it has not served before."""
+    """Return whether the first process that answers may have started with the sidecar: it has not served before."""
     answer = answer_of(at, readings, clock, outage=True)
     if answer.started is not None:
         return answer.is_younger(answer.started, seconds + STARTED_BEFORE)

@@ -1,4 +1,4 @@
-"""All windows of one target: they begin again after a process restart, a counter reset or a gap."""
+"""All windows of one target; they restart after a process restart, a counter reset or a gap."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 class WindowStore:
     """All windows of one target, and the restarts of its server.
 
-    They begin anew where no poll has succeeded for longer than their length, or twice the interval that polls are
-    expected at.
+    Windows restart if no poll has succeeded for longer than their length, or twice the expected interval between polls.
     """
 
     def __init__(self, length: float, keep: float) -> None:
@@ -31,43 +30,43 @@ class WindowStore:
         self._groups: dict[Group, Window] = {}
         self._restarts = Restarts()
         self.change = UNCHANGED
-        """What the last poll told about the process."""
+        """Result of the last poll about the process."""
         self.now = 0.0
         """Monotonic time of the last poll."""
         self.front_end = FrontEnd()
-        """What clients wait for."""
+        """Signs of waiting clients."""
         self.in_flight: float | None = None
-        """Open requests as `/load` said last; None where it does not count them."""
+        """Open requests in the last value of `/load`; None if it does not count them."""
         self.gaps = 0
-        """Times at which the windows began anew because too long no poll had succeeded."""
+        """How often the windows restarted because no poll had succeeded for too long."""
 
     @property
     def restarts(self) -> int:
-        """Restarts of the server that were seen."""
+        """Restarts of the server."""
         return self._restarts.count
 
     @property
     def several(self) -> bool:
-        """Several servers answer at the address, so that none is followed."""
+        """Several servers answer at the address, so none is followed."""
         return self._restarts.several
 
     def resize(self, length: float, keep: float) -> None:
-        """Take other lengths; the polls within both stay."""
+        """Take other lengths; polls within both remain."""
         self._gap = max(length, self._gap)
         self._length, self._keep = length, keep
         for window in self._groups.values():
             window.resize(length, keep)
 
     def expect(self, interval: float) -> None:
-        """Take the seconds between polls: those of a slow server may be further apart than a window is long."""
+        """Set the expected seconds between polls: those of a slow server may be further apart than a window is long."""
         self._gap = max(self._length, 2.0 * interval)
 
     def missed(self) -> None:
-        """Take note of a poll that nothing answered."""
+        """Note a poll without an answer."""
         self._restarts.missed()
 
     def append(self, at: float, readings: Readings, clock: float | None = None) -> Change:
-        """Take the readings of one poll, and the server's Unix time where it is known; return what is new with them.
+        """Take the readings of one poll, and the server's Unix time if it is known; return the changes.
 
         Raises:
             PollError: Several servers answer at the address; the poll is not taken.
@@ -85,7 +84,7 @@ class WindowStore:
             window = self._groups.get(group)
             if window is None:
                 window = self._groups[group] = Window(self._length, self._keep)
-                # v0 makes an engine's series, and HTTP counters are made, with the first request: they began at 0.
+                # v0 creates an engine's series, and vLLM its HTTP counters, with the first request: they began at 0.
                 if group in change.fresh - change.broken and self._at is not None and not (change.restarted or gap):
                     window.append(self._at, EMPTY)
             window.append(at, reading)
@@ -95,7 +94,7 @@ class WindowStore:
         return change
 
     def get(self, group: Group) -> Window | None:
-        """Return the window of a group; None where the last poll did not have it."""
+        """Return the window of a group; None if the last poll did not have it."""
         return self._groups.get(group)
 
     def of(self, scope: Scope) -> dict[Group, Window]:

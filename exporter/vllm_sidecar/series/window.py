@@ -1,11 +1,11 @@
-"""Stage 4: rings of readings on a monotonic clock; increases, extents and gaps.
+"""Windows of readings on a monotonic clock: increases, extents and gaps.
 
-A window never reaches over a process restart, a counter reset or a gap: `Windows` begins a new one there. Within a
-window counters only grow, so an increase is the difference of its ends.
+A window never spans a process restart, a counter reset or a gap: `WindowStore` starts a new one. Within a window
+counters only grow, so an increase is the difference of its ends.
 
-Memory: a window keeps every poll of its length and, older than that, one poll each `COARSE` seconds for as long as
-it keeps history: with the defaults 60 + 48 readings of about 8 KiB under load, so below 1 MiB per engine. What did not
-change between two polls is the same object and costs nothing.
+Memory: a window stores every poll of its length and, older than that, one poll per `COARSE` seconds of its history:
+with the defaults 60 + 48 readings of about 8 KiB under load, so below 1 MiB per engine. Values that did not change
+between two polls are the same object and use no memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.readings import Key
 
 COARSE = 5.0
-"""Seconds between the polls that are kept beyond the window, for charts."""
+"""Seconds between the polls that are stored beyond the window, for charts."""
 
 Made = TypeVar("Made")
 
@@ -34,18 +34,18 @@ NOTHING = Observed((), None)
 
 
 class Increase(NamedTuple):
-    """What was observed in a histogram during a window."""
+    """The observations of a histogram during a window."""
 
     bounds: tuple[float, ...]
     counts: list[float]
     """Observations per bucket, not cumulative (n + 1)."""
     observations: float
     total: float | None
-    """Their sum; None where the server's `_sum` fell (a negative observation) or there is none."""
+    """Their sum; None if the server's `_sum` fell (a negative observation) or does not exist."""
 
 
 class Extent(NamedTuple):
-    """Largest and mean value of a gauge over the polls of a window, and its first and last."""
+    """Largest, mean, first and last value of a gauge over the polls of a window."""
 
     peak: float
     mean: float
@@ -79,14 +79,14 @@ class Window:
         self.polls = 0
         """Number of readings in the window."""
         self.progress = ProgressTracker()
-        """What is remembered from poll to poll."""
+        """State from poll to poll."""
 
     def current(self) -> Iterable[tuple[float, Reading]]:
         """Return the readings of the window, oldest first, with their monotonic times."""
         return self._polls
 
     def history(self) -> Iterator[tuple[float, Reading]]:
-        """Yield all readings that are kept, oldest first, with their monotonic times."""
+        """Yield all stored readings, oldest first, with their monotonic times."""
         yield from self._older
         yield from self._polls
 
@@ -105,7 +105,7 @@ class Window:
         self.progress.follow(at, reading, polls[0][0])
 
     def resize(self, length: float, keep: float) -> None:
-        """Cut the window anew from what is kept; what was thinned out before stays so."""
+        """Rebuild the window from the stored polls; polls that were thinned out do not return."""
         self._length, self._keep = length, keep
         self._polls, self._older = deque(self.history()), deque()
         self._values.clear()
@@ -115,16 +115,16 @@ class Window:
             self._cut()
 
     def _cut(self) -> None:
-        """Let go of what is older than the window, and forget what was worked out of it."""
+        """Drop polls that are older than the window, and the values computed from them."""
         polls, older = self._polls, self._older
         while len(polls) > 2 and polls[1][0] <= self.now - self._length:
-            gone = polls.popleft()
+            oldest = polls.popleft()
             for values in self._values.values():
                 values.popleft()
             for seen in self._observed_by_poll.values():
                 seen.popleft()
-            if not older or gone[0] - older[-1][0] >= COARSE:
-                older.append(gone)
+            if not older or oldest[0] - older[-1][0] >= COARSE:
+                older.append(oldest)
         while older and older[0][0] < self.now - self._keep:
             older.popleft()
         start, self._base = polls[0]
@@ -133,24 +133,25 @@ class Window:
         self._increases.clear()
 
     def increase(self, key: Key) -> float | None:
-        """Return what a counter grew by during the window; None where it is not given, or after one poll only.
+        """Return the increase of a counter during the window; None if it is not exposed, or after one poll only.
 
-        A counter that came up during the window began at 0: prometheus_client makes labelled series at their first use.
+        A counter that appeared during the window began at 0: prometheus_client creates labeled series at their first
+        use.
         """
         value = self.latest.counters.get(key)
         return None if value is None or self.polls < 2 else value - self._base.counters.get(key, 0.0)
 
     def increases(self, signal: str) -> dict[tuple[str, ...], float]:
-        """Return the increases of all series of a labelled counter by label values; empty where there are none."""
+        """Return the increases of all series of a labeled counter by label values; empty without series."""
         if self.polls < 2:
             return {}
         now, then = self.latest.counters, self._base.counters
         return {labels: now[key] - then.get(key, 0.0) for key, labels in self._series(signal) if key in now}
 
     def _series(self, signal: str) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-        """Keys of a labelled counter, each with its label values."""
+        """Keys of a labeled counter, each with its label values."""
         counters = self.latest.counters
-        if len(counters) != self._indexed:  # they come up, and may be left out of a body
+        if len(counters) != self._indexed:  # series appear, and may be left out of a body
             self._labelled.clear()
             self._indexed = len(counters)
             for key in counters:
@@ -159,7 +160,7 @@ class Window:
         return self._labelled.get(signal, [])
 
     def increase_since(self, at: float, key: Key) -> float | None:
-        """Return what a counter grew by since the last reading not after `at` (the oldest kept, if all are)."""
+        """Return the increase of a counter since the last reading not after `at` (or since the oldest one)."""
         value = self.latest.counters.get(key)
         if value is None:
             return None
@@ -171,10 +172,10 @@ class Window:
         return value - base.counters.get(key, 0.0)
 
     def observed(self, name: str) -> Increase | None:
-        """Return what a histogram observed during the window; None where nothing can be said.
+        """Return the observations of a histogram during the window; None if unknown.
 
-        That is: the server does not give it, one poll only, bounds that changed, a bucket that fell, or a window that
-        begins where the histogram was left out of a body.
+        They are unknown if the server does not expose it, after one poll only, if bounds changed or a bucket fell, and
+        in a window that begins where a body left out the histogram.
         """
         if name not in self._increases:
             self._increases[name] = self._observed(name)
@@ -198,31 +199,31 @@ class Window:
         if min(counts) < 0.0:
             return None
         total = new.total - old.total if new.total is not None and old.total is not None else None
-        # Negative observations make a sum fall (queue times of streaming input): its mean would be nonsense.
+        # Negative observations make a sum fall (queue times of streaming input), which makes its mean meaningless.
         return Increase(new.bounds, counts, grown[-1], total if total is not None and total >= 0.0 else None)
 
     def observed_by_poll(self, name: str) -> list[Observed]:
-        """Return what a histogram observed between successive polls, oldest first; polls that saw nothing are left out.
+        """Return the observations of a histogram between successive polls, oldest first, without empty polls.
 
-        It adds up to `observed`, and is empty where that is None.
+        They add up to `observed`; empty where that is None.
         """
         whole = self.observed(name)
         if whole is None:
             return []
         seen = self._observed_by_poll.get(name)
-        if seen is None:  # kept up to date from now on, as with `values`
+        if seen is None:  # updated from now on, as with `values`
             found = [reading.histograms.get(name) for _, reading in self._polls]
             seen = self._observed_by_poll[name] = deque(map(between, found, found[1:]))
         polls = [poll for poll in seen if poll is None or poll.bins]
-        if None in polls:  # left out of a body, or a bucket that fell and rose again: only the whole is known
+        if None in polls:  # left out of a body, or a bucket that fell and rose again: only the total is known
             bins = tuple([(bucket, count) for bucket, count in enumerate(whole.counts) if count > 0.0])
             return [Observed(bins, whole.total)]
         return polls  # type: ignore[return-value]
 
     def each_once(self, names: Sequence[str], make: Callable[[Sequence[str]], Iterable[Made]]) -> dict[str, Made]:
-        """Return by histogram what `make` makes of what each observed; it makes together those that have changed.
+        """Return the result of `make` for each histogram's observations, calling it once for all that have changed.
 
-        What did not change is the same object: with both ends the same only polls that saw nothing came or went.
+        Unchanged results are reused: if both ends are the same objects, only polls without observations came or went.
         """
         ends = {name: (self._base.histograms.get(name), self.latest.histograms.get(name)) for name in names}
         changed = [name for name, (base, latest) in ends.items() if not self._is_made_of(name, base, latest)]
@@ -236,14 +237,14 @@ class Window:
         return known is not None and known[0] is base and known[1] is latest
 
     def values(self, gauge: Key) -> Sequence[float | None]:
-        """Return a gauge at each poll of the window, oldest first; None at those that do not give it."""
+        """Return a gauge at each poll of the window, oldest first; None at polls without it."""
         values = self._values.get(gauge)
-        if values is None:  # kept up to date from now on: what is asked for once is asked for at every poll
+        if values is None:  # updated from now on: a value that is used once is used at every poll
             values = self._values[gauge] = deque(reading.gauges.get(gauge) for _, reading in self._polls)
         return values
 
     def extent(self, gauge: Key) -> Extent | None:
-        """Return the extent of a gauge over the polls that have it; None where the newest has not."""
+        """Return the extent of a gauge over the polls that have it; None if the newest does not."""
         if gauge not in self._extents:
             self._extents[gauge] = self._extent(gauge)
         return self._extents[gauge]
@@ -256,7 +257,7 @@ class Window:
 
 
 def between(old: Histogram | None, new: Histogram | None) -> Observed | None:
-    """Return what a histogram observed between two readings; None where they do not tell."""
+    """Return the observations of a histogram between two readings; None if unknown."""
     if new is old:
         return NOTHING
     if new is None:

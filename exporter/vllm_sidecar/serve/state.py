@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_sidecar.catalog.alerts import standard
 from vllm_sidecar.catalog.reasons import HINTS, NOT_ONE_ENGINE
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ NO_GPUS: Samples = {}
 
 QUEUEING_SECONDS = 0.5
 """A live wait below this is the end of a step, not a queue."""
-LONG_WAIT_SECONDS = 10.0
-PRESSURE = 0.3
-PREEMPTIONS = 0.05
-FAILING = 0.05
-HELD = 0.5
-"""KV usage with nothing running, from which on somebody should know."""
+LONG_WAIT_SECONDS = standard("VllmQueueWaitHigh", "wait")
+PRESSURE = standard("VllmKvCachePressure", "pressure")
+PREEMPTIONS = standard("VllmKvCachePressure", "preemptions")
+FAILING = standard("VllmErrorRatioHigh", "errors")
+HELD = standard("VllmKvCacheHeld", "held")
+"""The page calls bad what the alerts, with their default thresholds, call bad."""
 LIMITS = {
     "batch": "the batch is full",
     "kv_cache": "the KV cache is full",

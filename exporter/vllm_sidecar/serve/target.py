@@ -10,31 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from vllm_sidecar.catalog.derived import LATENCIES
-from vllm_sidecar.catalog.reasons import HINTS, NOT_ONE_ENGINE, PollError, Reason
+from vllm_sidecar.catalog.reasons import NOT_ONE_ENGINE, PollError, Reason
 from vllm_sidecar.catalog.types import Scope
-from vllm_sidecar.catalog.upstream import ASLEEP
 from vllm_sidecar.derive import latency
 from vllm_sidecar.derive.inputs import DeriveSettings
-from vllm_sidecar.logs import event
 from vllm_sidecar.series.health import MISSES, Health
-from vllm_sidecar.series.service_levels import Objective
-from vllm_sidecar.series.slo_counters import SloCounters
 from vllm_sidecar.series.startup import Startup
 from vllm_sidecar.series.store import WindowStore
 from vllm_sidecar.serve.gpu_join import GpuJoin, gpus_here
 from vllm_sidecar.serve.history import History
 from vllm_sidecar.serve.snapshot import Snapshot, Snapshotter
+from vllm_sidecar.serve.target_log import TargetLog
+from vllm_sidecar.serve.target_parts import asleep, make_prober, make_slo_counters
 from vllm_sidecar.vllm.client import Client
 from vllm_sidecar.vllm.normalize import Normalizer
-from vllm_sidecar.vllm.probes import Prober, Probing
 from vllm_sidecar.vllm.probes.identity import ServerIdentity
 from vllm_sidecar.vllm.probes.local_process import local_listener
 from vllm_sidecar.vllm.scraper import Scrape, Scraper
@@ -44,9 +39,11 @@ from vllm_sidecar.vllm.throttle import Throttle
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vllm_sidecar.config import Config, SloSettings, Target
+    from vllm_sidecar.config import Config, Target
     from vllm_sidecar.gpu.monitor import GpuMonitor
     from vllm_sidecar.series.readings import Readings
+    from vllm_sidecar.series.slo_counters import SloCounters
+    from vllm_sidecar.vllm.probes import Prober
 
 SOURCE = "vllm"
 HEALTH_TIMEOUT = 2.0
@@ -63,10 +60,6 @@ COSTS_NOTHING = frozenset(
     (Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS, Reason.TLS, Reason.CREDENTIALS, Reason.TIMEOUT)
 )
 """Failures for which the server did not render its metrics; a timeout would hide its end behind a long interval."""
-MOST_BUGS = 20
-"""Kinds of bugs that are logged."""
-
-_log = logging.getLogger(__name__)
 
 
 class TargetLoop:
@@ -101,12 +94,10 @@ class TargetLoop:
         self._history = History()
         self._readings: Readings | None = None
         self._scraped: Scrape | None = None
-        self._logged_down: Reason | None = None
-        self._logged_bugs: set[str] = set()
+        self._log = TargetLog(self._label)
         self._health_says: str | None = None
         """What /health said since the body has had no metric of vLLM; None where it was not asked."""
         self._hold_until = -math.inf
-        self._unknown: tuple[str, ...] = ()
         self._current: Snapshot | None = None
         self._use_polling(target, config, client or Client(target, config.scrape))
         self._use_rest(target, config)
@@ -134,7 +125,7 @@ class TargetLoop:
         self._throttle = Throttle(
             scrape.interval, scrape.max_interval, scrape.server_time_ratio, answers_needed=POLLS_NEEDED
         )
-        self._prober = _prober(self._prober, target, config, client, self._wall)
+        self._prober = make_prober(self._prober, target, config, client, self._wall)
 
     def _use_rest(self, target: Target, config: Config) -> None:
         self.target = target
@@ -142,7 +133,7 @@ class TargetLoop:
         settings = DeriveSettings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
         self._snapshotter = Snapshotter(self.name, labels, settings)
         self._gpu_join.warm_up = config.windows.length
-        self._slo_counters = _slo_counters(self._slo_counters, config.slos)
+        self._slo_counters = make_slo_counters(self._slo_counters, config.slos)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -191,7 +182,7 @@ class TargetLoop:
             except (Exception, asyncio.CancelledError) as error:
                 if _told_to_end():
                     raise
-                self._log_bug(error)
+                self._log.bug(error)
                 pause = min(2.0 * pause, MAX_PROBE_PAUSE)
 
     async def poll_once(self) -> None:
@@ -204,7 +195,7 @@ class TargetLoop:
                 self._throttle.spent(self._clock() - began)
             self._failed(began, error)
         except Exception as error:  # noqa: BLE001 - one target's bug must not end the others
-            self._log_bug(error)
+            self._log.bug(error)
             self._failed(began, PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
         else:
             self._observe()
@@ -225,10 +216,10 @@ class TargetLoop:
             if self._clock() < self._hold_until:
                 return
             changes = self._prober.identity.changes
-            asleep = self._readings is not None and _asleep(self._readings)
-            if not await self._prober.step(self._clock(), asleep=asleep):
+            sleeps = self._readings is not None and asleep(self._readings)
+            if not await self._prober.step(self._clock(), asleep=sleeps):
                 return
-            self._log_changes(changes)
+            self._log.changed(self._identity, changes)
         else:
             return
         self._show()
@@ -263,14 +254,14 @@ class TargetLoop:
             if self._slo_counters.anomalies:
                 self._health = self._health.dropped(impossible=self._slo_counters.anomalies)
         if change.restarted:
-            event(_log, logging.WARNING, "server_restarted", target=self._label, restarts=self._windows.restarts)
+            self._log.restarted(self._windows.restarts)
         if self._prober and (change.restarted or change.anew):
             self._prober.restart()
         return scraped.response.seconds
 
     def _took(self, scraped: Scrape, readings: Readings) -> None:
         """Keep a successful poll and log what is new about it."""
-        before, health = self._scraped, self._health
+        health = self._health
         self._scraped, self._readings, self._health_says = scraped, readings, None
         self._served.observe(readings)
         self._succeeded_at = self._clock()
@@ -282,16 +273,7 @@ class TargetLoop:
             rejected_lines=health.rejected_lines + exposition.rejected_count,
             anomalies=Counter(health.anomalies) + Counter(readings.anomalies),
         )
-        if before is None or self._logged_down:
-            event(_log, logging.INFO, "target_up", target=self._label, engine=readings.dialect.engine)
-            self._logged_down = None
-        if exposition.rejected and (before is None or before.exposition.rejected != exposition.rejected):
-            first = exposition.rejected[0]
-            event(_log, logging.WARNING, "lines_rejected", target=self._label, count=exposition.rejected_count,
-                  line=first.line, why=first.why, text=first.text)  # fmt: skip
-        if readings.unknown != self._unknown:
-            self._unknown = readings.unknown
-            event(_log, logging.INFO, "unknown_families", target=self._label, families=",".join(self._unknown))
+        self._log.succeeded(scraped, readings)
 
     def _observe(self) -> None:
         """Tell the introspection what a poll says of the server."""
@@ -302,25 +284,12 @@ class TargetLoop:
         try:
             prober.observe_cache_config(config[min(config)] if config else None)
         except Exception as error:  # noqa: BLE001 - what the server is called must not cost what it measures
-            self._log_bug(error)
-        self._log_changes(changes)
+            self._log.bug(error)
+        self._log.changed(self._identity, changes)
 
     @property
     def _identity(self) -> ServerIdentity:
         return self._prober.identity if self._prober else ServerIdentity()
-
-    def _log_changes(self, before: int) -> None:
-        identity = self._identity
-        if identity.changes != before:
-            event(_log, logging.WARNING, "server_config_changed", target=self._label,
-                  fingerprint=identity.fingerprint)  # fmt: skip
-
-    def _log_bug(self, error: BaseException) -> None:
-        """Log a bug, each kind once: it may come back each second."""
-        kind = f"{type(error).__name__}: {error}"
-        if kind not in self._logged_bugs and len(self._logged_bugs) < MOST_BUGS:
-            self._logged_bugs.add(kind)
-            event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
 
     def _failed(self, began: float, error: PollError) -> None:
         self._startup.missed(began, error.reason)
@@ -333,11 +302,8 @@ class TargetLoop:
             self._windows.missed()
         if not self._health.up:
             self._readings = None
-        down = self._health.misses >= MISSES or self._scraped is None
-        if down and self._logged_down is not error.reason:
-            self._logged_down = error.reason
-            event(_log, logging.WARNING, "target_down", target=self._label, reason=error.reason.value,
-                  detail=error.detail, hint=HINTS[error.reason])  # fmt: skip
+        if self._health.misses >= MISSES or self._scraped is None:
+            self._log.down(error)
 
     async def _ask_health(self) -> None:
         """Find out with `/health` why there are no metrics: a server that is fine was told not to make any."""
@@ -376,7 +342,7 @@ class TargetLoop:
             try:
                 self._current = self._take()
             except Exception as error:  # noqa: BLE001 - a bug in a derivation must not blank the other targets
-                event(_log, logging.ERROR, "internal_error", target=self._label, exc_info=error)
+                self._log.bug(error)
                 self._health = self._health.unusable(f"{type(error).__name__}: {error}")
                 self._readings = None
                 self._current = self._take()
@@ -431,45 +397,3 @@ def _told_to_end() -> bool:
     """Tell whether the running task was cancelled from outside; libraries raise CancelledError on their own, too."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _asleep(readings: Readings) -> bool:
-    return any(
-        reading.gauges.get(("engine_sleep_state", state), 0.0) > 0.0
-        for group, reading in readings.groups.items()
-        if group.scope is Scope.ENGINE
-        for state in ASLEEP
-    )
-
-
-def _prober(
-    known: Prober | None, target: Target, config: Config, client: Client, wall: Callable[[], float]
-) -> Prober | None:
-    """Return an introspector with these settings, and with what the one before knows."""
-    probes = config.introspection
-    if not probes.enabled:
-        return None
-    probing = Probing(
-        interval=probes.interval,
-        timeout=probes.timeout,
-        server_time_ratio=config.scrape.server_time_ratio,
-        args=target.args,
-        proc=probes.proc,
-        url=str(target.url),
-        unix_socket=target.unix_socket,
-    )
-    if known is None:
-        return Prober(client, probing, wall=wall)
-    known.use(client, probing)
-    return known
-
-
-def _slo_counters(counted: SloCounters | None, slos: SloSettings) -> SloCounters | None:
-    """Return the counters of these objectives, with what was counted before."""
-    if not slos.enabled:
-        return None
-    found = [Objective(each.name, LATENCIES[each.latency], each.threshold, each.model) for each in slos.latencies]
-    if counted is None:
-        return SloCounters(found, availability=slos.availability)
-    counted.use(found, availability=slos.availability)
-    return counted

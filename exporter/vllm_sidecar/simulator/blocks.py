@@ -1,7 +1,7 @@
-"""The KV cache of one engine: blocks that requests hold, and blocks that are kept for their content.
+"""The KV cache of one engine: blocks that requests hold, and blocks that are cached for their content.
 
-Blocks have keys that stand for the hash of their tokens and all before them. A block that nobody holds keeps its
-content until another needs the room; the longest unused goes first.
+The key of a block represents the hash of its tokens and all before them. A free block keeps its content until another
+request needs the space; the least recently used block is overwritten first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 BlockKey = tuple[int, int]
-"""What wrote the block (a prefix below 0, or a request), and its position."""
+"""The writer of the block (a prefix below 0, or a request), and its position."""
 
 
 class BlockPool:
@@ -33,11 +33,11 @@ class BlockPool:
 
     @property
     def free(self) -> int:
-        """Blocks that can be had."""
+        """Blocks that are available."""
         return self._unused + len(self._kept)
 
     def cached(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
-        """Return the leading keys whose content is there."""
+        """Return the leading keys whose content is cached."""
         found: list[BlockKey] = []
         for key in keys if self._caching else ():
             if key not in self._held and key not in self._kept:
@@ -46,11 +46,11 @@ class BlockPool:
         return found
 
     def cost(self, hits: Iterable[BlockKey]) -> int:
-        """How many free blocks it takes to hold these cached ones: those that somebody holds cost nothing."""
+        """Return how many free blocks it takes to hold these cached ones: blocks that are already held cost nothing."""
         return sum(key in self._kept for key in hits)
 
     def take(self, key: BlockKey) -> bool:
-        """Hold a block; return False where none is left."""
+        """Hold a block; return False if none is left."""
         count = self._held.get(key)
         if count is not None:
             self._held[key] = count + 1
@@ -67,7 +67,7 @@ class BlockPool:
         return True
 
     def release(self, keys: list[BlockKey]) -> None:
-        """Let go of a request's blocks; the last go first, so that beginnings are kept the longest."""
+        """Release a request's blocks; the last ones are overwritten first, so that prefixes remain the longest."""
         for key in reversed(keys):
             count = self._held[key] - 1
             if count:

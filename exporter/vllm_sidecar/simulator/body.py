@@ -1,4 +1,4 @@
-"""The body of /metrics: what a release and front end make of the meters of the simulated engines."""
+"""The body of /metrics: the meters of the simulated engines in the names of a release and front end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 def exposition(look: Lookalike) -> bytes:
-    """Write what `/metrics` shows now."""
+    """Write the current content of `/metrics`."""
     return "".join(_lines(look)).encode()
 
 
@@ -106,9 +106,9 @@ def _histogram(name: str, found: HistogramMeter, labels: Pairs, dialect: Simulat
     own = _text(labels, dialect)
     template = _text((*labels, ("le", "%s")), dialect).replace("%s", "\0").replace("%", "%%").replace("\0", "%s")
     lines, below = [], 0
-    for edge, count in zip((*map(repr, found.bounds), "+Inf"), found.counts, strict=True):
+    for bound, count in zip((*map(repr, found.bounds), "+Inf"), found.counts, strict=True):
         below += count
-        lines.append(f"{name}_bucket{template % edge} {_number(float(below), rust=dialect.rust)}\n")
+        lines.append(f"{name}_bucket{template % bound} {_number(float(below), rust=dialect.rust)}\n")
     count_line = f"{name}_count{own} {_number(float(below), rust=dialect.rust)}\n"
     sum_line = f"{name}_sum{own} {found.total!r}\n"
     return [sum_line, count_line, *lines] if dialect.rust else [*lines, count_line, sum_line]

@@ -1,4 +1,4 @@
-"""The command `simulate`: which script is played, and where it is served."""
+"""The command `simulate`: the script, and the address."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
-    parser.description = "Serve the endpoints of a vLLM look-alike, which gets into trouble as scripted."
+    """Add the arguments of the command."""
+    parser.description = "Serve the endpoints of a simulated vLLM server, with scripted incidents."
     parser.epilog = (
         "examples:\n"
         "  vllm-sidecar simulate --list\n"
@@ -27,19 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scenario",
         metavar="TEXT",
-        help="a scenario between calm phases, or phases: 'healthy 60s -> stall 180s -> healthy' (default healthy)",
+        help="a scenario between healthy phases, or phases: 'healthy 60s -> stall 180s -> healthy' (default healthy)",
     )
     parser.add_argument("--file", type=Path, metavar="FILE", help="YAML file with phases, server and traffic")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="0 for any free one (default %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free port (default %(default)s)")
     parser.add_argument("--dialect", help="v0, 0.9, 0.11, 0.33, rust or ray (default 0.33)")
-    parser.add_argument("--speed", type=_number, help="simulated seconds in a second (default 1)")
-    parser.add_argument("--seed", type=_number, help="a whole number; a seed always returns the same run (default 1)")
+    parser.add_argument("--speed", type=_number, help="simulated seconds per second (default 1)")
+    parser.add_argument("--seed", type=_number, help="an integer; the same seed results in the same run (default 1)")
     parser.set_defaults(command=run)
 
 
 def _number(text: str) -> object:
-    """Read a number of the command line; anything else stays text, which the schema refuses in its own words."""
+    """Parse a number of the command line; other text is left for the schema to reject."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
@@ -47,7 +47,7 @@ def _number(text: str) -> object:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the scenarios, or play a script until a signal ends it."""
+    """List the scenarios, or run a script until a signal ends it."""
     from vllm_sidecar.simulator.scenarios import SCENARIOS
 
     if arguments.list:

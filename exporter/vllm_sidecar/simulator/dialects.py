@@ -1,4 +1,4 @@
-"""How the look-alike speaks: what a server of some release and front end makes of the same meters."""
+"""The dialects of the simulator: names and labels of the same meters in some release and front end."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class SimulatedDialect:
-    """One way in which vLLM's metrics come."""
+    """One form of vLLM's metrics."""
 
     release: str
-    """What `/version` says."""
+    """The version in `/version`."""
     engine: str = "v1"
     """`v0` has no label for the engine."""
     prefix: str = PREFIXES[0]
@@ -46,7 +46,7 @@ class SimulatedDialect:
 
     @property
     def own_process(self) -> bool:
-        """Whether python_*, process_* and `_created` are there: not in v0's multiprocess mode, Rust or Ray."""
+        """Whether python_*, process_* and `_created` exist: not in v0's multiprocess mode, Rust or Ray."""
         return self.engine == "v1" and not self.rust and not self.ray
 
 

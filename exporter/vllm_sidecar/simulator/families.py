@@ -1,4 +1,4 @@
-"""The families of vLLM's exposition that the simulator serves, with the releases that have them.
+"""The families of vLLM's exposition that the simulator serves, and the releases with them.
 
 Names and releases are those of vLLM's loggers (`vllm/engine/metrics.py` of v0, `vllm/v1/metrics/loggers.py`,
 `rust/src/metrics`), without prefix.
@@ -24,7 +24,7 @@ NEWEST: Release = (99,)
 
 
 class Where(Enum):
-    """Which engines and front ends have a family."""
+    """The engines and front ends with a family."""
 
     EVERYWHERE = "everywhere"
     V0 = "v0"
@@ -34,19 +34,19 @@ class Where(Enum):
 
 
 class SimulatedFamily(NamedTuple):
-    """One family: its name in the text format, and what it shows of an engine's meters."""
+    """One family: its name in the text format, and its values from an engine's meters."""
 
     name: str
     kind: str
     since: Release
     until: Release
-    """The last release that shows it unasked."""
+    """The last release that exposes it by default."""
     where: Where
     read: Callable[[Meters, ServerSettings], Iterable[Sample] | HistogramMeter]
     """Samples by extra labels, or a histogram."""
 
     def of(self, release: Release, engine: str, *, rust: bool) -> bool:
-        """Tell whether a server of this release, engine (v0, v1) and front end shows it."""
+        """Return whether a server of this release, engine (v0, v1) and front end exposes it."""
         if not self.since <= release <= self.until:
             return False
         if self.where is Where.EVERYWHERE:
@@ -65,7 +65,7 @@ def _gauge(name: str) -> Callable[[Meters, ServerSettings], Iterable[Sample]]:
 
 
 def _none(*values: tuple[str, str]) -> Callable[[Meters, ServerSettings], Iterable[Sample]]:
-    """Return a reader of what the simulator has nothing of: 0, with the labels that vLLM gives it."""
+    """Return a reader of a value that the simulator does not have: 0, with vLLM's labels."""
     samples: tuple[Sample, ...] = tuple(((pair,), 0.0) for pair in values) or (((), 0.0),)
     return lambda _, __: samples
 
@@ -111,7 +111,7 @@ def _lifetime_hits(meters: Meters, _: ServerSettings) -> Iterable[Sample]:
 
 
 def _drafting(name: str) -> Callable[[Meters, ServerSettings], Iterable[Sample]]:
-    """Return a reader of a counter that is there with speculation only."""
+    """Return a reader of a counter that exists only with speculation."""
     return lambda meters, settings: (((), float(meters.counters[name])),) if settings.speculative_tokens else ()
 
 

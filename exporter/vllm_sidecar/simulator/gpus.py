@@ -1,7 +1,7 @@
-"""GPUs that fit the simulated load: what NVML would say of them.
+"""GPUs that fit the simulated load, with the values that NVML would return.
 
-A GPU is busy while its engine is in a step; it draws more in prefill than in decode; it spins at little power while a
-collective hangs; a slowdown is a thermal one, with lower clocks.
+A GPU is busy while its engine is in a step; it draws more power in prefill than in decode; it spins at low power while
+a collective hangs; a slowdown is thermal, with lower clocks.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class SimulatedGpu:
         self._memory = True
 
     def restart(self, engine: SimulatedEngine) -> None:
-        """Begin with a new engine, whose time in steps begins anew."""
+        """Start with a new engine, whose time in steps begins at 0."""
         self._busy, self._prefill = engine.busy_seconds, engine.prefill_seconds
 
     def follow(self, now: float, engine: SimulatedEngine, conditions: Conditions, *, alive: bool) -> None:
-        """Take what the engine did since the last call, at a later time."""
+        """Apply the engine's work since the last call, at a later time."""
         seconds = now - self._at
         busy = min(1.0, (engine.busy_seconds - self._busy) / seconds) if alive else 0.0
         self._dense = min(busy, (engine.prefill_seconds - self._prefill) / seconds) if alive else 0.0
@@ -73,7 +73,7 @@ class SimulatedGpu:
         self._throttled = ["hw_thermal"] if slow else []
 
     def report(self, settings: ServerSettings) -> dict[str, object]:
-        """Return what it says, in base units."""
+        """Return its values, in base units."""
         return {
             "index": self.index,
             "uuid": self.uuid,

@@ -1,4 +1,4 @@
-"""The simulated server: engines, clients, phases and lives, all on one simulated clock."""
+"""The simulated server: engines, clients, phases and restarts, all on one simulated clock."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from vllm_sidecar.simulator.script import Phase, Script
 
 MOST_ADAPTER_SETS = 50
-"""Series of `lora_requests_info` that are kept; vLLM keeps every one for ever."""
+"""Most series of `lora_requests_info`; vLLM never removes one."""
 GPU_SECONDS = 1.0
-"""How often the GPUs look at their engine."""
+"""Seconds between updates of the GPUs from their engine."""
 
 
 class Lookalike:
     """One simulated server, from the start of its script."""
 
     def __init__(self, script: Script, epoch: float) -> None:
-        """Make it; `epoch` is the Unix time at which the simulated clock is 0."""
+        """Create it; `epoch` is the Unix time at which the simulated clock is 0."""
         self.settings = script.settings()
         self.dialect = DIALECTS[script.dialect]
         self._script = script
@@ -40,10 +40,10 @@ class Lookalike:
         """Simulated seconds since the script began."""
         self.engines: list[SimulatedEngine] = []
         self.http: Counter[str] = Counter()
-        """Answers by status class since the server started."""
+        """Answers by status class since the server's start."""
         self.in_flight = 0
         self.adapters_seen: OrderedDict[tuple[str, str], float] = OrderedDict()
-        """Running and waiting adapters, comma-joined -> Unix time at which they were so last."""
+        """Running and waiting adapters, comma-joined -> Unix time of their last occurrence."""
         ranks = self.settings.data_parallel_size * self.settings.tensor_parallel_size
         self.gpus = [SimulatedGpu(index, script.seed) for index in range(ranks)]
         self._gpus_at = 0.0
@@ -52,7 +52,7 @@ class Lookalike:
 
     @property
     def phase(self) -> Phase:
-        """What is played now."""
+        """The current phase."""
         return self._script.phases[self._phase]
 
     @property
@@ -82,7 +82,7 @@ class Lookalike:
 
     def _happen(self, now: float) -> None:
         if now >= self._gpus_at + GPU_SECONDS:
-            self._look_at_gpus(now)
+            self._update_gpus(now)
         if self._down_until is not None and now >= self._down_until:
             self._start()
         if self.listening and now >= self._crash_at:
@@ -116,13 +116,13 @@ class Lookalike:
 
     def _ended(self, _: Request, reason: str) -> None:
         self.in_flight -= 1
-        # A handler whose client left ends without an answer and is counted all the same, as 2xx: it had begun one.
+        # A handler whose client left ends without an answer and still counts as 2xx: it had begun one.
         self.http["5xx" if reason == "error" else "2xx"] += 1
 
     def _start(self) -> None:
         self._down_until = None
         self.started = self._epoch + self.clock
-        """Unix time at which the server started."""
+        """Unix time of the server's start."""
         self.http = Counter({"2xx": 0})
         self.in_flight = 0
         self.adapters_seen.clear()
@@ -141,7 +141,7 @@ class Lookalike:
         self._down_until = now + self.settings.start_seconds
         self._crash_at = self._next_arrival = inf
 
-    def _look_at_gpus(self, now: float) -> None:
+    def _update_gpus(self, now: float) -> None:
         for index, gpu in enumerate(self.gpus):
             engine = self.engines[index // self.settings.tensor_parallel_size]
             gpu.follow(now, engine, self._conditions, alive=self.listening)

@@ -1,4 +1,4 @@
-"""What one engine counts, under short names; `families` has those that are exported."""
+"""The counts of one engine, under short names; `families` has the exported ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FINISHED_REASONS = ("stop", "length", "abort", "error", "repetition")
 def token_bounds(max_model_len: int) -> tuple[float, ...]:
     """Return vLLM's bounds for token counts: 1, 2, 5, 10, ... up to `max_model_len`."""
     series = (float(digit * 10**power) for power in range(10) for digit in (1, 2, 5))
-    return tuple(edge for edge in series if edge <= max_model_len)
+    return tuple(bound for bound in series if bound <= max_model_len)
 
 
 class HistogramMeter:
@@ -33,13 +33,13 @@ class HistogramMeter:
         self.total = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Count a value, or so many equal ones."""
+        """Count a value, or `count` equal ones."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
 
 class Meters:
-    """All that one engine has counted since it started, and its gauges after the last step."""
+    """All counts of one engine since its start, and its gauges after the last step."""
 
     def __init__(self, max_model_len: int) -> None:
         tokens = token_bounds(max_model_len)
@@ -68,7 +68,7 @@ class Meters:
         self.running = 0
         self.waiting = 0
         self.deferred = 0
-        """Those of the waiting that wait for a LoRA slot."""
+        """Waiting requests that wait for a LoRA slot."""
         self.kv_usage = 0.0
         self.sleeping = False
         self.running_adapters: frozenset[str] = frozenset()

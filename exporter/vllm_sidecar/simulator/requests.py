@@ -1,4 +1,4 @@
-"""Requests: what their clients want, and how far the engine is with them."""
+"""Requests: their clients' demands, and their progress in the engine."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ class Request:
 
     number: int
     arrival: float
-    """When the front end got it."""
+    """When it arrived at the front end."""
     ready: float
-    """When the engine got it."""
+    """When it arrived at the engine."""
     prompt: int
     output: int
     max_tokens: int
     prefix: int
-    """Which prefix it begins with; its own number where it is like no other."""
+    """Its prefix; its own number if it shares none."""
     prefix_tokens: int
     adapter: str
     ending: str
-    """Finish reason that it comes to, unless its client loses patience."""
+    """Its finish reason, unless its client gives up."""
     gives_up: float
-    """When its client leaves if no token has come."""
+    """When its client leaves if no token has arrived."""
     generated: int = 0
     computed: int = 0
     """Tokens whose KV is in the cache."""
     cached: int = 0
     """Prompt tokens that the prefix cache provided."""
     queued: float = inf
-    """When the scheduler saw it: vLLM's queue time begins here, at the end of the step that was on its way."""
+    """When the scheduler first saw it: vLLM's queue time begins here, at the end of the step that was running."""
     scheduled: float = inf
     first_token: float = inf
     last_token: float = inf
@@ -56,7 +56,7 @@ class Request:
 
 
 class Clients:
-    """Makes the requests of a Poisson process."""
+    """Creates the requests of a Poisson process."""
 
     def __init__(self, settings: ServerSettings, seed: int) -> None:
         self._settings = settings
@@ -68,7 +68,7 @@ class Clients:
         return self._random.expovariate(rate) if rate > 0.0 else inf
 
     def request(self, now: float, conditions: Conditions) -> Request:
-        """Make the request that arrives now."""
+        """Create the request that arrives now."""
         draw, settings = self._random, self._settings
         self._made += 1
         shared = draw.random() < conditions.shared_ratio
@@ -106,5 +106,5 @@ class Clients:
         return max(1, round(self._random.lognormvariate(log(median), sigma)))
 
     def goes_to_first(self, skew_ratio: float) -> bool:
-        """Tell whether a request goes to engine 0 whatever its load."""
+        """Return whether a request goes to engine 0 regardless of its load."""
         return skew_ratio > 0.0 and self._random.random() < skew_ratio

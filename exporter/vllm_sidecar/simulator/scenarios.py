@@ -1,4 +1,4 @@
-"""The scenarios: what changes in each, and the alerts that it should raise."""
+"""The scenarios: their conditions, and the alerts that they should raise."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from vllm_sidecar.simulator.settings import Conditions
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One thing that happens to a server.
+    """One incident of a server.
 
     `changes` are the conditions that differ from a healthy server's, `server` the settings that it needs from the
-    start; `alerts` are those that it should raise when it lasts long enough.
+    start; `alerts` are those that it should raise if it lasts long enough.
     """
 
     name: str
@@ -19,11 +19,11 @@ class Scenario:
     changes: Mapping[str, float | bool] = field(default_factory=dict)
     server: Mapping[str, int] = field(default_factory=dict)
     traffic: Mapping[str, float] = field(default_factory=dict)
-    """Conditions that hold in the healthy phases around it too."""
+    """Conditions that also apply in the healthy phases around it."""
     alerts: tuple[str, ...] = ()
 
     def conditions(self, traffic: Mapping[str, float]) -> Conditions:
-        """Return the conditions while it lasts, on top of the traffic that holds all the time."""
+        """Return the conditions while it lasts, in addition to its permanent traffic."""
         return Conditions.model_validate({**traffic, **self.changes})
 
 
@@ -33,7 +33,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("healthy", "Four chats a second with shared system prompts; nothing waits."),
         Scenario(
             "queue-buildup",
-            "More requests than --max-num-seqs lets through: the queue grows, the KV cache has room.",
+            "More requests than --max-num-seqs admits: the queue grows, but the KV cache has room.",
             {"rate": 10.3},
             alerts=(
                 "VllmQueueWaitHigh",
@@ -57,7 +57,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "slow-decode",
-            "The GPU throttles for heat: every step takes three times as long, the traffic is as always.",
+            "The GPU throttles because of heat: every step takes three times as long at normal traffic.",
             {"slowdown": 3.0},
             alerts=(
                 "VllmQueueWaitHigh",
@@ -69,44 +69,44 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "stall",
-            "The engine hangs in a collective: /health says 200, clients go on to connect, no token comes.",
+            "The engine hangs in a collective: /health answers 200, clients still connect, but no token arrives.",
             {"stalled": True},
             alerts=("VllmReplicasUnavailable", "VllmEngineStalled"),
         ),
         Scenario(
             "crash-loop",
-            "The server dies every 20 seconds and needs 8 to listen again.",
+            "The server crashes every 20 seconds and needs 8 seconds to listen again.",
             {"crash_seconds": 20.0},
             alerts=("VllmCrashLoop",),
         ),
         Scenario(
             "prefix-drop",
-            "Somebody put the time at the top of the system prompt: no request shares its beginning with another. "
-            "VllmPrefixHitRatioDropped judges it after 75 minutes, with a day of history.",
+            "The system prompt begins with the current time: no request shares its prefix with another. "
+            "VllmPrefixHitRatioDropped fires after 75 minutes, given a day of history.",
             {"shared_ratio": 0.0},
         ),
         Scenario(
             "spec-collapse",
-            "The draft model no longer fits the traffic: most draft tokens are thrown away.",
+            "The draft model no longer fits the traffic: most draft tokens are rejected.",
             {"acceptance_ratio": 0.1},
             {"speculative_tokens": 4},
             alerts=("VllmSpecDecodeAcceptanceLow",),
         ),
         Scenario(
             "error-burst",
-            "Three of ten requests end as an internal error.",
+            "Three of ten requests end with an internal error.",
             {"failing_ratio": 0.3},
             alerts=("VllmErrorRatioHigh", "VllmAvailabilitySloBurn"),
         ),
         Scenario(
             "stale-gauges",
-            "All clients leave at once and nobody comes: an idle server goes on to say that it is busy.",
+            "All clients leave at once and none arrives: the gauges of an idle server still show requests.",
             {"clients_gone": True, "rate": 0.0},
             alerts=("VllmGaugesStale",),
         ),
         Scenario(
             "dp-imbalance",
-            "The router sends nearly everything to one of four data-parallel engines.",
+            "The router sends nearly all requests to one of four data-parallel engines.",
             {"skew_ratio": 0.9},
             {"data_parallel_size": 4},
             {"rate": 10.0},
@@ -114,7 +114,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "lora-thrash",
-            "Eight adapters want the two slots: requests wait though the batch has room.",
+            "Eight adapters compete for two slots: requests wait although the batch has room.",
             {"rate": 6.0, "adapters_wanted": 8},
             {"max_loras": 2, "adapters": 8},
             alerts=(
@@ -126,7 +126,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "sleep",
-            "The engine sleeps at level 1, and the router still sends requests.",
+            "The engine sleeps at level 1, but the router still sends requests.",
             {"sleeping": True, "rate": 1.0, "patience_seconds": 600.0},
             alerts=("VllmReplicasUnavailable", "VllmAsleepWithRequests"),
         ),

@@ -1,9 +1,8 @@
-"""One engine: vLLM's scheduler in small, and the time that its steps take.
+"""One engine: a small model of vLLM's scheduler, and the duration of its steps.
 
-As in vLLM's v1 scheduler: running requests first, in order of their arrival; when a block is missing the last of them
-is preempted and computes everything again; then waiting requests are admitted, first come first served, while the
-budget of tokens, `max_num_seqs`, LoRA slots and free blocks allow. Prompts are computed in
-chunks of what is left of the budget.
+As in vLLM's v1 scheduler: running requests first, in order of their arrival; if a block is missing, the last of them is
+preempted and computed again from the start; then waiting requests are admitted, first come first served, within the
+budget of tokens, `max_num_seqs`, LoRA slots and free blocks. Prompts are computed in chunks of the remaining budget.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """A step that is on its way: each request with the tokens that it computes, and when the step ends."""
+    """A running step: each request with the number of its tokens, and the end of the step."""
 
     batch: list[tuple[Request, int]]
     end: float
@@ -47,11 +46,11 @@ class SimulatedEngine:
         self.busy_seconds = 0.0
         """Time spent in steps."""
         self.prefill_seconds = 0.0
-        """The part of it that prompts took: it draws more power."""
+        """The part of it for prompts, which draws more power."""
 
     @property
     def load(self) -> int:
-        """Requests that it has."""
+        """Its requests."""
         return len(self._arriving) + len(self._waiting) + len(self._running)
 
     def begin(self, now: float) -> None:
@@ -59,11 +58,11 @@ class SimulatedEngine:
         self._clock = now
 
     def add(self, request: Request) -> None:
-        """Take a request from the front end; they come in the order of their arrival."""
+        """Add a request from the front end; requests arrive in order."""
         self._arriving.append(request)
 
     def advance(self, until: float, conditions: Conditions) -> None:
-        """Run until a time. A stalled engine keeps its step, a sleeping one makes none."""
+        """Run until a time. A stalled engine does not finish its step, a sleeping one starts none."""
         if conditions.stalled:
             self._clock = until
             return
@@ -77,7 +76,7 @@ class SimulatedEngine:
                 self._start_step(until, conditions)
                 if self._step is None:
                     return
-            # A step that a stall held up ends when the stall does.
+            # A step that a stall interrupted ends with the stall.
             end = max(self._step.end, self._clock)
             if end > until:
                 return
@@ -85,7 +84,7 @@ class SimulatedEngine:
             self._step, self._clock = None, end
 
     def drop_all(self) -> None:
-        """Lose all requests without a step that would tell: their clients are gone, the gauges stay as they were."""
+        """Lose all requests without a step that reports it: their clients are gone, but the gauges stay the same."""
         for request in (*self._arriving, *self._waiting, *self._running):
             self._pool.release(request.blocks)
             request.blocks.clear()
@@ -96,7 +95,7 @@ class SimulatedEngine:
         self._step = None
 
     def sleep(self) -> None:
-        """Abort everything and say so, as `/sleep` does."""
+        """Abort everything and count it, as `/sleep` does."""
         self.drop_all()
         self._publish()
 
@@ -118,7 +117,7 @@ class SimulatedEngine:
         batch = self._schedule()
         if not batch:
             self._publish()
-            # Nothing that waits can be admitted before something arrives or gives up.
+            # No waiting request can be admitted before another arrives or its client gives up.
             self._clock = until
             return
         seconds, prefill = self._seconds(batch)
@@ -127,7 +126,7 @@ class SimulatedEngine:
         self._step = Step(batch, self._clock + seconds * conditions.slowdown)
 
     def _seconds(self, batch: list[tuple[Request, int]]) -> tuple[float, float]:
-        """Return what a step takes, and the part of its prompts."""
+        """Return the duration of a step, and its part for prompts."""
         settings = self._settings
         prompt_tokens = decoding = context = 0
         for request, tokens in batch:
@@ -172,7 +171,7 @@ class SimulatedEngine:
         return batch
 
     def _hold(self, request: Request, tokens: int) -> bool:
-        """Hold the blocks for so many tokens; return False where one is missing."""
+        """Hold the blocks for a number of tokens; return False if one is missing."""
         size, blocks = self._settings.block_size, request.blocks
         while len(blocks) * size < tokens:
             key = request.key(len(blocks), size)
@@ -199,7 +198,7 @@ class SimulatedEngine:
                 deferred.append(waiting.popleft())
                 continue
             size = settings.block_size
-            # The last token is always computed, for its logits.
+            # The last token is always computed, because its logits are needed.
             keys = (request.key(index, size) for index in range((request.tokens - 1) // size))
             hits = self._pool.cached(keys)
             tokens = min(request.tokens - len(hits) * size, budget)
@@ -271,7 +270,7 @@ class SimulatedEngine:
         return accepted
 
     def _count_first_token(self, request: Request, now: float) -> int:
-        """Count a first token; return the prompt tokens that were computed for it."""
+        """Count a first token; return how many prompt tokens were computed for it."""
         request.first_token = now
         self.meters.histograms["first_token"].observe(now - request.arrival)
         self.meters.counters["prompt_tokens"] += request.prompt
@@ -282,7 +281,7 @@ class SimulatedEngine:
         self._running.remove(request)
         self._pool.release(request.blocks)
         request.blocks.clear()
-        if request.ending != "abort":  # the Python front end counts a client that left nowhere
+        if request.ending != "abort":  # the Python front end does not count clients that left
             self._count_finished(request, now)
         self._ended(request, request.ending)
 

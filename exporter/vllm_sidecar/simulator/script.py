@@ -1,4 +1,4 @@
-"""What the simulator plays: phases, from a line of text or a YAML file."""
+"""The phases that the simulator runs, from a line of text or a YAML file."""
 
 import difflib
 import math
@@ -24,21 +24,21 @@ _ARROW = re.compile(r"\s*->\s*")
 
 
 class Phase(NamedTuple):
-    """A scenario and how many seconds it lasts; the last phase lasts for ever."""
+    """A scenario and its duration in seconds; the last phase never ends."""
 
     scenario: Scenario
     seconds: float
 
 
 def parse_phase(text: object) -> Phase:
-    """Read a phase as it is written: a scenario, and how long, as in `kv-exhaustion 120s`.
+    """Parse a phase: a scenario and its duration, as in `kv-exhaustion 120s`.
 
     Raises:
-        PydanticCustomError: it is no such thing.
+        PydanticCustomError: it is not a phase.
     """
     words = text.split() if isinstance(text, str) else []
     if len(words) not in (1, 2):
-        raise not_allowed("a scenario and how long it lasts, such as 'kv-exhaustion 120s'")
+        raise not_allowed("a scenario and its duration, such as 'kv-exhaustion 120s'")
     scenario = SCENARIOS.get(words[0])
     if scenario is None:
         near = difflib.get_close_matches(words[0], SCENARIOS, 1)
@@ -48,7 +48,7 @@ def parse_phase(text: object) -> Phase:
 
 
 class Script(Section):
-    """All that a run of the simulator needs; the same script gives the same run."""
+    """All settings of a run of the simulator; the same script results in the same run."""
 
     phases: Annotated[
         tuple[Annotated[Phase, PlainValidator(parse_phase)], ...], BeforeValidator(as_tuple)
@@ -60,18 +60,18 @@ class Script(Section):
     dialect: DIALECT = "0.33"
 
     def problem(self) -> str | None:
-        """Say what keeps the script as a whole from being played; None where nothing does."""
+        """Return why the script as a whole cannot run; None if it can."""
         if not self.phases:
             return "phases: missing; allowed: a list such as ['healthy 60s', 'stall 120s', healthy]"
         for phase in self.phases[:-1]:
             if math.isinf(phase.seconds):
-                return f"phase '{phase.scenario.name}' has no duration, so none after it would begin"
+                return f"phase '{phase.scenario.name}' has no duration, so no later phase would begin"
         if self.dialect == "v0" and self.settings().data_parallel_size > 1:
             return "dialect v0: that engine has no data parallelism, which the server or one of the scenarios needs"
         return None
 
     def settings(self) -> ServerSettings:
-        """The server with what its scenarios need: LoRA, speculation, more engines."""
+        """The server with the features that its scenarios need: LoRA, speculation, more engines."""
         needed: dict[str, int] = {}
         for phase in self.phases:
             for name, value in phase.scenario.server.items():
@@ -88,12 +88,12 @@ class Script(Section):
 
 
 def read_script(text: str | None, file: Path | None, overrides: Mapping[str, object]) -> Script:
-    """Make a script of phases in a line, of a file, or of both: then the line's phases replace the file's.
+    """Make a script from phases in a line, from a file, or from both: then the line's phases replace the file's.
 
-    A single scenario is played between calm ones: `healthy 60s -> stall 180s -> healthy`.
+    A single scenario runs between healthy phases: `healthy 60s -> stall 180s -> healthy`.
 
     Raises:
-        ConfigError: with all that is wrong.
+        ConfigError: with all mistakes.
     """
     changes = dict(overrides)
     if text is not None or file is None:

@@ -1,4 +1,4 @@
-"""The look-alike's HTTP server: vLLM's own endpoints, and `/simulate/...` for what only a simulator can tell."""
+"""The simulator's HTTP server: vLLM's own endpoints, and `/simulate/...` for the state of the simulation."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.1
 LAG_SECONDS = 1.0
-"""Real seconds of arrears after which the simulated time is let go."""
+"""Real seconds of delay after which the simulated time skips the rest."""
 
 _log = logging.getLogger(__name__)
 
 
 class Simulator:
-    """A look-alike on real time, `speed` times as fast."""
+    """A simulated server in real time, `speed` times as fast."""
 
     def __init__(self, script: Script) -> None:
         self._speed = script.speed
         self._began = time.monotonic()
-        self._told_lag = False
+        self._lag_logged = False
         self.look = Lookalike(script, time.time())
 
     def catch_up(self) -> Lookalike:
-        """Bring the simulated clock to now; where the machine is too slow for that, go on from where it is."""
+        """Advance the simulated clock to now; if the machine is too slow for that, continue from its current time."""
         look, now = self.look, time.monotonic()
         look.advance((now - self._began) * self._speed)
-        took = time.monotonic() - now
-        if took > LAG_SECONDS:
-            self._began += took
-            if not self._told_lag:
-                self._told_lag = True
+        elapsed = time.monotonic() - now
+        if elapsed > LAG_SECONDS:
+            self._began += elapsed
+            if not self._lag_logged:
+                self._lag_logged = True
                 event(_log, logging.WARNING, "cannot_keep_up", speed=self._speed, hint="choose a lower --speed")
         return look
 
@@ -124,7 +124,7 @@ def _handlers(simulator: Simulator) -> dict[str, Callable[[web.Request], Awaitab
 
 
 def _only(body: bytes, names: set[str]) -> bytes:
-    """Keep the samples with exactly these names, as the application behind vLLM's `/metrics/` does."""
+    """Filter the samples with exactly these names, as the application behind vLLM's `/metrics/` does."""
     lines = body.decode().splitlines(keepends=True)
     return "".join(line for line in lines if line.partition("{")[0].partition(" ")[0] in names).encode()
 
@@ -133,7 +133,7 @@ async def serve(script: Script, host: str, port: int) -> int:
     """Run until SIGTERM or SIGINT; return the exit code.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: the address is not available.
     """
     simulator = Simulator(script)
     runner = web.AppRunner(make_app(simulator), access_log=None, shutdown_timeout=0.1)
@@ -142,7 +142,7 @@ async def serve(script: Script, host: str, port: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     site: web.TCPSite | None = None
-    told = None
+    shown = None
     try:
         while not stop.is_set():
             look = simulator.catch_up()
@@ -156,9 +156,9 @@ async def serve(script: Script, host: str, port: int) -> int:
                 await site.stop()
                 site = None
                 event(_log, logging.INFO, "crashed", address=f"{host}:{port}")
-            if look.phase is not told:
-                told = look.phase
-                event(_log, logging.INFO, "phase", scenario=told.scenario.name, seconds=told.seconds)
+            if look.phase is not shown:
+                shown = look.phase
+                event(_log, logging.INFO, "phase", scenario=shown.scenario.name, seconds=shown.seconds)
             with_timeout = asyncio.wait_for(stop.wait(), TICK_SECONDS)
             try:
                 await with_timeout

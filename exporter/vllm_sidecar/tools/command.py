@@ -1,4 +1,4 @@
-"""The command `promtool`: Prometheus' own checker, with results that can be read and exit codes that can be trusted."""
+"""The command `promtool`: Prometheus' own checker, with readable results and reliable exit codes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _VERBS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
-    parser.description = "Run promtool, which comes with Prometheus, on files of rules, of rule tests or of metrics."
+    """Add the arguments of the command."""
+    parser.description = "Run promtool, the checker of Prometheus, on files of rules, of rule tests or of metrics."
     parser.epilog = (
         "examples:\n"
         "  vllm-sidecar promtool check rules/*.rules.yml\n"
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check each file, and print what is wrong with it."""
+    """Check each file, and print its problems."""
     from vllm_sidecar.tools import promtool  # needs the extra
 
     checks: dict[str, Callable[[Any], promtool.Result]] = {

@@ -1,7 +1,7 @@
-"""promtool, the checker that comes with Prometheus, with typed results and errors that can be read.
+"""promtool, the checker of Prometheus, with typed results and readable errors.
 
-It is the program that VLLM_SIDECAR_PROMTOOL names, else the one on PATH. Without it rule files are checked as far as
-promql-parser goes, and the result says what was not.
+The program is the one in VLLM_SIDECAR_PROMTOOL, otherwise the one on PATH. Without it rule files are checked as far as
+promql-parser can, and the result lists what was not checked.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ VARIABLE = "VLLM_SIDECAR_PROMTOOL"
 OLDEST = (2, 42)
 TIMEOUT = 120.0
 HINT = (
-    "promtool is not on PATH: apt-get install prometheus (Debian, Ubuntu), or unpack a Prometheus release and name its "
-    f"promtool in {VARIABLE}"
+    "promtool is not on PATH: apt-get install prometheus (Debian, Ubuntu), or unpack a Prometheus release and set "
+    f"{VARIABLE} to its promtool"
 )
 NOT_CHECKED = "only the syntax of the expressions was checked, not templates, durations or duplicates: " + HINT
 
@@ -39,12 +39,12 @@ class PromtoolError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, with as much of its place as promtool tells; None and empty where it does not."""
+    """One problem, with as much of its place as promtool reports; None and empty where it reports none."""
 
     text: str
     group: str = ""
     rule: int | None = None
-    """From 1, as promtool counts."""
+    """From 1, as in promtool."""
     line: int | None = None
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What promtool said of one file. `output` is all of it; `not_checked` is empty where promtool ran."""
+    """promtool's result for one file. `output` is all its text; `not_checked` is empty if promtool ran."""
 
     ok: bool
     problems: tuple[Problem, ...] = ()
@@ -68,7 +68,7 @@ def check_rules(path: Path) -> Result:
     """Check a rule file.
 
     Raises:
-        PromtoolError: The promtool there is cannot be used.
+        PromtoolError: The installed promtool cannot be used.
         OSError: The file cannot be read.
     """
     program = find()
@@ -95,15 +95,15 @@ test_rules.__test__ = False  # type: ignore[attr-defined] # pytest must not take
 
 
 def find() -> str | None:
-    """Return the path of a promtool that is new enough; None where there is none.
+    """Return the path of a promtool that is new enough; None if there is none.
 
     Raises:
-        PromtoolError: It is too old, or does not say its version.
+        PromtoolError: It is too old, or does not print its version.
     """
     named = os.environ.get(VARIABLE)
     program = shutil.which(named or "promtool")
     if named and program is None:
-        raise PromtoolError(f"{VARIABLE}: {named} is no program that can be run")
+        raise PromtoolError(f"{VARIABLE}: {named} is not an executable program")
     if program:
         _must_be_new_enough(program)
     return program
@@ -111,13 +111,13 @@ def find() -> str | None:
 
 @functools.cache
 def _must_be_new_enough(program: str) -> None:
-    said = _run(program, "--version").output
-    found = re.search(r"version (\d+)\.(\d+)", said)
+    printed = _run(program, "--version").output
+    found = re.search(r"version (\d+)\.(\d+)", printed)
     oldest = ".".join(map(str, OLDEST))
     if found is None:
-        raise PromtoolError(f"{program} does not say its version; needed is promtool {oldest} or newer")
+        raise PromtoolError(f"{program} does not print its version; promtool {oldest} or newer is required")
     if (int(found[1]), int(found[2])) < OLDEST:
-        raise PromtoolError(f"{program} is of version {found[1]}.{found[2]}; needed is {oldest} or newer")
+        raise PromtoolError(f"{program} has version {found[1]}.{found[2]}; {oldest} or newer is required")
 
 
 def _needed() -> str:
@@ -159,7 +159,7 @@ def _parsed(path: Path) -> Result:
         groups = document["groups"]
         rules = [(group["name"], number, rule) for group in groups for number, rule in enumerate(group["rules"], 1)]
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-        return Result(False, (Problem(f"is no rule file: {' '.join(str(error).split())}"),), "", NOT_CHECKED)
+        return Result(False, (Problem(f"is not a rule file: {' '.join(str(error).split())}"),), "", NOT_CHECKED)
     found = [problem for group, number, rule in rules if (problem := _wrong(group, number, rule))]
     return Result(not found, tuple(found), "", NOT_CHECKED)
 

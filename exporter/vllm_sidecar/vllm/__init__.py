@@ -1,4 +1,4 @@
-"""Everything that talks to one vLLM server: one GET with a deadline, the poll of its metrics, and the probes.
+"""All communication with one vLLM server: one GET with a deadline, the poll of its metrics, and the probes.
 
 client -> scraper -> exposition -> mapping -> normalize -> readings under canonical names
 """

@@ -1,7 +1,7 @@
 """The HTTP client of one target.
 
-Whatever the server and the network do, `Client.get` ends within its deadline, holds no more than `max_body_size` bytes
-and fails with PollError only. Details name addresses, never credentials.
+`Client.get` always ends within its deadline, holds at most `max_body_size` bytes and raises only PollError. Details
+contain addresses, never credentials.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.config import ScrapeSettings, Target
 
-# Asked for OpenMetrics, prometheus_client renames `vllm:x` to `vllm_x` and cuts `_total`; text it leaves alone.
+# For an OpenMetrics request prometheus_client renames `vllm:x` to `vllm_x` and cuts `_total`; its text format does not.
 METRICS_ACCEPT = "text/plain;version=0.0.4"
 
 _PATH_SAFE = "/%:@!$&'()*+,;=-._~"
@@ -42,24 +42,24 @@ class Response:
     body: bytes
     content_type: str
     seconds: float
-    """From sending the request to the last byte."""
+    """Seconds from sending the request to the last byte."""
     date: float | None = None
-    """The server's clock when it answered: Unix time of the Date header; None where it sends none."""
+    """The server's clock when it answered: Unix time of the Date header; None without the header."""
 
 
 @dataclass(slots=True)
 class _Progress:
-    """How far one request came, for the detail of a timeout and for the time it took."""
+    """Progress of one request, for the detail of a timeout and for the response time."""
 
     phase: str = _CONNECTING
     sent_at: float = 0.0
 
 
 class Client:
-    """One target's HTTP client: keep-alive, one deadline a request, size caps, credentials.
+    """One target's HTTP client: keep-alive, one deadline per request, size limits, credentials.
 
-    Proxies from the environment are not used, cookies not kept and redirects not followed: a sidecar talks to the
-    address it was given.
+    Proxies from the environment are not used, cookies are not stored and redirects are not followed: the sidecar
+    connects only to the configured address.
     """
 
     def __init__(self, target: Target, scrape: ScrapeSettings) -> None:
@@ -77,14 +77,14 @@ class Client:
         if self._target.unix_socket is not None:
             connector = aiohttp.UnixConnector(path=str(self._target.unix_socket))
         else:
-            # A lookup in a thread could not be cancelled: a dead name server would hold up the exit.
+            # A lookup in a thread cannot be canceled: a dead name server would delay the exit.
             self._resolver = aiohttp.AsyncResolver()
             connector = aiohttp.TCPConnector(resolver=self._resolver)
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # get() has the deadline: aiohttp rounds a total of 5 s and more up to whole seconds
+            # get() has the deadline: aiohttp rounds totals from 5 s up to whole seconds
             timeout=aiohttp.ClientTimeout(total=None, connect=self._scrape.connect_timeout, ceil_threshold=1e9),
             trace_configs=[_tracing()],
         )
@@ -107,13 +107,13 @@ class Client:
         """Fetch `path` below the target's url.
 
         Args:
-            path: May hold a query of its own, to which `query` is added.
+            path: May contain a query, to which `query` is added.
             query: Pairs; names may repeat.
             accept: The Accept header.
-            timeout: Seconds for everything from connecting to the last byte; None takes `scrape.timeout`.
+            timeout: Seconds for everything from connecting to the last byte; None for `scrape.timeout`.
 
         Raises:
-            PollError: Any other end than status 200 with a whole body within the caps.
+            PollError: Any outcome other than status 200 with a complete body within the limits.
         """
         seconds = self._scrape.timeout if timeout is None else timeout
         url = join(self._base, path, query)
@@ -146,7 +146,8 @@ class Client:
         seconds = time.perf_counter() - progress.sent_at
         encoding = answer.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in ("", "identity"):
-            raise PollError(Reason.BAD_ENCODING, f"{where}: the body is compressed ({encoding[:40]!r}), unasked")
+            detail = f"{where}: the body is compressed ({encoding[:40]!r}), which was not requested"
+            raise PollError(Reason.BAD_ENCODING, detail)
         content_type, date = answer.headers.get("Content-Type", ""), unix_time(answer.headers.get("Date", ""))
         return Response(body, content_type, seconds, date)
 
@@ -175,12 +176,12 @@ class Client:
             headers["authorization"] = f"Bearer {read_token(self._target.bearer_token_file)}"
         elif self._target.bearer_token is not None:
             headers["authorization"] = f"Bearer {self._target.bearer_token.get_secret_value()}"
-        # Compressing costs the server more than a loopback transfer costs anybody.
+        # Compression costs the server more than the transfer over loopback.
         return headers | {"accept": accept, "accept-encoding": "identity"}
 
 
 def join(base: URL, path: str, query: Sequence[tuple[str, str]] = ()) -> URL:
-    """Put `path` below the path of `base`, without double slashes; a slash at its end stays."""
+    """Put `path` below the path of `base`, without double slashes; a trailing slash is preserved."""
     path, _, own_query = path.partition("?")
     joined = re.sub("/{2,}", "/", f"{base.raw_path}/{quote(path, safe=_PATH_SAFE)}")
     pairs = [*URL.build(query_string=own_query).query.items(), *query]
@@ -188,7 +189,7 @@ def join(base: URL, path: str, query: Sequence[tuple[str, str]] = ()) -> URL:
 
 
 def unix_time(date: str) -> float | None:
-    """Return the Unix time of a Date header; None where it is none."""
+    """Return the Unix time of a Date header; None if it is not a date."""
     try:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError, IndexError, TypeError):
@@ -196,7 +197,7 @@ def unix_time(date: str) -> float | None:
 
 
 def _tracing() -> aiohttp.TraceConfig:
-    """Note when a request was sent; after a stale kept-alive connection, when it was sent again."""
+    """Note when a request was sent, or sent again after a stale kept-alive connection."""
 
     async def on_sent(_session: aiohttp.ClientSession, context: Any, _parameters: object) -> None:
         progress: _Progress = context.trace_request_ctx

@@ -1,4 +1,4 @@
-"""Tokens, headers and certificates of a target; all that is unusable is PollError(CREDENTIALS), without the secret."""
+"""Tokens, headers and certificates of a target; an unusable one is PollError(CREDENTIALS), without the secret."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _TOKEN_LIMIT = 64 * 1024
 
 
 def read_token(path: Path) -> str:
-    """Read a bearer token; it is read for each request, so that a rotated one is used at once."""
+    """Read a bearer token; it is read for each request, so that a rotated token is used at once."""
     try:
-        if not path.is_file():  # to open a pipe would block every target
-            raise PollError(Reason.CREDENTIALS, f"bearer_token_file {path} is no file")
-        # What is not UTF-8 is refused below: the text of a UnicodeDecodeError would quote the file.
+        if not path.is_file():  # opening a pipe would block every target
+            raise PollError(Reason.CREDENTIALS, f"bearer_token_file {path} is not a file")
+        # Text that is not UTF-8 is rejected below: the text of a UnicodeDecodeError would quote the file.
         with path.open(encoding="utf-8", errors="replace") as file:
             token = file.read(_TOKEN_LIMIT).strip()
     except OSError as error:
@@ -32,20 +32,20 @@ def read_token(path: Path) -> str:
     if not token:
         raise PollError(Reason.CREDENTIALS, f"bearer_token_file {path} is empty")
     if " " in token or not token.isascii() or not token.isprintable():
-        raise PollError(Reason.CREDENTIALS, f"bearer_token_file {path} holds something else than one token")
+        raise PollError(Reason.CREDENTIALS, f"bearer_token_file {path} does not contain exactly one token")
     return token
 
 
 def header_value(name: str, value: str) -> str:
-    """Check the value of a configured header; aiohttp's own complaint would quote it."""
+    """Check the value of a configured header; aiohttp's own error would quote it."""
     value = value.strip()
     if not value.isprintable():
-        raise PollError(Reason.CREDENTIALS, f"header {name}: its value holds a control character")
+        raise PollError(Reason.CREDENTIALS, f"header {name}: its value contains a control character")
     return value
 
 
 def basic_auth(address: URL) -> str | None:
-    """Make the Authorization header for the user part of a url; None if it has none."""
+    """Make the Authorization header for the user part of a url; None without a user part."""
     if address.user is None and address.password is None:
         return None
     pair = f"{address.user or ''}:{address.password or ''}"
@@ -53,7 +53,7 @@ def basic_auth(address: URL) -> str | None:
 
 
 class Certificates:
-    """A target's TLS context, made at its first use and again when one of its files was replaced or was unusable."""
+    """A target's TLS context, made at its first use and again after one of its files was replaced or was unusable."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -63,15 +63,15 @@ class Certificates:
         self._loaded: list[tuple[int, int, int]] = []
 
     async def context(self) -> ssl.SSLContext:
-        """Return the context for the files as they are now.
+        """Return the context for the current files.
 
         Raises:
-            PollError: A file is missing, unreadable, of another format, encrypted, or the key of another certificate.
+            PollError: A file is missing, unreadable, not in PEM format, encrypted, or the key of another certificate.
         """
         try:
             found = self._state()
             if self._context is None or found != self._loaded:
-                # In a thread, for the system's certificates take 20 ms.
+                # In a thread, because loading the system's certificates takes 20 ms.
                 self._context = await asyncio.to_thread(self._load)
                 self._loaded = found
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
@@ -92,6 +92,6 @@ class Certificates:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if target.cert_file is not None:
-            # The empty password makes an encrypted key an error; without it OpenSSL would ask at the terminal.
+            # With an empty password an encrypted key is an error; without one OpenSSL would prompt at the terminal.
             context.load_cert_chain(target.cert_file, target.key_file, password="")
         return context

@@ -1,12 +1,12 @@
-"""Stage 3, once per layout: which engine a series belongs to.
+"""Series -> their engine, computed once per layout.
 
-A label that is not a dimension of a family tells engines apart: the data-parallel rank, the stage and the replica of
-an omni pipeline, the version of a model, a worker, or whatever a server in front added. Nothing is merged because a
-label is unknown.
+Any label that is not a dimension of its family identifies an engine: the data-parallel rank, the stage and the replica
+of an omni pipeline, the version of a model, a worker, or a label that a proxy added. Unknown labels never cause engines
+to be merged.
 
-An engine's name is made of the labels that are known to identify one, and of an unknown label only where two engines
-would have the same name without it; a label that stays the same does not make names longer. Once given, a name stays
-while its engine does.
+The name of an engine consists of the labels that are known to identify one. An unknown label is added only where two
+engines would otherwise have the same name; a label with a constant value is never added. The name of an engine does not
+change as long as the engine exists.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
     from vllm_sidecar.exposition.layout import Labels
 
 MAX_ENGINES = 256
-"""Engines of one target that are read; the series of others are refused and counted."""
+"""Most engines per target; the series of others are left out and counted."""
 MAX_SHAPES = 32
-"""Sets of label names that are compared with each other; a server has one or two."""
-MAX_TELLING = 20
-"""Unknown labels that names can be made of; engines that differ in others get a hash."""
+"""Most sets of label names that are compared with each other; a server has one or two."""
+MAX_EXTRA_LABELS = 20
+"""Most unknown labels that names can contain; engines that differ in others get a hash."""
 MAX_NAME = 40
 """Longest value of the label `engine`."""
 REMEMBERED = 4
-"""Names are remembered for so many times the limit of engines."""
+"""Names are remembered for this many times the limit of engines."""
 UNNUMBERED = "0"
-"""The engine of a server that has one and no label for it."""
+"""The name of the engine where a server has only one and no label for it."""
 
 UNATTRIBUTED = "unattributed"
 TOO_MANY = "too_many_engines"
 
 
 class EngineIdentity(NamedTuple):
-    """What a series says of its engine: the model (empty where it names none) and the labels that are no dimension."""
+    """The engine labels of a series: the model (empty without its label) and the labels that are not a dimension."""
 
     model: str
     labels: Labels
 
 
 class Assigned(NamedTuple):
-    """Which identity is which engine, and why the others are none."""
+    """The engine of each identity, and why the others have none."""
 
     engines: Mapping[EngineIdentity, Engine]
     refused: Mapping[EngineIdentity, str]
@@ -63,20 +63,20 @@ class Assigned(NamedTuple):
         return {engine.group: engine for engine in self.engines.values()}
 
     def matching(self) -> Callable[[Mapping[str, str]], Engine | None]:
-        """Return what finds the one engine that has all labels of a series, of those labels that engines have."""
+        """Return a function that finds the one engine that matches a series in all labels that engines have."""
         engines = list(self.by_group.values())
         names = {name for engine in engines for name in engine.labels} | set(upstream.MODEL_LABELS)
         indices: dict[frozenset[str], dict[Labels, list[Engine]]] = {}
 
         def find(labels: Mapping[str, str]) -> Engine | None:
-            asked = {name: value for name, value in labels.items() if name in names}
-            index = indices.get(frozenset(asked))
+            wanted = {name: value for name, value in labels.items() if name in names}
+            index = indices.get(frozenset(wanted))
             if index is None:
-                index = indices[frozenset(asked)] = defaultdict(list)
+                index = indices[frozenset(wanted)] = defaultdict(list)
                 for engine in engines:
                     own = {**dict.fromkeys(upstream.MODEL_LABELS, engine.group.labels[0]), **engine.labels}
-                    index[tuple((name, own.get(name, "")) for name in sorted(asked))].append(engine)
-            found = index.get(tuple(sorted(asked.items())), ())
+                    index[tuple((name, own.get(name, "")) for name in sorted(wanted))].append(engine)
+            found = index.get(tuple(sorted(wanted.items())), ())
             return found[0] if len(found) == 1 else None
 
         return find
@@ -89,7 +89,7 @@ class _Cluster:
     members: list[EngineIdentity]
     families: set[str]
     heaviest: EngineIdentity
-    """The member with most families: the name is remembered for it."""
+    """The member with the most families: the name is remembered for it."""
     weight: int
     model: str
     labels: dict[str, str]
@@ -104,19 +104,19 @@ class _Cluster:
 
 
 class Engines:
-    """The engines of one target, and the names that they were given."""
+    """The engines of one target, and their names."""
 
     def __init__(self, limit: int = MAX_ENGINES) -> None:
         self._limit = limit
         self._names: OrderedDict[EngineIdentity, str] = OrderedDict()
         self._holders: dict[tuple[str, str], EngineIdentity] = {}
-        self._telling: list[str] = []
-        """Unknown labels that two engines were found to differ in, in the order in which they were."""
+        self._extra_labels: list[str] = []
+        """Unknown labels in which two engines were found to differ, in the order of their discovery."""
 
     def assign(self, found: Mapping[EngineIdentity, Collection[str]], served: str | None = None) -> Assigned:
-        """Find the engines behind the identities of a body, each with the families that have it.
+        """Find the engines of the identities of a body, each with its families.
 
-        `served` is the model's name where nothing in the body names it.
+        `served` is the model's name for a body that does not contain it.
         """
         clusters, refused = _clusters(found)
         named: list[_Cluster] = []
@@ -126,7 +126,7 @@ class Engines:
                 named.append(cluster)
             else:
                 refused |= dict.fromkeys(cluster.members, UNATTRIBUTED)
-        # Those that are known come first: new ones never take a name or a place from them.
+        # Known engines first: new ones never take a name or a place from them.
         named.sort(key=lambda one: (self._key(one) not in self._names, one.heaviest))
         for cluster in named[self._limit :]:
             refused |= dict.fromkeys(cluster.members, TOO_MANY)
@@ -142,55 +142,56 @@ class Engines:
 
     def _name(self, clusters: Sequence[_Cluster]) -> Iterator[tuple[_Cluster, str]]:
         present = {self._key(cluster): cluster for cluster in clusters}
-        self._learn(clusters)
+        self._find_extra_labels(clusters)
         for key, cluster in present.items():
             name = self._names.get(key)
             if name is None or not self._still_has(key, name, present):
                 name = self._free_name(key, cluster, present)
-            self._give(key, name)
+            self._assign(key, name)
             yield cluster, name
         while len(self._names) > REMEMBERED * self._limit:
             old, name = self._names.popitem(last=False)
             if self._holders.get((old.model, name)) == old:
                 del self._holders[old.model, name]
 
-    def _learn(self, clusters: Iterable[_Cluster]) -> None:
-        """Find the labels that tell engines of the same known labels apart."""
+    def _find_extra_labels(self, clusters: Iterable[_Cluster]) -> None:
+        """Find the labels that distinguish engines with the same known labels."""
         alike: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
         for cluster in clusters:
             alike[cluster.model, _base(cluster.labels)].append(cluster.labels)
         for several in alike.values():
             if len(several) > 1:
-                self._tell_apart(several)
+                self._distinguish(several)
 
-    def _tell_apart(self, several: Sequence[Mapping[str, str]]) -> None:
-        """Take as few labels as will do, those with the shortest values first where they tell the same."""
+    def _distinguish(self, several: Sequence[Mapping[str, str]]) -> None:
+        """Select as few labels as possible; of labels that distinguish equally well, those with the shortest values."""
 
         def apart(names: Sequence[str]) -> int:
             return len({tuple(labels.get(name, "") for name in names) for labels in several})
 
-        known = {*upstream.IDENTITY, *self._telling}
-        others = sorted({name for labels in several for name in labels} - known)[:MAX_TELLING]
-        now = apart(self._telling)
-        while now < len(several) and others and len(self._telling) < MAX_TELLING:
+        known = {*upstream.IDENTITY, *self._extra_labels}
+        others = sorted({name for labels in several for name in labels} - known)[:MAX_EXTRA_LABELS]
+        now = apart(self._extra_labels)
+        while now < len(several) and others and len(self._extra_labels) < MAX_EXTRA_LABELS:
             lengths = {name: sum(len(labels.get(name, "")) for labels in several) for name in others}
-            best = max(others, key=lambda name: (apart([*self._telling, name]), -lengths[name]))
-            better = apart([*self._telling, best])
+            best = max(others, key=lambda name: (apart([*self._extra_labels, name]), -lengths[name]))
+            better = apart([*self._extra_labels, best])
             if better == now:
                 return
-            self._telling.append(best)
+            self._extra_labels.append(best)
             others.remove(best)
             now = better
 
     def _still_has(self, key: EngineIdentity, name: str, present: Mapping[EngineIdentity, _Cluster]) -> bool:
-        """Tell whether an engine can go on under its name; another may have taken it in its absence.
+        """Return whether an engine can use its name again; another may have taken it in its absence.
 
-        Then both live, if never at once, as behind a load balancer: what they differ in tells them apart from now on.
+        If so, both exist at different times, as behind a load balancer; the labels in which they differ are used from
+        now on.
         """
         holder = self._holders.get((key.model, name))
         if holder is None or holder == key:
             return True
-        self._tell_apart([dict(key.labels), dict(holder.labels)])
+        self._distinguish([dict(key.labels), dict(holder.labels)])
         if holder in present:
             return False
         self._names.pop(holder, None)
@@ -204,21 +205,21 @@ class Engines:
         raise AssertionError("there is always one more candidate")
 
     def _candidates(self, key: EngineIdentity, labels: Mapping[str, str]) -> Iterator[str]:
-        values = [labels[name] for name in self._telling if labels.get(name)]
+        values = [labels[name] for name in self._extra_labels if labels.get(name)]
         full = "-".join([_base(labels), *values])
         yield _short(full)
         for salt in range(len(self._holders) + 1):
             digest = _digest(f"{salt or ''}{key!r}")
             yield f"{_clean(full)[: MAX_NAME - len(digest) - 1]}-{digest}"
 
-    def _give(self, key: EngineIdentity, name: str) -> None:
+    def _assign(self, key: EngineIdentity, name: str) -> None:
         self._names[key] = name
         self._names.move_to_end(key)
         self._holders[key.model, name] = key
 
 
 def _clusters(found: Mapping[EngineIdentity, Collection[str]]) -> tuple[list[_Cluster], dict[EngineIdentity, str]]:
-    """Put identities that are one engine together, those with most labels first."""
+    """Group identities that are one engine, those with most labels first."""
     shapes = _shapes(found)
     cluster_of: dict[EngineIdentity, _Cluster] = {}
     clusters: list[_Cluster] = []
@@ -234,7 +235,7 @@ def _clusters(found: Mapping[EngineIdentity, Collection[str]]) -> tuple[list[_Cl
             around = (cluster_of.get(more) for index in above for more in index.get(identity, ()))
             matching = list({id(cluster): cluster for cluster in around if cluster}.values())
             if len(matching) > 1 and len(families) <= max(cluster.weight for cluster in matching):
-                refused[identity] = UNATTRIBUTED  # it may be of any of them, or of all
+                refused[identity] = UNATTRIBUTED  # it may belong to any of them, or to all
             elif len(matching) == 1 and not matching[0].families & set(families):
                 matching[0].join(identity, families)
                 cluster_of[identity] = matching[0]
@@ -248,7 +249,7 @@ def _clusters(found: Mapping[EngineIdentity, Collection[str]]) -> tuple[list[_Cl
 
 
 _MODEL = ""
-"""Stands for the model in a set of label names."""
+"""Represents the model in a set of label names."""
 
 
 def _shapes(found: Iterable[EngineIdentity]) -> list[tuple[frozenset[str], list[EngineIdentity]]]:
@@ -263,7 +264,7 @@ def _shapes(found: Iterable[EngineIdentity]) -> list[tuple[frozenset[str], list[
 def _projected(
     names: frozenset[str], identities: Iterable[EngineIdentity]
 ) -> dict[EngineIdentity, list[EngineIdentity]]:
-    """Return identities by what is left of them with fewer labels."""
+    """Return identities by the part of them that fewer labels leave."""
     index: dict[EngineIdentity, list[EngineIdentity]] = defaultdict(list)
     for identity in identities:
         labels = tuple(pair for pair in identity.labels if pair[0] in names)
@@ -276,7 +277,7 @@ def _base(labels: Mapping[str, str]) -> str:
 
 
 def _short(text: str) -> str:
-    """Return a text as a label value that is easy to write; a long one is cut and gets a hash."""
+    """Return a text as a label value that is easy to type; a long one is cut and gets a hash."""
     cleaned = _clean(text)
     if len(cleaned) <= MAX_NAME:
         return cleaned
@@ -293,16 +294,16 @@ def _digest(text: str) -> str:
 
 
 MAX_LABELS = 30
-"""Original labels of an engine that are shown."""
+"""Most original labels of an engine that are exported."""
 MAX_VALUE = 128
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def shown_labels(engine: Engine, taken: Collection[str]) -> dict[str, str]:
-    """Return an engine's original labels as they can be exported beside those of the sidecar.
+    """Return an engine's original labels as they can be exported next to those of the sidecar.
 
-    A name that is `taken`, or that service discovery owns, gets `exported_` before it, as Prometheus does; a value
-    that is the engine's name already is left out.
+    A name that is `taken`, or reserved for service discovery, gets the prefix `exported_`, as in Prometheus; a value
+    that is already the engine's name is left out.
     """
     shown: dict[str, str] = {}
     named = ((name, value) for name, value in sorted(engine.labels.items()) if _LABEL_NAME.fullmatch(name))

@@ -1,4 +1,4 @@
-"""What goes wrong with a request -> PollError with one of the closed set of reasons."""
+"""Failures of a request -> PollError with one of a closed set of reasons."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _ERRNO_REASONS = {
     errno.ENETDOWN: Reason.UNREACHABLE,
     errno.EADDRNOTAVAIL: Reason.UNREACHABLE,
     errno.EAFNOSUPPORT: Reason.UNREACHABLE,
-    errno.EACCES: Reason.UNREACHABLE,  # what a local firewall says
+    errno.EACCES: Reason.UNREACHABLE,  # from a local firewall
     errno.EPERM: Reason.UNREACHABLE,
 }
 _TLS_HINTS = (
     ("not valid for", "the certificate is for another name: use that name in url, or set insecure_skip_verify"),
     ("mismatch", "the certificate is for another name: use that name in url, or set insecure_skip_verify"),
     ("expired", "the server's certificate must be renewed"),
-    ("CERTIFICATE_VERIFY_FAILED", "set ca_file to the authority that signed it, or insecure_skip_verify"),
-    ("WRONG_VERSION_NUMBER", "the port does not speak TLS: is it http:// instead of https://?"),
-    ("RECORD_LAYER_FAILURE", "the port does not speak TLS: is it http:// instead of https://?"),
-    ("HTTP_REQUEST", "the port does not speak TLS: is it http:// instead of https://?"),
-    ("ALERT", "the server does not accept this client: does it want a certificate (cert_file, key_file)?"),
+    ("CERTIFICATE_VERIFY_FAILED", "set ca_file to the certificate of its CA, or set insecure_skip_verify"),
+    ("WRONG_VERSION_NUMBER", "the port does not use TLS: is it http:// instead of https://?"),
+    ("RECORD_LAYER_FAILURE", "the port does not use TLS: is it http:// instead of https://?"),
+    ("HTTP_REQUEST", "the port does not use TLS: is it http:// instead of https://?"),
+    ("ALERT", "the server rejects this client: does it require a certificate (cert_file, key_file)?"),
 )
 _BANNERS = (
     (re.compile(r"b['\"]SSH-"), "an SSH server"),
@@ -50,7 +50,7 @@ _BANNERS = (
 
 
 def check_status(status: int, location: str | None, where: str) -> None:
-    """Raise what any status but 200 stands for; of a redirect's target neither user part nor query is told."""
+    """Raise the error of any status but 200; a redirect's target is shown without user part and query."""
     if status == 200:
         return
     if status in (301, 302, 303, 307, 308):
@@ -61,10 +61,10 @@ def check_status(status: int, location: str | None, where: str) -> None:
 
 
 def classify(error: Exception, where: str, *, reading: bool = False) -> PollError:
-    """Map what aiohttp, the sockets or TLS raised to the nearest reason.
+    """Map an exception of aiohttp, the sockets or TLS to the nearest reason.
 
     Args:
-        error: What was raised; its causes count too, for aiohttp wraps what it caught.
+        error: The exception; its causes are checked too, because aiohttp wraps exceptions.
         where: The address, for the detail.
         reading: Whether the answer had begun.
     """
@@ -72,7 +72,7 @@ def classify(error: Exception, where: str, *, reading: bool = False) -> PollErro
     if reading:
         return PollError(Reason.TRUNCATED, f"{where}: the body is damaged or ends too early ({type(error).__name__})")
     for cause in causes:
-        # aiohttp's own TLS errors are SSLErrors too, but without what OpenSSL said.
+        # aiohttp's own TLS errors are SSLErrors too, but without the text of OpenSSL.
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
             return PollError(Reason.TLS, f"{where}: {_explain_tls(cause)}")
         if isinstance(cause, aiohttp.ClientConnectorDNSError):
@@ -82,17 +82,17 @@ def classify(error: Exception, where: str, *, reading: bool = False) -> PollErro
         if isinstance(cause, (aiohttp.ClientResponseError, HttpProcessingError)):
             return PollError(Reason.NOT_HTTP, f"{where}: not an HTTP answer{_name_banner(cause.message)}")
     numbers = [number for cause in causes for number in _errnos(cause)]
-    # Several numbers come from a name with several addresses: the most specific tells most, and is first in the table.
+    # A host name with several addresses can fail with several numbers: the table has the most specific first.
     for number, reason in _ERRNO_REASONS.items():
         if number in numbers:
             return PollError(reason, f"{where}: {os.strerror(number)}")
     if numbers:
         return PollError(Reason.INTERNAL, f"{where}: {os.strerror(numbers[0])}")
     if isinstance(error, (aiohttp.ClientConnectionError, ConnectionError)):
-        # asyncio's TLS servers, so vLLM's, say no more than this to a client without the certificate they want.
-        hint = " - does it want a client certificate (cert_file, key_file)?" if where.startswith("https:") else ""
-        return PollError(Reason.DISCONNECTED, f"{where}: closed without a whole answer{hint}")
-    # No str(error): an unknown error's text may hold a header.
+        # asyncio's TLS servers, such as vLLM's, close the connection of a client without the required certificate.
+        hint = " - does it require a client certificate (cert_file, key_file)?" if where.startswith("https:") else ""
+        return PollError(Reason.DISCONNECTED, f"{where}: closed without a complete answer{hint}")
+    # Not str(error): the text of an unknown error may contain a header.
     return PollError(Reason.INTERNAL, f"{where}: unexpected {type(error).__name__}")
 
 
@@ -108,15 +108,15 @@ def _errnos(error: BaseException) -> list[int]:
         return []
     if error.errno is not None:
         return [error.errno]
-    # For a name with several addresses that fail differently, asyncio puts all the errors into one text.
+    # For a host name with several addresses that fail differently, asyncio joins all errors into one text.
     return [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))]
 
 
 def _explain_tls(error: ssl.SSLError) -> str:
     text = " ".join(str(argument) for argument in error.args)
     hint = next((hint for pattern, hint in _TLS_HINTS if pattern in text), None)
-    said = getattr(error, "verify_message", None) or getattr(error, "reason", None) or "TLS failed"
-    return f"{said} - {hint}" if hint else str(said)
+    reason = getattr(error, "verify_message", None) or getattr(error, "reason", None) or "TLS failed"
+    return f"{reason} - {hint}" if hint else str(reason)
 
 
 def _name_banner(message: str) -> str:

@@ -1,7 +1,7 @@
-"""Stage 3: what the names of a body say before any series is read: whose prefix it is, and which family.
+"""The names in a body, read before any series: their prefix, and their family.
 
-A family is read under one prefix: a body may hold vLLM's own names next to those of Ray, or of another program that
-begins with `vllm_` too.
+Each family is read under one prefix only: a body may contain vLLM's own names next to those of Ray, or of another
+program whose names begin with `vllm_` too.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def strip_prefix(name: str) -> tuple[str, str] | None:
 
 
 class Names:
-    """The names of a layout under vLLM's prefixes: which prefix counts, and what the catalog knows."""
+    """The names of a layout under vLLM's prefixes: which prefix is used, and which names the catalog lists."""
 
     def __init__(self, layout: Layout) -> None:
         self.by_prefix: dict[str, dict[str, str]] = defaultdict(dict)
-        """Prefix -> name of a family or sample without it -> declared type, or none."""
+        """Prefix -> name of a family or sample without it -> declared type, empty without one."""
         names = {**dict.fromkeys((series.name for series in layout.series), ""), **layout.families}
         self.split = {name: split for name in names if (split := strip_prefix(name))}
         for name, (prefix, rest) in self.split.items():
             self.by_prefix[prefix][rest] = names[name]
         for prefix in list(self.by_prefix):
-            # A program of another kind may have a name that begins with vllm_; nothing else begins with vllm:.
+            # Other programs may have names that begin with vllm_; no other program's begin with vllm:.
             if prefix.endswith("_") and not any(map(_is_known, self.by_prefix[prefix])):
                 del self.by_prefix[prefix]
         self.prefixes = sorted(self.by_prefix, key=self._rank)
@@ -61,7 +61,7 @@ class Names:
         return set(chain.from_iterable(self.by_prefix.values()))
 
     def unknown(self) -> tuple[str, ...]:
-        """Return the families, with their prefixes, that the catalog does not know."""
+        """Return the families, with their prefixes, that are not in the catalog."""
         found = set()
         for prefix, names in self.by_prefix.items():
             bases = {_base(name, names) for name in names}
@@ -70,19 +70,19 @@ class Names:
 
 
 def _is_family(name: str) -> bool:
-    """Tell whether the catalog knows a family by its name without prefix."""
+    """Return whether a family is in the catalog, by its name without prefix."""
     return bool(
         {name, name + "_total"} & _FAMILIES or _KNOWN.fullmatch(name) or _KNOWN.fullmatch(name + "_total")
     )  # fmt: skip
 
 
 def _is_known(name: str) -> bool:
-    """Tell whether the catalog knows the family of a sample name without prefix."""
+    """Return whether the family of a sample name without prefix is in the catalog."""
     return _is_family(name) or any(name.endswith(x) and _is_family(name.removesuffix(x)) for x in _SUFFIXES)
 
 
 def only_engines(names: Mapping[str, str]) -> list[str]:
-    """Return the families among names (with their declared types) that an engine alone has."""
+    """Return the families among names (with their declared types) that only an engine has."""
     return [
         family
         for family in upstream.ONLY_ENGINES
@@ -92,14 +92,14 @@ def only_engines(names: Mapping[str, str]) -> list[str]:
 
 
 def family_of(name: str) -> str:
-    """The family of a sample name as far as telling prefixes apart goes; Ray writes counters twice."""
+    """The family of a sample name, precise enough to compare prefixes; Ray writes counters twice."""
     for suffix in (*PARTS, "_created"):
         name = name.removesuffix(suffix)
     return name.removesuffix("_total")
 
 
 def _base(name: str, names: Collection[str]) -> str:
-    """The family of a sample name: without its suffix, where the rest is a family or the suffix can be nothing else."""
+    """The family of a sample name: without its suffix, if the rest is a family or the suffix has no other meaning."""
     while True:
         for suffix in _SUFFIXES:
             stem = name.removesuffix(suffix)

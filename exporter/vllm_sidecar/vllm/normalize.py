@@ -1,16 +1,17 @@
-"""Stage 3: samples and the catalog -> readings under canonical names, whatever the vLLM version.
+"""Samples and the catalog -> readings under canonical names, for every vLLM version.
 
-For each layout (which series a body holds) `plan.compile_plan` works out once which value goes where; a poll of a
-known layout only picks values. What a server gives that cannot be true is left out and counted:
+For each layout (the series of a body) `compiler.compile_mapping` computes once where each value belongs; a poll of a
+known layout only copies values. Values that cannot be true are left out and counted:
 
-- `not_finite`: NaN or infinity; unknown is not a number to compare with;
-- `negative`: v0 says -1 for a prefix-cache hit rate that is off; no signal here can be below zero;
-- `impossible`: more than 64 bits can count;
-- `bad_histogram`: bucket counts that fall, or an edge that is missing;
-- `unattributed`: series of no engine, or of several: nothing names their model, or they lack the labels that tell the
-  engines of the body apart;
+- `not_finite`: NaN or infinity, which cannot be compared;
+- `negative`: below zero, as no signal here can be; v0 exposes -1 as the hit rate of a disabled prefix cache;
+- `impossible`: a number above 64 bits;
+- `bad_histogram`: cumulative bucket counts that fall, or a missing bucket bound;
+- `unattributed`: series of no engine, or of several: nothing names their model, or they lack the labels that
+  distinguish the engines of the body;
 - `too_many_engines`: series of engines beyond the limit;
-- `sum_fell`: a sum that fell while its count did not, by negative observations; the windows then leave its mean out.
+- `sum_fell`: a sum that fell while its count did not, because of negative observations; windows then leave out its
+  mean.
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.exposition.metric_values import Histogram
 from vllm_sidecar.series.readings import Group, Key, Reading, Readings
+from vllm_sidecar.vllm.compiler import compile_mapping
 from vllm_sidecar.vllm.engines import Engines
-from vllm_sidecar.vllm.mapping import BodyMapping, GroupMapping, HistogramMapping, ScalarMapping, compile_mapping
 from vllm_sidecar.vllm.sums import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from vllm_sidecar.exposition.layout import Exposition, Layout
+    from vllm_sidecar.vllm.mapping import BodyMapping, GroupMapping, HistogramMapping, ScalarMapping
 
 MOST = 2.0**63
-"""No server counts further, in whatever unit."""
+"""Largest count of any server, in any unit."""
 MAPPINGS = 2
-"""Layouts whose mappings are kept: the newest, and the one before, to which a body may return."""
+"""Layouts whose mappings are cached: the newest and the previous one, which may return."""
 
 
 class _Known(NamedTuple):
-    """A layout with its plan, which also hangs on the name of the served model, and the histograms at its last poll."""
+    """A layout, its mapping (which also depends on the served model's name), and the histograms of its last poll."""
 
     layout: Layout
     served: str | None
@@ -46,7 +48,7 @@ class _Known(NamedTuple):
 
 
 class Normalizer:
-    """Turns the expositions of one target into readings; remembers what its engines are called."""
+    """Turns the expositions of one target into readings; remembers the names of its engines."""
 
     def __init__(self) -> None:
         self._mappings: list[_Known] = []
@@ -56,9 +58,9 @@ class Normalizer:
         self._groups: Mapping[Group, Reading] = {}
 
     def normalize(self, exposition: Exposition, served: str | None = None) -> Readings:
-        """Read one exposition; never raises, what is not there is not in the readings.
+        """Read one exposition; never raises, missing values are left out of the readings.
 
-        `served` is the model's name where nothing in the body names it.
+        `served` is the model's name for a body that does not contain it.
         """
         _, _, mapping, before = self._mapping(exposition, served)
         values = exposition.values
@@ -117,7 +119,7 @@ class Normalizer:
         return Reading(counters, gauges, histograms)
 
     def _add_up(self, group: GroupMapping, values: Sequence[float], counters: dict[Key, float]) -> None:
-        """Keep the counters monotone that are sums, or were, as their members come and go."""
+        """Keep sums of counters monotone, while and after their members change."""
         for key, slots, _, factor, members in group.counters.merged:
             if members and key in counters:
                 now = {
@@ -145,7 +147,7 @@ def _scalars(mapping: ScalarMapping, values: Sequence[float], anomalies: Counter
     result = dict(zip(mapping.keys, picked, strict=True))
     for key, slots, merge, factor, _ in mapping.merged:
         result[key] = merge(max(values[slot] for slot in alike) for alike in slots) * factor
-    # One sum in C finds NaN and what is too large, one minimum finds what is negative; both are rare.
+    # One sum in C finds NaN and too large values, one minimum finds negative ones; both are rare.
     if not sum(result.values()) <= MOST or min(result.values(), default=0.0) < 0.0:
         for key, value in list(result.items()):
             if not 0.0 <= value <= MOST:
@@ -174,7 +176,7 @@ def _histogram(
         known = [part for _, part in parts if part is not None]
         total = sum(known) if len(known) == len(parts) else None
     if before is not None and before.cumulative == cumulative and before.total == total:
-        return before  # the same object lets later stages see that nothing changed
+        return before  # the same object shows later stages that nothing changed
     if not sum(cumulative) <= MOST or cumulative[0] < 0.0 or list(cumulative) != sorted(cumulative):
         anomalies["bad_histogram"] += 1
         return None
@@ -189,7 +191,7 @@ def _histogram(
 def _added_up(
     mapping: HistogramMapping, parts: Sequence[tuple[tuple[float, ...], float | None]], sums: Sums, group: Group
 ) -> tuple[tuple[float, ...], float | None]:
-    """Add up copies that come and go."""
+    """Add up copies whose number can change."""
     cumulative = sums.follow(
         (group, mapping.name, mapping.bounds), dict(zip(mapping.members, (p for p, _ in parts), strict=True))
     )
@@ -200,6 +202,6 @@ def _added_up(
 
 
 def _sum_alone_fell(before: Histogram, cumulative: tuple[float, ...], total: float | None) -> bool:
-    """Tell a negative observation from a restart, at which the count falls too."""
+    """Return whether a sum fell because of a negative observation; at a process restart the count falls too."""
     fell = before.total is not None and total is not None and total < before.total
     return fell and cumulative[-1] >= before.cumulative[-1]

@@ -1,7 +1,7 @@
 """One poll of a target: the body of `/metrics`, parsed.
 
-Always `/metrics` without a slash, never OpenMetrics: `/metrics/` is another handler, which renames `vllm:` to `vllm_`
-when it may answer in OpenMetrics.
+The path is always `/metrics` without a slash, and never OpenMetrics: `/metrics/` is another handler, which renames
+`vllm:` to `vllm_` in OpenMetrics.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Scrape:
 
 
 class Scraper:
-    """Gets one exposition a call."""
+    """Fetches one exposition per call."""
 
     def __init__(self, client: Client, metrics_path: str) -> None:
         self._client = client
@@ -33,10 +33,10 @@ class Scraper:
         self._parser = DifferentialParser()
 
     async def scrape(self) -> Scrape:
-        """Get one exposition.
+        """Fetch one exposition.
 
         Raises:
-            PollError: The body could not be had, or is not an exposition.
+            PollError: The body could not be fetched, or is not an exposition.
         """
         response = await self._client.get(self._path)
         return Scrape(self._parser.parse(response.body, response.content_type), response)

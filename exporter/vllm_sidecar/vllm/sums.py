@@ -1,8 +1,8 @@
-"""Stage 3: counters that are sums over several series, kept monotone while their members come and go.
+"""Counters that are sums over several series, kept monotone while their members change.
 
-Copies by several API servers, and what the server in front added to a counter that has no engine: a member that
-leaves must not look like a counter reset, nor one that joins bring its past along as if it were new. What members
-grow by is added; the sum resets only where they all do.
+Members are copies of several API servers, or series that a proxy adds to a counter without an engine label. A member
+that leaves must not look like a counter reset, and the past of a member that joins must not look like an increase. The
+increases of members are added; the sum resets only if all members reset.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Values = tuple[float, ...]
 
 
 class Sum:
-    """One sum: what its members said last, and what to add to them for those that left, joined or were reset."""
+    """One sum: the last values of its members, and an offset for those that left, joined or were reset."""
 
     def __init__(self, first: Mapping[Labels, Values], width: int) -> None:
         self._last: OrderedDict[Labels, Values] = OrderedDict(first)
@@ -31,7 +31,7 @@ class Sum:
         self.width = width
 
     def follow(self, now: Mapping[Labels, Values]) -> Values:
-        """Take what the members say now; return the sum."""
+        """Take the current values of the members; return the sum."""
         stayed = [member for member in now if member in self._present]
         fell = {member for member in stayed if self._fell(member, now[member])}
         if stayed and len(fell) == len(stayed):
@@ -41,7 +41,7 @@ class Sum:
             for member in (self._present - now.keys()) | fell:
                 self._shift(self._last[member], 1.0)
             for member in now.keys() - self._present:
-                # One that is back and did not fall has grown in its absence; of others nothing is known.
+                # A member that returns and did not fall has grown in its absence; for others the growth is unknown.
                 known = member in self._last and not self._fell(member, now[member])
                 self._shift(self._last[member] if known else now[member], -1.0)
         for member, values in now.items():
@@ -72,11 +72,11 @@ class Sums:
         return bool(self._sums)
 
     def forget(self) -> None:
-        """Begin anew: the server was restarted."""
+        """Start over: the server was restarted."""
         self._sums.clear()
 
     def follow(self, key: Hashable, now: Mapping[Labels, Values], before: Values | None = None) -> Values:
-        """Return the sum of the members of a counter; `before` is what it was while it had one member only."""
+        """Return the sum of the members of a counter; `before` is its value while it had only one member."""
         width = len(next(iter(now.values())))
         known = self._sums.get(key)
         if known is None or known.width != width:

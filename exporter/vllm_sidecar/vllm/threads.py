@@ -1,4 +1,4 @@
-"""Blocking calls in daemon threads: one that hangs in the kernel must hold up neither the event loop nor the exit."""
+"""Blocking calls in daemon threads: one that hangs in the kernel must not delay the event loop or the exit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 async def in_daemon_thread(name: str, call: Callable[[], T]) -> T:
-    """Return what `call` returns; the event loop's own threads are few, and joined when the program ends."""
+    """Return the result of `call`; the event loop's own threads are few, and are joined at the end of the program."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -30,7 +30,7 @@ async def in_daemon_thread(name: str, call: Callable[[], T]) -> T:
             finish = lambda: done.set_exception(failed)  # noqa: E731
         else:
             finish = lambda: done.set_result(result)  # noqa: E731
-        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+        with contextlib.suppress(RuntimeError):  # the loop may already be closed
             loop.call_soon_threadsafe(settle, finish)
 
     threading.Thread(target=work, name=name, daemon=True).start()

@@ -1,20 +1,20 @@
-"""How often to send requests of one kind: as configured, but so rarely that the server spends little time on them."""
+"""Intervals between requests of one kind: as configured, but longer where requests cost the server much time."""
 
 from __future__ import annotations
 
 from collections import deque
 
 RECENT = 10
-"""Answers whose response times are looked at."""
+"""Number of recent answers whose response times are used."""
 
 
 class Throttle:
-    """Stretches the interval between requests of one kind by what they cost the server, and by nothing else.
+    """Lengthens the interval between requests of one kind by their cost to the server only.
 
-    The response time is the measure, and of the recent ones the shortest: vLLM answers on the event loop that also
-    serves requests, so under load most of a response time is waiting for its turn, which costs the server nothing.
-    What is left when little is in the way is the time for making the answer. Nothing stretches before
-    `answers_needed` answers: one alone may have waited.
+    The cost is the shortest of the recent response times. vLLM answers on the event loop that also serves requests, so
+    under load most of a response time is waiting, which costs the server nothing; the shortest is mainly the time for
+    making the answer. The interval does not change before `answers_needed` answers, because a single answer may have
+    waited.
     """
 
     def __init__(

@@ -32,6 +32,14 @@ GROUPS: tuple[AlertGroup, ...] = (
 ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS for alert in group.alerts)
 RECORDS: dict[str, Record] = {record.name: record for group in GROUPS for record in group.records}
 
+_STANDARDS = {(alert.name, each.name): each.standard for alert in ALERTS for each in alert.thresholds}
+
+
+def standard(alert: str, threshold: str) -> float:
+    """Return the default of a threshold in the profile `standard`: seconds, a ratio or a number."""
+    return _STANDARDS[alert, threshold]
+
+
 __all__ = [
     "ALERTS",
     "GROUPS",
@@ -43,4 +51,5 @@ __all__ = [
     "Record",
     "Severity",
     "Threshold",
+    "standard",
 ]

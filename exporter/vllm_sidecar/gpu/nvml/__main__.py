@@ -1,6 +1,6 @@
 """Start of the process that calls NVML: `python -I -S .../nvml/__main__.py FD FOLDER...`.
 
-FD is the file of the call page, FOLDER where this package and nvidia-ml-py are: without `site` nobody else says so.
+FD is the file of the call page, FOLDER a folder with this package or nvidia-ml-py, which are not found without `site`.
 """
 
 import sys

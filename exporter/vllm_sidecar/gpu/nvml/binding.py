@@ -1,4 +1,4 @@
-"""nvidia-ml-py behind one function that notes what is being called, and sorts errors into four kinds."""
+"""nvidia-ml-py behind one function that notes each call, and sorts errors into four kinds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _WHOLE = {
     12: "library_not_found",
     18: "driver_mismatch",
 }
-"""Codes after which no GPU can be read until NVML is initialised again, and the reason that each stands for."""
-_GONE = frozenset((15, 16, 28))
+"""Codes after which no GPU can be read until NVML is initialized again, and the reason of each."""
+_GPU_LOST = frozenset((15, 16, 28))
 """GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND: this GPU only."""
-_LACKING = frozenset((INVALID_ARGUMENT, 3, 6, FUNCTION_NOT_FOUND, 25, 26))
-"""INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH, DEPRECATED: it will not
-come until the driver changes."""
+_UNSUPPORTED = frozenset((INVALID_ARGUMENT, 3, 6, FUNCTION_NOT_FOUND, 25, 26))
+"""INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH, DEPRECATED: not available
+until the driver changes."""
 
 
 FieldId = int | tuple[int, int]
@@ -36,15 +36,15 @@ Raw = dict[tuple[str, ...], float]
 class FieldReader(Protocol):
     """A device whose functions and fields can be read."""
 
-    def ask(self, function: str, *arguments: object) -> Any:
-        """Call a function for the device; None where the device lacks it or the call failed for now."""
+    def query(self, function: str, *arguments: object) -> Any:
+        """Call a function for the device; None if the device lacks it or the call failed for now."""
 
     def fields(self, ids: Sequence[FieldId]) -> dict[FieldId, float]:
-        """Read fields in one call; fields that are not supported, or failed, are left out."""
+        """Read fields in one call; unsupported or failed fields are left out."""
 
 
 class NvmlFailedError(Exception):
-    """NVML as a whole cannot be used; `reason` is a value of the sidecar's reasons, `detail` is for the log."""
+    """NVML as a whole is unusable; `reason` is a value of the sidecar's reasons, `detail` is for the log."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -60,11 +60,11 @@ class CallError(Exception):
         self.code = code
 
 
-class LackingError(CallError):
-    """The GPU or the driver does not have what was asked for."""
+class UnsupportedError(CallError):
+    """The GPU or the driver does not support the call."""
 
 
-class GoneError(CallError):
+class GpuLostError(CallError):
     """The GPU fell off the bus, or waits for a reset."""
 
 
@@ -72,22 +72,22 @@ def error_of(code: int, detail: str) -> CallError | NvmlFailedError:
     """Sort an NVML error code into its kind."""
     if code in _WHOLE:
         return NvmlFailedError(_WHOLE[code], detail)
-    kind = GoneError if code in _GONE else LackingError if code in _LACKING else CallError
+    kind = GpuLostError if code in _GPU_LOST else UnsupportedError if code in _UNSUPPORTED else CallError
     return kind(code, detail)
 
 
 def reason_of(error: CallError) -> str:
-    """Name the reason that a failed call stands for where nothing else can be read."""
-    if isinstance(error, GoneError):
+    """Return the reason of a failed call if nothing else can be read."""
+    if isinstance(error, GpuLostError):
         return "gpu_lost"
     return "no_permission" if error.code == NO_PERMISSION else "nvml_error"
 
 
 class Nvml:
-    """NVML, initialised; `note` is told of each call before it is made.
+    """NVML, initialized; `note` receives each call before it is made.
 
     Raises:
-        NvmlFailedError: the library is not there, or does not work.
+        NvmlFailedError: the library is missing, or does not work.
     """
 
     def __init__(self, note: Callable[[str], None] = lambda _: None) -> None:
@@ -95,7 +95,7 @@ class Nvml:
         self.calls = 0
         """Calls so far."""
         self.about = ""
-        """The GPU that is being asked."""
+        """The GPU of the current call."""
         note(f"loading {LIBRARY}")
         self.module = _load()
         try:
@@ -107,10 +107,10 @@ class Nvml:
         """Call a function of nvidia-ml-py by name.
 
         Raises:
-            LackingError: not supported here.
-            GoneError: the GPU is lost.
+            UnsupportedError: not supported here.
+            GpuLostError: the GPU is lost.
             CallError: failed for now.
-            NvmlFailedError: NVML does not work any more.
+            NvmlFailedError: NVML no longer works.
         """
         self.calls += 1
         self.note(function + self.about)
@@ -124,12 +124,12 @@ class Nvml:
         """Return a function, constant or structure of nvidia-ml-py.
 
         Raises:
-            LackingError: this nvidia-ml-py is too old to have it.
+            UnsupportedError: this nvidia-ml-py is too old for it.
         """
         try:
             return getattr(self.module, name)
         except AttributeError:
-            raise LackingError(FUNCTION_NOT_FOUND, f"{name} is not in this nvidia-ml-py") from None
+            raise UnsupportedError(FUNCTION_NOT_FOUND, f"{name} is not in this nvidia-ml-py") from None
 
     def close(self) -> None:
         """Release the driver, so that it can be unloaded."""
@@ -140,7 +140,7 @@ class Nvml:
 
 
 def _load() -> Any:
-    """Load the driver's library, and nvidia-ml-py only where there is one: it is most of this process."""
+    """Load the driver's library, and nvidia-ml-py only if that succeeds: it is most of this process."""
     try:
         ctypes.CDLL(LIBRARY)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A page of memory that the child shares with its parent: which call it is in, readable when it answers no more."""
+"""A page of memory that the child shares with its parent: its current call, readable even if it no longer answers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import mmap
 
 SIZE = 256
 _COUNT = 8
-"""Bytes of the counter, before the text."""
+"""Bytes of the counter, which precedes the text."""
 
 
 class CallPage:
-    """The last call and how many there were; the child writes, the parent reads."""
+    """The last call and the number of calls; the child writes, the parent reads."""
 
     def __init__(self, file: int) -> None:
         self._map = mmap.mmap(file, SIZE)
         self._written = 0
 
     def write(self, call: str) -> None:
-        """Note the call that comes next."""
+        """Note the next call."""
         self._written += 1
         text = call.encode("utf-8", "replace")[: SIZE - _COUNT - 1]
         self._map[_COUNT : _COUNT + len(text) + 1] = text + b"\0"
@@ -25,14 +25,14 @@ class CallPage:
 
     @property
     def count(self) -> int:
-        """How often anything was noted: it grows as long as the child is alive and not in a call that hangs."""
+        """Number of notes: it grows while the child is alive and not in a call that hangs."""
         return int.from_bytes(self._map[:_COUNT], "little")
 
     @property
     def call(self) -> str:
-        """The call that the child is in, or was in last."""
+        """The child's current or last call."""
         return self._map[_COUNT:].partition(b"\0")[0].decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._map.close()

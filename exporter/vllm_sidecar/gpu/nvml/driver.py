@@ -1,4 +1,4 @@
-"""NVML from initialisation to shutdown: the devices, which of them are read, and one poll after the other."""
+"""NVML from initialization to shutdown: the devices, the choice of devices, and one poll after the other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_sidecar.gpu.nvml import selection
-from vllm_sidecar.gpu.nvml.binding import CallError, GoneError, NvmlFailedError, reason_of
+from vllm_sidecar.gpu.nvml.binding import CallError, GpuLostError, NvmlFailedError, reason_of
 from vllm_sidecar.gpu.nvml.device import Device, Gpu
 from vllm_sidecar.gpu.nvml.mig import MigInstance, instances, mig_uuids
 from vllm_sidecar.gpu.nvml.procfs import environment, family
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.gpu.nvml.binding import Nvml, Raw
 
-LOOKS = 3
-"""Times that vLLM's processes are looked for on the GPUs before its environment is believed: it may still load."""
+SEARCHES = 3
+"""Searches for vLLM's processes on the GPUs before its environment is used: vLLM may still be loading."""
 
 
 class DriverSettings(NamedTuple):
-    """What to read: `wanted` is None for auto, empty for all, otherwise indices or UUIDs."""
+    """The devices to read: `wanted` is None for auto, empty for all, otherwise indices or UUIDs."""
 
     wanted: Sequence[str] | None = None
     slow_interval: float = 60.0
@@ -37,7 +37,7 @@ class _Place:
 
 
 class Driver:
-    """Devices and handles of one initialisation of NVML.
+    """Devices and handles of one initialization of NVML.
 
     Raises:
         NvmlFailedError: NVML cannot be used.
@@ -47,14 +47,14 @@ class Driver:
         self._nvml, self._settings = nvml, settings
         self.driver_version = self._text("nvmlSystemGetDriverVersion")
         self.nvml_version = self._text("nvmlSystemGetNVMLVersion")
-        self.gone: list[Device] = []
-        """GPUs that did not even give a handle."""
+        self.without_handle: list[Device] = []
+        """GPUs without a handle."""
         self._count = 0
         self._places = [_Place(gpu) for gpu in self._devices()]
         self.outdated = False
-        """There are other devices now: a GPU was added or removed, came back, or was split in another way."""
+        """The set of devices has changed: a GPU was added or removed, came back, or was split in another way."""
         self._chosen = selection.Choice(frozenset(), "")
-        self._looked: tuple[tuple[int, ...], int] = ((), 0)
+        self._searched: tuple[tuple[int, ...], int] = ((), 0)
         self._slow_due = 0.0
         self._calls: dict[str, int] = {}
 
@@ -81,15 +81,15 @@ class Driver:
             self._nvml.about = f" of GPU {index}"
             try:
                 found += self._device(index)
-            except CallError as error:  # without permission it is another container's
+            except CallError as error:  # a GPU without permission belongs to another container
                 failures.append(error)
-                if isinstance(error, GoneError):
-                    self.gone.append(Device(str(index), ""))
+                if isinstance(error, GpuLostError):
+                    self.without_handle.append(Device(str(index), ""))
         self._nvml.about = ""
         if not found and failures:
             raise NvmlFailedError(reason_of(failures[0]), str(failures[0]))
         if not found:
-            raise NvmlFailedError("no_gpu", "the driver runs and has no GPU for this process")
+            raise NvmlFailedError("no_gpu", "the driver works but shows no GPU to this process")
         return found
 
     def _device(self, index: int) -> list[Gpu]:
@@ -100,15 +100,15 @@ class Driver:
         return [gpu, *parts]
 
     def poll(self, now: float, pids: Sequence[int] = ()) -> dict[str, Any]:
-        """Read all chosen devices and return a frame: the slow tier where it is due, or vLLM's processes changed.
+        """Read all chosen devices and return a frame, with the slow tier if it is due, or if vLLM's processes changed.
 
         `pids` are vLLM's processes on this machine, for choosing devices.
 
         Raises:
-            NvmlFailedError: NVML does not work any more, or no device can be read.
+            NvmlFailedError: NVML no longer works, or no device can be read.
         """
         began, calls = time.monotonic(), self._nvml.calls
-        slow = now >= self._slow_due or (self._settings.wanted is None and tuple(pids) != self._looked[0])
+        slow = now >= self._slow_due or (self._settings.wanted is None and tuple(pids) != self._searched[0])
         if slow:
             self._slow_due = now + self._settings.slow_interval
             self._choose(tuple(pids))
@@ -119,24 +119,24 @@ class Driver:
         if slow:
             self.outdated = self.outdated or self._is_outdated()
             self._calls["slow"] = self._nvml.calls - calls - self._calls["fast"]
-        gone = self._gone()
-        readings += [_reading(device, lost=True) for device in gone]
+        lost = self._lost_gpus()
+        readings += [_reading(device, lost=True) for device in lost]
         if not any(reading["fast"] for reading in readings):
-            raise self._nothing(failures, gone)
+            raise self._no_values(failures, lost)
         return {
             "devices": readings,
             "at": now,
             "seconds": time.monotonic() - began,
             "calls": dict(self._calls),
             "chosen_by": self._chosen.by,
-            "present": len(self._places) - sum(place.gpu.split for place in self._places) + len(self.gone),
+            "present": len(self._places) - sum(place.gpu.split for place in self._places) + len(self.without_handle),
         }
 
-    def _gone(self) -> list[Device]:
-        """Return the GPUs without handle that are to be read: they have no UUID, so only an index can mean one."""
+    def _lost_gpus(self) -> list[Device]:
+        """Return the GPUs without handle that should be read: they have no UUID, so only an index can select one."""
         if self._chosen.by == "all" or self._settings.wanted == ():
-            return self.gone
-        return [device for device in self.gone if device.index in (self._settings.wanted or ())]
+            return self.without_handle
+        return [device for device in self.without_handle if device.index in (self._settings.wanted or ())]
 
     def _is_outdated(self) -> bool:
         try:
@@ -155,8 +155,8 @@ class Driver:
         ]
 
     def _came_back(self) -> bool:
-        """Tell whether a GPU gives a handle that gave none at the start."""
-        for device in self.gone:
+        """Return whether a GPU has a handle that it lacked at the start."""
+        for device in self.without_handle:
             try:
                 self._nvml.call("nvmlDeviceGetHandleByIndex", int(device.index))
             except CallError:
@@ -164,18 +164,18 @@ class Driver:
             return True
         return False
 
-    def _nothing(self, failures: Sequence[CallError], gone: Sequence[Device]) -> NvmlFailedError:
+    def _no_values(self, failures: Sequence[CallError], lost: Sequence[Device]) -> NvmlFailedError:
         if failures:
             return NvmlFailedError(reason_of(failures[0]), str(failures[0]))
-        if gone:
-            return NvmlFailedError("gpu_lost", f"GPU {gone[0].index} has no handle")
+        if lost:
+            return NvmlFailedError("gpu_lost", f"GPU {lost[0].index} has no handle")
         if not self._chosen.uuids:
             wanted = ", ".join(self._settings.wanted or ())
-            return NvmlFailedError("no_gpu", f"none of the {len(self._places)} devices here is {wanted}")
-        return NvmlFailedError("nvml_error", "no GPU gives any value")
+            return NvmlFailedError("no_gpu", f"none of the {len(self._places)} devices is {wanted}")
+        return NvmlFailedError("nvml_error", "no GPU returns any value")
 
     def _is_read(self, gpu: Gpu) -> bool:
-        """Of a MIG instance that is chosen its GPU is read too: power, temperature and faults are there only."""
+        """Return whether a GPU is read, also for its chosen instances: power, temperature and faults are the GPU's."""
         uuids = self._chosen.uuids
         if gpu.device.uuid in uuids or (isinstance(gpu, MigInstance) and gpu.parent.device.uuid in uuids):
             return True
@@ -198,16 +198,16 @@ class Driver:
             rest = gpu.read_slow() if slow else None
         except CallError as error:
             failures.append(error)
-            place.lost = isinstance(error, GoneError) or place.lost
+            place.lost = isinstance(error, GpuLostError) or place.lost
             return _reading(gpu.device, slow=gpu.last_words() if place.lost else {}, lost=place.lost)
         if not fast and gpu.last_error is not None:
             failures.append(gpu.last_error)
-        self.outdated = self.outdated or place.lost  # its events have to be registered again
+        self.outdated = self.outdated or place.lost  # its events must be registered again
         place.lost = False
         return _reading(gpu.device, fast, rest, events=gpu.events)
 
     def _choose(self, pids: tuple[int, ...]) -> None:
-        """Choose again: vLLM may have started, or have moved, since."""
+        """Choose again: vLLM may have started, or moved, meanwhile."""
         devices = [place.gpu.device for place in self._places]
         if self._settings.wanted is None:
             self._chosen = self._automatic(devices, pids)
@@ -217,31 +217,31 @@ class Driver:
             self._chosen = selection.Choice(selection.everything(devices).uuids, "configured")
 
     def _automatic(self, devices: Sequence[Device], pids: tuple[int, ...]) -> selection.Choice:
-        known, looks = self._looked
+        known, searches = self._searched
         if not pids:
-            self._looked = (), 0
+            self._searched = (), 0
             return selection.everything(devices)
         if pids != known:
-            looks = 0
+            searches = 0
         elif self._chosen.by == "processes":
             return self._chosen
-        self._looked = (pids, looks + 1)
-        if looks < LOOKS:
+        self._searched = (pids, searches + 1)
+        if searches < SEARCHES:
             ours = frozenset().union(*map(family, pids))
-            # Of a GPU that is split NVML lists the processes of all its instances.
-            asked = [place.gpu for place in self._places if not place.lost and not place.gpu.split]
-            computing = {gpu.device.uuid: gpu.processes() for gpu in asked}
+            # For a GPU that is split by MIG, NVML lists the processes of all its instances.
+            readable = [place.gpu for place in self._places if not place.lost and not place.gpu.split]
+            computing = {gpu.device.uuid: gpu.processes() for gpu in readable}
             found = selection.by_processes(ours, computing)
             if found:
                 return found
-        told = [selection.by_environment(environment(pid) or {}, devices) for pid in pids]
-        named = [choice for choice in told if choice is not None]
-        if len(named) == len(told):
+        choices = [selection.by_environment(environment(pid) or {}, devices) for pid in pids]
+        named = [choice for choice in choices if choice is not None]
+        if len(named) == len(choices):
             return selection.Choice(frozenset().union(*(choice.uuids for choice in named)), "environment")
         return selection.everything(devices)
 
     def close(self) -> None:
-        """Free what NVML keeps for the devices."""
+        """Free NVML's resources of the devices."""
         for place in self._places:
             place.gpu.close()
 
@@ -249,7 +249,7 @@ class Driver:
 def _reading(
     device: Device, fast: Raw | None = None, slow: Raw | None = None, *, lost: bool = False, events: bool = False
 ) -> dict[str, Any]:
-    """Return what a frame says of one device; the slow tier is None where it was not read."""
+    """Return one device's part of a frame; the slow tier is None if it was not read."""
     return {
         "device": device.row(),
         "fast": _rows(fast or {}),

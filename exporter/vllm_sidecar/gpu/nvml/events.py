@@ -1,6 +1,6 @@
-"""XIDs and other events: they come once, at any time, and NVML keeps them between two waits, but not before the first.
+"""XIDs and other events: they occur once, at any time; NVML queues them between two waits, but not before the first.
 
-Nothing that happens before registration is delivered, so the driver's recovery action, a state, is what to alert on.
+Events before registration are not delivered, so alerts use the driver's recovery action, which is a state.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.gpu.nvml.binding import TIMEOUT, CallError, GoneError, LackingError, NvmlFailedError
+from vllm_sidecar.gpu.nvml.binding import TIMEOUT, CallError, GpuLostError, NvmlFailedError, UnsupportedError
 from vllm_sidecar.gpu.nvml.mig import MigInstance
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ NO_INSTANCE = 0xFFFFFFFF
 class Events:
     """Registers for the events of all GPUs and waits for them between two polls.
 
-    What comes is published as `event`; `note` says that events cannot be had, or not for now, once for each time.
+    Events are published as `event`; `note` reports, once each time, that events are unsupported or interrupted.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Events:
         self._interrupted = False
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long for an event and publish it; False where none came, at once where none can."""
+        """Wait up to `seconds` for an event and publish it; False if none arrived, at once if none can."""
         if self._set is None and not self._registered():
             return False
         try:
@@ -53,7 +53,7 @@ class Events:
         except (CallError, NvmlFailedError) as error:
             if isinstance(error, CallError) and error.code == TIMEOUT:
                 self._pause, self._interrupted = FIRST_PAUSE, False
-            elif isinstance(error, LackingError):
+            elif isinstance(error, UnsupportedError):
                 self._give_up(error)
             else:
                 self._interrupt(error)
@@ -62,13 +62,13 @@ class Events:
         return True
 
     def _registered(self) -> bool:
-        """Register all GPUs where it is due; one that refuses is without events, which is no sign of health."""
+        """Register all GPUs if it is due; a GPU that refuses has no events, which does not mean that it is healthy."""
         if time.monotonic() < self._due:
             return False
         try:
             self._set = self._nvml.call("nvmlEventSetCreate")
             wanted = [self._register(gpu) for gpu in self._gpus]
-        except LackingError as error:
+        except UnsupportedError as error:
             self._give_up(error)
         except (CallError, NvmlFailedError) as error:
             self._interrupt(error)
@@ -78,14 +78,14 @@ class Events:
         return self._set is not None
 
     def _register(self, gpu: Gpu) -> bool:
-        """Register one GPU for what it supports of the types that are counted."""
+        """Register one GPU for the counted types that it supports."""
         self._nvml.about = f" of GPU {gpu.device.index}"
         try:
             types = self._nvml.call("nvmlDeviceGetSupportedEventTypes", gpu.handle) & self._types
             if types:
                 self._nvml.call("nvmlDeviceRegisterEvents", gpu.handle, types, self._set)
             gpu.events = bool(types)
-        except GoneError:
+        except GpuLostError:
             gpu.events = False
         except CallError as error:
             gpu.events = False
@@ -95,7 +95,7 @@ class Events:
         return gpu.events
 
     def _interrupt(self, error: Exception) -> None:
-        """Register again after a pause; said once, however often it fails."""
+        """Register again after a pause; reported once, regardless of the number of failures."""
         self.close()
         self._due = time.monotonic() + self._pause
         self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
@@ -104,7 +104,7 @@ class Events:
             self._publish("note", {"what": "gpu_events_interrupted", "detail": str(error)})
 
     def _give_up(self, error: Exception | None) -> None:
-        """Do without events until NVML is initialised again: the driver does not have them."""
+        """Continue without events until NVML is initialized again: the driver does not support them."""
         self.close()
         self._due = float("inf")
         if error is not None:
@@ -128,7 +128,7 @@ class Events:
         )
 
     def close(self) -> None:
-        """Let go of the registration."""
+        """Release the registration."""
         for gpu in self._gpus:
             gpu.events = False
         if self._set is not None:
@@ -138,5 +138,5 @@ class Events:
 
 
 def _address(handle: Any) -> int:
-    """Return the address behind a handle, by which the device of an event is known."""
+    """Return the address in a handle, which identifies the device of an event."""
     return ctypes.cast(handle, ctypes.c_void_p).value or 0

@@ -1,10 +1,10 @@
-"""GPM: what the SMs, tensor cores and memory of a GPU from Hopper on did between two polls."""
+"""GPM: activity of the SMs, tensor cores and memory between two polls, for GPUs since Hopper."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.gpu.nvml.binding import CallError, GoneError, LackingError, NvmlFailedError
+from vllm_sidecar.gpu.nvml.binding import CallError, GpuLostError, NvmlFailedError, UnsupportedError
 
 if TYPE_CHECKING:
     from vllm_sidecar.gpu.nvml.binding import Nvml, Raw
@@ -14,9 +14,9 @@ METRICS = {2: "sm_active_ratio", 3: "sm_occupancy_ratio", 5: "tensor_active_rati
 
 
 class Activity:
-    """Two samples of one device, in turn.
+    """Two samples of one device, used in turn.
 
-    `instance` is the id of a MIG instance of the device, whose samples are asked of the GPU.
+    `instance` is the id of a MIG instance of the device, whose samples are read from the GPU.
     """
 
     def __init__(self, nvml: Nvml, handle: Any, instance: int | None = None) -> None:
@@ -26,20 +26,20 @@ class Activity:
         self._taken = False
         try:
             self.supported = bool(nvml.call("nvmlGpmQueryDeviceSupport", handle).isSupportedDevice)
-        except GoneError:
+        except GpuLostError:
             raise
         except CallError:
             self.supported = False
 
     def read(self) -> Raw:
-        """Return raw values since the last call; empty at the first, and where GPM is not supported."""
+        """Return raw values since the last call; empty at the first, and if GPM is not supported."""
         if not self.supported:
             return {}
         try:
             return self._read()
-        except GoneError:
+        except GpuLostError:
             raise
-        except LackingError:
+        except UnsupportedError:
             self.supported = False
         except CallError:
             self._taken = False

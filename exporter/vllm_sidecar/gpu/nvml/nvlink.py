@@ -1,4 +1,4 @@
-"""NVLink of one GPU: how many links are up, their errors and their traffic, summed over the links."""
+"""NVLink of one GPU: active links, their errors and their traffic, summed over the links."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ TRAFFIC = {138: "nvlink_transmitted_bytes_total", 139: "nvlink_received_bytes_to
 
 
 class Links:
-    """Reads all links of one GPU; `legacy` says that the totals from before Hopper can be believed.
+    """Reads all links of one GPU; `legacy` means that the totals from before Hopper are reliable.
 
-    The last value of a link that went down stays in its sum: without it the sum would fall, which Prometheus takes for
-    a reset and counts the whole rest as an increase.
+    The last value of a failed link remains in the sum: otherwise the sum would fall, which Prometheus treats as a reset
+    and counts the whole rest as an increase.
     """
 
     def __init__(self, gpu: FieldReader, *, legacy: bool) -> None:
@@ -41,12 +41,12 @@ class Links:
 
     def read(self) -> Raw:
         """Return raw values; empty without NVLink."""
-        told = self._gpu.fields((LINK_COUNT,)).get(LINK_COUNT)
-        if told == 0.0:
+        count = self._gpu.fields((LINK_COUNT,)).get(LINK_COUNT)
+        if count == 0.0:
             return {}
         states = []
-        for link in range(min(int(told or MOST_LINKS), MOST_LINKS)):
-            state = self._gpu.ask("nvmlDeviceGetNvLinkState", link)
+        for link in range(min(int(count or MOST_LINKS), MOST_LINKS)):
+            state = self._gpu.query("nvmlDeviceGetNvLinkState", link)
             if state is None:
                 break
             states.append(state)

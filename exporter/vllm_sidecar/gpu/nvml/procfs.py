@@ -1,4 +1,4 @@
-"""Processes in /proc: their names, their environment, and who descends from whom."""
+"""Processes in /proc: their names, their environment, and their descendants."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PROC: Final = "/proc"
 UNKNOWN: Final = "unknown"
 _MOST_ENVIRONMENT = 1 << 20
 WANTED: Final = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
-"""The only variables that are kept: an environment holds secrets."""
+"""The only variables that are read: an environment contains secrets."""
 
 
 def names_of(pids: Iterable[int], root: str = PROC) -> dict[int, str]:
-    """Return the name of each process; `unknown` where the PID namespace does not show it."""
+    """Return the name of each process; `unknown` if the PID namespace does not show it."""
     return {pid: _name(f"{root}/{pid}") for pid in pids}
 
 
@@ -31,7 +31,7 @@ def _name(process: str) -> str:
 
 
 def environment(pid: int, root: str = PROC) -> dict[str, str] | None:
-    """Return what a process was told about GPUs; None where it may not be read (another user's process)."""
+    """Return a process's GPU variables; None if they may not be read (another user's process)."""
     try:
         with open(f"{root}/{pid}/environ", "rb") as file:
             data = file.read(_MOST_ENVIRONMENT)
@@ -42,7 +42,7 @@ def environment(pid: int, root: str = PROC) -> dict[str, str] | None:
 
 
 def family(pid: int, root: str = PROC) -> frozenset[int]:
-    """Return a process and all that descend from it: vLLM computes in children of its API server."""
+    """Return a process and all its descendants: vLLM computes in children of its API server."""
     children = defaultdict(list)
     try:
         entries = [int(name) for name in os.listdir(root) if name.isdecimal()]
@@ -62,7 +62,7 @@ def family(pid: int, root: str = PROC) -> frozenset[int]:
 def _parent(process: str) -> int | None:
     try:
         with open(f"{process}/stat", encoding="utf-8", errors="replace") as file:
-            # The name in brackets may hold blanks and brackets of its own.
+            # The name in brackets may contain blanks and brackets.
             return int(file.read().rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):
         return None

@@ -1,15 +1,16 @@
-"""The loop of the process that calls NVML: polls at an interval, waits for events in between, ends with its parent.
+"""The loop of the process that calls NVML: polls at an interval, waits for events in between, and ends with its parent.
 
-It speaks in lines of JSON, `[kind, content]`, on what was its standard output:
+It writes lines of JSON, `[kind, content]`, to its original standard output:
 
-    opened    NVML was initialised
-    poll      all chosen devices, as NVML says it
+    opened    NVML was initialized
+    poll      all chosen devices, in NVML's values
     event     an event of one device
-    note      something about events that is worth a line in the log
+    note      a change in the availability of events, for the log
     failed    why it ends: a reason of the sidecar, and a detail
-    outdated  it ends because there are other devices than at the start
+    outdated  it ends because the set of devices has changed since its start
 
-On its standard input it gets `plan` first, then `pids` whenever vLLM's processes change. The end of that is its own.
+It reads `plan` from its standard input, then `pids` whenever vLLM's processes change. It ends when its standard input
+does.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LONGEST_WAIT = 0.3
-"""Seconds of one wait for events, in which nothing that the parent says is heard, and so not its end."""
+"""Longest wait for events in seconds, during which it does not read from its parent, nor notice its parent's end."""
 _PR_SET_PDEATHSIG = 1
 _MOST_INPUT = 1 << 16
 
@@ -48,7 +49,7 @@ class Worker:
         self._settings: dict[str, Any] = {}
 
     def run(self) -> None:
-        """Wait for the plan and carry it out until the parent ends, NVML fails, or there are other devices."""
+        """Wait for the plan and execute it until the parent ends, NVML fails, or the set of devices changes."""
         while not (self._settings or self._ended):
             self._listen(None)
         if self._ended:
@@ -68,7 +69,8 @@ class Worker:
         try:
             driver = Driver(nvml, DriverSettings(settings["wanted"], settings["slow_interval"], settings["processes"]))
             self._send("opened", {"driver": driver.driver_version, "nvml": driver.nvml_version,
-                                  "devices": len(driver.devices), "gone": len(driver.gone)})  # fmt: skip
+                                  "devices": len(driver.devices),
+                                  "without_handle": len(driver.without_handle)})  # fmt: skip
             events = Events(nvml, driver.devices, settings["event_types"], self._send)
             try:
                 self._poll(driver, events)
@@ -90,15 +92,15 @@ class Worker:
                 self._wait(events, min(left, self._settings["heartbeat"], LONGEST_WAIT))
 
     def _wait(self, events: Events, seconds: float) -> None:
-        """Let time pass, at most so long, for events where there can be any."""
+        """Wait up to a time limit, for events if they are available."""
         until = time.monotonic() + seconds
         came = events.wait(seconds)
         self._page.write("waiting for the next poll")
-        # Where there is nothing to wait with, or a driver returns at once, the rest is waited for here.
+        # If there are no events to wait for, or a driver returns at once, the rest of the time is waited here.
         self._listen(0.0 if came else max(0.0, until - time.monotonic()))
 
     def _listen(self, seconds: float | None) -> None:
-        """Take what the parent says, waiting for it as long as this (None: without end)."""
+        """Read requests from the parent, waiting up to a time limit (None: without limit)."""
         if not select.select([self._requests], [], [], seconds)[0]:
             return
         data = os.read(self._requests, _MOST_INPUT)
@@ -122,14 +124,14 @@ def main(page: int) -> None:
     """Serve the parent; `page` is the file of the call page."""
     _depend_on_parent()
     frames = os.dup(1)
-    os.dup2(2, 1)  # what a library prints must not get among the frames
-    with suppress(BrokenPipeError):  # the parent is gone
+    os.dup2(2, 1)  # output of a library must not mix with the frames
+    with suppress(BrokenPipeError):  # the parent has ended
         Worker(0, frames, CallPage(page)).run()
-    os._exit(0)  # without the finalisers of the driver's library, which nobody needs here
+    os._exit(0)  # without the finalizers of the driver's library, which are not needed here
 
 
 def _depend_on_parent() -> None:
-    """End with the parent whatever happens, and leave it to the parent to end before."""
+    """End with the parent in any case, and ignore signals before, so that the parent ends it in order."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Probes of a vLLM server: who it is, how it was started, and what it has in flight -> Identity.
+"""Probes of a vLLM server: its identity, its flags, and its requests in flight -> ServerIdentity.
 
-Only GETs, one at a time, next to the polls and never in their way. Every source is optional: what does not answer is
-missing in the Identity and named in `source_errors`.
+Only GETs, one at a time, which never delay the polls. Every source is optional: the facts of a source without an answer
+are missing in the identity, and the source is listed in `source_errors`.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ __all__ = ["Introspector", "ProbeHealth"]
 log = logging.getLogger(__name__)
 
 BAD_BODY: Final = "bad_body"
-"""In `source_errors`: an answer that is not vLLM's; the log has the details."""
+"""In `source_errors`: an answer that is not from vLLM; the log has the details."""
 
 NO_PROCESS: Final = "no_process"
-"""In `source_errors`: no process in /proc listens where the target is."""
+"""In `source_errors`: no process in /proc listens at the target's address."""
 
 LOAD_INTERVAL: Final = 10.0
-"""Seconds between two probes of /load, whose value is that of a moment; less where the others are probed often."""
+"""Seconds between two probes of /load, whose value changes quickly; less where other sources are probed often."""
 LOAD_PER_INTERVAL: Final = 6.0
-"""Probes of /load to one of the others, at least."""
-LOAD_KEPT: Final = 3.0
-"""Intervals of /load after which its value is too old to be shown."""
+"""Fewest probes of /load per probe of another source."""
+LOAD_EXPIRES: Final = 3.0
+"""Intervals of /load after which its value is too old to be exported."""
 
 _PARSERS: Final[Mapping[FactSource, Callable[[bytes], Facts]]] = {
     FactSource.VERSION: parse_version,
@@ -64,11 +64,11 @@ _FAILURES: Final = {
     **dict.fromkeys((Reason.HTTP_401, Reason.HTTP_403, Reason.HTTP_404, Reason.HTTP_4XX), Failure.CLOSED),
     **dict.fromkeys((Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS), Failure.UNREACHED),
 }
-"""What else goes wrong may have cost the server something."""
+"""Failures with other reasons may have cost the server time."""
 
 
 class ProbeClient(Protocol):
-    """The HTTP client of one target (scrape.Client)."""
+    """The HTTP client of one target (vllm.client.Client)."""
 
     async def get(
         self,
@@ -78,17 +78,17 @@ class ProbeClient(Protocol):
         accept: str = "",
         timeout: float = ...,  # noqa: ASYNC109 - the client owns its deadline
     ) -> Response:
-        """Ask for `path` with a deadline in seconds; raises PollError when that gives no body with status 200."""
+        """Fetch `path` with a deadline in seconds; raises PollError unless the answer is a body with status 200."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Probing:
-    """How a server is probed.
+    """The settings of a server's probes.
 
     `interval` and `timeout` are seconds, `args` is a vLLM command line from the config (may be empty), `proc` allows
-    looking into /proc for a local target. All endpoints together take `server_time_ratio` of the server's time, each
-    an equal share.
+    reading /proc for a local target. All endpoints together take `server_time_ratio` of the server's time, each an
+    equal share.
     """
 
     interval: float
@@ -101,9 +101,9 @@ class Probing:
 
 
 class Prober:
-    """Keeps the Identity of one target up to date.
+    """Keeps the identity of one target up to date.
 
-    `wall` gives Unix time, `proc_root` stands for /proc. `step` and `expire` take monotonic seconds.
+    `wall` returns Unix time, `proc_root` replaces /proc. `step` and `expire` take monotonic seconds.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Prober:
         self._settings: tuple[float, float] | None = None
         self._load_at = 0.0
         self._process = 0
-        """Counts restarts: what was sent before one, and is answered after it, is of the process before."""
+        """Counts restarts: an answer to a probe from before a restart belongs to the previous process."""
         self._confirmed: set[FactSource] = set()
         self._tried: set[FactSource] = set()
         self._labels: Mapping[str, str] | None = None
@@ -127,7 +127,7 @@ class Prober:
         self.use(client, probing)
 
     def use(self, client: ProbeClient, probing: Probing) -> None:
-        """Take settings, also changed ones of the same server: what is known of it stays."""
+        """Apply settings, also changed settings of the same server: known facts remain."""
         self._client, self._timeout, interval = client, probing.timeout, probing.interval
         listener = local_listener(probing.url, probing.unix_socket) if probing.proc else None
         if listener is None:
@@ -144,7 +144,7 @@ class Prober:
             or Schedule(load_interval if source is FactSource.LOAD else interval, interval, share)
             for source in (*((FactSource.PROC,) if self._finder else ()), *_PARSERS)
         }
-        self._load_kept = LOAD_KEPT * load_interval
+        self._load_expires_after = LOAD_EXPIRES * load_interval
         if probing.args:
             self._keeper.update(FactSource.CONFIG, Facts(flags=parse_arguments(probing.args).flags))
         else:
@@ -152,23 +152,23 @@ class Prober:
 
     @property
     def identity(self) -> ServerIdentity:
-        """What is known now; fingerprint and changes wait until every endpoint was tried once since the restart."""
+        """The known facts; fingerprint and changes wait until every endpoint was tried once since the restart."""
         return self._keeper.identity
 
     @property
     def probes(self) -> Mapping[str, ProbeHealth]:
-        """How the probes of each source went."""
+        """The health of the probes of each source."""
         return {source.value: schedule.health for source, schedule in self._schedules.items()}
 
     @property
     def server_pid(self) -> int | None:
-        """The server's process on this machine; None where /proc does not show it."""
+        """The server's process on this machine; None if /proc does not show it."""
         return self._finder.pid if self._finder else None
 
     def restart(self) -> None:
         """Note that the server is a new process: probe everything again now.
 
-        What is known stays until its source answers, or says that it does not tell any more.
+        Known facts remain until their source answers, or no longer exposes them.
         """
         self._process += 1
         for schedule in self._schedules.values():
@@ -181,19 +181,19 @@ class Prober:
         self._keeper.hold()
 
     def start_over(self) -> None:
-        """Note that it is not one server that answers: nothing that was answered is known, or a change of anything."""
+        """Note that several servers answer: discard all facts from answers, and count no change."""
         self.restart()
         self._keeper.start_over()
 
     def expire(self, now: float) -> None:
-        """Forget what is too old to be live at a monotonic time."""
-        if now - self._load_at > self._load_kept:
+        """Forget values that are too old to be live at a monotonic time."""
+        if now - self._load_at > self._load_expires_after:
             self._keeper.forget(FactSource.LOAD)
 
     def observe_cache_config(self, labels: Mapping[str, str] | None) -> None:
-        """Take the labels of cache_config_info from a metrics poll; None when the poll had no such metric.
+        """Take the labels of cache_config_info from a metrics poll; None if the poll had no such metric.
 
-        The Rust front end never has it. Cheap when nothing changed.
+        The Rust front end never exposes it. Cheap if nothing changed.
         """
         if labels is None:
             self._drop_unconfirmed(FactSource.CACHE_CONFIG)
@@ -203,11 +203,11 @@ class Prober:
             self._labels = labels
 
     async def step(self, now: float, *, asleep: bool = False) -> bool:
-        """Probe the one source that is due longest, if any; return whether one was.
+        """Probe the source that has been due longest, if any; return whether one was probed.
 
         Args:
             now: Monotonic time in seconds.
-            asleep: The engine sleeps (`engine_sleep_state`): only /version, which the engine does not see, is asked.
+            asleep: The engine sleeps (`engine_sleep_state`): only /version, which does not reach the engine, is probed.
         """
         if asleep:
             self._keeper.forget(FactSource.LOAD)
@@ -217,12 +217,12 @@ class Prober:
             return False
         self._schedules[source].sent(now)
         if self._finder is not None and source is FactSource.PROC:
-            await self._look_into_proc(self._finder)
+            await self._search_proc(self._finder)
         else:
-            await self._ask(source, now)
+            await self._probe(source, now)
         return True
 
-    async def _ask(self, source: FactSource, now: float) -> None:
+    async def _probe(self, source: FactSource, now: float) -> None:
         process = self._process
         try:
             answer = await self._client.get(
@@ -249,7 +249,7 @@ class Prober:
             return
         if source is FactSource.LOAD:
             self._load_at = now
-            # Without --enable-server-load-tracking it says 0 for ever, which is not a number of requests.
+            # Without --enable-server-load-tracking the value is always 0, and not a number of requests.
             self._loaded |= bool(facts.requests_in_flight)
             facts = facts if self._loaded else Facts()
         self._answered(source, facts, answer.seconds)
@@ -261,13 +261,13 @@ class Prober:
             self._tried.add(source)
             self._drop_unconfirmed(source)
         elif failure is Failure.COSTLY and (self._tried or self._schedules[source].keeps_failing):
-            # The first failure of all may be a server that is not up yet, which will tell.
+            # The first failure may be that of a server that is still starting, whose facts are yet to come.
             self._tried.add(source)
         if source is FactSource.LOAD:
-            self._keeper.forget(source)  # a number of requests is live or it is nothing
+            self._keeper.forget(source)  # a number of requests is only useful while it is live
 
-    async def _look_into_proc(self, finder: ProcessFinder) -> None:
-        """Search /proc; a command line can block whoever reads it, for as long as its process hangs in the kernel."""
+    async def _search_proc(self, finder: ProcessFinder) -> None:
+        """Search /proc; reading a command line can block as long as its process hangs in the kernel."""
         if self._search is not None and not self._search.done():
             self._failed(FactSource.PROC, Reason.TIMEOUT.value, Failure.COSTLY)
             return
@@ -297,6 +297,6 @@ class Prober:
         self._keeper.fail(source, reason)
 
     def _drop_unconfirmed(self, source: FactSource) -> None:
-        """Forget what a source told of an earlier process of the server, now that it tells nothing of this one."""
+        """Forget facts of an earlier process of the server if this source exposes none of the current one."""
         if source not in self._confirmed:
             self._keeper.forget(source)

@@ -1,7 +1,6 @@
 """A vLLM command line -> flags and listening address. Pure, and never raises.
 
-Unknown options are skipped together with their values, which matters: what follows `--api-key` must never be taken for
-the model.
+Unknown options are skipped together with their values: the value of `--api-key` must never be mistaken for the model.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ DEFAULT_PORT: Final = 8000
 """vLLM's default of --port in all versions."""
 
 _MAX_WRAPPERS = 16
-"""How deep `vllm serve` may stand behind wrappers (`numactl ... vllm serve`)."""
+"""Most words of wrappers before `vllm serve` (`numactl ... vllm serve`)."""
 
 _API_SERVER = re.compile(r"vllm\.entrypoints\.(openai\.)?api_server|.*/vllm/entrypoints/(openai/)?api_server\.py")
 _NUMBER = re.compile(r"-[0-9.]+([eE][+-]?[0-9]+)?")
@@ -33,7 +32,7 @@ _DYNAMIC_NAME = re.compile(r"(?<=--)[^.]*")
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a command line says: whitelisted `flags` that were given, and where the server listens.
+    """The content of a command line: the whitelisted `flags` that were given, and where the server listens.
 
     `host` and `uds` are None when not given. `port` is 8000 when not given, None when a `--config` file may set it.
     `headless` servers run engines without HTTP.
@@ -48,7 +47,7 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """One occurrence: `name` in canonical spelling ('' for the positional model), dotted `key`, and its values."""
+    """One occurrence: canonical `name` ('' for the positional model), dotted `key`, and its values."""
 
     name: str
     key: str
@@ -82,10 +81,10 @@ def server_arguments(argv: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """Read a vLLM command line, whole or only what follows `vllm serve`.
+    """Parse a vLLM command line, complete or only the part after `vllm serve`.
 
     `--name value`, `--name=value`, dashes or underscores, short forms, `--no-name`, JSON and `--name.key value` are all
-    understood, as by vLLM's FlexibleArgumentParser (0.4.3 and later; dotted names 0.8.5). Abbreviated names are not.
+    parsed, as by vLLM's FlexibleArgumentParser (0.4.3 and later; dotted names 0.8.5). Abbreviated names are not.
     """
     found = server_arguments(argv)
     raw: dict[str, object] = {}
@@ -115,7 +114,7 @@ def _collect(
     nested: dict[str, dict[str, object]],
     plain: dict[str, str],
 ) -> None:
-    """Sort one option into whitelisted flags, keys of JSON flags, and those that only say where the server listens."""
+    """Sort one option into whitelisted flags, keys of JSON flags, and flags that only set the listening address."""
     value = option.given[0] if option.given else ""
     if option.name in SPECULATIVE_OPTIONS:
         nested.setdefault("speculative_config", {})[SPECULATIVE_OPTIONS[option.name]] = value
@@ -135,9 +134,9 @@ def _collect(
 
 
 def _options(args: Sequence[str]) -> Iterator[_Option]:
-    """Split a command line into options; a bare word is the model only where it can be no value of an unknown option.
+    """Split a command line into options; a bare word is the model only if it cannot be the value of an unknown option.
 
-    argparse takes the model at any place. Here it is taken first or right after an option that we know.
+    argparse accepts the model anywhere. Here it is accepted at the start or right after a known option.
     """
     i, bare = 0, True
     while i < len(args) and args[i] != "--":
@@ -157,10 +156,10 @@ def _options(args: Sequence[str]) -> Iterator[_Option]:
 
 
 def _count_values(name: str, key: str, following: Sequence[str]) -> int:
-    """Count the words after an option that belong to it."""
+    """Count the values after an option."""
     flag = _BY_OPTION[name][0] if name in _BY_OPTION else None
     if flag is not None and flag.kind is FlagKind.BOOL:
-        # V0's --enable-chunked-prefill took an optional word (0.5 to 0.8); later bools take none.
+        # V0's --enable-chunked-prefill took an optional value (0.5 to 0.8); later bools take none.
         return int(bool(following) and following[0].lower() in {"true", "false"})
     words = 0
     while words < len(following) and not _is_option(following[words]):

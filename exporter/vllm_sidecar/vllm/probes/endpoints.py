@@ -1,7 +1,7 @@
 """Bodies of vLLM's introspection endpoints, and labels of cache_config_info -> Facts.
 
-A server is not trusted: types are checked, texts and lists are cut, only whitelisted flags pass. Whatever does not look
-like vLLM's answer raises ValueError with a text that holds nothing of the body.
+A server is not trusted: types are checked, texts and lists are cut, and only whitelisted flags pass. Any other body
+raises ValueError with a text that contains nothing of the body.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from vllm_sidecar.vllm.probes.flag_values import FlagValue
 
 MAX_MODELS: Final = 1000
-"""Cards kept of /v1/models; a server with more adapters than that is listed in part."""
+"""Most cards that are read of /v1/models; more adapters are left out."""
 
 _MAX_CONFIG_TEXT = 262144
-"""Characters read of the text form of /server_info; 0.32.0 writes about 4000."""
+"""Most characters that are read of the text form of /server_info; 0.32.0 writes about 4000."""
 
 _MISSING: Final = object()
 
@@ -32,7 +32,7 @@ def parse_version(body: bytes) -> Facts:
     """Read /version (0.4.0 and later): `{"version": "0.32.0"}`, with the Rust front end also its own version.
 
     Raises:
-        ValueError: The body is something else.
+        ValueError: The body has another form.
     """
     answer = _object(body)
     version = flag_values.text(answer.get("version"))
@@ -42,13 +42,13 @@ def parse_version(body: bytes) -> Facts:
 
 
 def parse_models(body: bytes) -> Facts:
-    """Read /v1/models: the cards, and what the first base model tells about flags.
+    """Read /v1/models: the cards, and the flags that the first base model shows.
 
-    `created` and `permission` are dropped: both are made anew for every answer. max_model_len is None before 0.5.0 and
+    `created` and `permission` are dropped: both are new in every answer. max_model_len is None before 0.5.0 and
     for LoRA adapters.
 
     Raises:
-        ValueError: The body is something else, or holds no card with an id.
+        ValueError: The body has another form, or no card with an id.
     """
     cards = _object(body).get("data")
     if not isinstance(cards, list):
@@ -61,8 +61,8 @@ def parse_models(body: bytes) -> Facts:
     base = next((model for model in models if model.parent is None), None)
     flags: dict[str, FlagValue] = {}
     if base is not None:
-        told = {"model": base.root, "served_model_name": base.id, "max_model_len": base.max_model_len}
-        flags = {name: value for name, value in told.items() if value is not None}
+        shown = {"model": base.root, "served_model_name": base.id, "max_model_len": base.max_model_len}
+        flags = {name: value for name, value in shown.items() if value is not None}
     return Facts(models=models, flags=flags)
 
 
@@ -70,7 +70,7 @@ def parse_server_info(body: bytes) -> Facts:
     """Read /server_info of dev mode: nested (`?config_format=json`, 0.11.0 and later) or one text (0.8.5 to 0.10).
 
     Raises:
-        ValueError: The body is something else.
+        ValueError: The body has another form.
     """
     config = _object(body).get("vllm_config")
     if isinstance(config, Mapping):
@@ -84,7 +84,7 @@ def parse_load(body: bytes) -> Facts:
     """Read /load (0.8.0 and later): requests in flight in this API server process.
 
     Raises:
-        ValueError: The body is something else.
+        ValueError: The body has another form.
     """
     load = flag_values.real(_object(body).get("server_load"))
     if load is None or load < 0:
@@ -93,10 +93,10 @@ def parse_load(body: bytes) -> Facts:
 
 
 def parse_cache_config(labels: Mapping[str, str]) -> Facts:
-    """Read the whitelisted labels of cache_config_info; the text `None` means that vLLM itself leaves it open."""
+    """Read the whitelisted labels of cache_config_info; the text `None` means that vLLM itself has no value."""
     flags: dict[str, FlagValue] = {}
     for flag in FLAGS:
-        flags.update(_told(flag, labels.get(flag.label, _MISSING) if flag.label else _MISSING))
+        flags.update(_reported(flag, labels.get(flag.label, _MISSING) if flag.label else _MISSING))
     return Facts(flags=flags)
 
 
@@ -129,16 +129,16 @@ def _card(card: object) -> ModelCard | None:
 def _flags_of_config(config: Mapping[str, object]) -> Iterator[tuple[str, FlagValue]]:
     for flag in FLAGS:
         raw = next((found for path in flag.paths if (found := _at(config, path)) is not _MISSING), _MISSING)
-        yield from _told(flag, raw)
+        yield from _reported(flag, raw)
 
 
 def _flags_of_text(config: str) -> Iterator[tuple[str, FlagValue]]:
     pairs = dict(_pairs(config))
     for flag in FLAGS:
-        yield from _told(flag, pairs.get(flag.key, _MISSING) if flag.key else _MISSING)
+        yield from _reported(flag, pairs.get(flag.key, _MISSING) if flag.key else _MISSING)
 
 
-def _told(flag: Flag, raw: object) -> Iterator[tuple[str, FlagValue]]:
+def _reported(flag: Flag, raw: object) -> Iterator[tuple[str, FlagValue]]:
     value = None if raw is _MISSING else flag.value(raw)
     if value is not None:
         yield flag.name, value

@@ -1,7 +1,7 @@
-"""Any value of any source -> a flag value, or None: nothing that a server or a user writes can raise here.
+"""Any value of any source -> a flag value, or None: no value from a server or a user raises here.
 
-Texts are shortened, freed of what cannot be written as UTF-8, and URLs lose their user part and query, which is where
-credentials hide.
+Texts are shortened and cleaned of characters that UTF-8 cannot encode. URLs lose their user part and query, which may
+contain credentials.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import PurePosixPath
 FlagValue = str | int | float | bool
 
 MAX_TEXT = 512
-"""Characters kept of any text: it ends as a label value on every scrape."""
+"""Longest text: it becomes a label value in every scrape."""
 
 NONE = "none"
-"""What a flag shows when the server says that the feature is off; a flag that nobody told is absent instead."""
+"""Value of a flag whose feature the server reports as off; a flag that no source reports is absent instead."""
 
 _MAX_READ = 65536
 
 _EXACT = 2**53
-"""Flags end as gauges, so an integer that a double cannot hold is no flag."""
+"""Flags become gauges, so an integer that a double cannot hold is not a flag value."""
 
 _WORDS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -36,7 +36,7 @@ _REPR_PAIR = re.compile(r"\b(method|model|num_spec_tokens|num_speculative_tokens
 
 
 def text(value: object) -> str | None:
-    """Clean a text of at most 512 characters; None for anything that is no text, is empty, or says None."""
+    """Clean a text of at most 512 characters; None for anything that is not text, is empty, or is `None`."""
     if not isinstance(value, str):
         return None
     printable = "".join(c if c.isprintable() else " " for c in value[:_MAX_READ].strip())
@@ -47,7 +47,7 @@ def text(value: object) -> str | None:
 
 
 def integer(value: object) -> int | None:
-    """Read a whole number, also with vLLM's suffixes (`8k` = 8000, `8K` = 8192, since 0.9.0); None if it is none."""
+    """Read an integer, also with vLLM's suffixes (`8k` = 8000, `8K` = 8192, since 0.9.0); None if it is not one."""
     if isinstance(value, bool):
         return None
     number: float
@@ -64,7 +64,7 @@ def integer(value: object) -> int | None:
 
 
 def positive(value: object) -> int | None:
-    """Read a whole number above 0; None also for -1 and `auto`, with which vLLM decides itself."""
+    """Read an integer above 0; None also for -1 and `auto`, for which vLLM decides the value itself."""
     number = integer(value)
     return number if number is not None and number > 0 else None
 
@@ -88,32 +88,32 @@ def truth(value: object) -> bool | None:
 
 
 def switched(value: object) -> bool | None:
-    """Tell whether a feature is on that has a section such as `lora_config`: vLLM writes null when it is off."""
+    """Return whether a feature with a section such as `lora_config` is on: vLLM writes null when it is off."""
     if value is None or isinstance(value, Mapping):
         return value is not None
     return truth(value)
 
 
 def first(value: object) -> str | None:
-    """Take the first of several names: only that one is in the `model_name` label of vLLM's metrics."""
+    """Take the first of several names: only the first is in the `model_name` label of vLLM's metrics."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return text(value[0]) if value else None
     return text(value)
 
 
 def dtype(value: object) -> str | None:
-    """Read a data type; /server_info says `torch.bfloat16` where the command line says `bfloat16`."""
+    """Read a data type; /server_info has `torch.bfloat16` where the command line has `bfloat16`."""
     name = text(value)
     return name.removeprefix("torch.") if name else None
 
 
 def optional(value: object) -> str | None:
-    """Read a text where the server's None means that the feature is off and is shown as `none`."""
+    """Read a text where the server's None means that the feature is off, which is exported as `none`."""
     return NONE if value is None or value == "None" else text(value)
 
 
 def template(value: object) -> str | None:
-    """Name a chat template without its content: a file's name, or `inline` when the option holds the text itself."""
+    """Name a chat template without its content: a file's name, or `inline` if the option holds the text itself."""
     if not isinstance(value, str) or not value.strip():
         return None
     if "{" in value or "\n" in value:
@@ -122,7 +122,7 @@ def template(value: object) -> str | None:
 
 
 def document(value: object) -> Mapping[str, object] | None:
-    """Read a JSON object, given as one or as its text; None if it is none."""
+    """Read a JSON object, given as an object or as text; None if it is not one."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -132,7 +132,7 @@ def document(value: object) -> Mapping[str, object] | None:
 
 
 def connector(value: object) -> str | None:
-    """Name the KV connector; the rest of its config holds addresses and whatever the connector wants, so it stays."""
+    """Name the KV connector; the rest of its config is dropped: it may contain addresses and other private values."""
     if value is None or value == "None":
         return NONE
     config = document(value)
@@ -140,9 +140,9 @@ def connector(value: object) -> str | None:
 
 
 def speculative(value: object) -> Mapping[str, object] | None:
-    """Read what matters of a speculative config: method, model, num_speculative_tokens; None if it is none.
+    """Read the relevant keys of a speculative config: method, model, num_speculative_tokens; None if it is not one.
 
-    It comes as an object, as JSON (command line), or as Python's repr: `SpeculativeConfig(method='ngram', model=None,
+    It is an object, JSON (command line), or Python's repr: `SpeculativeConfig(method='ngram', model=None,
     num_spec_tokens=3)` in the text form of /server_info.
     """
     config = document(value)
@@ -171,6 +171,6 @@ def describe_speculative(value: object) -> str | None:
 
 
 def draft_length(value: object) -> FlagValue | None:
-    """Take the number of speculative tokens out of a speculative config; None when it is off or not said."""
+    """Take the number of speculative tokens from a speculative config; None if it is off or unknown."""
     config = speculative(value)
     return positive(config["num_speculative_tokens"] if config is not None else value)

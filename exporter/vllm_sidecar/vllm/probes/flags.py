@@ -1,7 +1,7 @@
-"""The vLLM options that the sidecar shows: one table, and nothing that is not in it passes any source.
+"""The vLLM options that the sidecar exports: options that are not in this table pass from no source.
 
-The whitelist is what keeps secrets (`--api-key`, `--hf-token`, `--ssl-*`, whole configs) and the 37 ever changing
-labels of cache_config_info away from the metrics.
+The whitelist keeps secrets (`--api-key`, `--hf-token`, `--ssl-*`, whole configs) and the 37 labels of
+cache_config_info, which change with every release, out of the metrics.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _READERS: Final[Mapping[FlagKind, Callable[[object], FlagValue | None]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One option of vLLM under its argparse name, and where each source has it.
+    """One option of vLLM under its argparse name, and its place in each source.
 
     `options` are its other spellings on the command line besides `--name` (and `--no-name` of a bool). `label` is its
-    cache_config_info label, `paths` its places in the JSON of /server_info (the first that is there counts), `key` its
-    name in the text form; each None or empty where the source does not have it. `read` replaces the reader of `kind`.
+    cache_config_info label, `paths` its places in the JSON of /server_info (the first that exists is used), `key` its
+    name in the text form; each None or empty if the source does not have it. `read` replaces the reader of `kind`.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Flag:
     nested: bool = False
     """The option takes JSON, so also `--name.key value`."""
     per_server: bool = False
-    """It differs between the servers of one deployment, and says nothing about their configuration."""
+    """It differs between the servers of one deployment, and is not part of their configuration."""
 
     def value(self, raw: object) -> FlagValue | None:
-        """Read the flag's value out of what a source says; None if it says nothing that fits."""
+        """Read the flag's value from a source's value; None if that is not valid."""
         return (self.read or _READERS[self.kind])(raw)
 
 
@@ -87,7 +87,7 @@ def _lora(name: str) -> tuple[Path, ...]:
 
 _INT, _FLOAT, _BOOL, _STR = FlagKind.INT, FlagKind.FLOAT, FlagKind.BOOL, FlagKind.STR
 
-# Checked with the parser and the config classes of vLLM 0.32.0. Where a flag was renamed the older name stands behind.
+# Checked with the parser and the config classes of vLLM 0.32.0. For a renamed flag the older name is last.
 FLAGS: Final[tuple[Flag, ...]] = (
     Flag("model", _STR, paths=_model("model"), key="model"),
     Flag(
@@ -117,7 +117,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("prefill_context_parallel_size", _INT, ("-pcp",), paths=_parallel("prefill_context_parallel_size")),
     Flag("data_parallel_size", _INT, ("-dp",), paths=_parallel("data_parallel_size"), key="data_parallel_size"),
     Flag("data_parallel_size_local", _INT, ("-dpl",), paths=_parallel("data_parallel_size_local")),
-    # Of a server that was given none /server_info says 0, so only the command line tells of a rank.
+    # /server_info shows 0 for a server without a rank, so only the command line is a source of the rank.
     Flag("data_parallel_rank", _INT, ("-dpn",), per_server=True),
     Flag("data_parallel_external_lb", _BOOL, ("-dpe",), paths=_parallel("data_parallel_external_lb")),
     Flag("data_parallel_hybrid_lb", _BOOL, ("-dph",), paths=_parallel("data_parallel_hybrid_lb")),

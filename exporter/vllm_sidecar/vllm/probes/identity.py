@@ -28,10 +28,10 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
-    """Who the server is, as far as any source told; what no source told is None or absent.
+    """A server's identity, merged from all sources; facts that no source exposes are None or absent.
 
-    `flags` holds vLLM's command line options under their argument names (`tensor_parallel_size`), `flag_sources` says
-    where each came from. `fingerprint` is 12 hex digits over version, models and flags; it changes with any of them.
+    `flags` holds vLLM's command line options under their argument names (`tensor_parallel_size`), `flag_sources` has
+    the source of each. `fingerprint` is 12 hex digits over version, models and flags; it changes with any of them.
     `changes` counts changes of a value that was known before, `last_change` is the Unix time of the last or None.
     """
 
@@ -49,14 +49,14 @@ class ServerIdentity:
 
     @property
     def served_model(self) -> str | None:
-        """The name of the base model, the first where it has several; None where not exactly one is known."""
+        """The name of the base model, the first of several names; None unless exactly one is known."""
         bases = [model for model in self.models if model.parent is None]
         one = len({model.root or model.id for model in bases}) == 1
         return bases[0].id if one else None
 
 
 class FactSource(StrEnum):
-    """Where facts come from; the values are shown to users."""
+    """Sources of facts; the values are shown to users."""
 
     CONFIG = "vllm.args"
     PROC = "/proc"
@@ -74,9 +74,9 @@ PRIORITY: Final[tuple[str, ...]] = (
     FactSource.MODELS,
     FactSource.SERVER_INFO,
 )
-"""Who wins where several sources tell a flag, last wins: what the running engine says beats what it was asked for."""
+"""Priority of the sources of a flag, the last wins: values of the running engine override requested values."""
 
-_TOLD_BY_SERVER: Final = (
+_REPORTED_BY_SERVER: Final = (
     FactSource.CACHE_CONFIG,
     FactSource.VERSION,
     FactSource.MODELS,
@@ -90,7 +90,7 @@ _PER_SERVER = frozenset(flag.name for flag in FLAGS if flag.per_server)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What one source tells at one time; None or absent is what it does not tell.
+    """The facts of one source at one time; None or absent means unknown.
 
     `requests_in_flight` counts requests, `flags` has whitelisted argument names only.
     """
@@ -105,8 +105,8 @@ class Facts:
 class IdentityKeeper:
     """Keeps the last facts of every source and merges them.
 
-    A source that fails keeps its facts until `forget`. While held, neither fingerprint nor changes move, so that a
-    rollout, of which the sources tell one after the other, is one change with one new fingerprint.
+    A source that fails keeps its facts until `forget`. While held, fingerprint and changes do not move, so that a
+    rollout, which the sources show one after the other, is one change with one new fingerprint.
     """
 
     def __init__(self, wall: Callable[[], float]) -> None:
@@ -120,23 +120,23 @@ class IdentityKeeper:
 
     @property
     def identity(self) -> ServerIdentity:
-        """What is known now."""
+        """The known facts."""
         return self._identity
 
     def update(self, source: str, facts: Facts) -> None:
-        """Replace what `source` told before by what it tells now."""
+        """Replace the facts of `source`."""
         if self._facts.get(source) != facts:
             self._facts[source] = facts
             self._merge()
 
     def forget(self, source: str) -> None:
-        """Drop what `source` told: it no longer does, and the server may be another one."""
+        """Drop the facts of `source`: it no longer exposes them, or the server may be another one."""
         if self._facts.pop(source, None) is not None:
             self._merge()
 
     def start_over(self) -> None:
-        """Drop what the server itself told, and compare nothing with it: it was not, or is not surely, one server."""
-        for source in _TOLD_BY_SERVER:
+        """Drop all facts from the server itself without counting a change: they may be from several servers."""
+        for source in _REPORTED_BY_SERVER:
             self._facts.pop(source, None)
         self._known.clear()
         self._identity = replace(self._identity, fingerprint=None)
@@ -145,7 +145,7 @@ class IdentityKeeper:
         self._merge()
 
     def fail(self, source: str, reason: str | None) -> None:
-        """Note why `source` gave nothing, from a closed set of words; None when it answered."""
+        """Note why `source` had no facts, from a closed set of words; None if it answered."""
         errors = self._identity.source_errors
         if errors.get(source) != reason:
             others = {name: why for name, why in errors.items() if name != source}
@@ -153,11 +153,11 @@ class IdentityKeeper:
             self._identity = replace(self._identity, source_errors=dict(sorted(kept.items())))
 
     def hold(self) -> None:
-        """Collect changes from now on without showing them, until `settle`."""
+        """Collect changes from now on without publishing them, until `settle`."""
         self._held = True
 
     def settle(self) -> None:
-        """Show a new fingerprint, and everything that changed while held as one change."""
+        """Publish a new fingerprint, and all changes while held as one change."""
         if self._held:
             self._held = False
             self._merge()
@@ -194,10 +194,10 @@ class IdentityKeeper:
         return flags, sources
 
     def _note(self, identity: ServerIdentity) -> bool:
-        """Remember what is known and tell whether any of it was known to be something else.
+        """Remember the known facts; return whether any of them replaced a different known value.
 
-        A flag is compared with what the same source said before: `auto` on the command line and `bfloat16` from
-        /server_info are two ways to say the same, and a better source that appears is no change of the server.
+        A flag is compared with the previous value of the same source: `auto` on the command line and `bfloat16` from
+        /server_info are the same setting, and a better source that appears is not a change of the server.
         """
         now: dict[tuple[str, str], object] = {
             (source, name): identity.flags[name] for name, source in identity.flag_sources.items()
@@ -214,16 +214,16 @@ class IdentityKeeper:
 def fingerprint(identity: ServerIdentity) -> str | None:
     """Hash version, base models and flags to 12 hex digits; None while nothing is known.
 
-    LoRA adapters are left out because they load and unload at run time, and so is what only tells the servers of one
-    deployment apart. None of the other flags differs between two identical starts (num_gpu_blocks would: it follows
-    the memory that was free).
+    LoRA adapters are left out because they load and unload at run time, and so are flags that only distinguish the
+    servers of one deployment. None of the other flags differs between two identical starts (num_gpu_blocks would: it
+    depends on the memory that was free).
     """
     models = _base_models(identity)
     if identity.version is None and not models and not identity.flags:
         return None
     flags = {name: value for name, value in identity.flags.items() if name not in _PER_SERVER}
-    told = [identity.version, identity.rust_frontend_version, models, flags]
-    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    facts = [identity.version, identity.rust_frontend_version, models, flags]
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGITS]
 
 

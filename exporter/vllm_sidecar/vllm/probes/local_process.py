@@ -1,8 +1,8 @@
 """The vLLM API server of a local target, found in /proc by the port that it listens on -> its command line.
 
-Works where the sidecar shares the PID namespace (same host, `shareProcessNamespace: true` of a pod). Best effort: what
-cannot be read is skipped. Engine and worker processes never match, because vLLM writes over their command line
-(`VLLM::EngineCore` and blanks), and with --api-server-count so do its API servers; their parent keeps it.
+Requires a shared PID namespace (same host, or `shareProcessNamespace: true` of a pod). Best effort: unreadable entries
+are skipped. Engine and worker processes never match, because vLLM overwrites their command line (`VLLM::EngineCore` and
+blanks). With --api-server-count it does so for its API servers, too; their parent keeps its command line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PROC: Final = Path("/proc")
 
 _MAX_COMMAND = 131072
-"""Bytes read of one command line; 128 KiB is also Linux's limit for one argument."""
+"""Most bytes that are read of one command line; 128 KiB is also Linux's limit for one argument."""
 
 _ANYWHERE = frozenset({"", "0.0.0.0", "::", "localhost", "*"})  # noqa: S104 - names what a server may have bound
 
@@ -36,7 +36,7 @@ class Listener:
 
 
 def local_listener(url: str, unix_socket: Path | None) -> Listener | None:
-    """Tell where to look for a target's process; None when the target is on another machine."""
+    """Return the listening address of a target's process; None if the target is on another machine."""
     if unix_socket is not None:
         return Listener(uds=unix_socket)
     try:
@@ -49,7 +49,7 @@ def local_listener(url: str, unix_socket: Path | None) -> Listener | None:
 
 
 class ProcessFinder:
-    """Finds the process of one listener again and again, looking first where it was the last time."""
+    """Finds the process of one listener repeatedly, starting where it was last found."""
 
     def __init__(self, listener: Listener, root: Path = PROC) -> None:
         self._listener = listener
@@ -58,13 +58,13 @@ class ProcessFinder:
 
     @property
     def pid(self) -> int | None:
-        """The process that the last complete search found, None where it found none; may be read by any thread."""
+        """The process that the last complete search found, None if it found none; may be read by any thread."""
         return self._pid
 
     def find(self) -> Arguments | None:
-        """Return the arguments of the server; None when no process, or more than one guess, fits."""
+        """Return the arguments of the server; None if no process fits, or more than one may fit."""
         pid, found = self._found()
-        self._pid = pid  # only now: during the search the last known process stays
+        self._pid = pid  # set only now: during the search the last known process remains
         return found
 
     def _found(self) -> tuple[int, Arguments] | tuple[None, None]:
@@ -80,7 +80,8 @@ class ProcessFinder:
                 return int(pid), found
             if found.port is None and found.uds is None:
                 guesses.append((int(pid), found))
-        # Without --port, a --config file may hold the port; we do not read it, but a single such server is ours.
+        # Without --port, a --config file may set the port; that file is not read, but a single such server is the
+        # target.
         return guesses[0] if len(guesses) == 1 else (None, None)
 
     def _pids(self) -> Iterator[str]:
@@ -106,7 +107,7 @@ class ProcessFinder:
         return None if parsed.headless else parsed
 
     def _same_network(self, pid: str) -> bool:
-        """Tell whether a process can own our loopback port; True when that cannot be read (another user's process)."""
+        """Return whether a process can own our loopback port; True if unknown (another user's process)."""
         try:
             theirs = (self._root / pid / "ns/net").readlink()
             return theirs == (self._root / "self/ns/net").readlink()

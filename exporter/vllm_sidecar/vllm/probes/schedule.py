@@ -1,6 +1,6 @@
-"""When one probe is due: by its interval, stretched by what it costs the server, and rarer while it fails.
+"""The time of a source's next probe: its interval, longer if probes cost the server much time or fail.
 
-No schedule knows of another, or of the polls: a probe that is slow or fails makes itself rare and nothing else.
+Schedules do not depend on each other, nor on the polls: a slow or failing probe delays only itself.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Final
 from vllm_sidecar.vllm.throttle import Throttle
 
 MAX_INTERVAL: Final = 600.0
-"""Seconds up to which a probe's interval is stretched or backed off, unless a longer one is configured."""
+"""Longest interval of a probe in seconds, stretched or backed off, unless a longer one is configured."""
 
 CLOSED_INTERVALS: Final = 10.0
 UNREACHED_INTERVALS: Final = 0.1
 
 
 class Failure(Enum):
-    """What a failed probe says about the next one."""
+    """The consequence of a failed probe for the next one."""
 
     CLOSED = auto()
-    """The endpoint is not offered: unlikely to change, so it is left alone for ten intervals."""
+    """The endpoint does not exist: unlikely to change, so it is left alone for ten intervals."""
     UNREACHED = auto()
-    """Nothing listens: it cost the server nothing, and the server should be known soon after it is up."""
+    """Nothing listens: the probe cost the server nothing, and the server should be found soon after its start."""
     COSTLY = auto()
-    """The server may have worked on it, or hangs: each one in a row doubles the interval."""
+    """The server may have worked on it, or hangs: each such failure in a row doubles the interval."""
     UNUSABLE = auto()
-    """There was an answer, and it was not vLLM's: the next may be, at the usual interval."""
+    """The answer was not from vLLM: the next one may be, so the interval stays the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeHealth:
-    """How the probes of one source went."""
+    """The health of the probes of one source."""
 
     interval: float
     """Seconds from the start of the last probe to the next."""
@@ -50,7 +50,7 @@ class ProbeHealth:
 class Schedule:
     """Decides when one source is probed next; times are monotonic seconds.
 
-    `interval` is the shortest time between two probes, `usual` is that of most sources, which failures are counted by.
+    `interval` is the shortest time between two probes, `usual` that of most sources, the unit of the back-off.
     """
 
     def __init__(self, interval: float, usual: float, server_time_ratio: float) -> None:
@@ -62,22 +62,22 @@ class Schedule:
 
     @property
     def due(self) -> float:
-        """When to send the next probe; minus infinity stands for at once."""
+        """When to send the next probe; minus infinity means at once."""
         return self._sent + self._interval
 
     @property
     def keeps_failing(self) -> bool:
-        """The last probe was not the first in a row that failed at a cost."""
+        """The last probe was at least the second in a row with a costly failure."""
         return self._failed_in_a_row > 1
 
     @property
     def health(self) -> ProbeHealth:
-        """How it went so far."""
+        """The health of the probes so far."""
         ratio = self._throttle.server_time_ratio
         return ProbeHealth(self._interval, ratio, self._failures, self._last_success, self._seconds)
 
     def restart(self) -> None:
-        """Make the probe due at once and forget what it cost: the server is a new process."""
+        """Make the probe due at once and reset its cost: the server is a new process."""
         self._sent = -math.inf
         self._interval = self._shortest
         self._failed_in_a_row = 0
@@ -88,14 +88,14 @@ class Schedule:
         self._sent = now
 
     def answered(self, seconds: float, wall: float) -> None:
-        """Note an answer that was used: its response time, and the Unix time."""
+        """Note a usable answer: its response time, and the Unix time."""
         self._failed_in_a_row = 0
         self._throttle.spent(seconds)
         self._interval = self._throttle.interval
         self._seconds, self._last_success = seconds, wall
 
     def failed(self, failure: Failure, seconds: float | None = None) -> None:
-        """Note a probe that gave nothing to use; `seconds` is the response time where there was a whole answer."""
+        """Note a probe without a usable answer; `seconds` is the response time if the answer was complete."""
         self._failures += 1
         if seconds is not None:
             self._throttle.spent(seconds)

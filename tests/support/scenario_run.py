@@ -30,7 +30,7 @@ def around(scenario: str) -> str:
 
 
 @dataclass
-class Rehearsal:
+class ScenarioRun:
     """What Prometheus would have scraped: per series its value at each scrape, None where it was not there."""
 
     scrapes: int = 0
@@ -52,11 +52,11 @@ class Rehearsal:
         return {text.partition("{")[2].rstrip("}"): value for text, value in found.items() if value is not None}
 
 
-async def rehearse(script: str | Script, seconds: float, *, load: float = 0.0, **overrides: object) -> Rehearsal:
+async def run_scenario(script: str | Script, seconds: float, *, load: float = 0.0, **overrides: object) -> ScenarioRun:
     """Play a script for so many simulated seconds, of which the server loads its model for the first ones."""
     given = read_script(script, None, overrides) if isinstance(script, str) else script
     look = Lookalike(given, WALL + load)
-    played = Rehearsal()
+    played = ScenarioRun()
     async with FakeVllm() as fake, run(config(fake.url)) as watched:
         fake.body = lambda: exposition(look)
         for second in range(1, round(seconds / POLL) + 1):

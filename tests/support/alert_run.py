@@ -64,7 +64,7 @@ class Notice:
 
 
 @dataclass
-class Drill:
+class AlertRun:
     """What arrived so far."""
 
     began: float = 0.0
@@ -110,7 +110,7 @@ def programs() -> tuple[str, str] | None:
 
 
 @contextmanager
-def playing(scenarios: Sequence[str], folder: Path, chosen: tuple[str, str] | None = None) -> Iterator[Drill]:
+def playing(scenarios: Sequence[str], folder: Path, chosen: tuple[str, str] | None = None) -> Iterator[AlertRun]:
     """Play scenarios side by side until the caller leaves; yield what arrives meanwhile."""
     with ExitStack() as stack:
         times: list[float] = []
@@ -123,19 +123,19 @@ def playing(scenarios: Sequence[str], folder: Path, chosen: tuple[str, str] | No
         # All at once: the first incident must not be over before the last one was seen.
         with ThreadPoolExecutor(len(scenarios)) as pool:
             urls = dict(pool.map(play, scenarios))
-        drill = stack.enter_context(watching(urls, folder, chosen))
-        drill.began = min(times) + CALM
-        yield drill
+        run = stack.enter_context(watching(urls, folder, chosen))
+        run.began = min(times) + CALM
+        yield run
 
 
 @contextmanager
-def watching(urls: Mapping[str, str], folder: Path, chosen: tuple[str, str] | None = None) -> Iterator[Drill]:
+def watching(urls: Mapping[str, str], folder: Path, chosen: tuple[str, str] | None = None) -> Iterator[AlertRun]:
     """Watch servers, by name, with sidecar, Prometheus and Alertmanager; yield what arrives meanwhile."""
     found = chosen or programs()
     assert found is not None, "apt-get install prometheus prometheus-alertmanager"
-    drill = Drill(time.monotonic())
+    run = AlertRun(time.monotonic())
     with ExitStack() as stack:
-        hook = stack.enter_context(receivers.webhook(drill.take))
+        hook = stack.enter_context(receivers.webhook(run.take))
         own = folder / "sidecar.yaml"
         targets = [{"name": name, "url": url} for name, url in urls.items()]
         own.write_text(yaml.safe_dump({**SIDECAR, "targets": targets}))
@@ -147,7 +147,7 @@ def watching(urls: Mapping[str, str], folder: Path, chosen: tuple[str, str] | No
         config = configuration(SCRAPE, job("vllm-sidecar", sidecar), rules=folder / "*.rules.yml")
         config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [address]}]}]}
         stack.enter_context(prometheus(folder, config, program=found[0]))
-        yield drill
+        yield run
 
 
 @contextmanager

@@ -1,0 +1,62 @@
+"""Parts of the loop of one target that settings make; what the part before has learned stays over a reload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog.derived import LATENCIES
+from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.catalog.upstream import ASLEEP
+from vllm_sidecar.series.service_levels import Objective
+from vllm_sidecar.series.slo_counters import SloCounters
+from vllm_sidecar.vllm.probes import Prober, Probing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_sidecar.config import Config, SloSettings, Target
+    from vllm_sidecar.series.readings import Readings
+    from vllm_sidecar.vllm.client import Client
+
+
+def make_prober(
+    known: Prober | None, target: Target, config: Config, client: Client, wall: Callable[[], float]
+) -> Prober | None:
+    """Return an introspector with these settings, and with what the one before knows."""
+    probes = config.introspection
+    if not probes.enabled:
+        return None
+    probing = Probing(
+        interval=probes.interval,
+        timeout=probes.timeout,
+        server_time_ratio=config.scrape.server_time_ratio,
+        args=target.args,
+        proc=probes.proc,
+        url=str(target.url),
+        unix_socket=target.unix_socket,
+    )
+    if known is None:
+        return Prober(client, probing, wall=wall)
+    known.use(client, probing)
+    return known
+
+
+def make_slo_counters(counted: SloCounters | None, slos: SloSettings) -> SloCounters | None:
+    """Return the counters of these objectives, with what was counted before."""
+    if not slos.enabled:
+        return None
+    found = [Objective(each.name, LATENCIES[each.latency], each.threshold, each.model) for each in slos.latencies]
+    if counted is None:
+        return SloCounters(found, availability=slos.availability)
+    counted.use(found, availability=slos.availability)
+    return counted
+
+
+def asleep(readings: Readings) -> bool:
+    """Say whether an engine sleeps, so that only some probes may be sent."""
+    return any(
+        reading.gauges.get(("engine_sleep_state", state), 0.0) > 0.0
+        for group, reading in readings.groups.items()
+        if group.scope is Scope.ENGINE
+        for state in ASLEEP
+    )
