@@ -183,7 +183,7 @@ def test_only_derived_signals_say_why_prometheus_could_not_compute_them() -> Non
 
 
 def test_a_derived_signal_without_a_reason_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not say why"):
+    with pytest.raises(ValueError, match="does not explain why"):
         replace(DERIVED[0], signal=replace(DERIVED[0].signal, why_not_promql=None))
 
 
@@ -194,7 +194,7 @@ BAD = {
     "if and only if it is an info": {"name": "seconds_info", "unit": Unit.NONE},
     "does not end in its unit": {"unit": Unit.BYTES},
     "reserved label": {"labels": ("job",)},
-    "no sentence": {"help": "No sentence"},
+    "not a sentence": {"help": "No sentence"},
 }
 
 

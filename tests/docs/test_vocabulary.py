@@ -32,6 +32,10 @@ def test_every_kind_of_text_can_be_read() -> None:
         "The board comes with the package.",
         "A file that is generated no more.",
         "where a driver is there, and not",
+        "The counter goes on after a restart.",
+        "A number in place of the default.",
+        "Mend the file; nothing is felt in the night.",
+        "The names are normalised.",
         "A call that is cancelled when NVML is initialised.",
     ],
 )

@@ -87,7 +87,7 @@ def test_a_threshold_that_is_no_bound_is_refused_with_what_would_make_it_one() -
     found = placed(TTFT, 2.0, BucketBounds(), None, snap=False)
     assert found.mistake is not None
     assert found.mistake.startswith(
-        "2s is no bucket edge of vLLM's defaults; nearest are 1s and 2s500ms, or snap: true takes 2s500ms, "
+        "2s is not a bucket bound of vLLM's defaults; nearest are 1s and 2s500ms, or snap: true uses 2s500ms, "
         "or source: sidecar estimates; to have it exactly (vLLM 0.32 or newer): --custom-histogram-buckets '{"
     )
     flag = re.search(r"--custom-histogram-buckets '(.*)'", found.mistake)
@@ -101,7 +101,9 @@ def test_it_is_moved_to_the_nearest_bound_where_that_is_asked_for() -> None:
     found = placed(TTFT, 2.0, BucketBounds(), None, snap=True)
     assert (found.threshold, found.mistake) == (2.5, None)
     assert found.note is not None
-    assert found.note.startswith("2s is no bucket edge of vLLM's defaults: taken is 2s500ms; to have it exactly")
+    assert found.note.startswith(
+        "2s is not a bucket bound of vLLM's defaults: 2s500ms is used instead; to have it exactly"
+    )
     assert placed(TTFT, 0.0003, BucketBounds(), None, snap=True).threshold == 0.001
     assert placed(TTFT, 2.5, BucketBounds(), None, snap=True).note is None
 
@@ -116,12 +118,12 @@ def test_all_replicas_must_have_the_bound() -> None:
     edges = BucketBounds((replica(1.0, 2.0, 5.0), replica(1.0, 5.0, where="b")))
     found = placed(TTFT, 2.0, edges, None, snap=False)
     assert found.mistake is not None
-    assert found.mistake.startswith("2s is no bucket edge of b; nearest are 1s and 5s")
+    assert found.mistake.startswith("2s is not a bucket bound of b; nearest are 1s and 5s")
     assert placed(TTFT, 2.0, edges, None, snap=True).threshold == 1.0
     assert placed(TTFT, 5.0, edges, None, snap=False).mistake is None
     nothing = placed(TTFT, 2.0, BucketBounds((replica(1.0), replica(3.0, where="b"))), None, snap=True).mistake
     assert nothing is not None
-    assert "no edge is in all" in nothing
+    assert "no bound is in all" in nothing
 
 
 def test_only_the_replicas_of_a_model_count_for_it() -> None:
@@ -214,7 +216,7 @@ async def test_the_command_asks_live_servers_and_says_what_it_took(
     assert await asyncio.to_thread(cli.main, arguments) == 1
     refused = capsys.readouterr().err
     assert refused.startswith(
-        f"vllm-sidecar: {file}: line 1: slos.time_to_first_token.threshold: 2s is no bucket edge of vLLM's"
+        f"vllm-sidecar: {file}: line 1: slos.time_to_first_token.threshold: 2s is not a bucket bound of vLLM's"
     )
     assert not (tmp_path / "r").exists()
 
@@ -228,8 +230,8 @@ async def test_the_command_asks_live_servers_and_says_what_it_took(
         file.write_text(links % "snap: true, time_to_first_token: {threshold: 2s}")
         assert await asyncio.to_thread(cli.main, [*arguments, "--live", fake.url]) == 0
         note = capsys.readouterr().err
-        assert note.startswith("vllm-sidecar: slos.time_to_first_token.threshold: 2s is no bucket edge of http://")
-        assert "taken is 2s500ms; to have it exactly" in note
+        assert note.startswith("vllm-sidecar: slos.time_to_first_token.threshold: 2s is not a bucket bound of http://")
+        assert "2s500ms is used instead; to have it exactly" in note
 
     assert await asyncio.to_thread(cli.main, [*arguments, "--live", fake.url]) == 1
     assert re.fullmatch(r"vllm-sidecar: --live http://\S+/metrics: .*refused.*\n", capsys.readouterr().err)

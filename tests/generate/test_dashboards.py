@@ -252,7 +252,7 @@ def test_the_command_writes_the_dashboards_and_leaves_those_of_the_user_alone(
     (out / "vllm-slo.json").write_text("{}")
     capsys.readouterr()
     assert cli.main(["generate", "dashboards", "--out", str(out), "--check"]) == 1
-    told = "vllm-old.json: generated no more; --prune deletes it\n"
+    told = "vllm-old.json: no longer generated; --prune deletes it\n"
     assert capsys.readouterr().out == f"vllm-slo.json: not as generated\n{told}"
     assert cli.main(["generate", "dashboards", "--out", str(out), "--prune"]) == 1
     assert (out / "vllm-slo.json").read_text() == "{}"
@@ -279,7 +279,7 @@ def test_mistakes_in_the_thresholds_are_told_with_their_file(
 @for_each(
     ("changes", "problem"),
     [
-        ({"help": "No sentence"}, "has a description that is no sentence"),
+        ({"help": "No sentence"}, "has a description that is not a sentence"),
         ({"width": 25}, "is not between 1 and 24 columns wide"),
         ({"queries": ()}, "has no query"),
         ({"text": "x"}, "has a text if and only if it is a text panel"),

@@ -22,14 +22,14 @@ def said(expr: str, texts: str = "", least: float = 60.0) -> list[str]:
         ("sum by (a (x)", "cannot be parsed"),
         (f"{S}requests_runing > 1", f"reads {S}requests_runing, which nothing exports"),
         ("vllm:num_requests_running > 1", "reads vllm:num_requests_running, which nothing exports"),
-        (f"rate({S}requests_running[5m])", f"takes rate of {S}requests_running, which is no counter"),
-        (f"increase({S}recent_cache_hit_ratio[5m])", "which is no counter"),
+        (f"rate({S}requests_running[5m])", f"takes rate of {S}requests_running, which is not a counter"),
+        (f"increase({S}recent_cache_hit_ratio[5m])", "which is not a counter"),
         (f"max_over_time({S}preemptions_total[5m])", f"takes max_over_time of {S}preemptions_total, a counter"),
         (f"avg_over_time({S}request_seconds_bucket[5m])", "a counter"),
         (f"rate({S}preemptions_total[30s])", f"reads 30 s of {S}preemptions_total; four scrapes take 60 s"),
-        (f"{S}lora_slots_used / {S}lora_slots", "divides by what may be 0"),
-        (f"sum({S}lora_slots_used) / sum({S}lora_slots) > 0.5", "divides by what may be 0"),
-        (f"{S}lora_slots_used / 0", "divides by what may be 0"),
+        (f"{S}lora_slots_used / {S}lora_slots", "divides by a value that may be 0"),
+        (f"sum({S}lora_slots_used) / sum({S}lora_slots) > 0.5", "divides by a value that may be 0"),
+        (f"{S}lora_slots_used / 0", "divides by a value that may be 0"),
     ],
 )
 def test_each_mistake_is_told_in_words(expr: str, problem: str) -> None:
@@ -88,9 +88,9 @@ def test_a_label_that_survives_is_not_missed(expr: str) -> None:
 
 
 def test_a_rule_that_is_wrong_is_not_written() -> None:
-    with pytest.raises(lint.LintError, match=r"VllmX: divides by what may be 0: .*, in up / up"):
+    with pytest.raises(lint.LintError, match=r"VllmX: divides by a value that may be 0: .*, in up / up"):
         lint.check("VllmX", "up / up", least_range=60.0)
-    with pytest.raises(lint.LintError, match="which is no counter"):
+    with pytest.raises(lint.LintError, match="which is not a counter"):
         Notation(Thresholds()).query(Query("rate(~requests_running[$__rate_interval])"))
 
 

@@ -52,7 +52,7 @@ def test_a_file_that_was_edited_is_left_alone_and_so_are_all_others(
     capsys.readouterr()
     assert run("rules", out, thresholds="profile: batch") == 1
     told = capsys.readouterr()
-    assert f"{RULES}: was edited, or is not of this command and pack; --force overwrites it" in told.err
+    assert f"{RULES}: was edited, or was not written by this command for this pack; --force overwrites it" in told.err
     assert "nothing was written" in told.err
     assert told.out == ""
     assert contents(out) == before
@@ -87,7 +87,7 @@ def test_what_is_generated_no_more_is_named_and_deleted_on_demand_only(
     (out / "edited.rules.yml").write_bytes(edited)
     off = "slos: {enabled: false}\nrunbook_url: ''\ndashboard_url: ''"
     capsys.readouterr()
-    for flags, rest in (((), "generated no more; --prune deletes it"), (("--prune",), "deleted")):
+    for flags, rest in (((), "no longer generated; --prune deletes it"), (("--prune",), "deleted")):
         assert (out / SLOS).exists()
         assert run("rules", out, *flags, thresholds=off) == 0
         assert f"{SLOS}: {rest}\n" in capsys.readouterr().out

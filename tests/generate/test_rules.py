@@ -241,7 +241,7 @@ def test_the_command_writes_checks_and_tidies_one_folder(tmp_path: Path, capsys:
     assert cli.main([*arguments, "--check"]) == 0
     (tmp_path / "r" / "vllm-sidecar.rules.yml").rename(tmp_path / "r" / "old.rules.yml")
     assert cli.main([*arguments, "--check"]) == 1
-    assert "old.rules.yml: generated no more; --prune deletes it\n" in capsys.readouterr().out
+    assert "old.rules.yml: no longer generated; --prune deletes it\n" in capsys.readouterr().out
 
 
 def test_an_unknown_format_is_told_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,7 +174,7 @@ def test_a_model_that_the_gateway_does_not_know_is_a_ticket(tmp_path: Path) -> N
     [
         ("", "availability.source", 2, "gateway needs slos.gateway"),
         ("kind: envoy", "gateway.services", 3, "must name the services of envoy"),
-        ("kind: litellm, requests: up", "gateway.requests", 3, "is for kind: custom alone"),
+        ("kind: litellm, requests: up", "gateway.requests", 3, "is only for kind: custom"),
         ("kind: custom, requests: up", "gateway.failures", 3, "it is empty"),
         ('kind: custom, failures: up, requests: "rate(up["', "gateway.requests", 3, "must be an expression of PromQL"),
         ('kind: custom, failures: up, requests: "up) or (up"', "gateway.requests", 3, "must be an expression"),

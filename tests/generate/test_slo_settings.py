@@ -113,12 +113,12 @@ def test_a_factor_that_was_asked_for_and_can_never_be_exceeded_is_refused() -> N
     assert mistakes(slos={**slos, "burn": [burn(factor=9.9)]}) == ()
 
 
-def test_all_thresholds_that_are_no_bounds_are_told_at_once() -> None:
+def test_all_thresholds_that_are_not_bounds_are_reported_at_once() -> None:
     found = mistakes(
         slos={"time_to_first_token": {"threshold": "2s"}, "inter_token_latency": {"threshold": "60ms"}},
         models={"a": {"slos": {"time_to_first_token": {"threshold": "3s"}}}},
     )
-    assert [text.split(" is no ")[0] for text in found] == [
+    assert [text.split(" is not ")[0] for text in found] == [
         "slos.time_to_first_token.threshold: 2s",
         "models.a.slos.time_to_first_token.threshold: 3s",
         "slos.inter_token_latency.threshold: 60ms",
@@ -147,7 +147,7 @@ def test_snapping_is_told_and_can_be_asked_for_in_three_places() -> None:
     ):
         settled = settle(Thresholds.model_validate(settings))
         assert [note.split(";")[0] for note in settled.notes] == [
-            "slos.time_to_first_token.threshold: 2s is no bucket edge of vLLM's defaults: taken is 2s500ms"
+            "slos.time_to_first_token.threshold: 2s is not a bucket bound of vLLM's defaults: 2s500ms is used instead"
         ]
     models = {"a": {"slos": {"time_to_first_token": {"threshold": "3s", "snap": True}}}}
     assert mistakes(models=models) == ()

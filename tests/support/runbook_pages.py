@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = RULES / "runbooks"
-SECTIONS = ("Stop the bleeding", "Confirm", "Find the cause", "Mend")
+SECTIONS = ("Stop the bleeding", "Confirm", "Find the cause", "Fix")
 EXAMPLE = {
     "NAMESPACE": "llm",
     "POD": "chat-0",

@@ -74,10 +74,14 @@ RULES = (
     _rule(r"\baloud\b", "with a warning"),
     _rule(r"\bgets? up\b", "is paged"),
     _rule(r"\bin vain\b", "without an answer"),
-    _rule(r"\bgo(es|ing)? on\b|\bwent on\b", "continues"),
-    _rule(r"\bmends?\b|\bmended\b", "fix"),
-    _rule(r"\b(utili|initiali|normali|tokeni|seriali)s(e|ed|es|ing|ation)\b|\bcancelled\b|\blabelled\b", "US spelling"),
-    _rule(r"\bneighbours?\b|\bbehaviours?\b", "US spelling"),
+    _rule(r"\b(go|goes|going|went) on\b(?! (a|an|the)\b)", "continues, keeps"),
+    _rule(r"\bany more\b(?! than\b)", "anymore, no longer"),
+    _rule(r"\bin place of\b", "instead of"),
+    _rule(r"\bmend(s|ed|ing)?\b", "fix"),
+    _rule(r"\bis felt\b|\bfeels? (it|nothing)\b|\busers feel\b", "affects, are affected"),
+    _rule(r"\bin the night\b", "at night"),
+    _rule(r"\b\w*(utili|initiali|normali|tokeni|seriali|quanti|optimi)s(e|ed|es|ing|ation)\b", "US spelling"),
+    _rule(r"\bcancelled\b|\blabelled\b|\b(neighb|behavi|col)ours?\b", "US spelling"),
 )
 
 
@@ -224,7 +228,17 @@ KINDS: tuple[Callable[[], Iterator[Text]], ...] = (
     comments,
 )
 """All texts that people read."""
-CHECKED: tuple[Callable[[], Iterator[Text]], ...] = (documents, settings, comments)
+CHECKED: tuple[Callable[[], Iterator[Text]], ...] = (
+    documents,
+    runbooks,
+    help_texts,
+    alert_texts,
+    threshold_texts,
+    dashboard_texts,
+    hints,
+    settings,
+    comments,
+)
 """Those that are held to the list."""
 
 

@@ -1,4 +1,4 @@
-"""Every signal that the sidecar exports, once; exporter, docs, rules and dashboards all read it here."""
+"""All signals that the sidecar exports, each defined once; the exporter, docs, rules and dashboards read them here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ for _signal in (
     *OWN,
 ):
     if _signal.name in SIGNALS:
-        raise ValueError(f"signal {_signal.name} stands twice in the catalog")
+        raise ValueError(f"signal {_signal.name} is listed twice in the catalog")
     SIGNALS[_signal.name] = _signal
 
 _PARTS = re.compile(r"_(bucket|sum|count)$")

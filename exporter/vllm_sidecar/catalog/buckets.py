@@ -1,13 +1,13 @@
-"""Bucket edges that vLLM has by default, by family, for those who generate rules without a server to ask.
+"""vLLM's default bucket bounds by family, for generating rules without a server to read them from.
 
-Source: `vllm/v1/metrics/buckets.py` of vLLM 0.32 and 0.33, and the same lists in its Rust front end. Tests hold them
-against recorded servers.
+Source: `vllm/v1/metrics/buckets.py` of vLLM 0.32 and 0.33, and the same lists in its Rust front end. Tests compare them
+with recorded servers.
 """
 
 from __future__ import annotations
 
 FLAG = "--custom-histogram-buckets"
-"""vLLM's option: a JSON object from family to its list of edges, which replaces the default one as a whole."""
+"""vLLM's option: a JSON object from family to its list of bounds, which replaces the whole default list."""
 FLAG_SINCE = "0.32"
 """First release that has it; its Rust front end reads it from 0.33."""
 
@@ -24,7 +24,7 @@ BUCKETS: dict[str, tuple[float, ...]] = {
         *(960.0, 1920.0, 7680.0),
     ),
 }
-"""Family, as the option names it, to upper edges in seconds, ascending."""
+"""Family, as the option names it, to upper bounds in seconds, ascending."""
 
 FAMILY = {
     "time_to_first_token_seconds": "time_to_first_token",
@@ -32,4 +32,4 @@ FAMILY = {
     "time_per_output_token_seconds": "inter_token_latency",
     "request_seconds": "request_latency",
 }
-"""Histogram of the sidecar to the family of its edges."""
+"""Histogram of the sidecar to the family of its bounds."""

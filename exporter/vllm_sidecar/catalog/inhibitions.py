@@ -1,9 +1,9 @@
-"""Which alert makes which other ones superfluous: Alertmanager sends the one and not the others.
+"""Alerts that make other alerts redundant: Alertmanager sends the source and not its targets.
 
-A page is never inhibited by a ticket: somebody must hear of what users feel, whatever its cause. `equal` holds only
-labels that both sides have, or that no alert of an installation has (`cluster`, `namespace`): Alertmanager takes a
-label that is missing on both sides as equal, and one that is missing on one side as different. A label of `present`
-must be there on both sides: what lacks it would be equal to everything else that lacks it.
+A page is never inhibited by a ticket: somebody must be notified of what affects users, whatever its cause. `equal`
+holds only labels that both sides have, or that no alert of an installation has (`cluster`, `namespace`): Alertmanager
+treats a label that is missing on both sides as equal, and one that is missing on one side as different. A label of
+`present` must exist on both sides: otherwise all alerts without it would be equal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Inhibition:
     equal: tuple[str, ...]
     present: tuple[str, ...] = ()
     paging: bool = False
-    """Sources only while they page: a slow burn is a ticket that lasts for days."""
+    """Sources inhibit only while they page: a slow burn is a ticket that lasts for days."""
 
 
 def _tickets(*groups: str, but: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -48,9 +48,9 @@ _BURNS = (
     *("VllmRequestDurationSloBurn", "VllmAvailabilitySloBurn"),
 )
 _SLOW = (*_tickets("vllm-queue"), "VllmKvCachePressure", "VllmPreemptionStorm")
-"""What overload looks like on one replica."""
+"""Symptoms of overload on one replica."""
 _SLOWER = ("VllmInterTokenLatencyRegressed", "VllmSaturationSustained")
-"""What overload looks like on a model."""
+"""Symptoms of overload on a model."""
 _OF_REPLICA = (
     *_tickets("vllm-queue", "vllm-cache", "vllm-features"),
     *_tickets("vllm-replicas", but=(*_DOWN, *_LOOP, "VllmHostMemoryNearLimit")),
@@ -58,7 +58,7 @@ _OF_REPLICA = (
     *("VllmReplicaSlow", "VllmReplicaLoadUneven"),
 )
 _GPU_BROKEN = ("VllmGpuLost", "VllmGpuXidCritical")
-"""Not what lasts for weeks: a GPU that waits for its replacement must not hide a server that dies meanwhile."""
+"""Without alerts that last for weeks: a GPU that waits for replacement must not hide a server that dies meanwhile."""
 _BY_BROKEN_GPU = (
     *("VllmEngineStalled", "VllmReplicaSlow", "VllmGpuHang", "VllmGpuMissing", "VllmGpuStarved", "VllmGpuUnreadable"),
     *_tickets("vllm-queue"),
@@ -67,40 +67,40 @@ _OF_GPU = ("VllmGpuXid", "VllmGpuEccUncorrectable", "VllmGpuThrottled")
 
 INHIBITIONS: tuple[Inhibition, ...] = (
     Inhibition(
-        "Who is paged for a model without enough replicas sees which ones; their tickets say the same.",
+        "The page for a model without enough replicas lists them; their tickets repeat it.",
         _UNAVAILABLE, (*_DOWN[:1], *_HUNG, *_SLOW, *_SLOWER, "VllmGaugesStale"), MODEL,
     ),
     Inhibition("Too few replicas make the others slow.", _UNAVAILABLE, ("VllmQueueWaitHigh",), MODEL),
-    Inhibition("A burn of an objective is what users feel; queues and pressure are its symptoms.",
+    Inhibition("A page reports what users notice; queues and pressure have the same cause.",
                (*_BURNS, "VllmQueueWaitHigh", "VllmRejectionRatioHigh"), (*_SLOW, *_SLOWER), MODEL, paging=True),
     Inhibition(
-        "Without its sidecar nothing new is known of a server; what lingers is history.",
+        "Without its sidecar a server is not monitored; remaining alerts are outdated.",
         ("VllmSidecarDown",), (*_DOWN, *_LOOP, *_OF_REPLICA), SIDECAR, ("instance",),
     ),
-    Inhibition("A server that is down, or that cannot be read, explains all that is said about it.",
+    Inhibition("A server that is down, or that cannot be read, explains its other alerts.",
                _DOWN, _OF_REPLICA, REPLICA, ("instance",)),
-    Inhibition("A server that restarts again and again is down in between.",
+    Inhibition("A server that keeps restarting is down in between.",
                _LOOP, (*_DOWN, *_OF_REPLICA), REPLICA, ("instance",)),
-    Inhibition("kube-state-metrics knows the pod of a server that restarts, and not its sidecar.",
+    Inhibition("kube-state-metrics has the pod of a server that restarts, and not its sidecar.",
                _LOOP, _DOWN, ("cluster", "namespace", "pod"), ("pod",)),
-    Inhibition("In an engine that hangs or sleeps everything waits.",
+    Inhibition("In an engine that hangs or sleeps all requests wait.",
                _HUNG, (*_tickets("vllm-queue", "vllm-cache"), "VllmGaugesStale", "VllmDataParallelRankIdle"),
                ENGINE, ("instance",)),
     Inhibition("A hung engine explains GPUs that spin or idle.",
                _HUNG, ("VllmGpuHang", "VllmGpuStarved"), REPLICA, ("instance",)),
-    Inhibition("A full KV cache is the cause; the wait and the preemptions are what it does.",
+    Inhibition("A full KV cache is the cause; the wait and the preemptions are its effects.",
                ("VllmKvCachePressure",), ("VllmPreemptionStorm", *_tickets("vllm-queue")), ENGINE, ("instance",)),
     Inhibition("A broken GPU explains a dead, hung or slow server of its pod or host.",
                _GPU_BROKEN, _BY_BROKEN_GPU, SIDECAR, ("instance",)),
-    Inhibition("The GPUs of a node are watched by a DaemonSet in another namespace: the node is what both know.",
+    Inhibition("The GPUs of a node are watched by a DaemonSet in another namespace: only the node is a label of both.",
                _GPU_BROKEN, ("VllmEngineStalled", "VllmGpuHang", "VllmGpuMissing", "VllmGpuStarved"),
                ("cluster", "node"), ("node",)),
-    Inhibition("A lost GPU needs what its recovery action says, and its XIDs say no more.",
+    Inhibition("A lost GPU explains its recovery action and its XIDs.",
                ("VllmGpuLost",), ("VllmGpuRecoveryNeeded", "VllmGpuXidCritical", *_OF_GPU),
                ("cluster", "uuid"), ("uuid",)),
-    Inhibition("What the driver asks for says more than the XID that made it ask.",
+    Inhibition("The driver's recovery action is more specific than the XID that caused it.",
                ("VllmGpuRecoveryNeeded",), ("VllmGpuXidCritical", "VllmGpuXid"), ("cluster", "uuid"), ("uuid",)),
-    Inhibition("A critical XID says more than others of its GPU.",
+    Inhibition("A critical XID explains the others of its GPU.",
                ("VllmGpuXidCritical",), ("VllmGpuXid",), ("cluster", "uuid"), ("uuid",)),
 )  # fmt: skip
-"""Besides these a page about an objective inhibits its tickets, by `SLO`."""
+"""In addition, a page about an objective inhibits its tickets, by `SLO`."""

@@ -1,8 +1,8 @@
-"""The service level objectives, as typed values; `generate.slos` writes their rules with a user's settings.
+"""The service level objectives, as typed values; `generate.slo_rules` writes their rules with a user's settings.
 
 A burn is how many times faster than allowed the error budget is used: the share of bad observations over a window,
-divided by 1 - objective. An alert asks for a burn over a long window, so that it matters, and over a short one, so
-that it goes on (the multi-window, multi-burn-rate alerts of the Site Reliability Workbook, chapter 5).
+divided by 1 - objective. An alert needs the burn over a long window, so that it matters, and over a short one, so
+that it still continues (the multi-window, multi-burn-rate alerts of the Site Reliability Workbook, chapter 5).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ DASHBOARD = "vllm-slo"
 BUDGET_SECONDS = 30 * 86_400.0
 """The period of an error budget."""
 LEAST_OBSERVATIONS = 30
-"""Observations in the long window below which no burn is judged."""
+"""Below this many observations in the long window no burn is evaluated."""
 CAP = 0.8
-"""Share of the largest possible burn, 1 / (1 - objective), that a factor is lowered to at most."""
+"""Largest factor, as a share of the largest possible burn, 1 / (1 - objective); larger ones are lowered to it."""
 
 
 class CountedFrom(StrEnum):
-    """What an objective is counted from."""
+    """Source of the counts of an objective."""
 
     HISTOGRAM = "histogram"
-    """vLLM's own counters and buckets: any threshold that is an edge, also for the past, and without a sidecar."""
+    """vLLM's own counters and buckets: thresholds at bucket bounds, also for the past, and without a sidecar."""
     SIDECAR = "sidecar"
-    """The sidecar's counters, made at every poll: thresholds of its configuration, over restarts, with HTTP 5xx."""
+    """The sidecar's counters of every poll: thresholds of its configuration, across restarts, with HTTP 5xx."""
     GATEWAY = "gateway"
-    """A gateway's counters of what its clients got, also while no server answers; of availability alone."""
+    """A gateway's counters of the responses to clients, also while no server answers; only for availability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ BURNS = (
     Burn(86_400.0, 7200.0, 3.0, Severity.TICKET, 900.0),
     Burn(259_200.0, 21_600.0, 1.0, Severity.TICKET, 900.0),
 )
-"""At these 2 % of a month's budget are gone in 1 h, 5 % in 6 h, 10 % in a day and 10 % in three."""
+"""At these burns 2 % of a 30-day budget is used in 1 h, 5 % in 6 h, 10 % in a day and 10 % in three days."""
 
 
 class Drafts(StrEnum):
-    """Which engines an objective is about, by whether they speculate: then ITL is per batch of tokens."""
+    """Engines that an objective covers, by whether they speculate: if they do, ITL is per batch of tokens."""
 
     ALL = ""
     WITHOUT = "unless"
@@ -73,7 +73,7 @@ class Slo:
     name: str
     alert: str
     what: str
-    """After "99% of": what is good, with `<<threshold>>` in place of the number."""
+    """After "99% of": what is good, with `<<threshold>>` instead of the number."""
     objective: float
     """Share of good observations over the period of the budget."""
     source: CountedFrom
@@ -117,7 +117,7 @@ SLOS: tuple[Slo, ...] = (
         source=CountedFrom.HISTOGRAM,
         histogram="time_to_first_token_seconds",
         thresholds=_seconds(0.5, 2.5, 10.0),
-        cause="requests wait in the queue, or prompts are longer and found in no cache",
+        cause="requests wait in the queue, or prompts are longer and not cached",
         first=(
             f"PromQL: {_query('recent_time_to_first_token_share_ratio')} shows whether queue or prefill takes the time"
         ),
@@ -125,7 +125,7 @@ SLOS: tuple[Slo, ...] = (
     Slo(
         name="inter_token_latency",
         alert="VllmInterTokenLatencySloBurn",
-        what="outputs come within <<threshold>> of the one before",
+        what="outputs arrive within <<threshold>> of the previous one",
         objective=0.99,
         source=CountedFrom.HISTOGRAM,
         histogram="inter_token_latency_seconds",
@@ -171,6 +171,6 @@ SLOS: tuple[Slo, ...] = (
 )
 
 BOUND_MISSING = "VllmSloEdgeMissing"
-"""The ticket for replicas that do not say what of an objective is good."""
+"""The ticket for replicas that do not expose the counts of an objective."""
 SLO_ALERTS: tuple[str, ...] = (*dict.fromkeys(slo.alert for slo in SLOS), BOUND_MISSING)
-"""Names of the alerts that `generate.slos` writes."""
+"""Names of the alerts that `generate.slo_rules` writes."""

@@ -140,7 +140,7 @@ class Reason(StrEnum):
     )
     EMPTY = (
         "empty",
-        ("The server answered with an empty body. Check metrics_path, and whether a proxy answers in place of vLLM."),
+        ("The server answered with an empty body. Check metrics_path, and whether a proxy answers instead of vLLM."),
     )
     NOT_PROMETHEUS = (
         "not_prometheus",
@@ -202,7 +202,7 @@ class Reason(StrEnum):
     DEVICE_ACCESS_LOST = (
         "device_access_lost",
         (
-            "NVML stopped working and initialising it again did not help, as after a systemctl daemon-reload that "
+            "NVML stopped working and initializing it again did not help, as after a systemctl daemon-reload that "
             "takes /dev/nvidia* away from containers. Recreate the container."
         ),
     )

@@ -1,7 +1,7 @@
-"""Which HTTP routes of a vLLM server reach an engine: the only ones that are work, or a failure of it.
+"""HTTP routes of a vLLM server that reach an engine: only these are work, and only their failures count.
 
-Tokenising, counting tokens, rendering a prompt, loading an adapter, pausing and everything else that takes POST is
-answered by the front end: it goes on while an engine hangs, and its failures are not those of requests.
+The front end answers all other POST routes, such as tokenizing, counting tokens, rendering a prompt, loading an adapter
+and pausing: they work while an engine hangs, and their failures are not those of requests.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _ENGINE_ROUTES = (
     "generate",
     "invocations",
 )
-"""How the routes end that hand a request to an engine; before them stand `/v1`, `/v2`, `/inference/v1` and prefixes."""
+"""Ends of the routes that hand a request to an engine, after `/v1`, `/v2`, `/inference/v1` and prefixes."""
 _REACHES_AN_ENGINE = re.compile(rf".*/(?:{'|'.join(_ENGINE_ROUTES)})")
 
 HOLDING = frozenset(("/pause", "/sleep"))
-"""Routes after which engines stand still on purpose."""
+"""Routes that pause engines on purpose."""
 RELEASING = frozenset(("/resume", "/wake_up"))
-"""Routes after which they go on."""
+"""Routes that resume them."""
 
 
 def reaches_an_engine(handler: str, method: str) -> bool:
-    """Tell whether requests of a route and method, as `http_requests_total` names them, are work for an engine."""
+    """Return whether requests of a route and method, as `http_requests_total` names them, are work for an engine."""
     return method == "POST" and _REACHES_AN_ENGINE.fullmatch(handler) is not None

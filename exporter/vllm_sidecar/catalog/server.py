@@ -1,4 +1,4 @@
-"""Signals about who the server is: version, models, flags, lives."""
+"""Signals about the server itself: version, models, flags, restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAGS_SHOWN = (
     "speculative_config",
     "kv_cache_dtype",
 )
-"""The flags that change capacity and behaviour: labels of `server_config_info`."""
+"""The flags that change capacity and behavior: labels of `server_config_info`."""
 
 FLAG_GAUGES: dict[str, tuple[str, Unit]] = {
     "max_model_len": ("config_max_model_len_tokens", Unit.TOKENS),
@@ -38,20 +38,20 @@ def _target(name: str, kind: Kind, text: str, *labels: str, unit: Unit = Unit.NO
 
 
 SERVER: tuple[Signal, ...] = (
-    _target("server_info", Kind.INFO, "The vLLM server: its version and how it speaks.",
+    _target("server_info", Kind.INFO, "Version, front end and engine generation of the vLLM server.",
             "version", "front_end", "engine_generation"),
     _target("server_config_info", Kind.INFO,
-            "Flags of the server that change capacity and behaviour; empty where no source tells. The fingerprint "
+            "Flags of the server that change capacity and behavior; empty where unknown. The fingerprint "
             "changes with version, models and every known flag.",
             "fingerprint", *FLAGS_SHOWN),
     _target("model_info", Kind.INFO,
             "A served model, alias or LoRA adapter (then parent is its base); `model` is a valid label in Kubernetes.",
             "model_name", "root", "parent", "model"),
     Signal("engine_info", Kind.INFO, Unit.NONE,
-           "An engine, with the labels that the server gives its series, to join with: those that tell it from others "
-           "make `engine`. A name that is taken or reserved begins with exported_.",
+           "An engine, with the labels of its series on the server, for joins: those that distinguish engines make up "
+           "`engine`. A label name that is taken or reserved gets the prefix exported_.",
            Scope.ENGINE, further_labels=True),
-    *(_target(name, Kind.GAUGE, f"The server's --{flag.replace('_', '-')}; absent where no source tells.", unit=unit)
+    *(_target(name, Kind.GAUGE, f"The server's --{flag.replace('_', '-')}; absent where unknown.", unit=unit)
       for flag, (name, unit) in FLAG_GAUGES.items()),
     _target("config_changes_total", Kind.COUNTER,
             "Changes of version, models or flags that the sidecar saw since it started."),
@@ -62,12 +62,12 @@ SERVER: tuple[Signal, ...] = (
             "Restarts of the server that the sidecar saw since it started; several servers behind one address are "
             "not counted."),
     _target("server_start_timestamp_seconds", Kind.GAUGE,
-            "Unix time at which the API server, else its counters, were made; absent where vLLM does not tell.",
+            "Unix time when the API server started, or its counters were created; absent if unknown.",
             unit=Unit.TIMESTAMP),
     _target("server_startup_seconds", Kind.GAUGE,
-            "How long the last start of the server took: from the first poll that nothing answered, after the process "
-            "before ended or the sidecar started, to the first poll that succeeded. Kept until the next start; absent "
-            "where the sidecar found the server running.",
+            "Duration of the last start of the server: from the first unanswered poll, after the previous process "
+            "ended or the sidecar started, to the first successful poll. Kept until the next start; absent if the "
+            "server was running before the sidecar.",
             unit=Unit.SECONDS),
     _target("http_requests_in_flight", Kind.GAUGE,
             "Open HTTP requests (from /load; needs --enable-server-load-tracking)."),

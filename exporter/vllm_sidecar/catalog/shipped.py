@@ -1,6 +1,6 @@
-"""Files that come with the program and were written by hand, for the running sidecar and the generator alike.
+"""Hand-written files that ship with the program, for the running sidecar and for the generator.
 
-In an installed package they lie in its folder `data`, where the build puts them; in a checkout where they are edited.
+In an installed package they are in its folder `data`, where the build puts them; in a checkout, where they are edited.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _IN_CHECKOUT = {
     "config.example.yaml": "exporter/config.example.yaml",
     "runbooks": "rules/runbooks",
 }
-"""By the name in `data`. The same pairs stand in pyproject.toml."""
+"""By the name in `data`. The same pairs are listed in pyproject.toml."""
 
 
 def shipped(name: str) -> Path:
-    """Return where a file or folder is that comes with the program."""
+    """Return the path of a file or folder that ships with the program."""
     installed = _INSTALLED / name
     return installed if installed.exists() else _PACKAGE.parents[1] / _IN_CHECKOUT[name]
 
 
 @cache
 def runbooks() -> Mapping[str, str]:
-    """Return the runbooks by file name. What they link to outside their folder is not there, so it is named only."""
+    """Return the runbooks by file name. Links out of their folder would be dead, so only their text is kept."""
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(shipped("runbooks").glob("*.md"))}
     return {name: _OUTSIDE.sub(r"\1", text) for name, text in texts.items()}

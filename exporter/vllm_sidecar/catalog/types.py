@@ -1,4 +1,4 @@
-"""Types of the catalog; what breaks a naming rule raises when the catalog is imported."""
+"""Types of the catalog; a signal that breaks a naming rule raises ValueError when the catalog is imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum, StrEnum
 
 PREFIX = "vllm_sidecar_"
 RECORD_PREFIX = "vllm_sidecar:"
-"""Before the names of what rules record."""
+"""Prefix of the names of recording rules."""
 RESERVED_LABELS = frozenset(
     (
         "instance",
@@ -25,11 +25,11 @@ RESERVED_LABELS = frozenset(
         "target",
     )
 )
-"""Labels that service discovery or the formats own; `target` is the sidecar's, on every series where it has several."""
+"""Labels reserved by service discovery or the formats; the sidecar adds `target` itself if it has several targets."""
 
 
 class Scope(StrEnum):
-    """What a series describes; decides which labels it has."""
+    """The object that a series describes; decides its labels."""
 
     ENGINE = "engine"
     """One data-parallel engine of one model: `model_name`, `engine`."""
@@ -92,8 +92,8 @@ class Unit(Enum):
 class Signal:
     """One exported metric family.
 
-    `name` stands without the prefix and is how stages refer to it; `labels` are those beyond the scope's.
-    `why_not_promql` says why Prometheus could not compute a derived signal from the cumulative ones; it is None on
+    `name` has no prefix and is how stages refer to it; `labels` are those beyond the scope's.
+    `why_not_promql` explains why Prometheus could not compute a derived signal from the cumulative ones; it is None on
     signals that are not derived.
     """
 
@@ -105,7 +105,7 @@ class Signal:
     labels: tuple[str, ...] = ()
     why_not_promql: str | None = None
     further_labels: bool = False
-    """An info that has labels which the server chose, beside those that are named."""
+    """An info that has labels chosen by the server, besides those that are named."""
 
     def __post_init__(self) -> None:
         stem = self.name.removesuffix("_total")
@@ -115,8 +115,8 @@ class Signal:
             ((self.kind is Kind.INFO) != self.name.endswith("_info"), "ends in _info if and only if it is an info"),
             (not stem.endswith(self.unit.suffix), f"does not end in its unit {self.unit.suffix}"),
             (bool(RESERVED_LABELS & set(self.labels)), "has a reserved label"),
-            (self.further_labels and self.kind is not Kind.INFO, "has further labels and is no info"),
-            (not self.help.endswith("."), "has a help text that is no sentence"),
+            (self.further_labels and self.kind is not Kind.INFO, "has further labels and is not an info"),
+            (not self.help.endswith("."), "has a help text that is not a sentence"),
         )
         for broken, text in problems:
             if broken:
@@ -134,7 +134,7 @@ class Signal:
 
 
 class Merge(StrEnum):
-    """How series that differ only in labels that are kept out become one."""
+    """How series that differ only in labels that are not exported are merged."""
 
     SUM = "sum"
     MAX = "max"
@@ -142,9 +142,9 @@ class Merge(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A signal that vLLM itself gives.
+    """A signal that vLLM itself exposes.
 
-    `aliases` are its names without prefix over vLLM's history, the best first; the first that is there is taken,
+    `aliases` are its names without prefix over vLLM's history, the best first; the first that is exposed is used,
     never two. Counters are matched with and without `_total` (Ray drops it).
     """
 
@@ -152,7 +152,7 @@ class Upstream:
     aliases: tuple[str, ...]
     merge: Merge = Merge.SUM
     checklist: bool = False
-    """A server that does not give it is reported as missing it."""
+    """A server that does not expose it is reported as missing it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,4 +167,4 @@ class Derived:
 
     def __post_init__(self) -> None:
         if not self.signal.why_not_promql:
-            raise ValueError(f"signal {self.signal.name} does not say why Prometheus could not compute it")
+            raise ValueError(f"signal {self.signal.name} does not explain why Prometheus could not compute it")

@@ -1,4 +1,4 @@
-"""What vLLM gives: each canonical signal with its names over vLLM's history. The only file that knows vLLM's names.
+"""Signals that vLLM exposes, each with its names over vLLM's history. The only file with vLLM's names.
 
 Sources: vLLM's `vllm/engine/metrics.py` (v0), `vllm/v1/metrics/loggers.py`, `vllm/v1/spec_decode/metrics.py`, the KV
 connectors' `metrics.py` and `rust/src/metrics` of releases 0.2 to 0.33. An alias to add for a renamed metric goes
@@ -12,13 +12,13 @@ from typing import NamedTuple
 from vllm_sidecar.catalog.types import Kind, Merge, Scope, Signal, Unit, Upstream
 
 PREFIXES = ("vllm:", "ray_vllm:", "kserve_vllm:", "vllm_", "ray_vllm_", "kserve_vllm_")
-"""Before vLLM's names: its own, Ray's agent, KServe's aggregator, and each after colons were translated."""
+"""Prefixes of vLLM's names: its own, of Ray's agent, of KServe's aggregator, and each with the colon translated."""
 
 NOT_VLLM = ("vllm_sidecar", "vllm_omni", "vllm_router", "vllm_tokenizer")
-"""Begin like a translated vLLM name and are none: a sidecar, and programs before or around engines."""
+"""Prefixes that look like translated vLLM names but are not: a sidecar, and programs in front of or around engines."""
 
 MODEL_LABELS = ("model_name", "model")
-"""Name the model, the first that is there; Triton has the second."""
+"""Labels that name the model; the first that exists is used. Triton has the second."""
 IDENTITY = ("engine", "stage", "replica", "version", "dp_rank", "rank")
 """Labels that identify an engine of a model, in the order in which its name is made of them: vLLM's own, those of
 vLLM-Omni's stages and their replicas, Triton's version of a model, and ranks."""
@@ -42,10 +42,10 @@ ONLY_ENGINES = (
     "avg_prompt_throughput_toks_per_s",
     "avg_generation_throughput_toks_per_s",
 )
-"""Families that an engine has and a router has not: routers repeat gauges of their backends, under vLLM's prefix too.
+"""Families that engines expose and routers do not: routers repeat gauges of their backends, under vLLM's prefix too.
 vLLM before 0.3 has gauges only, the throughputs among them; v0 has its cache configuration before its first request."""
 GAUGES_OF_ENGINES = frozenset(ONLY_ENGINES[:1] + ONLY_ENGINES[-2:])
-"""Those that are gauges; a gauge by the name of another is a copy that a router makes."""
+"""Those that are gauges; a gauge with the name of one of the others is a router's copy."""
 ABORTED = frozenset(("abort",))
 """Values of finished_reason of requests whose clients left."""
 FAILED = frozenset(("error",))
@@ -53,7 +53,7 @@ FAILED = frozenset(("error",))
 ASLEEP = ("weights_offloaded", "discard_all")
 """Values of sleep_state in which an engine serves nothing."""
 ADDRESSES = ("http://", "https://", "grpc://")
-"""How label values begin that name a server."""
+"""Prefixes of label values that name a server."""
 OTHER_PROGRAMS: tuple[tuple[str, str], ...] = (
     ("vllm_sidecar", "a vllm-sidecar"),
     ("vllm_router", "a router"),
@@ -79,7 +79,7 @@ OTHER_PROGRAMS: tuple[tuple[str, str], ...] = (
     ("tgi", "text-generation-inference"),
     ("llamacpp", "llama.cpp"),
 )
-"""How metrics of other programs begin that are taken for vLLM, and what they are."""
+"""Metric prefixes of other programs that are mistaken for vLLM, and what these programs are."""
 
 CACHE_CONFIG = "cache_config_info"
 LORA_INFO = "lora_requests_info"
@@ -87,14 +87,14 @@ LORA_LABELS = frozenset(("max_lora", "running_lora_adapters", "waiting_lora_adap
 PROCESS_START = "process_start_time_seconds"
 PYTHON_INFO = "python_info"
 CREATED = ("prompt_tokens_created",)
-"""Creation time that stands for the engine's life; others (HTTP handlers) are made at first use."""
+"""Creation time that marks the start of the engine; others (HTTP handlers) are created at first use."""
 SWAPPED_TIMES_MARK = ("iteration_tokens_total_bucket", 8096.0)
-"""Only 0.6.4 and 0.6.4.post1 have a bucket edge of 8096 (a typing error upstream); they observe prefill time as
+"""Only 0.6.4 and 0.6.4.post1 have a bucket bound of 8096 (a typing error upstream); they observe prefill time as
 decode time and the other way round."""
 WAITING_BY_REASON = "num_requests_waiting_by_reason"
 SWAPPED = "num_requests_swapped"
 SPEC_V0_MARK = "spec_decode_draft_acceptance_rate"
-"""Only v0 has it; v0's counters beside it add up cumulative snapshots and cannot be used."""
+"""Only v0 has it; v0's counters of speculation add up cumulative snapshots and cannot be used."""
 BY_TRANSFER_TYPE = {
     "kv_offload_load_bytes_total": ("kv_offload_total_bytes_total", "CPU_to_GPU"),
     "kv_offload_load_time_total": ("kv_offload_total_time_total", "CPU_to_GPU"),
@@ -107,14 +107,14 @@ BY_TRANSFER_TYPE = {
 class Transfers(NamedTuple):
     """Samples that count transfers of one KV connector with one result.
 
-    Where `label` is given, only the series count whose value of that label is `value`, or with `other` is not.
+    If `label` is set, only series count whose value of that label is `value`, or with `other` any other value.
     """
 
     name: str
     connector: str
     result: str
     labels: tuple[str, ...] = ()
-    """Dimensions of the family: no part of an engine's identity."""
+    """Dimensions of the family: not part of an engine's identity."""
     label: str = ""
     value: str = ""
     other: bool = False
@@ -143,18 +143,18 @@ KV_TRANSFERS: tuple[Transfers, ...] = (
     Transfers("kv_offload_store_size_count", "offloading", "completed"),
     Transfers("kv_offload_tiering_promotion_job_failures_total", "offloading", "failed", ("tier",)),
     Transfers("kv_offload_tiering_cascade_job_failures_total", "offloading", "failed", ("tier",)),
-    # A cache that found no room: usual where it is small, and what is not stored is computed again.
+    # The cache had no room: usual for a small one; blocks that are not stored are computed again.
     Transfers("kv_offload_allocation_failure_total", "offloading", "refused"),
     Transfers("kv_offload_tiering_promotion_allocation_failures_total", "offloading", "refused"),
 )
-"""What every KV connector counts that vLLM has metrics of. LMCache and MoRIIO have none in vLLM; HiSparse, KVCR and
+"""Counters of all KV connectors that vLLM has metrics of. LMCache and MoRIIO have none in vLLM; HiSparse, KVCR and
 SimpleCPUOffload count no failures."""
 DIMENSIONS: dict[str, tuple[str, ...]] = {
     **{each.name: each.labels for each in KV_TRANSFERS},
     **dict.fromkeys(BY_TRANSFER_TYPE, ("transfer_type",)),
     "num_requests_waiting_by_reason": ("reason",),
 }
-"""Dimensions of families that are read beside the labels of their signals."""
+"""Dimensions of families that are read in addition to the labels of their signals."""
 ALSO_READ = (CACHE_CONFIG, LORA_INFO, WAITING_BY_REASON, SWAPPED)
 """Read, but not as a signal of their own."""
 
@@ -224,7 +224,7 @@ UPSTREAM: tuple[Upstream, ...] = (
            "1 for the state that the engine is in: awake, weights_offloaded (level 1) or discard_all (level 2).",
            "sleep_state"),
     _gauge("engine_healthy", Unit.NONE, "engine_healthy",
-           "1 while vLLM calls the engine healthy, 0 after it failed (needs --enable-fault-tolerance)."),
+           "1 while vLLM reports the engine as healthy, 0 after it failed (needs --enable-fault-tolerance)."),
     _gauge("requests_kv_fetching", Unit.NONE, "num_requests_kv_fetch_by_stage",
            "Requests that wait for KV blocks from a connector, by stage.", "stage", merge=Merge.SUM),
     _counter("prompt_tokens_total", Unit.TOKENS, "prompt_tokens_total",
@@ -242,14 +242,14 @@ UPSTREAM: tuple[Upstream, ...] = (
     _counter("preemptions_total", Unit.NONE, "num_preemptions_total",
              "Requests put back to the queue because the KV cache was full.", checklist=True),
     _counter("requests_finished_total", Unit.NONE, "request_success_total",
-             "Finished requests by reason. The Python front end counts no client disconnect here.",
+             "Finished requests by reason. The Python front end does not count client disconnects here.",
              "finished_reason", checklist=True),
     _counter("requests_corrupted_total", Unit.NONE, "corrupted_requests_total",
              "Requests with NaNs in their logits (needs VLLM_COMPUTE_NANS_IN_LOGITS=1)."),
     _counter("requests_rejected_total", Unit.NONE, "admission_rejections_total",
              "Requests that admission control refused, by the limit that was hit.", "reason", scope=Scope.MODEL),
     _counter("tool_call_parser_invocations_total", Unit.NONE, "tool_call_parser_invocations_total",
-             "Calls of the tool-call parser; a streamed answer makes one for each delta.",
+             "Calls of the tool-call parser; a streamed answer causes one for each delta.",
              "mode", "outcome", "request_type", scope=Scope.MODEL),
     _counter("prefix_cache_queried_tokens_total", Unit.TOKENS,
              "prefix_cache_queries_total gpu_prefix_cache_queries_total",
@@ -292,7 +292,7 @@ UPSTREAM: tuple[Upstream, ...] = (
     _counter("nixl_expired_requests_total", Unit.NONE, "nixl_num_kv_expired_reqs_total",
              "Requests whose KV blocks expired before the NIXL connector fetched them."),
     _histogram("time_to_first_token_seconds", Unit.SECONDS, "time_to_first_token_seconds",
-               "From arrival at the front end to the first token; seen when that token comes.", checklist=True),
+               "From arrival at the front end to the first token; observed when that token arrives.", checklist=True),
     _histogram("inter_token_latency_seconds", Unit.SECONDS,
                "inter_token_latency_seconds time_per_output_token_seconds",
                "Between successive outputs of a request; with speculative decoding an output is a batch of tokens.",
@@ -300,15 +300,15 @@ UPSTREAM: tuple[Upstream, ...] = (
     _histogram("time_per_output_token_seconds", Unit.SECONDS, "request_time_per_output_token_seconds",
                "Mean time per output token after the first, one observation per finished request."),
     _histogram("request_seconds", Unit.SECONDS, "e2e_request_latency_seconds",
-               "From arrival to the last token; seen when the request finishes.", checklist=True),
+               "From arrival to the last token; observed when the request finishes.", checklist=True),
     _histogram("request_queue_seconds", Unit.SECONDS, "request_queue_time_seconds time_in_queue_requests",
-               "From the first queueing to the first scheduling; seen when the request finishes.", checklist=True),
+               "From the first queueing to the first scheduling; observed when the request finishes.", checklist=True),
     _histogram("request_prefill_seconds", Unit.SECONDS, "request_prefill_time_seconds",
-               "From the first scheduling to the first token; seen when the request finishes."),
+               "From the first scheduling to the first token; observed when the request finishes."),
     _histogram("request_decode_seconds", Unit.SECONDS, "request_decode_time_seconds",
-               "From the first to the last token; seen when the request finishes."),
+               "From the first to the last token; observed when the request finishes."),
     _histogram("request_inference_seconds", Unit.SECONDS, "request_inference_time_seconds",
-               "From the first scheduling to the last token; seen when the request finishes."),
+               "From the first scheduling to the last token; observed when the request finishes."),
     _histogram("request_prompt_tokens", Unit.TOKENS, "request_prompt_tokens",
                "Prompt tokens per finished request.", checklist=True),
     _histogram("request_generation_tokens", Unit.TOKENS, "request_generation_tokens",
@@ -335,10 +335,10 @@ UPSTREAM: tuple[Upstream, ...] = (
 
 HTTP_REQUESTS = _counter(
     "http_requests_total", Unit.NONE, "http_requests_total",
-    "HTTP requests by route, method and status class, counted when the answer ended. vLLM 0.22 says 5xx for bad requests.",
+    "HTTP requests by route, method and status class, counted when the answer ended. vLLM 0.22 returns 5xx for bad requests.",
     "handler", "method", "status", scope=Scope.TARGET,
 )  # fmt: skip
-"""Of the front end, not of vLLM: its name has no prefix."""
+"""Exposed by the front end, not by vLLM, so its name has no prefix."""
 OPEN_FDS = Upstream(
     Signal(
         "server_open_fds", Kind.GAUGE, Unit.NONE,
@@ -347,7 +347,7 @@ OPEN_FDS = Upstream(
     ),
     ("process_open_fds",),
 )  # fmt: skip
-"""A front end counts HTTP requests when they end; while an engine hangs, this is where arrivals show."""
+"""A front end counts HTTP requests when they end; while an engine hangs, arrivals are visible here."""
 
 TRANSFERS = Upstream(
     Signal(
@@ -379,7 +379,7 @@ KNOWN_PATTERNS = (
     r"cache_config_info",
     r"lora_requests_info",
 )
-"""Families that the catalog knows and does not re-export: replaced, experimental, or read for something else."""
+"""Known families that are not re-exported: replaced, experimental, or read for another purpose."""
 
 CANONICAL_SOURCES = {entry.signal.name: PREFIXES[0] + entry.aliases[0] for entry in UPSTREAM} | {
     entry.signal.name: entry.aliases[0] for entry in (HTTP_REQUESTS, OPEN_FDS)

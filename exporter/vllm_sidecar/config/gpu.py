@@ -46,7 +46,7 @@ class GpuSettings(Section):
         "otherwise the most that ever answered.",
     )
     only: bool = Field(default=False, description="Watch GPUs but no vLLM server, for a DaemonSet.")
-    simulate: bool = Field(default=False, description="Take the GPUs from vllm-sidecar's simulator in place of NVML.")
+    simulate: bool = Field(default=False, description="Take the GPUs from vllm-sidecar's simulator instead of NVML.")
 
     @property
     def wanted(self) -> tuple[str, ...] | None:

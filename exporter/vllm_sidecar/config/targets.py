@@ -25,7 +25,7 @@ from vllm_sidecar.config.values import (
 )
 
 HIDDEN = "***"
-"""Text that is shown in place of a secret."""
+"""Text that is shown instead of a secret."""
 
 WORKER_INDEX = "LWS_WORKER_INDEX"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")

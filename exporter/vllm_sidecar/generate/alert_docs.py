@@ -1,4 +1,4 @@
-"""Alerts -> the table of all of them in the documents: when each fires, in the words of its own summary."""
+"""Alerts -> the table of all alerts in the documents, with the summary of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WORDS = {
     "gpu": "*gpu*",
     "engine": "*engine*",
 }
-"""What is written for a label that identifies something; other optional labels only say where that is."""
+"""Words for labels that identify something; other optional labels only locate it and are left out."""
 
 
 class AlertRow(NamedTuple):
@@ -62,7 +62,7 @@ def alerts() -> str:
 
 
 def without_labels(summary: str) -> str:
-    """Write a summary for readers without an alert at hand: words and letters in place of labels and values."""
+    """Write a summary for readers without an alert at hand: words and letters instead of labels and values."""
     text = "".join(_flattened(summary)).replace("|", r"\|")
     return " ".join(re.sub(r" ?\(\*?uuid\*?\)", "", text).split()).replace(" :", ":")
 

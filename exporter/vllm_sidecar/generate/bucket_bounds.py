@@ -1,7 +1,7 @@
-"""Which bucket edges there are: of a live server, of its options, or vLLM's own; and what to do about one that is not.
+"""Bucket bounds of a live server, of its options, or vLLM's own; and how to treat a threshold that is not one.
 
-A share of good observations can be read off a histogram at its edges only. In between Prometheus would have to guess,
-and the guess would decide who gets up at night.
+A histogram contains the exact share of good observations only at its bucket bounds. In between Prometheus would have to
+estimate it, and the estimate would decide whether somebody is paged.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ MOST_BYTES = 64 * 1024 * 1024
 
 
 class LiveError(OSError):
-    """A server did not give its edges; the text is for the user."""
+    """A server did not expose its bucket bounds; the text is for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """The edges of one histogram of one engine."""
+    """The bucket bounds of one histogram of one engine."""
 
     where: str
     model: str
@@ -49,14 +49,14 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class BucketBounds:
-    """Where edges come from. Replicas go before options, these before vLLM's defaults."""
+    """Sources of bucket bounds: replicas first, then options, then vLLM's defaults."""
 
     replicas: tuple[Replica, ...] = ()
     options: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Family to edges, as given to vLLM."""
+    """Family to bounds, as passed to vLLM."""
 
     def of(self, histogram: str, model: str | None) -> list[tuple[str, Sequence[float]]]:
-        """Return the edges of a histogram with their origin: one for each replica that serves the model (None: any)."""
+        """Return the bounds of a histogram and their origin: for each replica that serves the model (None: any)."""
         live: list[tuple[str, Sequence[float]]] = [
             (replica.where, replica.bounds)
             for replica in self.replicas
@@ -72,7 +72,7 @@ class BucketBounds:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A threshold at an edge. `note` says what was changed, `mistake` why it cannot be; both None where all is well."""
+    """A threshold at a bucket bound. `note` is what was changed, `mistake` why it is impossible, or both are None."""
 
     threshold: float
     note: str | None = None
@@ -80,7 +80,7 @@ class Placed:
 
 
 def placed(histogram: str, threshold: float, bounds: BucketBounds, model: str | None, *, snap: bool) -> Placed:
-    """Find a threshold among the edges of all replicas; else say so, or with `snap` take the nearest that all have."""
+    """Find a threshold among the bounds of all replicas; if it is missing, with `snap` use the nearest common one."""
     known = bounds.of(histogram, model)
     lacking = [where for where, each in known if not _has(each, threshold)]
     if not lacking:
@@ -90,39 +90,40 @@ def placed(histogram: str, threshold: float, bounds: BucketBounds, model: str | 
     exact = f"to have it exactly (vLLM {FLAG_SINCE} or newer): {option(histogram, threshold, known[0][1])}"
     if not common:
         return Placed(
-            threshold, mistake=f"{shown} is no bucket edge of {', '.join(lacking)}, and no edge is in all; {exact}"
+            threshold, mistake=f"{shown} is not a bucket bound of {', '.join(lacking)}, and no bound is in all; {exact}"
         )
     nearest = min(common, key=lambda bound: abs(log(bound / threshold)))
     if snap:
         return Placed(
-            nearest, note=f"{shown} is no bucket edge of {', '.join(lacking)}: taken is {_shown(nearest)}; {exact}"
+            nearest,
+            note=f"{shown} is not a bucket bound of {', '.join(lacking)}: {_shown(nearest)} is used instead; {exact}",
         )
     around = " and ".join(_shown(bound) for bound in _around(common, threshold))
     return Placed(
         threshold,
-        mistake=f"{shown} is no bucket edge of {', '.join(lacking)}; nearest are {around}, or snap: true takes "
+        mistake=f"{shown} is not a bucket bound of {', '.join(lacking)}; nearest are {around}, or snap: true uses "
         f"{_shown(nearest)}, or source: sidecar estimates; {exact}",
     )
 
 
 def option(histogram: str, threshold: float, bounds: Sequence[float]) -> str:
-    """Write vLLM's option that adds an edge to those that a histogram has."""
+    """Write vLLM's option that adds a bound to those that a histogram has."""
     every = sorted({*bounds, threshold})
     return f"{FLAG} '{json.dumps({FAMILY[histogram]: every}, separators=(',', ':'))}'"
 
 
 def le_matcher(threshold: float) -> str:
-    """Return the matcher of an edge, in every form: Prometheus 2 keeps the text of a scrape (`1`), 3 writes `1.0`."""
+    """Return the matcher of a bucket bound, in all its forms: Prometheus 2 stores `1` as scraped, 3 as `1.0`."""
     text = number(float(threshold))
     whole = text.removesuffix(".0")
     return f'le="{text}"' if whole == text else f'le=~"{whole}(\\\\.0)?"'
 
 
 def live(urls: Iterable[str]) -> BucketBounds:
-    """Ask servers for their edges; each address is that of /metrics, of vLLM or of a sidecar.
+    """Read the bucket bounds of servers; each address is that of /metrics, of vLLM or of a sidecar.
 
     Raises:
-        LiveError: One does not answer, or has no histogram of latency.
+        LiveError: A server does not answer, or has no histogram of latency.
     """
     return BucketBounds(tuple(replica for url in urls for replica in _replicas(url)))
 
@@ -153,7 +154,7 @@ def _replicas(url: str) -> list[Replica]:
 def _answer(url: str) -> tuple[bytes, str]:
     """Return the body of an answer and its type, within `TIMEOUT` for all of it.
 
-    The timeout of a socket is one for each piece of an answer: a server that drips bytes would hold this for ever.
+    The timeout of a socket is one for each piece of an answer: a server that drips bytes would block this forever.
 
     Raises:
         OSError: There is none in time.
@@ -171,7 +172,7 @@ def _answer(url: str) -> tuple[bytes, str]:
                 error.close()
             answered.set_exception(error)
 
-    # A daemon: the program does not wait for a thread that still reads.
+    # A daemon, so that the program does not wait for a thread that still reads.
     Thread(target=ask, daemon=True).start()
     return answered.result(TIMEOUT)
 

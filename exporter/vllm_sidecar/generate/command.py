@@ -1,4 +1,4 @@
-"""The command line of `generate`, which prints what it wrote, what it left alone, and why."""
+"""The command line of `generate`, which prints which files it wrote or left unchanged, and why."""
 
 from __future__ import annotations
 
@@ -17,40 +17,44 @@ if TYPE_CHECKING:
     from vllm_sidecar.generate.outputs import Changes, How
 
 EXAMPLES = {
-    "thresholds": ("the file of thresholds with its defaults, for you to tune", "."),
-    "config": ("an example of the configuration of serve", "."),
-    "runbooks": ("the runbooks, for you to serve where runbook_url says", "runbooks"),
+    "thresholds": ("the file of thresholds with its defaults, to edit", "."),
+    "config": ("an example configuration of serve", "."),
+    "runbooks": ("the runbooks, to serve at runbook_url", "runbooks"),
 }
-"""What is copied as it is: what the help says, and the default folder."""
+"""Files that are copied unchanged: help text and default folder."""
 
 
 def add_arguments(generate: argparse.ArgumentParser) -> None:
-    """Add what the command takes, with all its parts."""
+    """Add the arguments of the command, with all its parts."""
     generate.description = "Write alert rules, dashboards and Alertmanager routes from the catalog of signals."
     generate.epilog = (
         "examples:\n"
-        "  vllm-sidecar generate thresholds                     # a file of thresholds, for you to edit\n"
+        "  vllm-sidecar generate thresholds                     # a file of thresholds to edit\n"
         "  vllm-sidecar generate rules --thresholds thresholds.yaml --out /etc/prometheus/rules\n"
         "  vllm-sidecar generate dashboards --out dashboards\n"
         "  vllm-sidecar generate alertmanager\n"
-        "  vllm-sidecar generate --check                        # in a checkout: is everything as generated?"
+        "  vllm-sidecar generate --check                        # in a checkout: check the generated files"
     )
     generate.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
-    generate.add_argument("--prune", action="store_true", help="delete files that are generated no more")
+    generate.add_argument("--prune", action="store_true", help="delete files that are no longer generated")
     generate.add_argument(
         "--root", type=Path, default=Path(), metavar="FOLDER", help="the project's folder (default: the current one)"
     )
     generate.set_defaults(command=_generate, force=True)
-    parts = generate.add_subparsers(title="parts", metavar="PART", description="without one: all of the project's own")
+    parts = generate.add_subparsers(
+        title="parts", metavar="PART", description="without one: all generated files of the project"
+    )
     _add_rules(parts)
-    shim = parts.add_parser("shim", help="the same names for a Prometheus without the sidecar", allow_abbrev=False)
+    shim = parts.add_parser(
+        "shim", help="recording rules with the sidecar's names for a Prometheus without it", allow_abbrev=False
+    )
     _add_rule_options(shim)
     shim.set_defaults(command=_generate_shim)
     dashboards = parts.add_parser("dashboards", help="dashboards for Grafana with your thresholds", allow_abbrev=False)
     _add_thresholds(dashboards)
     _add_folder(dashboards, "dashboards")
     dashboards.set_defaults(command=_generate_dashboards)
-    alertmanager = parts.add_parser("alertmanager", help="routes and inhibitions for them", allow_abbrev=False)
+    alertmanager = parts.add_parser("alertmanager", help="routes and inhibitions for Alertmanager", allow_abbrev=False)
     _add_thresholds(alertmanager)
     alertmanager.add_argument(
         "--format", default="alertmanager", metavar="FORMAT", help="alertmanager or alertmanager-config"
@@ -71,7 +75,7 @@ def _add_rules(parts: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         action="append",
         default=[],
         metavar="URL",
-        help="/metrics of a vLLM or a sidecar: objectives are checked against its bucket edges; may be given again",
+        help="/metrics of a vLLM or a sidecar: objectives are checked against its bucket bounds; can be repeated",
     )
     rules.set_defaults(command=_generate_rules)
 
@@ -95,9 +99,12 @@ def _add_folder(part: argparse.ArgumentParser, folder: str) -> None:
     part.add_argument("--out", type=Path, default=Path(folder), metavar="FOLDER", help="default %(default)s")
     part.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
     part.add_argument(
-        "--force", action="store_true", default=False, help="overwrite files that were edited, or are of others"
+        "--force",
+        action="store_true",
+        default=False,
+        help="overwrite files that were edited, or that this command did not write",
     )
-    part.add_argument("--prune", action="store_true", help="delete files of earlier runs that are generated no more")
+    part.add_argument("--prune", action="store_true", help="delete files of earlier runs that are no longer generated")
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -144,7 +151,7 @@ def _format(formats: Any, name: str) -> Any:
 
 
 def _generated(arguments: argparse.Namespace, write: Callable[[ModuleType, How], Changes]) -> int:
-    """Run a part of the generator and say what it changed, or with `--check` would change."""
+    """Run a part of the generator and print what it changed, or with `--check` would change."""
     generate = importlib.import_module("vllm_sidecar.generate.outputs")
     try:
         changes = write(generate, generate.How(arguments.check, arguments.force, arguments.prune))
@@ -153,19 +160,19 @@ def _generated(arguments: argparse.Namespace, write: Callable[[ModuleType, How],
         return 1
     for note in changes.notes:
         print_error(note)
-    return _told(changes, arguments)
+    return _report(changes, arguments)
 
 
-def _told(changes: Changes, arguments: argparse.Namespace) -> int:
+def _report(changes: Changes, arguments: argparse.Namespace) -> int:
     check, refused = arguments.check, bool(changes.refused) and not arguments.check
     for path in changes.differing if not refused else ():
         print(f"{path}: not as generated" if check else f"{path}: written")
     for path in changes.orphans if not refused else ():
         deleted = arguments.prune and not check
-        print(f"{path}: deleted" if deleted else f"{path}: generated no more; --prune deletes it")
+        print(f"{path}: deleted" if deleted else f"{path}: no longer generated; --prune deletes it")
     if refused:
         for path in changes.refused:
-            print_error(f"{path}: was edited, or is not of this command and pack; --force overwrites it")
+            print_error(f"{path}: was edited, or was not written by this command for this pack; --force overwrites it")
         print_error("nothing was written")
         return 1
     if not changes:

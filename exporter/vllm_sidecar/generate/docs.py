@@ -1,4 +1,4 @@
-"""Catalog -> Markdown: metrics, settings, alerts, dashboards, fields of GPUs, and what to do about each failed poll."""
+"""Catalog -> Markdown: metrics, settings, alerts, dashboards, fields of GPUs, and hints for failed polls."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class MetricRow:
     labels: str
     meaning: str
     more: str = ""
-    """vLLM's own names for a normalised metric; the number of the reason for a derived one."""
+    """vLLM's own names for a normalized metric; the number of the reason for a derived one."""
 
 
 def sections() -> dict[str, dict[str, str]]:
@@ -96,7 +96,7 @@ def metrics() -> str:
 
 
 def gpu_fields() -> str:
-    """Write the table of what is read of a GPU and how, in the order of the catalog."""
+    """Write the table of the fields that are read from a GPU, in the order of the catalog."""
     rows = [
         (
             entry.signal.name.removeprefix(GPU_PREFIX),
@@ -119,7 +119,7 @@ def dashboards() -> str:
 
 
 def plain_alerts() -> str:
-    """Write which alerts have all metrics that they read without the sidecar."""
+    """Write the list of alerts that have all their metrics without the sidecar."""
     thresholds = Thresholds()
     known = {*provided(thresholds)}
     every = [rule for group in alert_groups(thresholds) for rule in group["rules"]]
@@ -140,7 +140,7 @@ def _number(signal: Signal) -> str:
 
 def _reasons(rows: Iterable[tuple[str, str]]) -> str:
     """Write a table of reasons of failed polls."""
-    return JINJA.get_template("reasons.md.j2").render(rows=[(reason, cell(remedy)) for reason, remedy in rows])
+    return JINJA.get_template("reasons.md.j2").render(rows=[(reason, cell(hint)) for reason, hint in rows])
 
 
 def _row(signal: Signal, more: str = "") -> MetricRow:

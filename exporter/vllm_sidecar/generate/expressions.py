@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from vllm_sidecar.generate.settings.thresholds import Thresholds
 
 _USERS = "\0"
-"""Where text of the user comes in place of `<<sidecar>>`. It is put in last, so that nothing in it is rewritten."""
+"""Placeholder of the user's text for `<<sidecar>>`. It is inserted last, so that nothing in it is rewritten."""
 _METRIC = re.compile(rf"(?:~([a-z0-9_]+)|@([a-z0-9_]+:[a-z0-9]+))(?:\{{([^}}]*)\}})?|{_USERS}")
 _RANGE = re.compile(r"\[(\w+)\]")
 _OFFSET = re.compile(r"\boffset (\w+)")
 _CLUSTER = re.compile(r"\bcluster\b")
 _MINUTE = "hour() * 60 + minute()"
 RANGE_SCRAPES = 4
-"""Scrapes that a range must hold: rate() needs two, one may fail, and the ends are cut off."""
+"""Scrapes that a range must hold: rate() needs two, one may fail, and one may be cut off at an end."""
 FURTHEST = 30 * 86_400.0
-"""Seconds that an expression may look back."""
+"""Seconds that an expression may look back at most."""
 AFTER_HOURS = 10
-"""Minutes for which the windows of five minutes still see a batch that has ended."""
+"""Minutes for which five-minute windows still contain a batch that has ended."""
 LEAST_SECONDS = 0.001
 """The shortest time that Prometheus can write."""
 
@@ -41,8 +41,8 @@ def expression(text: str, values: Mapping[str, str], thresholds: Thresholds, mat
     """Write an expression of the catalog as PromQL.
 
     Args:
-        text: In the notation of `catalog.alerts.types`.
-        values: What stands for the names of thresholds.
+        text: In the notation of `catalog.alerts.alert`.
+        values: Values of the thresholds, by name.
         thresholds: For the selector, the job and the times.
         matcher: A matcher of `model_name`, for metrics and records that have it.
     """
@@ -53,14 +53,14 @@ def expression(text: str, values: Mapping[str, str], thresholds: Thresholds, mat
 
 
 def outside(hours: Sequence[Hours], expr: str) -> str:
-    """Leave an expression out in the hours of batches, and until no window sees the batch any more."""
+    """Disable an expression in the hours of batches, and until no window contains the batch anymore."""
     if not hours:
         return expr
     return f"({expr}) unless on () ({' or '.join(_during(each) for each in hours)})"
 
 
 def longest(hours: Sequence[Hours]) -> int:
-    """Return for how many minutes the longest hours leave out an expression."""
+    """Return the minutes for which the longest hours disable an expression."""
     return max((each.end - each.start) % DAY for each in hours) + AFTER_HOURS
 
 
@@ -88,7 +88,7 @@ def _selected(metric: str | None, record: str | None, own: str, thresholds: Thre
         return _series(PREFIX + metric, own, known, thresholds.selector)
     if record is not None:
         known = matcher if "model_name" in RECORDS[record].labels else ""
-        # What another pack recorded has another selector; one without a name has no such label.
+        # Records of another pack have another label `pack`; a pack without a name has no such label.
         pack = f"pack={quoted(thresholds.pack_name)}" if thresholds.pack_name else ""
         return _series(RECORD_PREFIX + record, own, known, pack)
     return of_sidecars(thresholds)
@@ -115,7 +115,7 @@ def _range(duration: str, thresholds: Thresholds) -> str:
 
 
 def in_expression(threshold: Threshold, value: float) -> str:
-    """Write a threshold for PromQL: a duration of the rule itself as such, everything else as a number."""
+    """Write a threshold for PromQL: a duration of the rule itself as a duration, all others as a number."""
     return format_duration(value) if threshold.measure is Measure.DURATION else f"{value:.15g}"
 
 

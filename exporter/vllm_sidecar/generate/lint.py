@@ -1,4 +1,4 @@
-"""What is wrong with an expression, beyond its syntax: the mistakes that make rules which never fire, or always."""
+"""Mistakes of an expression beyond its syntax, such as those because of which a rule never fires, or always."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RATES = ("rate", "increase", "irate")
 LEVELS = ("avg_over_time", "min_over_time", "max_over_time", "sum_over_time", "quantile_over_time", "stddev_over_time")
-"""Functions that say nothing of a counter."""
+"""Functions that are meaningless for a counter."""
 
 
 class LintError(ValueError):
@@ -33,13 +33,13 @@ def check(name: str, expr: str, *, least_range: float, texts: str = "", known: C
 
 
 def problems(expr: str, *, least_range: float, texts: str = "", known: Collection[str] = ()) -> list[str]:
-    """Return what is wrong with an expression, in words; empty where nothing is.
+    """Return what is wrong with an expression, in words; empty if nothing is.
 
     Args:
         expr: PromQL, without variables of Grafana.
-        least_range: Seconds that every range must span: four scrapes, for one may fail and the ends are cut off.
+        least_range: Seconds that every range must span: four scrapes, because one may fail and one may be cut off.
         texts: Annotations, whose `$labels.x` must survive.
-        known: Names of metrics beside those of the catalog, the recorded ones and Prometheus' own.
+        known: Names of metrics besides those of the catalog, the recorded ones and Prometheus' own.
     """
     try:
         tree = promql.parse(expr)
@@ -62,7 +62,7 @@ def _unknown(tree: Node, known: Collection[str]) -> Iterator[str]:
 
 
 def _kind(metric: str) -> Kind | None:
-    """Return what kind of series a metric of the sidecar is; None for one that the catalog does not have."""
+    """Return the kind of a metric of the sidecar; None for one that the catalog does not have."""
     name = metric.removeprefix(PREFIX)
     signal = signal_of(name)
     if signal is None or signal.name == name:
@@ -80,12 +80,12 @@ def _rates(tree: Node) -> Iterator[str]:
             if counts and call.func.name in LEVELS:
                 yield f"takes {call.func.name} of {name}, a counter"
             if not counts and call.func.name in RATES and name.startswith(PREFIX):
-                yield f"takes {call.func.name} of {name}, which is no counter"
+                yield f"takes {call.func.name} of {name}, which is not a counter"
 
 
 def _ranges(tree: Node, least: float) -> Iterator[str]:
     for each in promql.walk(tree):
-        # What rules record has a sample at each evaluation, and is summed up over those.
+        # Records have a sample at each evaluation, and are summed up over those.
         recorded = isinstance(each, MatrixSelector) and (each.vector_selector.name or "").startswith(RECORD_PREFIX)
         if isinstance(each, MatrixSelector) and not recorded and each.range.total_seconds() < least:
             seconds = each.range.total_seconds()
@@ -97,11 +97,11 @@ def _divisions(tree: Node) -> Iterator[str]:
         return
     for each in promql.walk(tree):
         if isinstance(each, BinaryExpr) and promql.operator(each) == "/" and not _never_zero(promql.bare(each.rhs)):
-            yield "divides by what may be 0: compare it with > 0, or ask for traffic"
+            yield "divides by a value that may be 0: compare it with > 0, or require traffic"
 
 
 def _has_traffic_guard(tree: Node) -> bool:
-    """Say whether the whole holds only with a number of observations: `... and (count >= 30)`."""
+    """Return whether an expression requires a number of observations: `... and (count >= 30)`."""
     for each in promql.walk(tree):
         if (
             isinstance(each, BinaryExpr)

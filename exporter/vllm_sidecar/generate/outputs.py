@@ -1,4 +1,4 @@
-"""Catalog -> committed rules, dashboards and documents; needs the extra `generate` and is never imported by `serve`."""
+"""Catalog -> the files of each part of `generate`: rules, dashboards and documents, written or checked."""
 
 from __future__ import annotations
 
@@ -57,41 +57,41 @@ EXAMPLES: dict[str, Callable[[], dict[str, bytes]]] = {
     "config": handwritten.config_file,
     "runbooks": handwritten.runbook_files,
 }
-"""What is copied as it is, by the name of the command."""
+"""Files that are copied unchanged, by the name of the command."""
 
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """What may be done to the files of a folder."""
+    """Permissions for the files of a folder."""
 
     check: bool = False
     """Write and delete nothing."""
     force: bool = False
-    """Overwrite also what was edited, or comes from elsewhere."""
+    """Overwrite also files that were edited, or that the generator did not write."""
     prune: bool = False
-    """Delete what was generated once and is no more."""
+    """Delete files that are no longer generated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Paths of files that were not as generated, and of files that are generated no more."""
+    """Paths of files that differ from what is generated, and of files that are no longer generated."""
 
     differing: list[str]
     """Written, unless this was a check or some are refused."""
     orphans: list[str]
-    """Deleted, if that was asked for."""
+    """Deleted, if `prune` was set."""
     notes: tuple[str, ...] = ()
-    """What was taken in place of what was asked for."""
+    """Substitutions for requested settings, and other notes for the user."""
     refused: tuple[str, ...] = ()
-    """Those that differ and are not the generator's to overwrite; as long as there is one, nothing is written."""
+    """Those that differ and that the generator must not overwrite; if there are any, nothing is written."""
 
     def __bool__(self) -> bool:
         return bool(self.differing or self.orphans)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """Where to look for what one command wrote earlier."""
+class Earlier:
+    """Where to find files that one command wrote earlier."""
 
     pattern: str
     by: Origin
@@ -101,7 +101,7 @@ def main(root: Path, how: How) -> Changes:
     """Write all generated files of the project below `root`; a checkout has git, so nothing is refused.
 
     Raises:
-        FilesError: `root` is no checkout of the project, or a file in it lacks its markers.
+        FilesError: `root` is not a checkout of the project, or a file in it lacks its markers.
         ConfigError: Its thresholds have mistakes.
     """
     on_disk.must_be_checkout(root)
@@ -110,9 +110,12 @@ def main(root: Path, how: How) -> Changes:
     found, notes = _all_rules(root / THRESHOLDS, thresholds, Format.PROMETHEUS, None)
     found |= alertmanager_files(thresholds, AlertmanagerFormat.ALERTMANAGER) | shim_files(thresholds, Format.PROMETHEUS)
     in_folder = {f"{RULES}/{name}": content for name, content in found.items()}
-    boards = {f"{DASHBOARDS}/{name}": content for name, content in dashboard_files(thresholds).items()}
-    kept = (Kept(f"{RULES}/*{ENDING[Format.PROMETHEUS]}", Origin(RULES)), Kept(f"{DASHBOARDS}/*.json", BY_DASHBOARDS))
-    return _put(root, documents | in_folder | boards, How(how.check, force=True, prune=how.prune), kept, notes)
+    grafana = {f"{DASHBOARDS}/{name}": content for name, content in dashboard_files(thresholds).items()}
+    earlier = (
+        Earlier(f"{RULES}/*{ENDING[Format.PROMETHEUS]}", Origin(RULES)),
+        Earlier(f"{DASHBOARDS}/*.json", BY_DASHBOARDS),
+    )
+    return _put(root, documents | in_folder | grafana, How(how.check, force=True, prune=how.prune), earlier, notes)
 
 
 def rules(thresholds: Path | None, kind: Format, out: Path, how: How, servers: Sequence[str] = ()) -> Changes:
@@ -120,23 +123,23 @@ def rules(thresholds: Path | None, kind: Format, out: Path, how: How, servers: S
 
     Args:
         thresholds: The user's file; None for the defaults.
-        kind: Who reads the rules.
+        kind: The system that reads the rules.
         out: Where they are written.
-        how: What may be done there.
-        servers: Addresses of /metrics of servers, whose bucket edges are asked for.
+        how: Permissions for its files.
+        servers: Addresses of /metrics of servers, whose bucket bounds are read.
 
     Raises:
         ConfigError: The thresholds have mistakes.
-        OSError: The folder cannot be written, or a server does not tell its edges.
+        OSError: The folder cannot be written, or a server does not expose its bucket bounds.
     """
     settings = load_thresholds(thresholds)
     found, notes = _all_rules(thresholds, settings, kind, live(servers) if servers else None)
-    kept = Kept(f"*{ENDING[kind]}", _by(settings))
-    return _put(out, found, how, (kept,), (*notes, *_dead_links(settings)))
+    earlier = Earlier(f"*{ENDING[kind]}", _by(settings))
+    return _put(out, found, how, (earlier,), (*notes, *_dead_links(settings)))
 
 
 def shim(thresholds: Path | None, kind: Format, out: Path, how: How) -> Changes:
-    """Write what gives a Prometheus without the sidecar its names into the folder `out`.
+    """Write the rules that create the sidecar's names in a Prometheus without it into the folder `out`.
 
     Arguments and errors as of `rules`.
     """
@@ -144,7 +147,7 @@ def shim(thresholds: Path | None, kind: Format, out: Path, how: How) -> Changes:
 
 
 def shim_files(thresholds: Thresholds, kind: Format) -> dict[str, bytes]:
-    """Return the recording rules and the relabelling for use without the sidecar as files by name."""
+    """Return the recording rules and the relabeling for use without the sidecar as files by name."""
     name, content = _checked(PLAIN_PACK, shim_groups(thresholds), kind, thresholds, BY_SHIM, raw_names())
     return {name: content} | relabel_file()
 
@@ -163,9 +166,9 @@ def dashboards(thresholds: Path | None, out: Path, how: How) -> Changes:
     """Write the dashboards into the folder `out`.
 
     Args:
-        thresholds: The user's file, whose numbers colour the panels; None for the defaults.
+        thresholds: The user's file, whose numbers color the panels; None for the defaults.
         out: Where they are written.
-        how: What may be done there.
+        how: Permissions for its files.
 
     Raises:
         ConfigError: The thresholds have mistakes.
@@ -175,11 +178,11 @@ def dashboards(thresholds: Path | None, out: Path, how: How) -> Changes:
         found = dashboard_files(load_thresholds(thresholds))
     except LateError as error:
         raise error.located(thresholds) from None
-    return _put(out, found, how, (Kept("*.json", BY_DASHBOARDS),))
+    return _put(out, found, how, (Earlier("*.json", BY_DASHBOARDS),))
 
 
 def examples(part: str, out: Path, how: How) -> Changes:
-    """Write files that users take as they are, or edit, into the folder `out`; `part` is one of `EXAMPLES`.
+    """Write files that users copy or edit into the folder `out`; `part` is one of `EXAMPLES`.
 
     Raises:
         OSError: The folder cannot be written.
@@ -188,12 +191,12 @@ def examples(part: str, out: Path, how: How) -> Changes:
 
 
 def _put(
-    root: Path, contents: Mapping[str, bytes], how: How, kept: Sequence[Kept] = (), notes: tuple[str, ...] = ()
+    root: Path, contents: Mapping[str, bytes], how: How, earlier: Sequence[Earlier] = (), notes: tuple[str, ...] = ()
 ) -> Changes:
-    """Write the files that differ, unless that is refused, and delete orphans where that was asked for."""
+    """Write the files that differ, unless one is refused, and delete orphans with `prune`."""
     differing = on_disk.differing(root, contents)
     refused = () if how.force else tuple(on_disk.of_others(root, {path: contents[path] for path in differing}))
-    orphans = [path for each in kept for path in on_disk.orphans(root, each.pattern, contents, each.by)]
+    orphans = [path for each in earlier for path in on_disk.orphans(root, each.pattern, contents, each.by)]
     if not how.check and not refused:
         on_disk.save(root, contents, differing)
         on_disk.remove(root, orphans if how.prune else ())
@@ -205,9 +208,9 @@ def _by(thresholds: Thresholds) -> Origin:
 
 
 def _dead_links(thresholds: Thresholds) -> tuple[str, ...]:
-    """Say which links of the alerts lead nowhere, as nobody said where their ends are."""
+    """Return a note for each link of the alerts that leads nowhere, because its address is not set."""
     defaults = (
-        ("runbook_url", thresholds.runbook_url, DEFAULT_RUNBOOKS, "where you serve the runbooks"),
+        ("runbook_url", thresholds.runbook_url, DEFAULT_RUNBOOKS, "the address where you serve the runbooks"),
         ("dashboard_url", thresholds.dashboard_url, DEFAULT_GRAFANA, "the address of your Grafana"),
     )
     return tuple(
@@ -235,7 +238,7 @@ def rule_files(thresholds: Thresholds, kind: Format) -> dict[str, bytes]:
 def _checked(
     name: str, groups: list[Group], kind: Format, thresholds: Thresholds, by: Origin, known: Collection[str] = ()
 ) -> tuple[str, bytes]:
-    """Return a file of rules that lint has nothing to say about."""
+    """Return a file of rules, after lint has found no mistake in them."""
     _lint(groups, thresholds, known)
     return rule_file(name, groups, kind, thresholds, by)
 
@@ -250,10 +253,10 @@ def _lint(groups: list[Group], thresholds: Thresholds, known: Collection[str]) -
 def slo_files(
     thresholds: Thresholds, kind: Format, bounds: BucketBounds | None = None
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Return the rules of the objectives as files by name, and what the user should know about them.
+    """Return the rules of the objectives as files by name, and notes for the user about them.
 
     Raises:
-        LateError: A threshold is no bucket edge, a factor can never be reached, or a gateway is missing or wrong.
+        LateError: A threshold is not a bucket bound, a factor can never be reached, or a gateway is missing or wrong.
     """
     found = slo_rules(thresholds, bounds)
     _lint(slo_rules(without_expressions(thresholds), bounds).groups, thresholds, METRICS)

@@ -1,4 +1,4 @@
-"""What an expression reads and gives, from its syntax tree."""
+"""Metrics that an expression reads and labels of its result, from its syntax tree."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def parse(expr: str) -> Node:
 
 
 def without_texts(expr: str, cluster_label: str = "cluster") -> str:
-    """Return an expression with nothing of a user's in it: strings emptied, and the label of clusters as it was.
+    """Return an expression without the user's texts: strings emptied, and the label of clusters as in the catalog.
 
-    What stands in strings was checked when the thresholds were read, by the rules of Prometheus and not of a library.
+    Strings were checked when the thresholds were read, by the rules of Prometheus and not of a library.
     """
     emptied = re.sub(r'"(?:[^"\\]|\\.)*"', '"x"', expr)
     return re.sub(rf"\b{cluster_label}\b", "cluster", emptied)
@@ -98,7 +98,7 @@ def bare(node: Node) -> Node:
 
 
 def is_unknown_record(name: str) -> bool:
-    """Say whether a series is recorded by rules whose labels are not known here, such as those of the objectives."""
+    """Return whether a series is recorded by rules whose labels are unknown here, such as those of the objectives."""
     return name.startswith(RECORD_PREFIX) and name.removeprefix(RECORD_PREFIX) not in RECORDS
 
 
@@ -108,9 +108,9 @@ def metrics(node: Node) -> frozenset[str]:
 
 
 def answerable(node: Node, known: Collection[str]) -> bool:
-    """Say whether an expression can give anything where only some metrics are there.
+    """Return whether an expression can have a result if only some metrics exist.
 
-    What `unless` takes away, and the other side of `or`, need not be there.
+    The right side of `unless`, and one side of `or`, need not exist.
     """
     if isinstance(node, VectorSelector):
         return node.name in known

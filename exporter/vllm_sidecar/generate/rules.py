@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 
 Rule = dict[str, Any]
 Group = dict[str, Any]
-"""As Prometheus reads them: a rule has alert or record, expr, labels; a group has name, interval, rules."""
+"""As Prometheus reads them: rules have alert or record, expr, labels; groups have name, interval, rules."""
 
 EVALUATIONS = 2
-"""Evaluations that every `for` spans at least: one wrong sample must not fire."""
+"""Fewest evaluations that every `for` spans: one wrong sample must not fire."""
 SLOW_SECONDS = 60.0
-"""Between two evaluations of what looks back hours and days."""
+"""Seconds between two evaluations of rules that look back hours and days."""
 LINKED = ("model_name", "instance", "engine")
 """Labels that a link to a dashboard selects."""
 FILLED = ("namespace", "pod", "model_name", "instance", "uuid")
-"""Labels that a link to a runbook hands over."""
+"""Labels that a link to a runbook passes on."""
 
 
 def alert_groups(thresholds: Thresholds) -> list[Group]:
-    """Return the groups of what is recorded and alerted; one without an enabled alert is left out."""
+    """Return the groups of records and alerts; a group without an enabled alert is left out."""
     quick = thresholds.evaluation_interval
     slow = max(quick, SLOW_SECONDS * thresholds.time_scale)
     groups = []
@@ -79,15 +79,15 @@ def in_pack(name: str, thresholds: Thresholds) -> str:
 
 
 def pack_labels(thresholds: Thresholds) -> dict[str, str]:
-    """Return the label that tells the series and alerts of packs apart; a pack without a name has none."""
+    """Return the label that distinguishes series and alerts of packs; a pack without a name has none."""
     return {"pack": thresholds.pack_name} if thresholds.pack_name else {}
 
 
 def alert_rules(alert: Alert, thresholds: Thresholds) -> Iterator[Rule]:
     """Write one alert: a rule for all models that share settings of their own, and one for all others.
 
-    A rule of some models has the label `settings`, for promtool takes two rules of one name and the same labels for a
-    slip.
+    A rule of some models has the label `settings`, because promtool rejects two rules with one name and the same
+    labels.
     """
     general = resolve(thresholds, alert)
     own = {model: resolve(thresholds, alert, model) for model in thresholds.models if knows_model(alert)}
@@ -150,18 +150,18 @@ def texts(alert: Alert, settings: ResolvedAlert, thresholds: Thresholds) -> dict
 
 _QUERY = re.compile(r"\[\[(list: )?(.+?)\]\](?!\])")
 _OF_MODEL = "\1"
-"""Where the matchers of an alert's model come in a query of a text."""
+"""Placeholder of the matchers of an alert's model in a query of a text."""
 
 
 def _written(text: str, shown: Mapping[str, str], thresholds: Thresholds) -> str:
-    """Put thresholds, the user's name of the label `cluster` and, last, queries into a text."""
+    """Insert thresholds, the user's name of the label `cluster` and, last, queries into a text."""
     plain = render(text, **LABEL_SETS, **shown)
     named = re.sub(r"\$labels\.cluster\b", f"$labels.{thresholds.cluster_label}", plain)
-    return _QUERY.sub(lambda found: _asked(found[2], thresholds, several=bool(found[1])), named)
+    return _QUERY.sub(lambda found: _query_in_text(found[2], thresholds, several=bool(found[1])), named)
 
 
-def _asked(text: str, thresholds: Thresholds, *, several: bool) -> str:
-    """Write a query of a text as a template that asks Prometheus for it, of the model that the alert is about."""
+def _query_in_text(text: str, thresholds: Thresholds, *, several: bool) -> str:
+    """Write a query of a text as a template that Prometheus evaluates, for the model that the alert is about."""
     labels = (thresholds.cluster_label, "namespace", "model_name")
     query = expression(text, {}, thresholds, _OF_MODEL)
     written = query.replace("%", "%%").replace(_OF_MODEL, ",".join(f"{label}=%q" for label in labels))
@@ -175,7 +175,7 @@ def _asked(text: str, thresholds: Thresholds, *, several: bool) -> str:
 
 
 def links(alert: str, dashboard: str, labels: Collection[str], thresholds: Thresholds) -> dict[str, str]:
-    """Return the links to a runbook and a dashboard; where the user has no address for them there is none.
+    """Return the links to a runbook and a dashboard; without an address of the user there is none.
 
     A sidecar that serves the runbook fills in the labels of the alert; other servers ignore them.
     """
@@ -199,6 +199,6 @@ def _labels(alert: Alert, thresholds: Thresholds) -> frozenset[str]:
 
 
 def _query(labels: Collection[str]) -> str:
-    """Select in the dashboard what the alert is about."""
+    """Select the subject of the alert in the dashboard."""
     chosen = [f"var-{label}={{{{ $labels.{label} | urlquery }}}}" for label in LINKED if label in labels]
     return "?" + "&".join([*chosen, "from=now-3h"])

@@ -1,8 +1,8 @@
-"""The canonical names without the sidecar: relabelling and recording rules for a Prometheus that scrapes vLLM itself.
+"""The canonical names without the sidecar: relabeling and recording rules for a Prometheus that scrapes vLLM itself.
 
-Relabelling makes one dialect of vLLM's many: prefixes, `_total`, the engine's number, bounds of buckets. It sees one
-series at a time, so which of several names to take, and how to merge, is left to recording rules; they leave vLLM's
-own names in place for those who use them. Two things the sidecar alone puts right: 0.6.4 swapped prefill and decode
+Relabeling unifies vLLM's dialects: prefixes, `_total`, the engine's number, bounds of buckets. It sees one series at a
+time, so recording rules choose among several names, and merge; they leave vLLM's own names in place for those who use
+them. Two things are corrected only by the sidecar: 0.6.4 swapped prefill and decode
 times, and before 0.9.0 prefix caches counted blocks, which are left out here.
 """
 
@@ -35,7 +35,7 @@ RELABEL_HEAD = (
     "# without the sidecar, together with vllm-plain.rules.yml. They rename nothing that vLLM itself writes today.\n"
 )
 ABOUT_SIDECARS = ("VllmSidecarDown",)
-"""Alerts that would fire for want of a sidecar."""
+"""Alerts that would fire because the sidecar is missing."""
 
 _RAW = upstream.PREFIXES[0]
 _PREFIXES = "(?:ray_|kserve_)?vllm[:_]"
@@ -48,8 +48,8 @@ _SPECULATION = "spec_decode_num_"
 _MARKED = "__tmp_keep"
 
 
-def relabelling() -> list[dict[str, Any]]:
-    """Return metric_relabel_configs that make one dialect of all."""
+def relabeling() -> list[dict[str, Any]]:
+    """Return metric_relabel_configs that unify all dialects."""
     names = sorted({alias for entry in upstream.UPSTREAM for alias in entry.aliases} | set(upstream.ALSO_READ))
     names += [upstream.SPEC_V0_MARK, *sorted({older for older, _ in upstream.BY_TRANSFER_TYPE.values()})]
     counters = sorted(
@@ -63,7 +63,7 @@ def relabelling() -> list[dict[str, Any]]:
     return [
         _relabel(["__name__"], f"{_PREFIXES}((?:{every})(?:_(?:{'|'.join(_PARTS)}))?)", "__name__", f"{_RAW}$1"),
         _relabel(["__name__"], f"{_RAW}({'|'.join(counters)})", "__name__", f"{_RAW}$1_total"),
-        # v0 has one engine and no label for it. Of cache_config_info the lack tells counters of blocks.
+        # v0 has one engine and no label for it. On cache_config_info its absence marks counters of blocks.
         _relabel(["__name__"], f"{_RAW}{upstream.CACHE_CONFIG}", _MARKED, "x"),
         _relabel([_MARKED, "__name__", "engine"], f";{_RAW}.+;", "engine", "0"),
         {"regex": _MARKED, "action": "labeldrop"},
@@ -77,12 +77,12 @@ def _relabel(sources: list[str], regex: str, target: str, replacement: str) -> d
 
 
 def relabel_file() -> dict[str, bytes]:
-    """Return the bytes of the relabelling by its name."""
-    return {RELABEL: commented(RELABEL_HEAD, dump(relabelling()), BY)}
+    """Return the bytes of the relabeling by its name."""
+    return {RELABEL: commented(RELABEL_HEAD, dump(relabeling()), BY)}
 
 
 def shim_groups(thresholds: Thresholds) -> list[Group]:
-    """Return the recording rules, in one group: what is recorded together is of one moment."""
+    """Return the recording rules, in one group, so that all are evaluated at the same time."""
     interval = format_duration(thresholds.evaluation_interval)
     return [{"name": in_pack(GROUP, thresholds), "interval": interval, "rules": list(_rules(thresholds))}]
 
@@ -92,19 +92,19 @@ def raw_names() -> frozenset[str]:
     aliases = {alias for entry in upstream.UPSTREAM for alias in entry.aliases} | set(upstream.ALSO_READ)
     older = {name for name, _ in upstream.BY_TRANSFER_TYPE.values()}
     known = {_RAW + name for name in (*aliases, *older, upstream.SPEC_V0_MARK)}
-    beside = {upstream.PROCESS_START, *upstream.HTTP_REQUESTS.aliases, *upstream.OPEN_FDS.aliases}
-    return frozenset({f"{name}_{part}" for name in known for part in _PARTS} | known | beside)
+    others = {upstream.PROCESS_START, *upstream.HTTP_REQUESTS.aliases, *upstream.OPEN_FDS.aliases}
+    return frozenset({f"{name}_{part}" for name in known for part in _PARTS} | known | others)
 
 
 def provided(thresholds: Thresholds) -> frozenset[str]:
-    """Return the metrics that there are without the sidecar."""
+    """Return the metrics that exist without the sidecar."""
     return frozenset(rule["record"] for rule in _rules(thresholds))
 
 
 def _rules(thresholds: Thresholds) -> Iterator[Rule]:
     job = f"job=~{quoted(thresholds.vllm_job)}"
     yield _record("up", _of_vllm(f"up{{{job}}}"))
-    # Kept while the target exists: one that is down did answer once, and does not load its model.
+    # It remains while the target exists: a target that is down has answered before, and is not loading its model.
     hour = expression("[1h]", {}, thresholds)
     kept = f'last_over_time({PREFIX}last_success_timestamp_seconds{{source="vllm"}}{hour})'
     succeeded = f"{_of_vllm(f'timestamp(up{{{job}}} == 1)')} or {kept} and on (job, instance) up{{{job}}}"
@@ -135,7 +135,7 @@ def _record(name: str, expr: str) -> Rule:
 
 
 def _first_of(found: list[tuple[str, str]], part: str = "") -> str:
-    """Take the first of several names that an engine has; each comes with the expression that reads it."""
+    """Use the first of several names that an engine exposes; each has the expression that reads it."""
     exprs = [found[0][1]]
     for index, (_, expr) in enumerate(found[1:], 1):
         better = "".join(f" unless on ({_E}) {_RAW}{name}{part}" for name, _ in found[:index])
@@ -148,7 +148,7 @@ def _scalars(entry: Upstream) -> Iterator[tuple[str, str]]:
         guard = ""
         if alias in _BLOCKS:
             guard = f' and on (cluster, namespace, job, instance) {_RAW}{upstream.CACHE_CONFIG}{{engine!=""}}'
-        if alias.startswith(_SPECULATION):  # v0 adds up what is cumulative
+        if alias.startswith(_SPECULATION):  # v0 adds up cumulative values
             guard = f" unless on ({_E}) {_RAW}{upstream.SPEC_V0_MARK}"
         yield alias, _merged(entry, f"{_RAW}{alias}{guard}")
         if alias in upstream.BY_TRANSFER_TYPE:
@@ -158,7 +158,7 @@ def _scalars(entry: Upstream) -> Iterator[tuple[str, str]]:
 
 
 def _merged(entry: Upstream, expr: str) -> str:
-    """Merge copies; what is negative is no value (v0 says -1 for a ratio that is off)."""
+    """Merge copies; a negative number is not a value (v0 returns -1 for a ratio that is off)."""
     if entry.signal.kind is Kind.COUNTER:
         engine = ", engine" if entry.signal.scope is not Scope.ENGINE else ""
         return f"sum without ({_COPIES}{engine}) ({expr})"
@@ -171,7 +171,7 @@ def _histogram(entry: Upstream, part: str) -> list[tuple[str, str]]:
 
 
 def _waiting() -> str:
-    """Split what waits by reason where vLLM does, and add what v0 has swapped out."""
+    """Split waiting requests by reason if vLLM does, and add those that v0 has swapped out."""
     reasons, every = _RAW + upstream.WAITING_BY_REASON, _RAW + upstream.REQUESTS_WAITING.aliases[0]
     unsplit = f"max without ({_COPIES}) ({every}) unless on ({_E}) {reasons}"
     swapped = f"max without ({_COPIES}) ({_RAW}{upstream.SWAPPED})"

@@ -4,8 +4,8 @@ Names and labels are those of the gateways' own documentation:
 
 - Envoy: `upstream_rq_xx` of a cluster counts what clients got, its own 503 for a cluster without hosts included
   (https://www.envoyproxy.io/docs/envoy/latest/configuration/upstream/cluster_manager/cluster_stats).
-- Istio: `istio_requests_total` as its source saw it, for a destination that is gone reports nothing; the code 0 is a
-  client that left (https://istio.io/latest/docs/reference/config/metrics/).
+- Istio: `istio_requests_total` as reported by its source, because a destination that is gone reports nothing; code 0
+  is a client that left (https://istio.io/latest/docs/reference/config/metrics/).
 - LiteLLM: `litellm_proxy_total_requests_metric` and `litellm_proxy_failed_requests_metric`; a router without a
   deployment has no status (https://docs.litellm.ai/docs/proxy/prometheus).
 - Gateway API inference extension: requests of the endpoint picker are counted when they are scheduled, errors in any
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 CUSTOM = "custom"
 NEUTRAL = "up"
-"""Stands for an expression of the user where the rules are held against the catalog."""
+"""Replaces an expression of the user when the rules are checked against the catalog."""
 _PLACES = ("cluster", "namespace", "job")
 _SERVICE = "served_as"
-"""A label for the time of the expression: that of the gateway may be missing, or be another one's name."""
+"""A temporary label in the expression: the gateway's own may be missing, or may be the name of another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a gateway counts. `service` has the labels with the name of the service; the last that is set holds.
+    """How a gateway counts. `service` has the labels with the name of the service; the last that is set is used.
 
     Each of `requests` and `failures` lists counters that are added up; the outer tuples are versions of the gateway.
     """
@@ -58,9 +58,9 @@ class Recipe:
     requests: tuple[tuple[Counter, ...], ...]
     failures: tuple[tuple[Counter, ...], ...]
     namespace: str = ""
-    """The label with the namespace of the service, where it is not that of the gateway."""
+    """The label with the namespace of the service, if it is not that of the gateway."""
     named_alike: bool = False
-    """Services are called as vLLM calls its models."""
+    """Services have the names of vLLM's models."""
 
 
 _EPP = ("inference_objective", "llm_d_epp", "inference_model")
@@ -106,7 +106,7 @@ METRICS = frozenset(
 
 
 def mistakes(thresholds: Thresholds, variants: list[Variant]) -> Iterator[Mistake]:
-    """Find what keeps availability from being counted by the gateway, for models that want that."""
+    """Find settings that prevent counting availability by the gateway, for models that use it."""
     gateway = thresholds.slos.gateway
     if gateway is None:
         models = next(variant.models for variant in variants)
@@ -114,14 +114,14 @@ def mistakes(thresholds: Thresholds, variants: list[Variant]) -> Iterator[Mistak
         place = ("models", models[0]) if own else ()
         yield (
             (*place, "slos", "availability", "source"),
-            "gateway needs slos.gateway, which says which gateway that is and how it calls its services",
+            "gateway needs slos.gateway with the kind of the gateway and its names of the services",
         )
         return
     where = ("slos", "gateway")
     given = {"requests": gateway.requests, "failures": gateway.failures}
     if gateway.kind != CUSTOM:
         for key in (key for key, text in given.items() if text):
-            yield (*where, key), f"is for kind: {CUSTOM} alone; {gateway.kind} has expressions of its own"
+            yield (*where, key), f"is only for kind: {CUSTOM}; {gateway.kind} has expressions of its own"
         if not gateway.services and not RECIPES[gateway.kind].named_alike:
             yield (
                 (*where, "services"),
@@ -130,7 +130,7 @@ def mistakes(thresholds: Thresholds, variants: list[Variant]) -> Iterator[Mistak
         return
     for key in ("services", "selector"):
         if getattr(gateway, key):
-            yield (*where, key), f"is not for kind: {CUSTOM}, whose expressions hold it"
+            yield (*where, key), f"is not for kind: {CUSTOM}, whose expressions contain it"
     for key, text in given.items():
         problem = _problem(text)
         if problem:
@@ -141,7 +141,7 @@ _EXAMPLES = {"envoy": '"httproute/inference/my-route/.*"', "istio": "my-service"
 
 
 def without_expressions(thresholds: Thresholds) -> Thresholds:
-    """Return settings whose expressions of the user are neutral: lint knows the catalog's metrics, not the user's."""
+    """Return settings whose expressions of the user are neutral: lint has the catalog's metrics, not the user's."""
     gateway = thresholds.slos.gateway
     if gateway is None or gateway.kind != CUSTOM:
         return thresholds
@@ -150,7 +150,7 @@ def without_expressions(thresholds: Thresholds) -> Thresholds:
 
 
 def _problem(text: str) -> str:
-    """Say what is wrong with an expression of the user, alone and within another one; empty where nothing is."""
+    """Return what is wrong with an expression of the user, alone and within another one; empty if nothing is."""
     if not text.strip():
         return "it is empty"
     try:
@@ -170,16 +170,16 @@ def observed(thresholds: Thresholds, gateway: GatewaySettings, group: list[Varia
 
 
 def _rate(gateway: GatewaySettings, thresholds: Thresholds, what: str) -> str:
-    """Write a rate with the labels of the other records. Texts of the user are put in last."""
+    """Write a rate with the labels of the other records. Texts of the user are inserted last."""
     if gateway.kind == CUSTOM:
         summed = _summed(f"({getattr(gateway, what)}) >= 0", "model_name", gateway, thresholds)
-        return _labelled(summed, gateway, thresholds)
+        return _labeled(summed, gateway, thresholds)
     recipe = RECIPES[gateway.kind]
     versions = [
         _named(_summed(" or ".join(_series(recipe, counters, gateway, thresholds)), _SERVICE, gateway, thresholds))
         for counters in getattr(recipe, what)
     ]
-    return _labelled(" or ".join(versions), gateway, thresholds)
+    return _labeled(" or ".join(versions), gateway, thresholds)
 
 
 def _series(
@@ -193,7 +193,7 @@ def _series(
             matchers = joined(service, counter.matchers, gateway.selector)
             rate = f"rate({counter.name}{{{matchers}}}{minutes}) >= 0"
             if model:
-                rate = _relabelled(rate, _SERVICE, model)
+                rate = _relabeled(rate, _SERVICE, model)
             else:
                 for label in recipe.service:
                     rate = _copied(rate, _SERVICE, label)
@@ -210,9 +210,9 @@ def _named(expr: str) -> str:
     return f"sum without ({_SERVICE}) ({_copied(expr, 'model_name', _SERVICE)})"
 
 
-def _labelled(expr: str, gateway: GatewaySettings, thresholds: Thresholds) -> str:
+def _labeled(expr: str, gateway: GatewaySettings, thresholds: Thresholds) -> str:
     for label, value in gateway.labels.items():
-        expr = _relabelled(expr, _place(label, thresholds), value)
+        expr = _relabeled(expr, _place(label, thresholds), value)
     return expr if gateway.labels else f"({expr})"
 
 
@@ -225,18 +225,18 @@ def _copied(expr: str, to: str, label: str) -> str:
     return f'label_replace({expr}, "{to}", "$1", "{label}", "(.+)")'
 
 
-def _relabelled(expr: str, to: str, value: str) -> str:
+def _relabeled(expr: str, to: str, value: str) -> str:
     """Set a label to a text of the user."""
     return f'label_replace({expr}, "{to}", {quoted(value.replace("$", "$$"))}, "", "")'
 
 
 def _chosen(group: list[Variant]) -> str:
-    """Restrict a result to some models, or to all but some, by their names: its own labels may be made."""
+    """Restrict a result to some models, or to all but some, by name: the expression may create its own labels."""
     models = [model for variant in group for model in variant.models]
     general = next((variant for variant in group if not variant.models), None)
     others = [model for model in general.apart if model not in models] if general else []
     names = others if general else models
     if not names:
         return ""
-    listed = " or ".join(_relabelled("vector(1)", "model_name", name) for name in names)
+    listed = " or ".join(_relabeled("vector(1)", "model_name", name) for name in names)
     return f" {'unless' if general else 'and'} on (model_name) ({listed})"

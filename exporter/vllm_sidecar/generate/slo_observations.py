@@ -1,7 +1,7 @@
-"""What an objective counts: the rates of bad and of all observations per model, in the notation of the catalog.
+"""The rates of bad and of all observations of an objective per model, in the notation of the catalog.
 
-A record of the same objective is written as a placeholder, for its matchers have the name of the pack, which is the
-user's text: `with_records` puts them in last.
+A record of the same objective is written as a placeholder, because its matchers have the name of the pack, which is
+the user's text: `with_records` inserts them last.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from vllm_sidecar.generate.slo_variants import ResolvedObjective
 
 MODEL = "cluster, namespace, model_name"
-"""A model, whatever the jobs are that serve it."""
+"""Labels of a model, in all jobs that serve it."""
 BY = "cluster, namespace, job, model_name"
-"""Objectives are those of a model; what its replicas and engines saw is added up."""
+"""Objectives belong to a model; observations of its replicas and engines are added up."""
 PREFILL = "\1"
-"""Stands for the record of the replicas that only prefill."""
+"""Placeholder of the record of the replicas that only prefill."""
 LEAST_PREFILLS = 10
-"""Requests in five minutes from which a replica without any inter-token latency is one that only prefills."""
+"""Requests in five minutes from which a replica without any inter-token latency counts as prefill-only."""
 _DECODES = "rate(~inter_token_latency_seconds_count[5m])"
 ONLY_PREFILL = (
     f"(sum by (<<M>>) (increase(~time_to_first_token_seconds_count[5m])) >= {LEAST_PREFILLS} "
@@ -33,20 +33,20 @@ ONLY_PREFILL = (
 )
 """Replicas that end every request with its first token while others of their model generate more.
 
-With disaggregated prefill and decode both observe each request: a request would count twice, once as good whatever
-came after its prefill.
+With disaggregated prefill and decode both observe each request: a request would count twice, once as good even if it
+failed after its prefill.
 """
 
 
 def with_records(expr: str, records: Mapping[str, str]) -> str:
-    """Put the records, with their matchers, in place of their placeholders."""
+    """Replace the placeholders by the records, with their matchers."""
     for placeholder, record in records.items():
         expr = expr.replace(placeholder, record)
     return expr
 
 
 def leaves_prefill_out(slo: Slo) -> bool:
-    """Say whether an objective leaves out replicas that only prefill; of the ITL these observe none."""
+    """Return whether an objective leaves out replicas that only prefill; these do not observe ITL."""
     return slo.histogram != "inter_token_latency_seconds"
 
 
@@ -60,11 +60,12 @@ def observed(settings: ResolvedObjective) -> tuple[str, str]:
         failed, ended = _ended()
         if settings.source is not CountedFrom.SIDECAR:
             return failed, ended
-        bad, every = _answered(slo)  # where no sidecar of a model counts, such as in a plain Prometheus, as they end
+        # If no sidecar of a model counts, such as in a plain Prometheus, vLLM's own counters do.
+        bad, every = _answered(slo)
         return f"({bad}) or ({failed})", f"({every}) or ({ended})"
     if settings.source is CountedFrom.SIDECAR:
         return _counted(slo, threshold)
-    # Replicas without the edge are in neither: otherwise all their observations would count as bad.
+    # Replicas without the bucket bound are in neither: otherwise all their observations would count as bad.
     count = f"rate(~{slo.histogram}_count[5m])"
     good = f"sum without (le) (rate(~{slo.histogram}_bucket{{{le_matcher(threshold)}}}[5m]))"
     return _added(count, good, drafting(slo) + _without_prefill(slo))
@@ -72,7 +73,7 @@ def observed(settings: ResolvedObjective) -> tuple[str, str]:
 
 def _counted(slo: Slo, threshold: float) -> tuple[str, str]:
     """Return the rates of bad and all as sidecars count them, of those that count with this threshold."""
-    # Over the range: the gauge ends with a server that crashed, the counters go on.
+    # Over the range, because the gauge ends with a server that crashed, and the counters continue.
     counts_so = f"last_over_time(~slo_threshold_seconds{{{matcher(slo)}}}[5m]) == {threshold:.15g}"
     return _added(*_counters(slo), f" and on (<<M>>) {counts_so}{drafting(slo)}{_without_prefill(slo)}")
 
@@ -80,8 +81,8 @@ def _counted(slo: Slo, threshold: float) -> tuple[str, str]:
 def _answered(slo: Slo) -> tuple[str, str]:
     """Return the rates of failed and of all requests as sidecars count them.
 
-    A request ends at the server that prefills and again at the one that decodes: of the first only failures count, for
-    nothing came after them.
+    A request ends at the server that prefills and again at the one that decodes: at the first only failures count,
+    because nothing follows them.
     """
     every, good = _counters(slo)
     failed = f"clamp_min({every} - {good}, 0) >= 0"

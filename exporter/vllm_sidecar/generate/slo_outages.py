@@ -1,8 +1,8 @@
-"""An outage costs error budget: what clients would have sent while nothing served a model counts as failed.
+"""An outage costs error budget: requests that clients would have sent while nothing served a model count as failed.
 
-A server that is gone counts nothing, so an hour without any would leave the budget as it was. What its clients would
-have sent is taken to be what they sent before: the rate while the model was served last, unless it was not in use then,
-as after a drain, before it is scaled to zero, or at night.
+A server that is gone counts nothing, so an hour without any server would leave the budget unchanged. The missed
+requests are estimated by the rate while the model was last served, unless it was not in use then, as after a drain,
+before it is scaled to zero, or at night.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ STEADY = f"{RECORD_PREFIX}slo_steady:bool"
 COUNTED = f"{RECORD_PREFIX}slo_counted:rate5m"
 SERVED = f"{RECORD_PREFIX}slo_served:rate5m"
 IS_EVALUATED, IS_SERVING, IS_STEADY, IS_COUNTED, WAS_SERVED, ALL_OF_IT = "\2", "\3", "\4", "\5", "\6", "\7"
-"""Stand for these records, and for that of all observations, in expressions."""
+"""Placeholders of these records, and of that of all observations, in expressions."""
 
 NOW = "vector(1)"
-"""Recorded so that an evaluation knows that there was one before: when Prometheus was away nothing was measured."""
+"""Recorded so that an evaluation can check that there was one before: while Prometheus is down nothing is measured."""
 _COUNTS = '~slo_requests_total{slo="availability"}'
 _COUNTING = f"({_COUNTS} or ~requests_finished_total)"
-"""Series of the replicas that count requests of a model; `up` need not have the label model_name."""
+"""Series of the replicas that count requests of a model; `up` may lack the label model_name."""
 _UNREACHABLE = f"last_over_time({_COUNTS}[10m]) and on (cluster, namespace, job, instance) up{{<<sidecar>>}} == 0"
-"""Replicas whose sidecar alone may be gone: for a while nobody can say whether they serve."""
+"""Replicas of which perhaps only the sidecar is gone: for a while it is unknown whether they serve."""
 _UNREADABLE = (
     '~up{source="vllm",model_name!=""} == 0 and on (<<T>>) '
     f'increase(~poll_failures_total{{source="vllm",reason=~"{UNREADABLE}"}}[2m]) > 0'
 )
-"""Servers that answer their sidecar, which cannot read it: a token that changed costs users nothing."""
+"""Servers that answer their sidecar with something unreadable: a changed token does not affect users."""
 SERVES = (
     f'group by ({BY}) ({_COUNTING} and on (<<T>>) ~up{{source="vllm"}} == 1) '
     f"or group by ({BY}) ({_UNREACHABLE}) or group by ({BY}) ({_UNREADABLE})"
@@ -44,7 +44,7 @@ IS_UP = (
 )
 """Models with a server that has been up for a minute: in a crash loop it is up for seconds.
 
-What was scraped once in a minute has no rate: that is unknown, and not idle.
+A series that was scraped once in a minute has no rate: it is unknown, and not idle.
 """
 _IN_USE = f"~requests_running > 0 or rate({_COUNTS}[1m]) > 0 or rate(~requests_finished_total[1m]) > 0"
 SERVES_RATE = (
@@ -54,7 +54,7 @@ SERVES_RATE = (
 )
 """The rate of requests while the model is served, and 0 where it was not in use in the last minute.
 
-A job that is gone while another one serves the model gets one 0, and only one: its clients have moved.
+A job that disappears while another one serves the model gets one 0, and only one: its clients have moved.
 """
 MISSED = f"last_over_time({WAS_SERVED}[6h]) > 0 unless on ({MODEL}) {IS_SERVING} and on () ({IS_EVALUATED} offset 1m)"
-"""The rate of requests that nothing serves. It is recorded only while something does, so it ends after 6 h."""
+"""The rate of requests that nothing serves; it ends 6 h after the model was last served."""

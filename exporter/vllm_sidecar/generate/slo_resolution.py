@@ -1,4 +1,4 @@
-"""A user's settings of the objectives -> what holds for each, and each model of its own, with every mistake in them."""
+"""A user's settings of the objectives -> the resolved settings of each objective and model, with all mistakes."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class Burning:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Every objective that has any rules, with its variants, and what the user should know about them."""
+    """Every objective that has any rules, with its variants, and notes for the user."""
 
     objectives: list[tuple[Slo, list[Variant]]]
     notes: tuple[str, ...]
 
 
 def settle(thresholds: Thresholds, bounds: BucketBounds | None = None) -> Settled:
-    """Find out what holds for each objective.
+    """Resolve the settings of each objective.
 
     Args:
         thresholds: The user's settings.
-        bounds: Bucket bounds of live servers; None where no server was asked.
+        bounds: Bucket bounds of live servers; None if no server was read.
 
     Raises:
-        LateError: A threshold is not a bucket edge, a factor can never be reached, or a gateway is missing or
+        LateError: A threshold is not a bucket bound, a factor can never be reached, or a gateway is missing or
             wrong; with all such mistakes.
     """
     found: list[tuple[Slo, list[Variant]]] = []
@@ -84,7 +84,7 @@ def _variants(
 
 
 def _resolve(slo: Slo, thresholds: Thresholds, model: str | None) -> ResolvedObjective:
-    """Take a model's own settings, else the general ones, else those of the section, else the catalog's."""
+    """Return the first that is set of a model's own settings, the general ones, those of the section, the catalog's."""
     section = thresholds.slos
     own = thresholds.models[model] if model is not None else None
     given = [getattr(own.slos, slo.name)] if own else []
@@ -121,7 +121,7 @@ def _at_a_bound(
     mistakes: list[Mistake],
     notes: list[str],
 ) -> ResolvedObjective:
-    """Put the threshold of a histogram at a bucket edge, or note why it is not at one."""
+    """Put the threshold of a histogram at a bucket bound, or add a mistake if it is not at one."""
     slo = settings.slo
     histogram = slo.histogram
     if (
@@ -137,7 +137,7 @@ def _at_a_bound(
     place = placed(histogram, settings.threshold, bounds, model, snap=snap)
     everywhere = ("slos", slo.name, "threshold")
     steps = everywhere if model is None else ("models", model, *everywhere)
-    # What a model has from the general settings is told of those alone.
+    # A mistake that a model inherits from the general settings is reported once, for those.
     if place.mistake and (everywhere, place.mistake) not in mistakes:
         mistakes.append((steps, place.mistake))
     if place.note and f"{'.'.join(everywhere)}: {place.note}" not in notes:
@@ -146,7 +146,7 @@ def _at_a_bound(
 
 
 def burns_of(settings: ResolvedObjective, thresholds: Thresholds) -> list[Burning]:
-    """Return the windows of an objective. Default factors are lowered to what its budget can reach, given ones are not.
+    """Return the windows of an objective. Default factors are lowered to what its budget allows, the user's are not.
 
     All observations bad is a burn of 1 / (1 - objective): 10 for an objective of 90 %, which is never above 14.4.
     """

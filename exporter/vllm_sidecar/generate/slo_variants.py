@@ -1,4 +1,4 @@
-"""An objective with the settings of some models: what the rules of the objective are written from."""
+"""An objective with the settings of some models: the input of the rules of the objective."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedObjective:
-    """What holds for one objective, and one model of its own or (None) all others."""
+    """Resolved settings of one objective, for one model with settings of its own or for all others."""
 
     slo: Slo
     enabled: bool
@@ -28,7 +28,7 @@ class ResolvedObjective:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     batch_hours: tuple[Hours, ...] = ()
-    """Hours in which it counts nothing; of latencies alone."""
+    """Hours in which it counts nothing; only for latencies."""
 
     @property
     def budget(self) -> float:

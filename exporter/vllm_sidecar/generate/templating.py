@@ -31,5 +31,5 @@ def _compiled(text: str) -> Template:
 
 
 def render(text: str, **words: object) -> str:
-    """Put words into a text of the catalog; a text is compiled once, for a user may have many models."""
+    """Insert words into a text of the catalog; a text is compiled once, because a user may have many models."""
     return _compiled(text).render(**words)

@@ -1,8 +1,8 @@
 """The alerts, as typed values; `generate.rules` writes them as Prometheus rules with a user's thresholds.
 
-They read signals of the sidecar, which compare values of one poll and see what happens between two scrapes; so the
-expressions stay short. None is about GPU memory, GPU utilisation, KV usage alone or an absolute prefix-hit ratio: each
-of these is high, or low, on a healthy server.
+They read signals that the sidecar computes from the values of each poll, also between two scrapes, so the expressions
+stay short. No alert fires on GPU memory, GPU utilization, KV usage alone or an absolute prefix-hit ratio: each of these
+can be high, or low, on a healthy server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GROUPS: tuple[AlertGroup, ...] = (
     AlertGroup("vllm-baselines", (*BASELINES, *STARTS), BASELINE_RECORDS, slow=True),
     AlertGroup("vllm-monitoring", MONITORING),
 )
-"""What is evaluated together, in order; groups run side by side, so none relies on what another records now."""
+"""Groups of rules, each evaluated in order; groups run concurrently, so none relies on what another records now."""
 
 ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS for alert in group.alerts)
 RECORDS: dict[str, Record] = {record.name: record for group in GROUPS for record in group.records}

@@ -1,4 +1,4 @@
-"""Types of the alerts; what breaks a rule of the pack raises when the catalog is imported.
+"""Types of the alerts; an alert that breaks a rule of the pack raises ValueError when the catalog is imported.
 
 Notation of expressions: `~name{...}` is a metric of the sidecar, `@name:suffix{...}` a series that the pack records,
 `<<name>>` a threshold of the alert, and `<<F>>`, `<<T>>`, `<<M>>`, `<<E>>`, `<<G>>`, `<<S>>` are the labels that
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 
 class Severity(StrEnum):
-    """What an alert asks of people."""
+    """How urgently an alert needs a person."""
 
     PAGE = "page"
-    """Somebody gets up: users feel it now, or will within minutes."""
+    """Somebody is paged, also at night: users are affected now, or will be within minutes."""
     TICKET = "ticket"
-    """Somebody looks at it in working hours."""
+    """Handled in working hours."""
     INFO = "info"
-    """Nobody is told; it stands beside what else fires."""
+    """Nobody is notified; it is shown next to other alerts that fire."""
     WATCHDOG = "watchdog"
-    """Nobody does anything as long as it fires: it shows that alerts arrive."""
+    """Always fires and needs no action: it shows that alerts arrive."""
 
 
 class Profile(StrEnum):
-    """What the traffic is for; decides the defaults of thresholds."""
+    """Kind of traffic; decides the defaults of thresholds."""
 
     INTERACTIVE = "interactive"
     """People wait for each token: TTFT 0.5 s, ITL 50 ms."""
@@ -81,7 +81,7 @@ METRIC = re.compile(r"~([a-z0-9_]+)")
 RECORD = re.compile(r"@([a-z0-9_]+:[a-z0-9]+)")
 PLACE = re.compile(r"<<(\w+)>>")
 _SIDECAR = "cluster, namespace, job, pod, instance"
-"""With `pod`: two pods of one node share an instance where they use the node's network."""
+"""`pod` is needed because two pods of one node share an instance if they use the node's network."""
 LABEL_SETS = {
     "F": "cluster, namespace, model_name",
     "T": f"{_SIDECAR}, target",
@@ -100,10 +100,10 @@ SIDECAR = "sidecar"
 class Alert:
     """One alert, before a user's thresholds are put in.
 
-    `hold` is how long the expression must be true (`for`), `keep` for how long the alert goes on when it no longer is
+    `hold` is how long the expression must be true (`for`), `keep` is how long the alert continues after it no longer is
     (`keep_firing_for`): set where a restart would make it look solved. Texts are templates of Prometheus and may name
-    thresholds too. `cause` and `first` end the description: the likeliest cause and the first command. `board` is the
-    uid of the dashboard that shows more.
+    thresholds too. `cause` and `first` end the description: the likeliest cause and the first command. `dashboard` is
+    the uid of the dashboard that shows more.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Alert:
     first: str
     dashboard: str
     batch_hours: bool = False
-    """Leave it out in the hours that the user names for batches."""
+    """Does not fire in the hours that the user sets in `batch_hours`."""
 
     def __post_init__(self) -> None:
         known = {*(threshold.name for threshold in self.thresholds), *LABEL_SETS, SIDECAR}
@@ -159,13 +159,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class AlertGroup:
-    """Rules that are evaluated one after the other; what is recorded stands before the alerts that read it."""
+    """Rules that are evaluated one after the other; records come before the alerts that read them."""
 
     name: str
     alerts: tuple[Alert, ...]
     records: tuple[Record, ...] = ()
     slow: bool = False
-    """Evaluated once a minute: it compares with hours and days."""
+    """Evaluated once a minute, because it compares hours and days."""
 
 
 def duration(name: str, seconds: float, text: str) -> Threshold:
@@ -204,7 +204,7 @@ MODEL = (
 SERVED = "{{ $labels.model_name }} on " + REPLICA
 """A model, in an alert about one replica."""
 PEER = SERVED.replace("{{ with $labels.node }} on node {{ . }}{{ end }}", "")
-"""The same, where the alert reads a record, which knows no node."""
+"""The same for an alert that reads a record, which has no label `node`."""
 ENGINE = "{{ $labels.model_name }} engine {{ $labels.engine }} on " + REPLICA
 GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of " + REPLICA
 NOT_ONE_ENGINE_PATTERN = "|".join(NOT_ONE_ENGINE)
@@ -213,20 +213,20 @@ STATUS = (
     "{{ with $labels.pod }}" + _PROXY + "/api/v1/status{{ else }}curl -s http://{{ $labels.instance }}/api/v1/status"
     "{{ end }}"
 )
-"""A command that shows the status of the sidecar of a replica, also from a machine that does not reach pods."""
+"""A command that shows the status of the sidecar of a replica, also from a machine that cannot reach pods."""
 LOGS = (
     "{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} logs {{ . }} --all-containers --tail=200{{ else }}"
     "journalctl -u vllm -n 200{{ end }}"
 )
 PREVIOUS_LOGS = LOGS.replace("--all-containers", "-c vllm --previous")
-"""Of the container before; with all containers kubectl stops at the first that never restarted."""
+"""Logs of the previous container; with --all-containers kubectl stops at the first one that never restarted."""
 PODS = (
     "{{ with $labels.namespace }}kubectl -n {{ . }} get pods -o wide{{ else }}systemctl status vllm on each host"
     "{{ end }}"
 )
 OF_MODEL = 'namespace="{{ $labels.namespace }}",model_name="{{ $labels.model_name }}"'
-"""Matchers of a query for people; an empty one matches what has no such label."""
+"""Matchers of a query in a text; an empty value matches series without the label."""
 YESTERDAY = "offset 23h30m"
 """With a range of an hour: around the same time of the day before."""
 STALE_SECONDS = 30
-"""Seconds without progress from which on a queue is not judged: it is a stall, or an engine whose gauges froze."""
+"""After this many seconds without progress a queue is not evaluated: the engine stalls, or its gauges are frozen."""

@@ -1,8 +1,8 @@
-"""Models compared with their own past and with their replicas: nothing is broken, and something is worse than it was.
+"""Models compared with their own past, and replicas with each other: nothing is broken, but something got worse.
 
-A baseline is a model's, never that of one instance: a new pod has no past, and a release is when things get lost. It is
-the same hour of the day before, for load has the shape of a day. Latency between tokens is compared at a comparable
-load, in tokens per second and replica: the size of the batch would not do, for it grows when steps become slower.
+A baseline belongs to a model, never to one instance: a new pod has no past, and releases are when regressions happen.
+It is the same hour of the previous day, because load follows the time of day. Latency between tokens is compared at a
+comparable load, in tokens per second per replica. Batch size is not used for that: it grows when steps become slower.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from vllm_sidecar.catalog.alerts.alert import MODEL, OF_MODEL, PEER, YESTERDAY, Alert, Record, Severity, number, ratio
 
 LAST_WEEK = "offset 167h30m"
-"""With a range of an hour: around the same time of the day a week before, as YESTERDAY is of the day before."""
+"""With a range of an hour: around the same time of day one week ago, as YESTERDAY is for one day ago."""
 _ITL, _TTFT = "~inter_token_latency_seconds", "~time_to_first_token_seconds"
 _WARM = "(~server_config_info and on (<<T>>, fingerprint) ~server_config_info offset 25m)"
-"""Replicas whose release has served for 15 minutes before the ten that are judged: by then its caches are warm."""
+"""Replicas whose release had served for 15 minutes before the ten that are compared: by then its caches are warm."""
 
 
 def _by_release(rate: str) -> str:
@@ -44,7 +44,7 @@ _SERVING = (
 _PRESENT = f"count by (<<F>>, fingerprint) {_SERVING}"
 
 _ANSWERS = '(sum by (<<F>>) (increase(~requests_finished_total{finished_reason!="abort"}[30m])) >= 100)'
-"""Answers of half an hour, where there are enough to say what they look like."""
+"""Answers of half an hour, of models with enough of them (100) for a ratio."""
 
 BASELINE_RECORDS: tuple[Record, ...] = (
     Record(
@@ -95,7 +95,7 @@ BASELINE_RECORDS: tuple[Record, ...] = (
     Record(
         "release_first_seen:timestamp",
         "<<F>>, fingerprint",
-        # It reads itself, and only while the release serves: so it ends with it.
+        # The record reads itself, and only while the release serves, so it ends with the release.
         f"(last_over_time(@release_first_seen:timestamp[1d]) and on (<<F>>, fingerprint) {_PRESENT}) "
         f"or (0 * {_PRESENT} + time())",
     ),
@@ -107,11 +107,11 @@ BASELINE_RECORDS: tuple[Record, ...] = (
         f"{_FAILED} / ({_ENDED} > 0.16)",
     ),
 )
-"""Recorded once a minute; what is compared with yesterday reads a record, not the series of a fleet."""
+"""Recorded once a minute; comparisons with yesterday read a record, not the series of a whole fleet."""
 
 
 def _like(record: str, when: str, low: str, high: str) -> str:
-    """Say that a record is within two factors of what it was at another time."""
+    """Write the condition that a record is between `low` and `high` times its value at another time."""
     past = _past(record, when)
     return f"({record} <= {high} * {past} and {record} >= {low} * {past})"
 
@@ -129,11 +129,11 @@ _NEWEST = (
     "(@release_first_seen:timestamp == on (<<F>>) group_left () max by (<<F>>) (@release_first_seen:timestamp) "
     "unless @release_first_seen:timestamp offset 1d)"
 )
-"""A release is new for a day: two that serve side by side for longer are meant to."""
+"""A release is new for one day: two that serve side by side for longer do so on purpose."""
 
 
 def _worse(record: str, compared: str) -> str:
-    """Compare the newest release with the others that served within a day, each as it was last."""
+    """Write the comparison of the newest release with the last values of the others that served within a day."""
     others = f"avg by (<<F>>) (last_over_time({record}[1d]) unless on (<<F>>, fingerprint) {_NEWEST})"
     return f"({record} > on (<<F>>) group_left () ({compared.format(others)}) and on (<<F>>, fingerprint) {_NEWEST})"
 
@@ -144,7 +144,7 @@ _UNEVEN = (
     "unless on (<<F>>) (count by (<<F>>) (@release_first_seen:timestamp) >= 2) "
     "unless on (<<T>>) (max by (<<T>>) (~engine_sleeping) == 1)"
 )
-"""Prefill and decode replicas, a canary and a replica that sleeps have another load than the rest, and should."""
+"""Prefill and decode replicas, canaries and sleeping replicas have a different load on purpose."""
 
 BASELINES: tuple[Alert, ...] = (
     Alert(
@@ -153,13 +153,18 @@ BASELINES: tuple[Alert, ...] = (
         hold="5m",
         expr=f"{_slower(YESTERDAY)} or {_slower('offset 20m')}",
         thresholds=(
-            number("factor", 2, "Mean of ten minutes over that of the same hour yesterday, or of the hour before."),
-            number("load", 1.5, "Tokens per second and replica over those of then, up to which both compare."),
+            number(
+                "factor",
+                2,
+                "Ten-minute mean, as a multiple of that of the same hour yesterday or of the previous hour.",
+            ),
+            number("load", 1.5, "Tokens per second per replica, as a multiple of then, above which it does not fire."),
         ),
         batch_hours=True,
-        summary=f"tokens of {MODEL} come {{{{ $value | humanizeDuration }}}} apart, twice as slow as before",
-        description="The mean of ten minutes is more than <<factor>> times that of the same hour yesterday, or of the "
-        "hour before, at no more than <<load>> times the tokens per second and replica.",
+        summary=f"tokens of {MODEL} arrive {{{{ $value | humanizeDuration }}}} apart, more than <<factor>> times as "
+        "slow as before",
+        description="The ten-minute mean is more than <<factor>> times that of the same hour yesterday, or of the "
+        "previous hour, at no more than <<load>> times the tokens per second per replica.",
         cause="throttled GPUs, long prompts in the same steps, preemptions, or a changed flag",
         first='PromQL: vllm_sidecar_gpu_throttled{reason!~"idle|sw_power_cap"} == 1; then compare the flags',
         dashboard="vllm-engine",
@@ -176,14 +181,14 @@ BASELINES: tuple[Alert, ...] = (
             f"and on (<<F>>) ({_PEERS})"
         ),
         thresholds=(
-            number("factor", 1.8, "Mean latency between tokens over the median of the model's replicas."),
-            number("load", 1.5, "Tokens per second over the median, up to which replicas compare."),
-            number("replicas", 3, "Replicas below which there is no median."),
+            number("factor", 1.8, "Mean latency between tokens, as a multiple of the median of the model's replicas."),
+            number("load", 1.5, "Tokens per second, as a multiple of the median, above which it does not fire."),
+            number("replicas", 3, "Below this many replicas it does not fire, because a median means little."),
         ),
-        summary=f"{PEER} is slower than its siblings",
-        description="Its tokens come {{ $value | humanizeDuration }} apart, more than <<factor>> times the median of "
+        summary=f"{PEER} is slower than the model's other replicas",
+        description="Its tokens arrive {{ $value | humanizeDuration }} apart, more than <<factor>> times the median of "
         "the model's replicas, and it does not do more work.",
-        cause="a throttled or failing GPU, a noisy neighbour on its node, or another flag or version",
+        cause="a throttled or failing GPU, a noisy neighbor on its node, or a different flag or version",
         first='PromQL: vllm_sidecar_gpu_throttled{reason!~"idle|sw_power_cap"} == 1 on its node; compare the flags',
         dashboard="vllm-engine",
     ),
@@ -202,15 +207,19 @@ BASELINES: tuple[Alert, ...] = (
             + _UNEVEN
         ),
         thresholds=(
-            number("most", 2.5, "Tokens per second over the mean of the replicas."),
-            ratio("fewest", 0.1, "Requests per second over the mean of the replicas."),
-            number("replicas", 3, "Replicas below which nothing is compared."),
-            number("requests", 0.1, "Requests per second and replica below which chance decides."),
+            number("most", 2.5, "Tokens per second, as a multiple of the mean of the replicas."),
+            ratio("fewest", 0.1, "Requests per second, as a share of the mean of the replicas."),
+            number("replicas", 3, "Below this many replicas it does not fire."),
+            number(
+                "requests",
+                0.1,
+                "Below this many requests per second per replica it does not fire, because chance decides.",
+            ),
         ),
         batch_hours=True,
         summary=f"{PEER} does not get its share of the load",
-        description="In half an hour it generated more than <<most>> times the mean of its siblings, or got less than "
-        "<<fewest>> of their requests.",
+        description="In half an hour it generated more than <<most>> times the mean tokens of the model's replicas, or "
+        "got less than <<fewest>> of their mean requests.",
         cause="sticky sessions, a router that does not see the replica, or one that sends everything to it",
         first="PromQL: sum by (pod, instance) (rate(vllm_sidecar_generation_tokens_total{" + OF_MODEL + "}[10m]))",
         dashboard="vllm-overview",
@@ -227,17 +236,17 @@ BASELINES: tuple[Alert, ...] = (
             "and on (<<F>>) (sum by (<<F>>) (increase(~time_to_first_token_seconds_count[10m])) >= <<least_requests>>)"
         ),
         thresholds=(
-            ratio("share", 0.5, "Share that must be left of the mean of the day, and of the same hour yesterday."),
-            ratio("worth", 0.1, "Mean hit ratio of the day below which there is nothing to lose."),
-            number("least_requests", 30, "Requests in ten minutes below which nothing is judged."),
+            ratio("share", 0.5, "Share of the mean of the day, and of the same hour yesterday, below which it fires."),
+            ratio("worth", 0.1, "Mean hit ratio of the day below which it does not fire, because little can be lost."),
+            number("least_requests", 30, "Below this many requests in ten minutes it does not fire."),
         ),
         batch_hours=True,
         summary=f"prefix-cache hits of {MODEL} fell to {{{{ $value | humanizePercentage }}}}",
-        description="For more than an hour they are less than <<share>> of the mean of the day and of the same hour "
-        "yesterday: prompts are computed that used to be found.",
+        description="For more than an hour they have been below <<share>> of the mean of the day and of the same hour "
+        "yesterday: prompts that used to be found in the cache are computed.",
         cause=(
             "something changed at the beginning of the prompts, such as a time in the system prompt or a new template, "
-            "or the router no longer keeps conversations together"
+            "or a router that no longer sends a conversation to the same replica"
         ),
         first="compare the first 200 characters of two prompts of the same client; look at the router's changes",
         dashboard="vllm-kv-cache",
@@ -257,15 +266,15 @@ BASELINES: tuple[Alert, ...] = (
             "or @model_repetitions:ratio30m > <<repeated>>"
         ),
         thresholds=(
-            ratio("share", 0.2, "Rise of the share of answers that end by length or repetition."),
-            number("factor", 2, "Tokens per answer over those of the same hour, and the other way round."),
+            ratio("share", 0.2, "Rise of the share of answers that end because of length or repetition."),
+            number("factor", 2, "Factor by which tokens per answer rose or fell, compared with the same hour."),
             ratio("repeated", 0.02, "Share of answers that vLLM ended because they repeat themselves."),
         ),
         batch_hours=True,
-        summary=f"answers of {MODEL} have another shape than at this hour yesterday",
-        description="More of them end by length or repetition (by more than <<share>>), or they are more than "
-        "<<factor>> times as long or as short, also compared with last week: the first that shows of wrong output.",
-        cause="a template, tokenizer, generation config or weights that changed, a quantisation that fails, or new "
+        summary=f"answers of {MODEL} differ in length or ending from those at this hour yesterday",
+        description="The share that ends because of length or repetition rose by more than <<share>>, or answers are "
+        "more than <<factor>> times as long or as short, also compared with last week: the first sign of wrong output.",
+        cause="a template, tokenizer, generation config or weights that changed, a quantization that fails, or new "
         "clients",
         first="read three answers of this model; then PromQL: sum by (finished_reason) "
         "(rate(vllm_sidecar_requests_finished_total{" + OF_MODEL + "}[10m]))",
@@ -280,8 +289,8 @@ BASELINES: tuple[Alert, ...] = (
         batch_hours=True,
         summary=f"{MODEL} has been at its limit for hours",
         description="The mean saturation of two hours is {{ $value | humanizePercentage }}: its autoscaler is at its "
-        "maximum, or there is none. The next peak becomes a queue.",
-        cause="load grew for good, answers became longer, or the largest number of replicas is too small",
+        "maximum, or it has none. The next peak will cause a queue.",
+        cause="lasting growth of the load, longer answers, or a maximum number of replicas that is too small",
         first="PromQL: vllm_sidecar_saturation_ratio{" + OF_MODEL + "}; raise maxReplicas",
         dashboard="vllm-overview",
     ),
@@ -295,17 +304,21 @@ BASELINES: tuple[Alert, ...] = (
             f"or {_worse('@release_failed:ratio10m', '<<errors>> + {}')}"
         ),
         thresholds=(
-            number("factor", 1.5, "Mean latency over that of the replicas with another fingerprint."),
-            ratio("errors", 0.02, "Share of failed requests beyond that of the replicas with another fingerprint."),
+            number("factor", 1.5, "Mean latency, as a multiple of that of the replicas with another fingerprint."),
+            ratio(
+                "errors",
+                0.02,
+                "Rise of the share of failed requests above that of the replicas with another fingerprint.",
+            ),
         ),
         batch_hours=True,
         summary=f"the newest release of {MODEL} is worse than the one before",
         description="Replicas with fingerprint {{ $labels.fingerprint }} (version, models and flags) are more than "
-        "<<factor>> times slower than those with another one, or fail more often, each after 25 minutes of warm-up "
+        "<<factor>> times as slow as those with another one, or fail more often, each after 25 minutes of warm-up "
         "and with 100 observations.",
         cause="the change itself",
         first="{{ with $labels.namespace }}kubectl -n {{ . }} rollout history deployment{{ else }}the status page "
-        "shows the flags with their changes{{ end }}: roll back first, then find out",
+        "shows the flags with their changes{{ end }}: roll back first, then look for the reason",
         dashboard="vllm-incident",
     ),
 )
@@ -322,16 +335,16 @@ STARTS: tuple[Alert, ...] = (
             "unless ~server_startup_seconds == ~server_startup_seconds offset 1h"
         ),
         thresholds=(
-            number("factor", 2, "Time of the last start over the slowest ones of the day before."),
-            number("seconds", 300, "Seconds below which no start is slow."),
+            number("factor", 2, "Duration of the last start, as a multiple of the slowest starts of the previous day."),
+            number("seconds", 300, "Shorter starts, in seconds, never fire it."),
         ),
         summary="vLLM took {{ $value | humanizeDuration }} to start: {{ with $labels.pod }}pod {{ . }}{{ else }}"
         "{{ $labels.instance }}{{ end }}{{ with $labels.namespace }} in {{ . }}{{ end }}"
         "{{ with $labels.node }} on node {{ . }}{{ end }}",
-        description="More than <<factor>> times what starts of its job took the day before: scaling out and recovery "
-        "become as slow.",
+        description="More than <<factor>> times as long as starts of its job took the previous day: scaling out and "
+        "recovery are just as slow.",
         cause="weights from a slower registry or file system, an image that was not cached, or a compile cache that "
-        "is gone",
+        "was lost",
         first="{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} describe pod {{ . }}{{ else }}"
         "journalctl -u vllm{{ end }}: which step took the time?",
         dashboard="vllm-overview",

@@ -1,4 +1,4 @@
-"""The KV cache of one engine: pressure that does damage, and blocks that nobody gives back."""
+"""The KV cache of one engine: pressure that harms requests, and blocks that are never freed."""
 
 from __future__ import annotations
 
@@ -33,11 +33,15 @@ CACHE: tuple[Alert, ...] = (
             ),
             number("preemptions", 0.05, "Preemptions per finished request."),
             latency("wait", 10, "Wait of a request that arrives now.", interactive=2, batch=120),
-            ratio("full", 0.9, "KV-cache usage from which on requests may wait for it, and not for a place."),
+            ratio(
+                "full",
+                0.9,
+                "KV-cache usage above which requests may wait for the cache, and not for a place in the batch.",
+            ),
         ),
         summary=f"the KV cache of {ENGINE} is full and requests suffer",
         description="Requests are preempted and computed again, or wait longer than <<wait>> while the cache is nearly "
-        "full. A full batch is not meant: vllm_sidecar_admission_limit tells them apart.",
+        "full. A full batch is a different limit: see vllm_sidecar_admission_limit.",
         cause="long prompts or long answers: compare the token histograms with yesterday's",
         first="PromQL: vllm_sidecar_recent_preemptions_per_request{" + OF_MODEL + "} and "
         "vllm_sidecar_kv_cache_free_tokens",
@@ -53,10 +57,11 @@ CACHE: tuple[Alert, ...] = (
         ),
         thresholds=(
             number("per_request", 0.5, "Preemptions per finished request."),
-            number("least_preemptions", 30, "Preemptions in five minutes below which nothing is judged."),
+            number("least_preemptions", 30, "Below this many preemptions in five minutes it does not fire."),
         ),
         summary=f"{ENGINE} preempts {{{{ $value | humanize }}}} times per request",
-        description="More than <<per_request>> preemptions per finished request: the GPU computes the same twice.",
+        description="More than <<per_request>> preemptions per finished request: the GPU computes the same tokens "
+        "again.",
         cause="too many sequences for the KV cache: --max-num-seqs is too high for these lengths",
         first="PromQL: rate(vllm_sidecar_preemptions_total{" + OF_MODEL + "}[5m]) next to "
         "vllm_sidecar_requests_running",
@@ -68,9 +73,9 @@ CACHE: tuple[Alert, ...] = (
         hold="2m",
         expr="~kv_cache_held_ratio > <<held>>",
         thresholds=(ratio("held", 0.5, "KV-cache usage while nothing runs or waits."),),
-        summary=f"{{{{ $value | humanizePercentage }}}} of the KV cache of {ENGINE} is taken though nothing runs",
-        description="Nobody gives these blocks back: the next requests find less room, and in the end none.",
-        cause="prompts that a decode node never fetched from this prefill node, a leak, or gauges that froze",
+        summary=f"{{{{ $value | humanizePercentage }}}} of the KV cache of {ENGINE} is in use although nothing runs",
+        description="These blocks are not freed: new requests find less and less room, and in the end none.",
+        cause="prompts that a decode node never fetched from this prefill node, a leak, or frozen gauges",
         first=f"{LOGS}, and look for transfer, expired and nixl; then send one short request and look again",
         dashboard="vllm-kv-cache",
     ),

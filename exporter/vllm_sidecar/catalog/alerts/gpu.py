@@ -1,4 +1,4 @@
-"""GPUs that fail, hang, slow down or are missing; never their use of memory, which vLLM takes on purpose."""
+"""GPUs that fail, hang, slow down or are missing; never their memory usage, because vLLM reserves memory on purpose."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from vllm_sidecar.catalog.alerts.alert import GPU, REPLICA, Alert, Measure, Seve
 _ON_NODE = (
     "{{ with $labels.node }}kubectl debug node/{{ . }} -it --profile=sysadmin --image=busybox -- chroot /host {{ end }}"
 )
-"""Reaches the machine of a GPU."""
+"""Runs a command on the machine of a GPU."""
 _DMESG = f"{_ON_NODE}dmesg -T, and look for Xid and NVRM; then nvidia-smi -q -i {{{{ $labels.gpu }}}}"
 
 
@@ -16,15 +16,15 @@ def _smi(sections: str) -> str:
 
 
 def _appeared(counter: str) -> str:
-    """Say that a counter of XIDs rose in ten minutes, or began above 0, which increase() does not see.
+    """Write the condition that a counter of XIDs rose in ten minutes, or started above 0, which increase() misses.
 
-    Also a counter that Prometheus did not see for a while begins above 0: the time of the last XID tells the two apart.
+    A counter that Prometheus did not scrape for a while starts above 0 too: the time of the last XID shows which it is.
     """
     rose = f"(increase({counter}[10m]) > 0 or ({counter} > 0 unless {counter} offset 10m))"
     return f"{rose} and on (<<G>>) (time() - ~gpu_xid_last_timestamp_seconds < <<recent>>)"
 
 
-_RECENT = Threshold("recent", Measure.SECONDS, 900, "Age of the last XID up to which it is new.")
+_RECENT = Threshold("recent", Measure.SECONDS, 900, "Age up to which the last XID is new.")
 
 
 GPU_ALERTS: tuple[Alert, ...] = (
@@ -38,7 +38,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         summary=f"XID {{{{ $labels.xid }}}} on {GPU}",
         description="The driver reports an error after which the GPU needs a reset or a new node.",
         cause="failing hardware: memory, bus or firmware of the GPU",
-        first=_DMESG + "; drain the node, the recovery action says what it needs",
+        first=_DMESG + "; drain the node; vllm_sidecar_gpu_recovery_action shows what it needs",
         dashboard="vllm-gpu",
     ),
     Alert(
@@ -62,7 +62,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         expr='increase(~gpu_ecc_volatile_errors_total{error="uncorrected"}[10m]) > <<errors>>',
         thresholds=(number("errors", 0, "Uncorrectable errors in ten minutes that are accepted."),),
         summary=f"{GPU} has uncorrectable memory errors",
-        description="{{ $value | humanize }} in ten minutes: what was computed with this memory may be wrong.",
+        description="{{ $value | humanize }} in ten minutes: results computed with this memory may be wrong.",
         cause="failing memory of the GPU",
         first=_smi("ECC,ROW_REMAPPER") + "; drain the node and reset the GPU",
         dashboard="vllm-gpu",
@@ -84,7 +84,7 @@ GPU_ALERTS: tuple[Alert, ...] = (
         hold="5m",
         expr="~gpu_row_remap_pending == 1 or ~gpu_retired_pages_pending == 1",
         summary=f"{GPU} waits for a reset",
-        description="Memory that failed is replaced at the next reset; until then it is used on.",
+        description="Memory that failed is replaced at the next reset; until then it stays in use.",
         cause="an earlier memory error",
         first=_smi("ROW_REMAPPER") + "; reset the GPU when its server is drained",
         dashboard="vllm-gpu",
@@ -95,9 +95,9 @@ GPU_ALERTS: tuple[Alert, ...] = (
         hold="1m",
         expr='~gpu_recovery_action{action!="none"} == 1',
         summary=f"{GPU} needs: {{{{ $labels.action }}}}",
-        description="The driver itself asks for it; it goes on until it is done.",
+        description="The driver requests this action; the alert fires until it is done.",
         cause="an error from which the GPU does not recover by itself",
-        first=_DMESG + "; drain the node, then do what the action says",
+        first=_DMESG + "; drain the node, then take that action",
         dashboard="vllm-gpu",
     ),
     Alert(
@@ -106,8 +106,8 @@ GPU_ALERTS: tuple[Alert, ...] = (
         hold="1m",
         expr="~gpu_lost == 1",
         summary=f"{GPU} is lost",
-        description="The driver no longer reaches it, or it waits for a reset; its server cannot go on.",
-        cause="the GPU fell off the bus (XID 79): power, heat or a loose board",
+        description="The driver no longer reaches it, or it waits for a reset; its server cannot continue.",
+        cause="the GPU fell off the bus (XID 79): power, heat or a loose card",
         first=_DMESG + "; the node needs a reboot",
         dashboard="vllm-gpu",
     ),
@@ -117,8 +117,8 @@ GPU_ALERTS: tuple[Alert, ...] = (
         hold="1m",
         expr="~gpu_busy_without_progress == 1",
         summary=f"the GPUs of {REPLICA} are busy and its engine makes no progress",
-        description="Kernels are resident all the time and no token comes (power: {{ $labels.power }}).",
-        cause="a collective in which one rank is missing: low power means that all only wait for it",
+        description="Kernels are resident all the time and no token is generated (power: {{ $labels.power }}).",
+        cause="a collective in which one rank is missing: low power means that all others only wait for it",
         first="py-spy dump --pid PID of each worker: the rank that is not in the collective is the broken one; restart",
         dashboard="vllm-gpu",
     ),
@@ -129,7 +129,8 @@ GPU_ALERTS: tuple[Alert, ...] = (
         expr="~gpu_missing_devices > <<missing>>",
         thresholds=(number("missing", 0, "Missing GPUs that are accepted."),),
         summary=f"{{{{ $value }}}} GPUs of {REPLICA} are missing",
-        description="Fewer answer than are expected (gpu.expected, vLLM's parallel sizes, or the most that ever did).",
+        description="Fewer answer than expected (by gpu.expected, vLLM's parallel sizes, or the largest number so "
+        "far).",
         cause="a GPU that fell off the bus, or a container that no longer gets all of them",
         first=_ON_NODE + "nvidia-smi -L, next to vllm_sidecar_gpu_info",
         dashboard="vllm-gpu",
@@ -146,12 +147,13 @@ GPU_ALERTS: tuple[Alert, ...] = (
         ),
         thresholds=(
             ratio("share", 0.5, "Share of five minutes (for sw_thermal: of half an hour) for which it is throttled."),
-            ratio("clock", 0.75, "SM clock of the highest one below which a thermal limit of the software counts."),
+            ratio("clock", 0.75, "Share of the maximum SM clock below which a thermal limit of the software counts."),
         ),
         summary=f"{GPU} is throttled",
-        description="For {{ $value | humanizePercentage }} of the time its clocks are held down by heat or by the "
+        description="For {{ $value | humanizePercentage }} of the time its clocks are reduced by heat or by the "
         "power supply: every step of the engine is slower.",
-        cause="heat (a fan, a filter, the room) or the power supply; the software's power cap is normal and not meant",
+        cause="heat (a fan, a filter, the room) or the power supply; the software power cap is normal and does not "
+        "count",
         first=_smi("PERFORMANCE,TEMPERATURE,POWER"),
         dashboard="vllm-gpu",
     ),
@@ -160,10 +162,10 @@ GPU_ALERTS: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="10m",
         expr='avg_over_time(~recent_gpu_imbalance_ratio{load=~"power|sm_activity"}[10m]) > <<imbalance>>',
-        thresholds=(ratio("imbalance", 0.3, "1 - min / max over the GPUs of a tensor-parallel group."),),
-        summary=f"one GPU of {REPLICA} is out of step with its group",
-        description="Their {{ $labels.load }} differs by {{ $value | humanizePercentage }}: all of the group wait for "
-        "the slowest.",
+        thresholds=(ratio("imbalance", 0.3, "1 - min / max over the GPUs of one engine."),),
+        summary=f"one GPU of {REPLICA} is out of step with the others",
+        description="Their {{ $labels.load }} differs by {{ $value | humanizePercentage }}: the GPUs of an engine all "
+        "wait for the slowest.",
         cause="one GPU is throttled, shares its node with another job, or has a slower link",
         first="PromQL: vllm_sidecar_gpu_power_watts and vllm_sidecar_gpu_sm_clock_hertz of the instance",
         dashboard="vllm-gpu",
@@ -174,9 +176,10 @@ GPU_ALERTS: tuple[Alert, ...] = (
         hold="10m",
         expr='~gpu_failing{reason!="library_not_found"} == 1',
         summary=f"the GPUs of {REPLICA} cannot be read: {{{{ $labels.reason }}}}",
-        description="vLLM may go on; nothing is known of its GPUs.",
-        cause="a driver that was updated under a running container, or device files that are gone after a reload",
-        first="nvidia-smi in the sidecar's container; the README says what to do about each reason",
+        description="vLLM may still work; its GPUs are not monitored.",
+        cause="a driver that was updated under a running container, or device files that disappeared after a reload of "
+        "systemd",
+        first="nvidia-smi in the sidecar's container; docs/troubleshooting.md has a hint for each reason",
         dashboard="vllm-sidecar",
     ),
     Alert(
@@ -184,11 +187,11 @@ GPU_ALERTS: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="3m",
         expr="~gpu_starved == 1 unless on (<<T>>) (max by (<<T>>) (~gauges_stale) == 1)",
-        summary=f"requests to {REPLICA} wait while its GPUs idle",
+        summary=f"requests to {REPLICA} wait while its GPUs are idle",
         description="Requests have waited for ten seconds or more and every GPU of the server is idle: something in "
-        "front of the engine takes the time.",
-        cause="too little CPU for tokenisation or the API server, a slow transfer of KV blocks, grammars that are "
-        "being compiled, or a stall that begins",
+        "front of the engine is slow.",
+        cause="too little CPU for tokenization or the API server, a slow transfer of KV blocks, grammars that are "
+        "being compiled, or the beginning of a stall",
         first="{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} top pod {{ . }} --containers{{ else }}top"
         "{{ end }}: is the API server short of CPU?",
         dashboard="vllm-gpu",

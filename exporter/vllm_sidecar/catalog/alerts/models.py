@@ -1,8 +1,8 @@
-"""What users of a model feel: the alerts that page.
+"""The alerts that page: a model's users are affected.
 
-A model is all replicas that serve it in one namespace of one cluster. One replica of several, a cause, a GPU and the
-monitoring are tickets (see the modules beside this one): a page is about a share of a model's service that is gone or
-bad.
+A model means all replicas that serve it in one namespace of one cluster. Alerts about one replica of several, a cause,
+a GPU or the monitoring are tickets (see the other modules of this folder): a page means that a share of a model's
+service is gone or bad.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ASLEEP = "~engine_sleeping == 1 and on (<<E>>) (sum by (<<E>>) (~requests_waiti
 _COUNTED = 'slo_requests_total{slo="availability"}'
 _GOOD = 'slo_good_requests_total{slo="availability"}'
 _KNOWN = '@replica_unavailable:ratio{model_name!=""} or @replica_unavailable:ratio{target=""}'
-"""Of a target with a name of its own and no known model nothing says whose replica it is."""
+"""A named target whose model is unknown cannot be assigned to a model."""
 
 
 def _either(**parts: str) -> str:
@@ -38,7 +38,7 @@ def _either(**parts: str) -> str:
 
 
 def _minus(whole: str, part: str) -> str:
-    """Subtract what may not be counted for every model."""
+    """Subtract a count that may be missing for a model."""
     return f"{whole} - ({part} or 0 * {whole})"
 
 
@@ -51,8 +51,8 @@ MODEL_RECORDS: tuple[Record, ...] = (
     Record(
         "model_active_requests:sum",
         "<<F>>",
-        # A counter is taken only while it is there: what is left of its range after its end says nothing. Running
-        # requests count where tokens come: gauges freeze when all clients leave at once.
+        # A counter is used only while its series exists: the rest of its range after that means nothing. Running
+        # requests count only while tokens are generated: gauges freeze when all clients leave at once.
         "sum by (<<F>>) (((increase(~requests_finished_total[1m]) and ~requests_finished_total) "
         "or (~requests_running and on (<<E>>) (increase(~generation_tokens_total[1m]) > 0)) "
         f"or (increase(~{_COUNTED}[1m]) and ~{_COUNTED} unless on (<<M>>) ~requests_finished_total)) "
@@ -86,14 +86,14 @@ MODEL_RECORDS: tuple[Record, ...] = (
         "/ (sum by (<<F>>) (avg_over_time(~recent_requests[5m])) > 0)",
     ),
 )
-"""What the pages read, and how many replicas a model has."""
+"""Records that the pages read, and the number of replicas of a model."""
 
 _N = "[[@model_replicas_unavailable:sum]] of [[@model_replicas:count]]"
-_REPLICAS = ratio("replicas", 0.3, "Share of a model's replicas; one of one is more, one of four is not.")
+_REPLICAS = ratio("replicas", 0.3, "Share of a model's replicas; one of one exceeds the default, one of four does not.")
 
 
 def _least(name: str, text: str) -> Threshold:
-    return number(name, 10, f"{text} in five minutes below which no ratio is judged.")
+    return number(name, 10, f"Below this many {text} in five minutes it does not fire.")
 
 
 def _waits(wait: str) -> str:
@@ -114,14 +114,14 @@ MODELS: tuple[Alert, ...] = (
             "unless on (<<F>>) @model_active_requests:sum unless on (<<F>>) @model_replicas:count"
         ),
         thresholds=(
-            number("requests", 1, "Requests in progress or finished in its last minute; with fewer its end was quiet."),
+            number("requests", 1, "Requests in progress or finished in its last minute; with fewer it does not fire."),
         ),
-        summary=f"{MODEL} is gone: it had requests, and no replica of it is seen any more",
-        description="No replica of it is there any more, and none was drained: in its last minute "
-        "{{ $value | humanize }} requests were in progress or finished. A model that ends without requests, such as "
-        "one that is scaled to zero, is not meant; one whose only replica is replaced is, until the new one answers.",
-        cause="its pods are Pending (no GPU, node gone, image, quota); or only their sidecars are: if users are "
-        "served, it is the monitoring that is gone",
+        summary=f"{MODEL} is gone: it had requests, and none of its replicas is seen anymore",
+        description="All its replicas disappeared without being drained: in the last minute {{ $value | humanize }} "
+        "requests were in progress or finished. A model that ends without requests, for example by scaling to zero, "
+        "does not count; a model whose only replica is being replaced does, until the new one answers.",
+        cause="its pods are Pending (no GPU, lost node, image, quota); or only the sidecars are gone: if users are "
+        "served, only the monitoring is missing",
         first=PODS,
         dashboard="vllm-overview",
     ),
@@ -133,9 +133,9 @@ MODELS: tuple[Alert, ...] = (
         thresholds=(_REPLICAS,),
         summary=f"{_N} replicas of {MODEL} do not serve",
         description="More than <<replicas>> are down, stalled, or asleep while requests wait: "
-        "[[list: topk(5, @replica_unavailable:ratio > 0)]]. A replica that never answered still loads, and does not "
-        "count.",
-        cause="VllmTargetDown, VllmEngineStalled or VllmAsleepWithRequests of each of them says which",
+        "[[list: topk(5, @replica_unavailable:ratio > 0)]]. A replica that has never answered is still "
+        "loading and does not count.",
+        cause="VllmTargetDown, VllmEngineStalled or VllmAsleepWithRequests: see the tickets of the replicas",
         first=PODS,
         dashboard="vllm-overview",
     ),
@@ -151,11 +151,11 @@ MODELS: tuple[Alert, ...] = (
         batch_hours=True,
         summary=f"requests to {MODEL} wait more than <<wait>>",
         description="On {{ $value | humanizePercentage }} of [[count(count by (<<T>>) (~live_queue_wait_seconds))]] "
-        "replicas, by what waits now and how fast it is admitted; up to "
+        "replicas, estimated from waiting requests and the rate of admission; up to "
         "[[max(~live_queue_wait_seconds)]] s on [[list: topk(1, ~live_queue_wait_seconds)]].",
         cause=(
-            "more load than the replicas take: vllm_sidecar_admission_limit names the limit (batch: --max-num-seqs or "
-            "replicas; kv_cache: fewer or shorter requests; adapter: --max-loras; transfer: the KV connector)"
+            "more load than the replicas can take: vllm_sidecar_admission_limit names the limit (batch: --max-num-seqs "
+            "or replicas; kv_cache: fewer or shorter requests; adapter: --max-loras; transfer: the KV connector)"
         ),
         first=f"PromQL: sum by (limit) (vllm_sidecar_admission_limit{{{OF_MODEL}}})",
         dashboard="vllm-engine",
@@ -168,9 +168,9 @@ MODELS: tuple[Alert, ...] = (
             "@model_requests_failed:increase5m / (@model_requests:increase5m > 0) > <<errors>> "
             "and on (<<F>>) (@model_requests_failed:increase5m >= <<least_failed>>)"
         ),
-        thresholds=(ratio("errors", 0.05, "Share of failed requests."), _least("least_failed", "Failures")),
+        thresholds=(ratio("errors", 0.05, "Share of failed requests."), _least("least_failed", "failures")),
         summary=f"{{{{ $value | humanizePercentage }}}} of the requests to {MODEL} fail",
-        description="[[@model_requests_failed:increase5m]] in five minutes ended as an error of an engine or as HTTP "
+        description="[[@model_requests_failed:increase5m]] requests in five minutes ended with an engine error or HTTP "
         "5xx; refused and bad requests do not count. Most engine errors: "
         '[[list: topk(1, sum by (<<T>>) (increase(~requests_finished_total{finished_reason="error"}[5m])) > 0)]].',
         cause="a release, a model that does not fit the template, or an engine that died",
@@ -187,11 +187,11 @@ MODELS: tuple[Alert, ...] = (
         ),
         thresholds=(
             ratio("rejected", 0.05, "Share of requests that admission control refuses."),
-            _least("least_rejected", "Refused requests"),
+            _least("least_rejected", "refused requests"),
         ),
         summary=f"{MODEL} refuses {{{{ $value | humanizePercentage }}}} of its requests",
-        description=f"[[{_REJECTED}]] in five minutes got 503 because a limit of the queue is reached.",
-        cause="more load than the replicas take; --max-num-queued-reqs or --max-num-queued-tokens is reached",
+        description=f"[[{_REJECTED}]] requests in five minutes got HTTP 503 because a limit of the queue was reached.",
+        cause="more load than the replicas can take; --max-num-queued-reqs or --max-num-queued-tokens is reached",
         first=f"PromQL: sum by (pod, reason) (rate(vllm_sidecar_requests_rejected_total{{{OF_MODEL}}}[5m]))",
         dashboard="vllm-engine",
     ),
@@ -209,13 +209,13 @@ MODELS: tuple[Alert, ...] = (
         ),
         thresholds=(
             ratio("aborted", 0.3, "Share of requests whose clients leave before the end."),
-            number("factor", 2, "Share over that of the same hour yesterday; where that is unknown, over `aborted`."),
-            number("least_aborted", 20, "Aborted requests in five minutes below which no ratio is judged."),
+            number("factor", 2, "Multiple of the share of the same hour yesterday; if that is unknown, of `aborted`."),
+            number("least_aborted", 20, "Below this many aborted requests in five minutes it does not fire."),
         ),
         batch_hours=True,
         summary=f"clients of {MODEL} give up {{{{ $value | humanizePercentage }}}} of their requests",
-        description="They leave before the answer is complete, more than <<factor>> times as many as at this hour "
-        "yesterday where that is known: that is how a timeout of a gateway looks from here.",
+        description="They disconnect before the answer is complete, more than <<factor>> times as often as at this "
+        "hour yesterday if that is known. A timeout of a gateway looks like this.",
         cause="answers that take longer than a client or gateway waits, or a client release that cancels",
         first="compare the timeout of the gateway with PromQL: "
         f'vllm_sidecar_recent_request_seconds{{{OF_MODEL},quantile="0.99"}}',
@@ -232,7 +232,7 @@ MODELS: tuple[Alert, ...] = (
         description="{{ $value | humanize }} requests in ten minutes have NaN in their logits: users get wrong text "
         "with status 200. Replicas: "
         "[[list: topk(5, sum by (<<T>>) (increase(~requests_corrupted_total[10m])) > 0)]].",
-        cause="a damaged weight file, a quantisation that overflows, or a GPU with errors in its memory",
+        cause="a damaged weight file, a quantization that overflows, or a GPU with errors in its memory",
         first="take the replica out of its Service (runbook), then look at ECC errors and XIDs of its GPUs",
         dashboard="vllm-incident",
     ),

@@ -1,4 +1,4 @@
-"""Can what we see be trusted, and does anybody see it?"""
+"""The monitoring itself: whether its data is right, and whether alerts arrive."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MONITORING: tuple[Alert, ...] = (
         hold="15m",
         expr="up{<<sidecar>>} == 0",
         summary=f"the sidecar in {REPLICA} does not answer",
-        description="Prometheus cannot scrape it: nothing is known of its vLLM server, which may serve well.",
+        description="Prometheus cannot scrape it: its vLLM server is not monitored, but may be fine.",
         cause="its container died, or a network policy keeps Prometheus out",
         first=_LOGS,
         dashboard="vllm-sidecar",
@@ -42,11 +42,11 @@ MONITORING: tuple[Alert, ...] = (
         severity=Severity.TICKET,
         hold="1m",
         expr="~gauges_stale == 1",
-        summary=f"the gauges of {ENGINE} froze",
-        description="They say that requests run or wait, and nothing moves. vllm_sidecar_clients_left is 1 where the "
-        "clients have left, so that the engine is idle; else nothing says whether anybody waits.",
+        summary=f"the gauges of {ENGINE} are frozen",
+        description="They show running or waiting requests, but nothing moves. If vllm_sidecar_clients_left is 1, the "
+        "clients have left and the engine is idle; otherwise it is unknown whether clients wait.",
         cause="clients that all left at once, after which an idle vLLM does not update its gauges",
-        first="send one short request: the gauges come right; until then do not scale by them",
+        first="send one short request, which corrects the gauges; until then do not scale by them",
         dashboard="vllm-engine",
     ),
     Alert(
@@ -56,7 +56,7 @@ MONITORING: tuple[Alert, ...] = (
         expr=f"~signal_missing == 1 and on (<<T>>) ({_SERVES})",
         summary=f"vLLM in {REPLICA} does not expose {{{{ $labels.signal }}}}",
         description="Panels and alerts that need it are silent for this server.",
-        cause="a very old vLLM, a front end that hides metrics, or a rename that this release does not know",
+        cause="a very old vLLM, a front end that hides metrics, or a rename that is unknown to this release",
         first=f"{STATUS}: missing and unknown families",
         dashboard="vllm-sidecar",
     ),
@@ -66,8 +66,8 @@ MONITORING: tuple[Alert, ...] = (
         hold="1h",
         expr="~unknown_families > <<families>>",
         thresholds=(number("families", 0, "Unknown metric families that are accepted."),),
-        summary=f"vLLM in {REPLICA} has {{{{ $value }}}} metrics that this release does not know",
-        description="What is known is exported as always; a newer sidecar may know more.",
+        summary=f"vLLM in {REPLICA} has {{{{ $value }}}} metrics that are unknown to this release",
+        description="Known metrics are exported as usual; a newer sidecar may support the others.",
         cause="a newer vLLM than this sidecar",
         first=f"{STATUS}: unknown families; look for a newer release",
         dashboard="vllm-sidecar",
@@ -82,7 +82,7 @@ MONITORING: tuple[Alert, ...] = (
         ),
         thresholds=(ratio("failing", 0.1, "Share of polls that fail."),),
         summary=f"{{{{ $value | humanizePercentage }}}} of the polls of {REPLICA} fail",
-        description="vLLM answers now and then: more than <<failing>> of the polls get nothing, so peaks are missed.",
+        description="vLLM answers only some polls: more than <<failing>> of them fail, so peaks are missed.",
         cause="an API server that is short of CPU, or a proxy in between",
         first="PromQL: sum by (reason) (rate(vllm_sidecar_poll_failures_total[10m]))",
         dashboard="vllm-sidecar",
@@ -97,12 +97,10 @@ MONITORING: tuple[Alert, ...] = (
         ),
         thresholds=(
             Threshold("interval", Measure.SECONDS, 5, "Time between two polls."),
-            ratio(
-                "ratio", 0.008, "Share of the server's time from which on the interval is stretched, not configured."
-            ),
+            ratio("ratio", 0.008, "Share of the server's time above which the interval is stretched, not configured."),
         ),
         summary=f"the sidecar of {REPLICA} polls only every {{{{ $value | humanizeDuration }}}}",
-        description="It keeps its share of the server's time small, and /metrics takes long: peaks are missed.",
+        description="/metrics is slow, and polls may take only a small share of the server's time: peaks are missed.",
         cause="very many series, or an API server that is short of CPU",
         first="PromQL: vllm_sidecar_poll_duration_seconds, next to the CPU of the API server",
         dashboard="vllm-sidecar",
@@ -115,11 +113,11 @@ MONITORING: tuple[Alert, ...] = (
             '~last_success_age_seconds{source="vllm"} > <<intervals>> '
             '* ~poll_interval_seconds{source="vllm"} and on (<<T>>) (~up{source="vllm"} == 1)'
         ),
-        thresholds=(number("intervals", 5, "Poll intervals that the last success may be back."),),
+        thresholds=(number("intervals", 5, "Age of the last successful poll, in poll intervals."),),
         summary=f"the sidecar of {REPLICA} falls behind",
-        description="What it exports is {{ $value | humanizeDuration }} old though no poll failed.",
+        description="Its data is {{ $value | humanizeDuration }} old although no poll failed.",
         cause="too little CPU for the sidecar, or too many servers for one",
-        first="PromQL: rate(process_cpu_seconds_total[5m]) of the sidecar beside its CPU limit",
+        first="PromQL: rate(process_cpu_seconds_total[5m]) of the sidecar next to its CPU limit",
         dashboard="vllm-sidecar",
     ),
     Alert(
@@ -128,7 +126,7 @@ MONITORING: tuple[Alert, ...] = (
         hold="5m",
         expr="~config_last_reload_successful == 0",
         summary=f"the sidecar in {REPLICA} refused its new configuration",
-        description="It goes on with the old one; at its next restart it will not start.",
+        description="It still runs with the old one; after a restart it will not start.",
         cause="a mistake in the file",
         first="vllm-sidecar check-config FILE lists every mistake",
         dashboard="vllm-sidecar",
@@ -140,7 +138,7 @@ MONITORING: tuple[Alert, ...] = (
         expr='increase(prometheus_rule_group_iterations_missed_total{rule_group=~".*;vllm-.*"}[15m]) > <<missed>>',
         thresholds=(number("missed", 2, "Evaluations in fifteen minutes that may be missed."),),
         summary="Prometheus missed {{ $value | humanize }} evaluations of {{ $labels.rule_group }}",
-        description="The rules take longer than their interval: alerts come late, or not at all.",
+        description="The rules take longer than their interval: alerts arrive late, or not at all.",
         cause="too many series for one Prometheus, too little CPU, or slow storage",
         first="PromQL: prometheus_rule_group_last_duration_seconds next to prometheus_rule_group_interval_seconds",
         dashboard="vllm-sidecar",

@@ -1,4 +1,4 @@
-"""One replica: does it answer, does it go on, does it start? Tickets, for the others take its load."""
+"""One replica that does not answer, progress or start: tickets, because the other replicas take over its load."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ UNREADABLE = (
     "http_401|http_403|http_404|http_4xx|http_other|redirect|credentials|tls|not_http|too_large|truncated|"
     "bad_encoding|empty|not_prometheus|no_vllm_metrics"
 )
-"""Reasons of failed polls that say: something answers, but it cannot be read."""
+"""Reasons of failed polls where something answers, but cannot be read."""
 ANSWERS = f"{UNREADABLE}|{NOT_ONE_ENGINE_PATTERN}"
 _POD = "cluster, namespace, pod, container"
-"""Labels of what others export about a container: their instance is that of the exporter."""
+"""Labels of a container in metrics of other exporters, whose `instance` is that of the exporter."""
 _RESTARTS = 'kube_pod_container_status_restarts_total{container!~".*sidecar.*"}'
 _BACKING_OFF = 'kube_pod_container_status_waiting_reason{reason="CrashLoopBackOff",container!~".*sidecar.*"}'
 _OURS = "and on (cluster, namespace, pod) ~build_info"
-"""Of pods that have a sidecar; kube-state-metrics and cAdvisor know all pods."""
+"""Only pods with a sidecar; kube-state-metrics and cAdvisor expose all pods."""
 _LEARNED = "group_left () (1.5 * max_over_time(@job_startup_seconds:max[1d]))"
 
 REPLICAS: tuple[Alert, ...] = (
@@ -50,14 +50,14 @@ REPLICAS: tuple[Alert, ...] = (
             duration(
                 "startup",
                 600,
-                "Time that a server gets to load its model before its first answer; more where its job took more "
+                "Time that a server may take to load its model before its first answer; more if its job took more "
                 "within a day.",
             ),
         ),
         summary=f"vLLM in {REPLICA} does not answer",
-        description="Three polls of its /metrics failed in a row. One that never answered got <<startup>> to start, or "
-        "half as much again as the slowest start of its job within a day.",
-        cause="the process died or was killed for memory, the node is gone, or a release does not start",
+        description="Three polls of its /metrics failed in a row. A server that has never answered gets <<startup>> to "
+        "start, or 1.5 times the slowest start of its job within a day if that is longer.",
+        cause="the process died or was killed for memory, the node was lost, or a release does not start",
         first=f"{PREVIOUS_LOGS}: read how the log ends",
         dashboard="vllm-overview",
     ),
@@ -70,9 +70,9 @@ REPLICAS: tuple[Alert, ...] = (
             f'and on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{UNREADABLE}"}}[2m]) > 0)'
         ),
         summary=f"something answers for vLLM in {REPLICA}, but exposes no metrics of vLLM",
-        description="Users may be served well; nothing else about this server is watched.",
+        description="Users may still be served, but this server is not monitored.",
         cause="a missing token, another server at this address, or a front end that was started without metrics",
-        first=f"{STATUS}: `failure` names the reason, and the README says what to do about each",
+        first=f"{STATUS}: `last_error` has the reason; docs/troubleshooting.md has a hint for each",
         dashboard="vllm-sidecar",
     ),
     Alert(
@@ -81,10 +81,10 @@ REPLICAS: tuple[Alert, ...] = (
         hold="2m",
         expr=f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE_PATTERN}"}}[2m]) > 0',
         summary=f"the target of the sidecar in {REPLICA} is not a single vLLM server ({{{{ $labels.reason }}}})",
-        description="A router, a gateway or a load balancer answers: what it exposes is not about one engine, so "
-        "nothing is exported, and no server behind it is watched.",
-        cause="the sidecar was given the address of a Service, an ingress or a router in place of a pod",
-        first=f"{STATUS}: `failure` says what answers; run one sidecar in each pod, or discover the pods",
+        description="A router, a gateway or a load balancer answers. Its metrics do not describe one engine, so "
+        "nothing is exported, and the servers behind it are not monitored.",
+        cause="the sidecar was given the address of a Service, an ingress or a router instead of a pod",
+        first=f"{STATUS}: `last_error` shows what answers; run one sidecar in each pod, or discover the pods",
         dashboard="vllm-sidecar",
     ),
     Alert(
@@ -95,11 +95,11 @@ REPLICAS: tuple[Alert, ...] = (
         expr="~stalled == 1",
         summary=f"{ENGINE} makes no progress",
         description=(
-            "Clients wait, and no token, prompt or finished request came for longer than progress.stall_after, though "
-            "/health still says 200; or vLLM itself calls the engine failed. The gauges may say that it is idle. A "
-            "sleeping engine and one that starts are not meant."
+            "Clients wait, and there was no token, prompt or finished request for longer than progress.stall_after, "
+            "although /health still returns 200; or vLLM itself reports the engine as failed. The gauges may show an "
+            "idle engine. Sleeping and starting engines do not count."
         ),
-        cause="a hung collective of a tensor-parallel group, a dead worker, or an engine that takes no requests in",
+        cause="a hung collective of a tensor-parallel group, a dead worker, or an engine that accepts no requests",
         first=f"{STATUS}: see which signals corroborate the stall, and the GPUs; then restart the server",
         dashboard="vllm-engine",
     ),
@@ -109,8 +109,8 @@ REPLICAS: tuple[Alert, ...] = (
         hold="1m",
         expr="~engine_sleeping == 1 and on (<<E>>) (sum by (<<E>>) (~requests_waiting) > 0)",
         summary=f"{ENGINE} sleeps while requests wait",
-        description="Nothing will answer them until somebody wakes it.",
-        cause="the router does not know that it sleeps, or the call of /wake_up failed",
+        description="They are not served until the engine is woken up.",
+        cause="a router that is unaware of it, or a failed call of /wake_up",
         first="{{ with $labels.pod }}kubectl -n {{ $labels.namespace }} port-forward {{ . }} 8000, then {{ end }}"
         "curl -X POST http://localhost:8000/wake_up; or take it out of the router",
         dashboard="vllm-engine",
@@ -130,12 +130,15 @@ REPLICAS: tuple[Alert, ...] = (
             "unless on (cluster, namespace, pod) (increase(~server_restarts_total[1h]) >= <<restarts>>))"
         ),
         thresholds=(
-            number("restarts", 3, "Restarts in an hour that make a loop; in six where a start takes longer."),
-            Threshold("slow_start", Measure.SECONDS, 600, "Start from which on six hours are looked at."),
+            number("restarts", 3, "Restarts in an hour that make a loop; in six hours if starts are slow."),
+            Threshold(
+                "slow_start", Measure.SECONDS, 600, "Duration of a start above which restarts of six hours count."
+            ),
         ),
-        summary=f"vLLM in {REPLICA} restarts again and again",
-        description="<<restarts>> restarts in an hour or more, or Kubernetes waits before it starts it again: each "
-        "throws away what it worked at. Where kube-state-metrics is scraped, a server that never answered is seen too.",
+        summary=f"vLLM in {REPLICA} keeps restarting",
+        description="<<restarts>> or more restarts in an hour (in six if starts are slow), or Kubernetes delays the "
+        "next one. Each loses the requests in progress. With kube-state-metrics, servers that never answered are seen "
+        "too.",
         cause="out of memory while the CUDA graphs are captured, a failed GPU, or a bad release",
         first=f"{PREVIOUS_LOGS}: read the last traceback before it restarts again",
         dashboard="vllm-incident",
@@ -151,9 +154,9 @@ REPLICAS: tuple[Alert, ...] = (
         thresholds=(ratio("used", 0.9, "Share of the container's memory limit that is in use."),),
         summary=f"container {{{{ $labels.container }}}} of pod {{{{ $labels.pod }}}}{WHERE} uses "
         "{{ $value | humanizePercentage }} of its memory limit",
-        description="The memory of the host, not of the GPU. At the limit the kernel ends it (OOMKilled) with all "
-        "requests that it serves. The metrics are those of cAdvisor.",
-        cause="a leak, the multimodal cache, --swap-space or CPU offload, or a limit that is too near",
+        description="This is host memory, not GPU memory. At the limit the kernel kills the container "
+        "(OOMKilled) with all requests that it serves. The metrics are those of cAdvisor.",
+        cause="a leak, the multimodal cache, --swap-space or CPU offload, or a limit that is too low",
         first="kubectl -n {{ $labels.namespace }} top pod {{ $labels.pod }} --containers; restart it at a quiet hour",
         dashboard="vllm-incident",
     ),
@@ -163,7 +166,7 @@ _LIVE = (
     " unless on (<<E>>) (~engine_sleeping == 1) unless on (<<E>>) (~gauges_stale == 1) "
     f"unless on (<<E>>) (~progress_age_seconds >= {STALE_SECONDS})"
 )
-"""The gauges of a server whose clients all left at once go on saying that they wait, and those of a stalled one too."""
+"""Gauges of a server whose clients all left at once still show waiting requests, and so do those of a stalled one."""
 
 QUEUE: tuple[Alert, ...] = (
     Alert(
@@ -176,12 +179,13 @@ QUEUE: tuple[Alert, ...] = (
         ),
         thresholds=(
             number("per_running", 1, "Waiting requests per running one."),
-            number("requests", 10, "Waiting requests below which a queue is none."),
+            number("requests", 10, "Below this many waiting requests it does not fire."),
         ),
         batch_hours=True,
         summary=f"{{{{ $value | humanize }}}} requests wait for {ENGINE}",
-        description="More than run (and more than <<requests>>) all the time: it does not catch up by itself.",
-        cause="load grew, answers became longer, or a replica less shares it",
+        description="More requests wait than run (and more than <<requests>>) all the time: it does not catch up by "
+        "itself.",
+        cause="more load, longer answers, or one replica fewer",
         first="PromQL: sum by (pod, instance) "
         f"(vllm_sidecar_requests_waiting{{{OF_MODEL}}}): one replica, or all of them?",
         dashboard="vllm-overview",
@@ -194,8 +198,8 @@ QUEUE: tuple[Alert, ...] = (
         thresholds=(number("requests", 0, "Requests that may always wait for capacity."),),
         batch_hours=True,
         summary=f"requests always wait for capacity of {ENGINE}",
-        description="For a quarter of an hour there was no moment without: one more replica would be used at once. "
-        "vLLM before 0.20 does not tell what they wait for.",
+        description="There were waiting requests at every moment of a quarter of an hour: one more replica would be "
+        "used at once. vLLM before 0.20 does not report what they wait for.",
         cause="steady load at the limit of the batch or of the KV cache",
         first=f"PromQL: vllm_sidecar_admission_limit{{{OF_MODEL}}} == 1: batch, or KV cache?",
         dashboard="vllm-overview",

@@ -8,7 +8,7 @@ from vllm_sidecar.catalog.dashboards.gpu import GPU_DASHBOARD
 from vllm_sidecar.catalog.dashboards.incident import INCIDENT
 from vllm_sidecar.catalog.dashboards.kv_cache import KV_CACHE
 from vllm_sidecar.catalog.dashboards.overview import OVERVIEW
-from vllm_sidecar.catalog.dashboards.panel import Colour, Dashboard, Panel, Query, Row, Style, Word
+from vllm_sidecar.catalog.dashboards.panel import Color, Dashboard, Panel, Query, Row, Style, Word
 from vllm_sidecar.catalog.dashboards.sidecar import SIDECAR_DASHBOARD
 from vllm_sidecar.catalog.dashboards.slo import SLO_DASHBOARD
 
@@ -23,4 +23,4 @@ DASHBOARDS: tuple[Dashboard, ...] = (
     SIDECAR_DASHBOARD,
 )
 
-__all__ = ["DASHBOARDS", "Colour", "Dashboard", "Panel", "Query", "Row", "Style", "Word"]
+__all__ = ["DASHBOARDS", "Color", "Dashboard", "Panel", "Query", "Row", "Style", "Word"]

@@ -1,9 +1,9 @@
-"""Features: speculation, LoRA, parallelism, KV transfer; each says so where it is not enabled."""
+"""Features: speculation, LoRA, parallelism, KV transfer; each panel says so if its feature is not enabled."""
 
 from __future__ import annotations
 
 from vllm_sidecar.catalog.dashboards.factories import ENGINE, SERVER, bars, heatmap, lines, number, states, table
-from vllm_sidecar.catalog.dashboards.panel import YES, Colour, Dashboard, Query, Row, Word
+from vllm_sidecar.catalog.dashboards.panel import YES, Color, Dashboard, Query, Row, Word
 from vllm_sidecar.catalog.types import Unit
 
 _OFF = "not enabled"
@@ -13,24 +13,24 @@ _ONE_ENGINE = "Not enabled: no model with more than one data-parallel engine."
 _NO_NIXL = "Not enabled: no NIXL connector."
 _NO_TP = "No server with more than one GPU, or its GPUs are not read."
 _SEVERAL = " and on (<<M>>) (~data_parallel_engines > 1)"
-_ACTIVE = (Word(0, "no", Colour.HISTOGRAM), Word(1, "active", Colour.RUNNING))
+_ACTIVE = (Word(0, "no", Color.HISTOGRAM), Word(1, "active", Color.RUNNING))
 
 FEATURES_DASHBOARD = Dashboard(
     "vllm-features",
     "vLLM · Speculation, LoRA, parallelism",
-    "What each feature that is on does. Rows are closed: open the one whose number above is red.",
+    "Optional features and their effect. Rows are collapsed: open the one whose number above is red.",
     (
         Row(
-            "What is on, and how is it?",
+            "What is enabled, and is it healthy?",
             (
-                number("Tokens per step", "1 + accepted / drafts, of the worst engine that speculates: near 1 drafts only cost.", Unit.TOKENS,
+                number("Tokens per step", "1 + accepted / drafts, of the worst engine that speculates: near 1, drafts save nothing.", Unit.TOKENS,
                        "min(~recent_spec_decode_accepted_length_tokens)",
                        "min(1 + rate(~spec_decode_accepted_tokens_total[5m]) / (rate(~spec_decode_drafts_total[5m]) > 0))",
                        bad="VllmSpecDecodeAcceptanceLow.gain", below=True, decimals=1, empty=_OFF),
-                number("LoRA slots in use", "Adapters in the batch, of those that fit (--max-loras): all in use and requests deferred is thrashing.",
+                number("LoRA slots in use", "Adapters in the batch, as a share of those that fit (--max-loras). All in use and requests deferred means thrashing.",
                        Unit.RATIO, "max(~lora_slots_used / (~lora_slots > 0))", decimals=0, empty=_OFF),
                 number("Requests deferred", "Waiting for a LoRA slot, a grammar or a transfer.", Unit.NONE,
-                       'sum(~requests_waiting{reason="deferred"})', decimals=0, empty="not told"),
+                       'sum(~requests_waiting{reason="deferred"})', decimals=0, empty="not reported"),
                 number("Data-parallel imbalance", "1 - mean / max of the generated tokens over the engines of the worst model.", Unit.RATIO,
                        'max(~recent_data_parallel_imbalance_ratio{load="generation_tokens"})', bad="VllmDataParallelImbalance.imbalance",
                        decimals=0, empty=_OFF),
@@ -38,63 +38,63 @@ FEATURES_DASHBOARD = Dashboard(
                        "max(~recent_gpu_imbalance_ratio)", bad="VllmGpuStraggler.imbalance", decimals=0, empty=_OFF),
                 number("Failed KV transfers", "Of the NIXL connector, in ten minutes.", Unit.NONE, "sum(increase(~nixl_failed_transfers_total[10m]))",
                        bad="above_zero", decimals=0, empty=_OFF),
-                table("Which servers have what?", "Sizes that each server was started with, as far as it tells.",
+                table("Which server has which features?", "Sizes that each server was started with, as far as it exposes them.",
                       Query('max by (<<T>>) (~up{source="vllm"})', ""),
                       Query("max by (<<T>>) (~config_tensor_parallel_size)", "Tensor parallel"),
                       Query("max by (<<T>>) (~config_pipeline_parallel_size)", "Pipeline parallel"),
                       Query("sum by (<<T>>) (~data_parallel_engines)", "Engines"),
                       Query("max by (<<T>>) (~config_num_speculative_tokens)", "Draft tokens"),
                       Query("max by (<<T>>) (~lora_slots)", "LoRA slots"),
-                      labels=("cluster", "namespace", "instance", "target"), links=("instance",), height=7, empty="No server tells its flags."),
+                      labels=("cluster", "namespace", "instance", "target"), links=("instance",), height=7, empty="No server exposes its flags."),
             ),
         ),
         Row(
             "Speculative decoding",
             (
-                lines("How many drafts are accepted?", "What it is worth is on the right: few of many draft tokens may pay, many of one may not.",
+                lines("How many drafts are accepted?", "The next panel shows the gain: a low share of many draft tokens can pay off, a high share of one may not.",
                       Unit.RATIO, Query("~recent_spec_decode_acceptance_ratio", ENGINE, None,
                       "rate(~spec_decode_accepted_tokens_total[$__rate_interval]) / (rate(~spec_decode_draft_tokens_total[$__rate_interval]) > 0)"),
                       most=1.0, empty=_NO_DRAFTS),
-                lines("How many tokens does a step yield?", "1 + accepted / drafts: the speed-up before its cost. Below its threshold choose another "
-                      "draft, or fewer tokens.", Unit.TOKENS,
-                      Query("~recent_spec_decode_accepted_length_tokens", ENGINE, Colour.GENERATION),
+                lines("How many tokens does a step yield?", "1 + accepted / drafts: the speed-up before its cost. Below the threshold, choose another "
+                      "draft model or fewer tokens.", Unit.TOKENS,
+                      Query("~recent_spec_decode_accepted_length_tokens", ENGINE, Color.GENERATION),
                       bad="VllmSpecDecodeAcceptanceLow.gain", below=True, empty=_NO_DRAFTS),
-                lines("How many draft tokens are thrown away?", "Computed for nothing.", Unit.TOKENS_PER_SECOND,
-                      Query("~recent_spec_decode_wasted_tokens_per_second", ENGINE, Colour.WAITING), empty=_NO_DRAFTS),
-                bars("Up to which position is it worth it?", "Share of drafts whose token at the position was accepted; cut --num-speculative-tokens "
+                lines("How many draft tokens are rejected?", "Draft tokens that were computed for nothing.", Unit.TOKENS_PER_SECOND,
+                      Query("~recent_spec_decode_wasted_tokens_per_second", ENGINE, Color.WAITING), empty=_NO_DRAFTS),
+                bars("Up to which position do drafts pay off?", "Share of drafts whose token at the position was accepted; cut --num-speculative-tokens "
                      "where it is small.", Unit.RATIO,
                      Query("avg by (position) (~recent_spec_decode_position_acceptance_ratio)", "position {{position}}"), most=1.0, width=12,
                      empty=_NO_DRAFTS),
-                lines("Is a token still fast?", "Recent p95 per output token of a request, which counts what is thrown away too.", Unit.SECONDS,
-                      Query('~recent_time_per_output_token_seconds{quantile="0.95"}', ENGINE, Colour.P95), bad="slo.time_per_output_token", width=12,
-                      empty="Fewer requests finished than quantiles need."),
+                lines("Are tokens still fast?", "Recent p95 per output token of a request, which includes the cost of rejected drafts.", Unit.SECONDS,
+                      Query('~recent_time_per_output_token_seconds{quantile="0.95"}', ENGINE, Color.P95), bad="slo.time_per_output_token", width=12,
+                      empty="Too few requests finished for quantiles."),
             ),
             collapsed=True,
         ),
         Row(
             "LoRA adapters",
             (
-                states("Which adapters have requests?", "More than slots at the same time: they take turns, and requests are deferred.",
+                states("Which adapters have requests?", "With more active adapters than slots they take turns, and requests are deferred.",
                        Query("max by (instance, target, lora_adapter) (~lora_adapter_active)", "{{lora_adapter}} {{instance}} {{target}}"),
                        words=_ACTIVE, width=12, empty=_NO_LORA),
                 lines("How many slots are in use?", "Adapters with running requests, and how many fit (--max-loras).", Unit.NONE,
-                      Query("~lora_slots_used", f"used {SERVER}", Colour.RUNNING), Query("~lora_slots", f"slots {SERVER}", Colour.BAD, dashed=True),
+                      Query("~lora_slots_used", f"used {SERVER}", Color.RUNNING), Query("~lora_slots", f"slots {SERVER}", Color.BAD, dashed=True),
                       decimals=0, width=12, empty=_NO_LORA),
-                lines("How many requests are deferred?", "They wait though batch and KV cache have room.", Unit.NONE,
-                      Query('~requests_waiting{reason="deferred"}', ENGINE, Colour.WAITING), decimals=0, width=24, height=6,
-                      empty="This vLLM does not split what waits."),
+                lines("How many requests are deferred?", "Requests that wait although batch and KV cache have room.", Unit.NONE,
+                      Query('~requests_waiting{reason="deferred"}', ENGINE, Color.WAITING), decimals=0, width=24, height=6,
+                      empty="This vLLM does not report why requests wait."),
             ),
             collapsed=True,
         ),
         Row(
             "Data parallelism: do engines share the work?",
             (
-                lines("How uneven is it?", "1 - mean / max over the engines of a model: 0 is balanced. Look at the router.", Unit.RATIO,
+                lines("How uneven is it?", "1 - mean / max over the engines of a model: 0 is balanced. If high, check the router.", Unit.RATIO,
                       Query("~recent_data_parallel_imbalance_ratio", f"{{{{load}}}} {{{{model_name}}}} {SERVER}"),
                       bad="VllmDataParallelImbalance.imbalance", most=1.0, empty=_ONE_ENGINE),
-                lines("What does each engine generate?", "One far above its siblings gets too much; one at 0 is idle or dead.", Unit.TOKENS_PER_SECOND,
+                lines("What does each engine generate?", "An engine far above the others gets too much; one at 0 is idle or dead.", Unit.TOKENS_PER_SECOND,
                       Query(f"~recent_generation_tokens_per_second{_SEVERAL}", ENGINE), empty=_ONE_ENGINE),
-                lines("What runs and waits at each?", "Waiting at one while another has room is the router's doing.", Unit.NONE,
+                lines("What runs and waits at each?", "Requests that wait at one engine while another has room are a routing problem.", Unit.NONE,
                       Query(f"~requests_running{_SEVERAL}", f"running {ENGINE}"),
                       Query(f"sum without (reason) (~requests_waiting){_SEVERAL}", f"waiting {ENGINE}", dashed=True), decimals=0, empty=_ONE_ENGINE),
             ),
@@ -103,20 +103,20 @@ FEATURES_DASHBOARD = Dashboard(
         Row(
             "Tensor and pipeline parallelism",
             (
-                lines("Does a GPU of a group straggle?", "All wait for the slowest: see the GPU board for heat and throttling.", Unit.RATIO,
+                lines("Does a GPU of a group straggle?", "All wait for the slowest: see the GPU dashboard for heat and throttling.", Unit.RATIO,
                       Query("~recent_gpu_imbalance_ratio", f"{{{{load}}}} {SERVER}"), bad="VllmGpuStraggler.imbalance", most=1.0, width=12, empty=_NO_TP),
                 states("Does a group hang?", "GPUs that are busy while the engine has work and makes no progress.",
                        Query("max by (<<T>>) (~gpu_busy_without_progress == 1)", SERVER), words=YES, width=12,
-                       empty="None hangs in this range, as far as GPUs are read."),
+                       empty="No group hung in this range, as far as GPUs are read."),
             ),
             collapsed=True,
         ),
         Row(
             "KV transfer between servers",
             (
-                lines("Do transfers fail?", "Failed ones, and requests whose blocks expired before they were fetched.", Unit.PER_SECOND,
-                      Query("rate(~nixl_failed_transfers_total[$__rate_interval])", f"failed {ENGINE}", Colour.BAD),
-                      Query("rate(~nixl_expired_requests_total[$__rate_interval])", f"expired {ENGINE}", Colour.WAITING), empty=_NO_NIXL),
+                lines("Do transfers fail?", "Failed transfers, and requests whose blocks expired before they were fetched.", Unit.PER_SECOND,
+                      Query("rate(~nixl_failed_transfers_total[$__rate_interval])", f"failed {ENGINE}", Color.BAD),
+                      Query("rate(~nixl_expired_requests_total[$__rate_interval])", f"expired {ENGINE}", Color.WAITING), empty=_NO_NIXL),
                 heatmap("How long do they take?", "Transfers by duration.", "nixl_transfer_seconds", empty=_NO_NIXL),
                 lines("How many requests wait for blocks?", "By stage.", Unit.NONE, Query("sum by (stage) (~requests_kv_fetching)", "{{stage}}"),
                       empty="Not enabled: no KV connector.", decimals=0),

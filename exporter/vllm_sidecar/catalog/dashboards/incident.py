@@ -21,32 +21,32 @@ from vllm_sidecar.catalog.dashboards.factories import (
     table,
     words,
 )
-from vllm_sidecar.catalog.dashboards.panel import FINE_OR_BAD, IN_USE, Colour, Dashboard, Query, Row
+from vllm_sidecar.catalog.dashboards.panel import FINE_OR_BAD, IN_USE, Color, Dashboard, Query, Row
 from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
 from vllm_sidecar.catalog.types import Unit
 
 _NAN = "not measured"
 _PAST = (
     ("now", "", None, False),
-    ("a day ago", " offset 1d", Colour.HISTOGRAM, True),
-    ("a week ago", " offset 1w", Colour.CACHE, True),
+    ("a day ago", " offset 1d", Color.HISTOGRAM, True),
+    ("a week ago", " offset 1w", Color.CACHE, True),
 )
 
 
-def _then_and_now(histogram: str, quantile: float, colour: Colour) -> tuple[Query, ...]:
+def _then_and_now(histogram: str, quantile: float, color: Color) -> tuple[Query, ...]:
     """Return a quantile of token counts now, a day and a week ago."""
     return tuple(
         Query(
             f"histogram_quantile({quantile:g}, sum by (le) (rate(~{histogram}_bucket[10m]{offset})))",
-            f"p{100 * quantile:g} {when}", past or colour, dashed=dashed,
+            f"p{100 * quantile:g} {when}", past or color, dashed=dashed,
         )
         for when, offset, past, dashed in _PAST
     )  # fmt: skip
 
 
-def _rate_then_and_now(expr: str, colour: Colour) -> tuple[Query, ...]:
+def _rate_then_and_now(expr: str, color: Color) -> tuple[Query, ...]:
     return tuple(
-        Query(expr.replace("[10m]", f"[10m]{offset}"), when, past or colour, dashed=dashed)
+        Query(expr.replace("[10m]", f"[10m]{offset}"), when, past or color, dashed=dashed)
         for when, offset, past, dashed in _PAST
     )
 
@@ -74,11 +74,11 @@ _SYMPTOMS = (
 
 _WHAT_TO_DO = """
 1. **A release or a flag changed just before it began** (row 6): roll back first, look for the reason afterwards.
-2. **No progress**: save the stack (`py-spy dump --pid PID`), then restart the server; one GPU that is hot or idle beside its siblings is on the GPU board.
-3. **High TTFT**: queue (row 4 names its limit: more replicas, or `--max-num-seqs`), or prefill (longer prompts, or a prefix cache that lost its hits).
+2. **No progress**: save the stack (`py-spy dump --pid PID`), then restart the server; look on the GPU dashboard for a GPU that is hotter or more idle than the others.
+3. **High TTFT**: queue (row 4 names its limit: more replicas, or `--max-num-seqs`), or prefill (longer prompts, or a prefix cache with fewer hits).
 4. **Slow ITL**: throttled GPUs, larger batches, longer contexts, fewer accepted drafts.
-5. **OOM-like**: fewer or shorter requests (`--max-num-seqs`, `--max-model-len`), more cache (`--gpu-memory-utilization`, `--kv-cache-dtype fp8`), or a replica more.
-6. **Wrong output**: template, tokenizer, generation config and adapter first; NaN means weights, quantisation or a GPU.
+5. **OOM-like**: fewer or shorter requests (`--max-num-seqs`, `--max-model-len`), more cache (`--gpu-memory-utilization`, `--kv-cache-dtype fp8`), or one more replica.
+6. **Wrong output**: template, tokenizer, generation config and adapter first; NaN means weights, quantization or a GPU.
 7. **Afterwards**: add the request shape of row 3 to the load tests.
 
 Each alert has its runbook behind `runbook_url`.
@@ -90,15 +90,15 @@ INCIDENT = Dashboard(
     "One model, from the page to the cause: read it from top to bottom. Choose the model above.",
     (
         Row(
-            "1 · Who is it? Model, version, flags, and what changed",
+            "1 · What is running? Model, version, flags, and what changed",
             (
                 table("Which version, with which flags?",
-                      "What each server was started with, as far as it tells. Two rows for one server: it was started anew with other flags.",
+                      "Flags that each server was started with, as far as known. Two rows for one server: it restarted with other flags.",
                       Query("max by (<<T>>, version) (last_over_time(~server_info[$__range]))", ""),
                       Query("max by (<<T>>, fingerprint, max_model_len, gpu_memory_utilization, tensor_parallel_size, pipeline_parallel_size, "
                             "enable_prefix_caching, generation_config, speculative_config, kv_cache_dtype) (~server_config_info)", ""),
                       Query("max by (<<T>>) (time() - ~server_start_timestamp_seconds)", "Up for", unit=Unit.SECONDS),
-                      Query("max by (<<T>>) (time() - ~config_last_change_timestamp_seconds)", "Changed before", unit=Unit.SECONDS),
+                      Query("max by (<<T>>) (time() - ~config_last_change_timestamp_seconds)", "Since last change", unit=Unit.SECONDS),
                       Query("max by (<<T>>) (increase(~server_restarts_total[$__range]))", "Restarts", decimals=0),
                       labels=("instance", "target", "version", "fingerprint", "max_model_len", "gpu_memory_utilization", "tensor_parallel_size",
                               "pipeline_parallel_size", "enable_prefix_caching", "generation_config", "speculative_config", "kv_cache_dtype"),
@@ -108,7 +108,7 @@ INCIDENT = Dashboard(
                        Query("max by (<<T>>, version, fingerprint) (~server_config_info * on (<<T>>) group_left (version) ~server_info)",
                              "{{instance}} {{target}} {{version}} {{fingerprint}}"),
                        words=IN_USE, width=12, height=7, empty=NO_SIDECAR),
-                states("What was each server, and since when?", "The state in words, as on the overview.",
+                states("Which state was each server in, and since when?", "The state in words, as on the overview.",
                        Query(SERVER_STATE, SERVER), words=SERVER_STATES, width=12, height=7),
             ),
         ),
@@ -129,90 +129,90 @@ INCIDENT = Dashboard(
                 number("Errors", "Share of requests that end as an error of the server.", Unit.RATIO, "max(~recent_error_ratio)",
                        'sum(rate(~requests_finished_total{finished_reason="error"}[5m])) / (sum(rate(~requests_finished_total[5m])) > 0)',
                        bad="VllmErrorRatioHigh.errors", decimals=1),
-                number("Longest without progress", "For how long clients have been waiting for an engine that does nothing; minutes mean that it hangs though /health says 200.", Unit.SECONDS,
+                number("Longest without progress", "How long clients have waited for an engine that makes no progress; minutes mean that it hangs even if /health returns 200.", Unit.SECONDS,
                        "max(~work_without_progress_seconds) or vector(0)", decimals=0),
-                states("Since when does which symptom show?", "The worst engine of the model against the thresholds of the alerts, and against its own past: a release may make "
-                       "it slower and still keep the objective.",
+                states("Which symptoms show, and since when?", "The worst engine of the model, compared with the thresholds of the alerts and with its own past: a release may make "
+                       "it slower and still meet the objective.",
                        *_SYMPTOMS, words=FINE_OR_BAD),
             ),
         ),
         Row(
             "3 · Did the request shape change?",
             (
-                lines("Are prompts longer than they were?", "Prompt tokens per request now, a day and a week before. Longer prompts take prefill "
-                      "and KV cache.", Unit.TOKENS, *_then_and_now("request_prompt_tokens", 0.95, Colour.PROMPT)),
-                lines("Are answers longer than they were?", "Generated tokens per request now, a day and a week before. Longer answers hold the "
-                      "KV cache and the batch.", Unit.TOKENS, *_then_and_now("request_generation_tokens", 0.95, Colour.GENERATION)),
-                lines("Are there more requests than there were?", "Requests that finish per second now, a day and a week before.", Unit.PER_SECOND,
-                      *_rate_then_and_now("sum(rate(~requests_finished_total[10m]))", Colour.RUNNING)),
-                heatmap("How long are prompts?", "Finished requests by prompt tokens. A second band is a second kind of client.",
+                lines("Are prompts longer than they were?", "Prompt tokens per request now, a day and a week ago. Longer prompts need more prefill "
+                      "and KV cache.", Unit.TOKENS, *_then_and_now("request_prompt_tokens", 0.95, Color.PROMPT)),
+                lines("Are answers longer than they were?", "Generated tokens per request now, a day and a week ago. Longer answers occupy the "
+                      "KV cache and the batch for longer.", Unit.TOKENS, *_then_and_now("request_generation_tokens", 0.95, Color.GENERATION)),
+                lines("Are there more requests than there were?", "Requests that finish per second now, a day and a week ago.", Unit.PER_SECOND,
+                      *_rate_then_and_now("sum(rate(~requests_finished_total[10m]))", Color.RUNNING)),
+                heatmap("How long are prompts?", "Finished requests by prompt tokens. A second band means a second kind of client.",
                         "request_prompt_tokens", Unit.TOKENS),
-                heatmap("How long are answers?", "Finished requests by generated tokens. A band at the very top hits --max-model-len or max_tokens.",
+                heatmap("How long are answers?", "Finished requests by generated tokens. A band at the very top means answers cut by --max-model-len or max_tokens.",
                         "request_generation_tokens", Unit.TOKENS),
-                lines("How do requests end?", "Finished requests by reason. More length than before: answers are cut, or a template lost its "
-                      "end token.", Unit.PER_SECOND,
+                lines("How do requests end?", "Finished requests by reason. More of `length` than before means that answers are cut, or that a "
+                      "template lost its end token.", Unit.PER_SECOND,
                       Query("sum by (finished_reason) (rate(~requests_finished_total[$__rate_interval]))", "{{finished_reason}}"), stacked=True, named=FINISHED),
             ),
         ),
         Row(
             "4 · Queue, running, waiting, KV cache, preemptions",
             (
-                lines("How long does a request wait that arrives now?", "By what waits and how fast it is admitted; the histogram knows only "
-                      "what has finished.", Unit.SECONDS,
-                      Query("~live_queue_wait_seconds", f"now {ENGINE}", Colour.WAITING, by_histogram(0.95, "request_queue_seconds")),
+                lines("How long will a request wait that arrives now?", "Estimated from waiting requests and the rate of admission; the histogram "
+                      "has only finished requests.", Unit.SECONDS,
+                      Query("~live_queue_wait_seconds", f"now {ENGINE}", Color.WAITING, by_histogram(0.95, "request_queue_seconds")),
                       bad="VllmQueueWaitHigh.wait"),
-                lines("How much runs?", "The most requests in the batch at any poll. It stands still at --max-num-seqs: the batch is full.", Unit.NONE,
-                      Query("~recent_requests_running_peak", ENGINE, Colour.RUNNING, plain="~requests_running"), decimals=0),
-                lines("How much waits, and for what?", "For capacity: no room in batch or KV cache. Deferred: for a LoRA slot, a grammar or a "
+                lines("How many requests run?", "Most requests in the batch at any poll. Constant at --max-num-seqs means a full batch.", Unit.NONE,
+                      Query("~recent_requests_running_peak", ENGINE, Color.RUNNING, plain="~requests_running"), decimals=0),
+                lines("How many requests wait, and for what?", "For capacity: no room in batch or KV cache. Deferred: for a LoRA slot, a grammar or a "
                       "transfer.", Unit.NONE, Query("sum by (reason) (~requests_waiting)", "{{reason}}"), stacked=True, decimals=0, named=REASONS),
                 lines("Which limit do they wait for?", LIMIT_HELP, Unit.NONE, Query("~admission_limit > 0", f"{{{{limit}}}} {ENGINE}"),
                       width=24, height=5, stacked=True, decimals=0, empty="Nothing waits."),
-                lines("How full is the KV cache?", "Peaks between scrapes. Full alone is healthy; full with preemptions or waiting is not.", Unit.RATIO,
-                      Query("~recent_kv_cache_usage_peak_ratio", ENGINE, Colour.CACHE, plain="~kv_cache_usage_ratio"), most=1.0),
-                lines("How many requests are preempted?", "Each loses its cache and is computed again.", Unit.PER_SECOND,
-                      Query("rate(~preemptions_total[$__rate_interval])", ENGINE, Colour.BAD)),
-                lines("Does the prefix cache still hit?", "A drop doubles prefill: somebody changed the beginning of the prompts.", Unit.RATIO,
-                      Query('~recent_cache_hit_ratio{cache="local"}', ENGINE, Colour.CACHE,
+                lines("How full is the KV cache?", "Peaks between scrapes. A full cache alone is healthy; with preemptions or waiting requests it is not.", Unit.RATIO,
+                      Query("~recent_kv_cache_usage_peak_ratio", ENGINE, Color.CACHE, plain="~kv_cache_usage_ratio"), most=1.0),
+                lines("How many requests are preempted?", "Each preempted request loses its blocks and is computed again.", Unit.PER_SECOND,
+                      Query("rate(~preemptions_total[$__rate_interval])", ENGINE, Color.BAD)),
+                lines("Does the prefix cache still hit?", "A drop means more prefill: most likely the beginning of the prompts changed.", Unit.RATIO,
+                      Query('~recent_cache_hit_ratio{cache="local"}', ENGINE, Color.CACHE,
                             plain="rate(~prefix_cache_hit_tokens_total[$__rate_interval]) / "
                                   "(rate(~prefix_cache_queried_tokens_total[$__rate_interval]) > 0)"), most=1.0,
-                      empty="Prefix caching is not enabled, or nothing was asked for."),
+                      empty="Prefix caching is not enabled, or there were no requests."),
             ),
         ),
         Row(
             "5 · Where does the time go? Tokenizer, template, adapters",
             (
                 lines("What does the time to the first token consist of?", "Mean shares: queue (capacity), prefill (prompts), other (front end: "
-                      "tokenizer, template, HTTP). Much other is not the GPU.", Unit.RATIO,
+                      "tokenizer, template, HTTP). If other is large, the GPU is not the cause.", Unit.RATIO,
                       Query("avg by (part) (~recent_time_to_first_token_share_ratio)", "{{part}}"), stacked=True, most=1.0, named=PARTS, empty=NO_SIDECAR),
                 lines("How slow is the first token?", "Recent p95 of each engine.", Unit.SECONDS, recent_p95("time_to_first_token_seconds", ENGINE),
                       bad="slo.time_to_first_token"),
                 lines("How slow are the others?", "Recent p95 of the time between two outputs; with speculation an output is several tokens.",
                       Unit.SECONDS, recent_p95("inter_token_latency_seconds", ENGINE), bad="slo.inter_token_latency"),
-                table("Which models and adapters are served?", "Names that clients may ask for; an adapter has its base as parent.",
+                table("Which models and adapters are served?", "Names that clients can request; the parent of an adapter is its base model.",
                       Query("max by (<<T>>, model_name, root, parent) (~model_info)", ""),
                       labels=("instance", "target", "model_name", "root", "parent"), width=12, height=7,
                       empty="/v1/models is not readable, or there is no sidecar."),
-                lines("What do clients get over HTTP?", "Requests per second by status class. 4xx are theirs (vLLM 0.22 says 5xx for some).",
+                lines("What do clients get over HTTP?", "Requests per second by status class. 4xx are errors of clients (vLLM 0.22 returns 5xx for some).",
                       Unit.PER_SECOND, Query('sum by (status) (rate(~http_requests_total{method="POST"}[$__rate_interval]))', "{{status}}"),
-                      stacked=True, named=STATUSES, width=12, height=7, empty="The server gives no HTTP metrics."),
+                      stacked=True, named=STATUSES, width=12, height=7, empty="The server exposes no HTTP metrics."),
             ),
         ),
         Row(
             "6 · Did a release cause it?",
             (
-                number("Last change", "Time since version, models or flags changed while a sidecar watched.", Unit.SECONDS,
+                number("Last change", "Time since a sidecar saw version, models or flags change.", Unit.SECONDS,
                        "min(time() - ~config_last_change_timestamp_seconds)", empty="none seen", width=6),
                 number("Changes in this range", "Changes of version, models or flags.", Unit.NONE, "sum(increase(~config_changes_total[$__range]))",
                        width=6, decimals=0, empty=NO_SIDECAR_SHORT),
-                number("Restarts in this range", "New lives of the servers; several within an hour are a crash loop.", Unit.NONE,
+                number("Restarts in this range", "Restarts of the servers; several within an hour are a crash loop.", Unit.NONE,
                        "sum(increase(~server_restarts_total[$__range]))", width=6, decimals=0, empty=NO_SIDECAR_SHORT),
                 number("Rollback candidates", "Servers that became slower or fail more since their last change.", Unit.NONE,
                        'count(<<firing>>{alertname="VllmRollbackCandidate",<<alerts>>}) or vector(0)', bad="one", width=6, decimals=0),
-                lines("Is the mean ITL different since?", "Mean time between outputs. Vertical marks are restarts and changes of the configuration.",
+                lines("Did the mean ITL change?", "Mean time between outputs. Vertical marks are restarts and changes of the configuration.",
                       Unit.SECONDS,
                       Query("rate(~inter_token_latency_seconds_sum[$__rate_interval]) / (rate(~inter_token_latency_seconds_count[$__rate_interval]) > 0)",
                             ENGINE), width=12, height=7),
-                lines("Is the mean TTFT different since?", "Mean time to the first token, with the same marks.", Unit.SECONDS,
+                lines("Did the mean TTFT change?", "Mean time to the first token, with the same marks.", Unit.SECONDS,
                       Query("rate(~time_to_first_token_seconds_sum[$__rate_interval]) / (rate(~time_to_first_token_seconds_count[$__rate_interval]) > 0)",
                             ENGINE), width=12, height=7),
             ),

@@ -1,8 +1,8 @@
-"""Types of the dashboards; what breaks a rule of the boards raises when the catalog is imported.
+"""Types of the dashboards; a panel that breaks a rule raises ValueError when the catalog is imported.
 
-Expressions are written as those of the alerts (see `catalog.alerts.types`), with two more: `@name{...}` is a recorded
+Expressions are written as those of the alerts (see `catalog.alerts.alert`), with two more: `@name{...}` is a recorded
 rule of the objectives, and `<<Alert.threshold>>` or `<<slo.name>>` is a number of the user's thresholds. Every `~name`
-and `@name` gets the matchers of the board's variables that it has labels for.
+and `@name` gets the matchers of the dashboard's variables that it has labels for.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Style(StrEnum):
     TEXT = "text"
 
 
-class Colour(StrEnum):
-    """A meaning and its colour, the same on every board."""
+class Color(StrEnum):
+    """A meaning and its color, the same on every dashboard."""
 
     GOOD = "green"
     WATCH = "orange"
@@ -35,7 +35,7 @@ class Colour(StrEnum):
     P95 = "purple"
     P99 = "dark-purple"
     HISTOGRAM = "#8a8f98"
-    """What the histogram says beside the recent value; also the past beside the present."""
+    """Value of the histogram, next to the recent one; also the past, next to the present."""
     RUNNING = "blue"
     WAITING = "dark-orange"
     PROMPT = "yellow"
@@ -48,14 +48,14 @@ class Colour(StrEnum):
 class Query:
     """One query of a panel.
 
-    `plain` is asked where `expr` has no series: it reads what a Prometheus without the sidecar has too. In a table
-    `legend` is the head of the column; one without is asked for its labels alone. `top` keeps the so many series that
-    rose highest in the range, a negative one those that fell lowest; `expr` is then a single metric.
+    `plain` is used where `expr` has no series: it reads metrics that exist without the sidecar too. In a table,
+    `legend` is the heading of the column; a query without one only adds its labels. `top` keeps that many series with
+    the highest peaks in the range, a negative one those with the lowest values; `expr` is then a single metric.
     """
 
     expr: str
     legend: str = ""
-    colour: Colour | None = None
+    color: Color | None = None
     plain: str = ""
     top: int = 0
     dashed: bool = False
@@ -64,33 +64,33 @@ class Query:
     decimals: int | None = None
     """Of a column."""
     bad: str = ""
-    """Of a column: from which number on it is red."""
+    """Of a column: the threshold from which it is red."""
     states: bool = False
     """Of a column: the value is a word of the panel's `words`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word in place of a value, and how it is coloured."""
+    """A word that replaces a value, and its color."""
 
     value: int
     text: str
-    colour: Colour
+    color: Color
 
 
-FINE_OR_BAD = (Word(0, "fine", Colour.GOOD), Word(1, "bad", Colour.BAD))
-YES = (Word(1, "yes", Colour.BAD),)
-IN_USE = (Word(1, "in use", Colour.RUNNING),)
+FINE_OR_BAD = (Word(0, "fine", Color.GOOD), Word(1, "bad", Color.BAD))
+YES = (Word(1, "yes", Color.BAD),)
+IN_USE = (Word(1, "in use", Color.RUNNING),)
 WIDTH = 24
 """Columns of Grafana's grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One panel: `help` says what it means and what to do when it is bad.
+    """One panel: `help` explains what it means and what to do when it is bad.
 
-    `empty` says why it may have no data on a healthy system; without it a panel that has none is a mistake. `bad` (and
-    `watch`) name the number of the user's thresholds from which on it is red (orange), with `below` up to which.
+    `empty` is the reason why it may have no data on a healthy system; a panel without `empty` must always have data.
+    `bad` and `watch` name the user's threshold from which it is red or orange; with `below`, up to which.
     """
 
     title: str
@@ -109,10 +109,10 @@ class Panel:
     empty: str = ""
     words: tuple[Word, ...] = ()
     stacked: bool = False
-    named: tuple[tuple[str, Colour], ...] = ()
-    """Colours of series by their legend."""
+    named: tuple[tuple[str, Color], ...] = ()
+    """Colors of series by their legend."""
     links: tuple[str, ...] = ()
-    """Labels of a table's rows that lead to other boards."""
+    """Labels of a table's rows that link to other dashboards."""
     labels: tuple[str, ...] = ()
     """Label columns of a table, in order; others are hidden."""
     sort: str = ""
@@ -122,7 +122,7 @@ class Panel:
 
     def __post_init__(self) -> None:
         problems = (
-            (not self.help.endswith((".", "?")), "has a description that is no sentence"),
+            (not self.help.endswith((".", "?")), "has a description that is not a sentence"),
             (not 0 < self.width <= WIDTH, "is not between 1 and 24 columns wide"),
             (self.style is not Style.TEXT and not self.queries, "has no query"),
             ((self.style is Style.TEXT) != bool(self.text), "has a text if and only if it is a text panel"),
@@ -134,7 +134,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Panels under a heading; `collapsed` ones ask nothing until they are opened."""
+    """Panels under a heading; a collapsed row sends no queries until it is opened."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -143,7 +143,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """One dashboard; its uid is public, for alerts and bookmarks lead to it."""
+    """One dashboard; its uid is public, because alerts and bookmarks link to it."""
 
     uid: str
     title: str

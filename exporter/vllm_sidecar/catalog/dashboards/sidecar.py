@@ -1,13 +1,13 @@
-"""Sidecar: can all this be trusted?"""
+"""Sidecar: whether the sidecars work, and whether their data is complete."""
 
 from __future__ import annotations
 
 from vllm_sidecar.catalog.dashboards.factories import NO_SIDECAR_SHORT, SERVER, lines, number, states, table
-from vllm_sidecar.catalog.dashboards.panel import YES, Colour, Dashboard, Query, Row, Word
+from vllm_sidecar.catalog.dashboards.panel import YES, Color, Dashboard, Query, Row, Word
 from vllm_sidecar.catalog.types import Unit
 
 _NONE = "No sidecar: Prometheus scrapes vLLM itself."
-_ANSWERS = (Word(0, "no answer", Colour.BAD), Word(1, "answers", Colour.GOOD))
+_ANSWERS = (Word(0, "no answer", Color.BAD), Word(1, "answers", Color.GOOD))
 
 SIDECAR_DASHBOARD = Dashboard(
     "vllm-sidecar",
@@ -19,20 +19,20 @@ SIDECAR_DASHBOARD = Dashboard(
             (
                 number("Sidecars that answer", "Targets of Prometheus in the sidecars' job.", Unit.NONE, "count(<<sidecars>> == 1) or vector(0)",
                        decimals=0),
-                number("Sidecars that do not", "Nothing is known of their servers: see kubectl get pods.", Unit.NONE,
+                number("Sidecars that do not", "Their servers are not monitored: see kubectl get pods.", Unit.NONE,
                        "count(<<sidecars>> == 0) or vector(0)", bad="one", decimals=0),
-                number("Missing signals", "Signals of the checklist that a server does not give; the table below names them.", Unit.NONE,
+                number("Missing signals", "Signals of the checklist that a server does not expose; the table below lists them.", Unit.NONE,
                        "sum(~signal_missing)", watch="one", decimals=0, empty=NO_SIDECAR_SHORT),
-                number("Unknown families", "Metric families of vLLM that this release does not know: read the changelog.", Unit.NONE,
+                number("Unknown families", "Metric families of vLLM that are unknown to this release: read the changelog.", Unit.NONE,
                        "max(~unknown_families)", watch="one", decimals=0, empty=NO_SIDECAR_SHORT),
-                number("Oldest success", "Age of the oldest last good answer of any source.", Unit.SECONDS,
+                number("Oldest success", "Longest time since the last successful poll of a source.", Unit.SECONDS,
                        "max(~last_success_age_seconds)", decimals=0, empty=NO_SIDECAR_SHORT),
                 number("Failed polls", "Share of polls in five minutes.", Unit.RATIO,
                        "sum(rate(~poll_failures_total[5m])) / (sum(rate(~polls_total[5m])) > 0)", bad="VllmSidecarPollsFailing.failing", decimals=1,
                        empty=NO_SIDECAR_SHORT),
-                states("Which source answered when?", "vllm is the server, nvml its GPUs; three misses in a row are no answer.",
+                states("Which source answered when?", "vllm is the server, nvml its GPUs; three failed polls in a row count as no answer.",
                        Query("max by (<<T>>, source) (~up)", f"{{{{source}}}} {SERVER}"), words=_ANSWERS, width=16),
-                lines("Why do polls fail?", "Failed polls per second by reason; the README says what to do about each.", Unit.NONE,
+                lines("Why do polls fail?", "Failed polls per second by reason; docs/troubleshooting.md has a hint for each.", Unit.NONE,
                       Query("sum by (source, reason) (rate(~poll_failures_total[$__rate_interval]) > 0)", "{{source}} {{reason}}"),
                       empty="No poll fails."),
             ),
@@ -40,45 +40,45 @@ SIDECAR_DASHBOARD = Dashboard(
         Row(
             "What do polls cost, and are they in time?",
             (
-                lines("How long does a poll take?", "Response time of the last good one.", Unit.SECONDS,
-                      Query("~poll_duration_seconds", f"{{{{source}}}} {SERVER}", Colour.P95), empty=_NONE),
-                lines("How often is vLLM asked?", "Stretched when an answer takes long, so that polling never takes more than 1 % of the server.",
+                lines("How long does a poll take?", "Response time of the last successful poll.", Unit.SECONDS,
+                      Query("~poll_duration_seconds", f"{{{{source}}}} {SERVER}", Color.P95), empty=_NONE),
+                lines("How often is vLLM polled?", "Stretched when answers are slow, so that polls never take more than 1 % of the server's time.",
                       Unit.SECONDS, Query('~poll_interval_seconds{source="vllm"}', SERVER), bad="VllmSidecarIntervalStretched.interval", empty=_NONE),
-                lines("What does it cost the server?", "Share of its time that answering takes.", Unit.RATIO,
-                      Query("~poll_server_time_ratio", SERVER, Colour.WAITING), decimals=2, empty=_NONE),
-                lines("How much is read?", "Size of the last body.", Unit.BYTES, Query("~poll_body_bytes", SERVER, Colour.RUNNING), empty=_NONE),
-                lines("What could not be true?", "Values and lines left out, per second, by what is wrong with them.", Unit.NONE,
+                lines("What does it cost the server?", "Share of its time spent on answering polls.", Unit.RATIO,
+                      Query("~poll_server_time_ratio", SERVER, Color.WAITING), decimals=2, empty=_NONE),
+                lines("How much is read?", "Size of the last body.", Unit.BYTES, Query("~poll_body_bytes", SERVER, Color.RUNNING), empty=_NONE),
+                lines("Which values were invalid?", "Dropped values and lines per second, by what is wrong with them.", Unit.NONE,
                       Query("sum by (source, anomaly) (rate(~dropped_values_total[$__rate_interval]))", "{{source}} {{anomaly}}"),
                       Query("sum by (source) (rate(~rejected_lines_total[$__rate_interval]))", "{{source}} rejected lines"), empty=_NONE),
-                lines("How often did windows begin anew?", "After gaps too long to bridge: recent values are missing until they fill.", Unit.NONE,
-                      Query("sum(increase(~window_gaps_total[$__rate_interval]))", "gaps", Colour.WAITING), decimals=0, empty=_NONE),
+                lines("How often were windows reset?", "After gaps too long to bridge: recent values are missing until windows fill again.", Unit.NONE,
+                      Query("sum(increase(~window_gaps_total[$__rate_interval]))", "gaps", Color.WAITING), decimals=0, empty=_NONE),
                 lines("How often is each probe sent?", "Longer while a probe is slow or fails; polls do not wait for probes.", Unit.SECONDS,
                       Query("max by (probe) (~probe_interval_seconds)", "{{probe}}"), empty=_NONE),
                 lines("How long does a probe take?", "The slowest of the last successful ones.", Unit.SECONDS,
                       Query("max by (probe) (~probe_duration_seconds)", "{{probe}}"), empty="No probe has succeeded."),
-                lines("Which probes fail?", "Per second; an endpoint that is closed or missing fails each ten minutes.", Unit.NONE,
+                lines("Which probes fail?", "Per second; an endpoint that is closed or missing fails every ten minutes.", Unit.NONE,
                       Query("sum by (probe) (rate(~probe_failures_total[$__rate_interval]) > 0)", "{{probe}}"), empty="No probe fails."),
             ),
         ),
         Row(
-            "Which dialect does each server speak?",
+            "Which version and metric names does each server use?",
             (
-                table("Which version, front end and engine?", "What the server says, or what its metrics look like.",
+                table("Which version, front end and engine?", "As the server reports it, or as its metrics suggest.",
                       Query("max by (<<T>>, version, front_end, engine_generation) (~server_info)", ""),
                       labels=("instance", "target", "version", "front_end", "engine_generation"), width=12, height=7, empty=_NONE),
-                table("Which sidecar watches?", "Versions of the sidecars; one left behind speaks differently.",
+                table("Which sidecar watches?", "Versions of the sidecars; an older one may export other metrics.",
                       Query("max by (<<S>>, version, python_version) (~build_info)", ""),
                       Query("max by (<<S>>) (~config_last_reload_successful)", "Configuration loaded"),
                       labels=("instance", "version", "python_version"), width=12, height=7, empty=_NONE),
-                table("Which signals are missing?", "Signals of the checklist that a server does not give, such as with --disable-log-stats.",
+                table("Which signals are missing?", "Signals of the checklist that a server does not expose, such as with --disable-log-stats.",
                       Query("max by (<<T>>, signal) (~signal_missing) == 1", ""), labels=("instance", "target", "signal"), width=12, height=8,
                       empty="None is missing."),
-                table("Where does each signal come from?", "vLLM's name behind each signal: after an upgrade, what was renamed.",
+                table("Where does each signal come from?", "vLLM's name of each signal; shows what was renamed by an upgrade.",
                       Query("count by (signal, source_metric) (~signal_source_info)", "Servers"), labels=("signal", "source_metric"), width=12, height=8,
                       empty=_NONE),
-                states("Do GPUs come and go?", "1 while NVML as a whole cannot be read, with the reason.",
+                states("Can GPUs be read?", "A bar while NVML as a whole cannot be read, with the reason.",
                        Query("max by (instance, reason) (~gpu_failing == 1)", "{{instance}} {{reason}}"), words=YES, height=6,
-                       empty="All GPUs that are looked for can be read."),
+                       empty="All selected GPUs can be read."),
             ),
         ),
     ),

@@ -1,23 +1,23 @@
-"""The state of a server in words, as an expression: the words and the order of the status page (`verdict.py`)."""
+"""The state of a server in words, as an expression: the words and the order of the status page (`serve/state.py`)."""
 
 from __future__ import annotations
 
 from vllm_sidecar.catalog.alerts.alert import NOT_ONE_ENGINE_PATTERN
-from vllm_sidecar.catalog.dashboards.panel import Colour, Word
+from vllm_sidecar.catalog.dashboards.panel import Color, Word
 
 SERVER_STATES = (
-    Word(0, "idle", Colour.GOOD),
-    Word(1, "serving", Colour.GOOD),
-    Word(2, "KV cache held", Colour.WATCH),
-    Word(3, "no progress", Colour.WATCH),
-    Word(4, "gauges frozen", Colour.WATCH),
-    Word(5, "asleep", Colour.WATCH),
-    Word(6, "queueing", Colour.WATCH),
-    Word(7, "KV cache full", Colour.BAD),
-    Word(8, "failing", Colour.BAD),
-    Word(9, "stalled", Colour.BAD),
-    Word(10, "down", Colour.BAD),
-    Word(11, "not one engine", Colour.BAD),
+    Word(0, "idle", Color.GOOD),
+    Word(1, "serving", Color.GOOD),
+    Word(2, "KV cache held", Color.WATCH),
+    Word(3, "no progress", Color.WATCH),
+    Word(4, "gauges frozen", Color.WATCH),
+    Word(5, "asleep", Color.WATCH),
+    Word(6, "queueing", Color.WATCH),
+    Word(7, "KV cache full", Color.BAD),
+    Word(8, "failing", Color.BAD),
+    Word(9, "stalled", Color.BAD),
+    Word(10, "down", Color.BAD),
+    Word(11, "not one engine", Color.BAD),
 )
 _LEFT = " unless on (<<E>>) (~clients_left == 1)"
 
@@ -48,4 +48,4 @@ SERVER_STATE = " or ".join(
         _any('~up{source="vllm"} == 1', 0),
     )
 )
-"""The highest that applies; one series for each server that a sidecar was ever told of."""
+"""The highest value that applies; one series for each server that a sidecar polls."""

@@ -17,7 +17,7 @@ SCHEMA = 39
 
 
 def dashboard_json(dashboard: Dashboard, notation: Notation) -> dict[str, Any]:
-    """Return a dashboard as Grafana reads it, without anything that a server gave."""
+    """Return a dashboard as Grafana reads it, without anything that a server added."""
     return {
         "uid": dashboard.uid,
         "title": dashboard.title,
@@ -54,7 +54,7 @@ def _panels(rows: tuple[Row, ...], notation: Notation) -> list[dict[str, Any]]:
         for panel, place in zip(row.panels, places, strict=True):
             number += 1
             inside.append({"id": number, "gridPos": place, **panel_json(panel, notation)})
-        # What stands in a closed row takes no room below it.
+        # Panels in a collapsed row take no room below it.
         top = top + 1 if row.collapsed else bottom
         found += [{**head, "panels": inside}] if row.collapsed else [head, *inside]
     return found

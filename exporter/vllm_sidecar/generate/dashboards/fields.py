@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.dashboards.panel import Colour, Style
+from vllm_sidecar.catalog.dashboards.panel import Color, Style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 _LOWEST = -1e9
-"""Below every value of a panel: no value at all has the colour of the first step."""
+"""Below every value of a panel: a missing value has the color of the first step."""
 NEUTRAL = "transparent"
 """Behind a number that is neither good nor bad."""
 
@@ -25,24 +25,24 @@ def ref_id(index: int) -> str:
 
 
 def limits(panel: Panel, notation: Notation, bad: str = "") -> list[dict[str, Any]]:
-    """Return the colours from each value on; empty where the panel names no number."""
-    named = ((bad or panel.bad, Colour.BAD), ("" if bad else panel.watch, Colour.WATCH))
-    found = [(value, colour) for name, colour in named if (value := notation.limit(name)) is not None]
+    """Return the colors from each value on; empty if the panel names no threshold."""
+    named = ((bad or panel.bad, Color.BAD), ("" if bad else panel.watch, Color.WATCH))
+    found = [(value, color) for name, color in named if (value := notation.limit(name)) is not None]
     if not found:
         return []
-    # What may be missing is not called good while it is.
-    good = NEUTRAL if panel.style is Style.NUMBERS and panel.empty else Colour.GOOD.value
+    # A value that may be missing is not shown as good while it is.
+    good = NEUTRAL if panel.style is Style.NUMBERS and panel.empty else Color.GOOD.value
     if panel.below:
         steps = [(_LOWEST, found[0][1].value), *((value, good) for value, _ in found)]
     else:
-        steps = [(value, colour.value) for value, colour in found]
-    return [{"color": good, "value": None}, *({"color": colour, "value": value} for value, colour in sorted(steps))]
+        steps = [(value, color.value) for value, color in found]
+    return [{"color": good, "value": None}, *({"color": color, "value": value} for value, color in sorted(steps))]
 
 
 def mappings(words: Sequence[Word]) -> list[dict[str, Any]]:
-    """Return words in place of values."""
+    """Return words that replace values."""
     options = {
-        str(word.value): {"text": word.text, "color": word.colour.value, "index": index}
+        str(word.value): {"text": word.text, "color": word.color.value, "index": index}
         for index, word in enumerate(words)
     }
     return [{"type": "value", "options": options}] if options else []

@@ -16,9 +16,9 @@ Place = dict[str, int]
 
 
 def placed(panels: Sequence[Panel], top: int) -> tuple[list[Place], int]:
-    """Place panels below `top`; return their places, and where the next ones begin.
+    """Place panels below `top`; return their places, and the top of the next ones.
 
-    A line is as high as its highest panel, and all in it are: else Grafana pulls up what is below.
+    All panels of a line get the height of the highest one, otherwise Grafana moves panels below up.
     """
     places: list[Place] = []
     for line in _lines(panels):

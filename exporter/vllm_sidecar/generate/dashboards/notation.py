@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 _METRIC = re.compile(r"([~@])([a-z0-9_:]+)(?:\{([^}]*)\})?")
 _SEVERITY = re.compile(r'\bseverity="(page|ticket|info)"')
 _USERS = "\0"
-"""Where the matcher of the sidecars' job comes. It is put in last, so that nothing in it is rewritten."""
+"""Placeholder of the matcher of the sidecars' job. It is inserted last, so that nothing in it is rewritten."""
 _PLACES = ",".join(f'{name}=~"${name}"' for name in WHERE)
 _INSTANCE, _MODEL, _ENGINE = (f'{name}=~"${name}"' for name in ("instance", MODEL, ENGINE))
 _MODEL_OR_NONE = f'{MODEL}=~"(${MODEL})?"'
-"""Passes series without a model: of GPUs, of a server that has not answered yet, and of a plain Prometheus."""
+"""Also matches series without a model: of GPUs, of a server that has not answered yet, and of a plain Prometheus."""
 _FIRING = (
     f'alertname=~"Vllm.+",alertname!="VllmWatchdog",alertstate="firing",{_PLACES},'
     f'instance=~"($instance)?",{_MODEL_OR_NONE}'
@@ -55,11 +55,11 @@ class Notation:
         }
 
     def text(self, text: str) -> str:
-        """Put numbers into a text for people."""
+        """Insert numbers into a text."""
         return render(text, **self._words)
 
     def finished(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Put what is the user's own into a whole board, at last: the label of clusters and the job of the sidecars."""
+        """Insert the user's texts into a whole dashboard, last: the label of clusters and the job of the sidecars."""
         return cast("dict[str, Any]", self._finished(document))
 
     def _finished(self, node: object) -> object:
@@ -72,7 +72,7 @@ class Notation:
         return in_cluster(node, self.thresholds).replace(_USERS, f"job=~{quoted(self.thresholds.sidecar_job)}")
 
     def limit(self, name: str) -> float | None:
-        """Return the number that a panel names, such as `VllmQueueWaitHigh.wait`; None where the user has none."""
+        """Return the number that a panel names, such as `VllmQueueWaitHigh.wait`; None if the user has none."""
         if not name:
             return None
         group, _, key = name.partition(".")
@@ -80,7 +80,7 @@ class Notation:
         return found[key] if key else found  # type: ignore[no-any-return]
 
     def query(self, query: Query) -> str:
-        """Write a query, with what a plain Prometheus has beside it.
+        """Write a query, with the alternative for a plain Prometheus.
 
         Raises:
             LintError: It is wrong.
@@ -93,10 +93,10 @@ class Notation:
         expr, plain = self.promql(query.expr), self.promql(query.plain)
         if query.top:
             most = f"topk({query.top}, max" if query.top > 0 else f"bottomk({-query.top}, min"
-            # The same few over the whole range: ranked at each step they would be others every minute.
+            # The same few over the whole range: ranked at each step, they would change every minute.
             expr = f"{expr} and {most}_over_time({expr}[$__range] @ end()))"
             return f"({expr}) or on () topk({abs(query.top)}, {plain})" if plain else expr
-        # Either side has some of these labels only; those that both lack are equal.
+        # Each side has only some of these labels; labels that both lack are equal.
         return f"({expr}) or on ({LABEL_SETS['E']}) ({plain})" if plain else expr
 
     def promql(self, text: str) -> str:
@@ -106,7 +106,7 @@ class Notation:
 
 
 def _selected(mark: str, name: str, own: str) -> str:
-    """Give a metric the matchers of the variables that it has labels for."""
+    """Add the matchers of the variables that a metric has labels for."""
     if mark == "@":
         labels: tuple[str, ...] = (MODEL,)
         matchers = [own, _PLACES]
@@ -132,7 +132,7 @@ def _numbers(thresholds: Thresholds) -> dict[str, Any]:
 
 
 def _objectives(thresholds: Thresholds) -> Mapping[str, float | None]:
-    """Return the threshold of each latency objective; those that are off have their defaults."""
+    """Return the threshold of each latency objective; disabled ones have their defaults."""
     general = {slo.name: variants[-1].settings.threshold for slo, variants in settle(thresholds).objectives}
     defaults = {
         slo.name: {kind.value: value for kind, value in slo.thresholds.items()}.get(thresholds.profile) for slo in SLOS

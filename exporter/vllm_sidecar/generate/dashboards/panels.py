@@ -1,10 +1,10 @@
-"""One panel of the catalog -> Grafana's JSON: what all kinds have, and the queries."""
+"""One panel of the catalog -> Grafana's JSON: the parts that all kinds share, and the queries."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.dashboards.panel import Colour, Style
+from vllm_sidecar.catalog.dashboards.panel import Color, Style
 from vllm_sidecar.catalog.types import Unit
 from vllm_sidecar.generate.dashboards.fields import NEUTRAL, limits, mappings, ref_id
 from vllm_sidecar.generate.dashboards.tables import table_overrides, transformations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EMPTY = "No data: is the sidecar scraped, and does anything match the choice above?"
 _INSTANT = (Style.NUMBERS, Style.TABLE, Style.BARS)
-"""Panels that draw what holds now: the cheapest query."""
+"""Panels that show current values: the cheapest query."""
 
 
 def panel_json(panel: Panel, notation: Notation) -> dict[str, Any]:
@@ -62,11 +62,11 @@ def _options(panel: Panel) -> dict[str, Any]:
 def _defaults(panel: Panel, notation: Notation) -> dict[str, Any]:
     steps = limits(panel, notation)
     return {
-        # Of a table only columns have units: a label such as 8192 would become 8.19 K.
+        # In a table only columns have units: a label such as 8192 would become 8.19 K.
         "unit": "string" if panel.style is Style.TABLE else panel.unit.grafana,
         **_given(min=panel.least, max=panel.most, decimals=panel.decimals),
         "noValue": panel.empty or EMPTY,
-        "color": _colour_mode(panel, bool(steps)),
+        "color": _color_mode(panel, bool(steps)),
         "thresholds": {"mode": "absolute", "steps": steps or [{"color": NEUTRAL, "value": None}]},
         "mappings": mappings(panel.words) if panel.style is Style.STATES else [],
         "custom": _custom(panel, bool(steps)),
@@ -77,11 +77,11 @@ def _given(**values: float | None) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _colour_mode(panel: Panel, limited: bool) -> dict[str, Any]:
+def _color_mode(panel: Panel, limited: bool) -> dict[str, Any]:
     if panel.style in (Style.NUMBERS, Style.BARS, Style.STATES, Style.TABLE):
         if limited or panel.style in (Style.STATES, Style.TABLE):
             return {"mode": "thresholds"}
-        return {"mode": "fixed", "fixedColor": NEUTRAL if panel.style is Style.NUMBERS else Colour.RUNNING.value}
+        return {"mode": "fixed", "fixedColor": NEUTRAL if panel.style is Style.NUMBERS else Color.RUNNING.value}
     return {"mode": "palette-classic"}
 
 
@@ -95,7 +95,7 @@ def _custom(panel: Panel, limited: bool) -> dict[str, Any]:
             "spanNulls": False,
             "stacking": {"group": "A", "mode": "normal" if panel.stacked else "none"},
             "thresholdsStyle": {"mode": "dashed" if limited else "off"},
-            # All zeros would stand on an axis up to 100, or to 10000 %.
+            # All zeros would get an axis up to 100, or to 10000 %.
             "axisSoftMax": _SOFT_MAX.get(panel.unit, 1.0),
         }
     if panel.style is Style.STATES:
@@ -113,15 +113,15 @@ def _overrides(panel: Panel, notation: Notation) -> Iterator[dict[str, Any]]:
         properties = list(_looks(query))
         if properties:
             yield {"matcher": {"id": "byFrameRefID", "options": ref_id(index)}, "properties": properties}
-    for name, colour in panel.named:
-        fixed = {"id": "color", "value": {"mode": "fixed", "fixedColor": colour.value}}
+    for name, color in panel.named:
+        fixed = {"id": "color", "value": {"mode": "fixed", "fixedColor": color.value}}
         yield {"matcher": {"id": "byName", "options": name}, "properties": [fixed]}
 
 
 def _looks(query: Query) -> Iterator[dict[str, Any]]:
-    if query.colour:
-        # Shades tell replicas apart and keep the meaning of the colour.
-        yield {"id": "color", "value": {"mode": "shades", "fixedColor": query.colour.value}}
+    if query.color:
+        # Shades distinguish replicas and keep the meaning of the color.
+        yield {"id": "color", "value": {"mode": "shades", "fixedColor": query.color.value}}
     if query.dashed:
         yield {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [6, 6]}}
 

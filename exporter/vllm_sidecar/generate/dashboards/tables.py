@@ -1,4 +1,4 @@
-"""Tables: several queries merged into rows, columns named and ordered, cells coloured and linked."""
+"""Tables: several queries merged into rows, columns named and ordered, cells colored and linked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _IDENTITY = tuple(LABEL_SETS["T"].split(", "))
 
 
 def head(label: str) -> str:
-    """Return the head of a label's column."""
+    """Return the heading of a label's column."""
     return _HEADS.get(label, label.replace("_", " ").capitalize())
 
 
@@ -37,7 +37,7 @@ def transformations(panel: Panel, notation: Notation) -> list[dict[str, Any]]:
     values = {_value(panel, index): notation.text(query.legend) for index, query in enumerate(panel.queries)}
     states = [name for index, name in enumerate(values) if panel.queries[index].states]
     order = [*states, *panel.labels, *(name for name in values if name not in states)]
-    # Where only one of several queries has rows, Grafana calls its values so.
+    # If only one of several queries has rows, Grafana names its values like this.
     hidden = ["Time", *(["Value"] if len(values) > 1 else []), *(name for name, title in values.items() if not title)]
     hidden += [label for label in _IDENTITY if label not in panel.labels]
     names = {label: head(label) for label in panel.labels} | {name: title for name, title in values.items() if title}
@@ -55,13 +55,13 @@ def transformations(panel: Panel, notation: Notation) -> list[dict[str, Any]]:
 
 
 def _value(panel: Panel, index: int) -> str:
-    """Return the name that Grafana gives the values of a query."""
+    """Return Grafana's name of the values of a query."""
     return f"Value #{ref_id(index)}" if len(panel.queries) > 1 else "Value"
 
 
 def table_overrides(panel: Panel, notation: Notation) -> Iterator[dict[str, Any]]:
-    """Return unit, colour and links of each column."""
-    # The panel's own text stands where it has no rows at all, this one in a cell without a value.
+    """Return unit, color and links of each column."""
+    # The panel's own text is shown without any rows, this one in a cell without a value.
     yield {"matcher": {"id": "byRegexp", "options": ".*"}, "properties": [{"id": "noValue", "value": "-"}]}
     for query in panel.queries:
         if query.legend:
@@ -88,7 +88,7 @@ def _cells(panel: Panel, query: Query, notation: Notation) -> Iterator[dict[str,
         yield {"id": "custom.cellOptions", "value": {"type": "color-background", "mode": "basic"}}
     steps = limits(panel, notation, query.bad) if query.bad else []
     if steps:
-        # Fine is no colour: what is red is what to look at.
+        # Fine values have no color, so that red ones are easy to find.
         yield {
             "id": "thresholds",
             "value": {"mode": "absolute", "steps": [{"color": "text", "value": None}, *steps[1:]]},
@@ -97,10 +97,10 @@ def _cells(panel: Panel, query: Query, notation: Notation) -> Iterator[dict[str,
 
 
 def _link(label: str, notation: Notation) -> dict[str, Any] | None:
-    """Return where a label's cell leads to; None where that is nowhere."""
+    """Return the link of a label's cell; None if there is none."""
     if label == "alertname":
         runbooks = notation.thresholds.runbook_url
-        # A folder of the repository is no address that a browser can open.
+        # A folder of the repository is not an address that a browser can open.
         url = f"{runbooks}/${{__value.raw}}.md" if "://" in runbooks else ""
         return {"title": "Runbook", "url": url, "targetBlank": True} if url else None
     if label == "model_name":

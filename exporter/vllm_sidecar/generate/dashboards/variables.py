@@ -1,4 +1,4 @@
-"""Variables, links and annotations: the same on every board, so that a link keeps what is chosen."""
+"""Variables, links and annotations: the same on every dashboard, so that a link keeps the selection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ANYTHING = ".*"
 _UP = "vllm_sidecar_up"
 _SERVING = "vllm_sidecar_requests_running"
 _EITHER = "vllm_sidecar_(up|requests_running)"
-"""Every sidecar has the first, also of a server that is down, with its first model; the second has every model."""
+"""Every sidecar exports the first, also for a server that is down, with its first model; the second has all models."""
 
 
 def variables() -> list[dict[str, Any]]:
@@ -34,11 +34,11 @@ def variables() -> list[dict[str, Any]]:
         }
     ]
     for name in WHERE:
-        # A label that no series has matches as empty.
+        # A label that no series has matches like an empty one.
         found.append(_query(name, f"{_UP}{_chosen(chosen)}", _ANYTHING))
         chosen.append(name)
     found.append(_query(MODEL, f"{_SERVING}{_chosen(chosen)}", _ANYTHING))
-    # Not anything: GPUs and sidecars have no model, so "all" is the instances that serve what is chosen.
+    # Not a wildcard: GPUs and sidecars have no model, so "all" means the instances that serve the selection.
     found.append(_query("instance", f'{{__name__=~"{_EITHER}",{_chosen([*chosen, MODEL])[1:]}', None))
     found.append(_query(ENGINE, f"{_SERVING}{_chosen([*chosen, MODEL, 'instance'])}", _ANYTHING))
     return found
@@ -71,10 +71,10 @@ def _query(name: str, series: str, everything: str | None) -> dict[str, Any]:
 
 
 def links() -> list[dict[str, Any]]:
-    """Return the links to the other boards, which keep variables and time range."""
+    """Return the links to the other dashboards, which keep variables and time range."""
     return [
         {
-            "title": "Other boards",
+            "title": "Other dashboards",
             "type": "dashboards",
             "tags": [TAG],
             "asDropdown": False,
@@ -89,7 +89,7 @@ def links() -> list[dict[str, Any]]:
 
 
 def dashboard_link(uid: str, **chosen: str) -> str:
-    """Return the address of a board that keeps the rest of the choice and the time range."""
+    """Return the address of a dashboard, with the rest of the selection and the time range."""
     kept = [f"${{{name}:queryparam}}" for name in ("datasource", *WHERE)]
     own = [f"var-{name}=${{__data.fields.{field}}}" for name, field in chosen.items()]
     return f"/d/{uid}?{'&'.join([*kept, *own])}&${{__url_time_range}}"
@@ -109,17 +109,17 @@ _CHANGES = (
 
 
 def marks() -> list[dict[str, Any]]:
-    """Return what is marked in every panel, in the notation of the catalog: restarts, changes, alerts that page."""
+    """Return the annotations of every panel, in the notation of the catalog: restarts, changes, alerts that page."""
     return [
         {
             "name": name,
             "datasource": DATASOURCE,
             "enable": True,
             "expr": expr,
-            "iconColor": colour,
+            "iconColor": color,
             "titleFormat": title,
             "textFormat": text,
             "step": "60s",
         }
-        for name, expr, colour, title, text in _CHANGES
+        for name, expr, color, title, text in _CHANGES
     ]

@@ -1,1 +1,1 @@
-"""What users set for the generator: `rules/thresholds.yaml` as typed values."""
+"""Settings of the generator: `rules/thresholds.yaml` as typed values."""

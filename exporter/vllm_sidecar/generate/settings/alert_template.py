@@ -1,6 +1,6 @@
-"""Which templates in labels and annotations Prometheus accepts; one that it does not makes it refuse the whole file.
+"""Check of templates in labels and annotations; Prometheus refuses a whole file with one that it does not accept.
 
-It is Go's text/template with Prometheus' functions, of which this takes the part that alerts need: pipelines of
+They are Go's text/template with Prometheus' functions; allowed is the part that alerts need: pipelines of
 functions, fields and texts, with `if`, `with`, `range` and `else`. Variables and templates of one's own are refused.
 """
 
@@ -33,7 +33,7 @@ _TOKEN = re.compile(
 
 
 class TemplateError(ValueError):
-    """A text that is no template of Prometheus; its text says why."""
+    """A text that is not a template of Prometheus; the message has the reason."""
 
 
 def check(text: str) -> None:
@@ -51,7 +51,7 @@ def check(text: str) -> None:
 
 
 def literal(text: str) -> str:
-    """Write a text so that the template puts it out as it is."""
+    """Write a text so that the template outputs it unchanged."""
     return text.replace("{{", '{{ "{{" }}')
 
 
@@ -60,7 +60,7 @@ def _action(body: str, blocks: list[str]) -> None:
     word, _, rest = body.partition(" ")
     inside = bool({"with", "range"} & set(blocks))
     if word in ("end", "else") and not blocks:
-        raise TemplateError(f"{word} belongs to nothing")
+        raise TemplateError(f"{word} is not in a block")
     if body == "end":
         blocks.pop()
         return
@@ -69,7 +69,7 @@ def _action(body: str, blocks: list[str]) -> None:
         return
     if word == "else":
         if blocks[-1] != "if" or not rest.startswith("if "):
-            raise TemplateError(f"{body!r} belongs to no if")
+            raise TemplateError(f"{body!r} is not in an if")
         rest = rest.removeprefix("if ")
     elif word in BLOCKS:
         blocks.append(word)
@@ -79,7 +79,7 @@ def _action(body: str, blocks: list[str]) -> None:
 
 
 class _Pipeline:
-    """One walk over what stands in an action."""
+    """One walk over the content of an action."""
 
     def __init__(self, text: str, *, inside: bool) -> None:
         self.inside = inside
@@ -96,7 +96,7 @@ class _Pipeline:
     def check(self) -> None:
         self._pipeline()
         if self.tokens:
-            raise TemplateError("a ) closes nothing")
+            raise TemplateError("a ) has no opening (")
 
     def _pipeline(self) -> None:
         self._command(first=True)
@@ -110,11 +110,11 @@ class _Pipeline:
             raise TemplateError("something is missing")
         kind, text = self.tokens[0]
         if text not in FUNCTIONS and not first:
-            raise TemplateError(f"{text!r} after | is no function")
+            raise TemplateError(f"{text!r} after | is not a function")
         if kind != "word":
             self._operand()
             if self.tokens and self.tokens[0][1] not in ("|", ")"):
-                raise TemplateError(f"{text!r} is no function and takes no arguments")
+                raise TemplateError(f"{text!r} is not a function and takes no arguments")
             return
         self._operand()
         while self.tokens and self.tokens[0][1] not in ("|", ")"):
@@ -127,10 +127,10 @@ class _Pipeline:
             if not self.tokens or self.tokens.pop(0)[1] != ")":
                 raise TemplateError("a ( is not closed")
         elif kind == "mark":
-            raise TemplateError(f"{text!r} stands where a value is needed")
+            raise TemplateError(f"{text!r} is found where a value is needed")
         elif kind == "word" and text not in FUNCTIONS and text not in ("true", "false"):
-            raise TemplateError(f"{text!r} is no function of Prometheus")
+            raise TemplateError(f"{text!r} is not a function of Prometheus")
         elif kind == "variable" and text.split(".")[0] not in VARIABLES:
-            raise TemplateError(f"{text!r} is not set; there are {', '.join(VARIABLES)}")
+            raise TemplateError(f"{text!r} is not set; variables are {', '.join(VARIABLES)}")
         elif kind == "field" and not self.inside and not text.startswith(FIELDS):
-            raise TemplateError(f"{text!r} is not there; there are {', '.join(FIELDS)}")
+            raise TemplateError(f"{text!r} does not exist; fields are {', '.join(FIELDS)}")

@@ -1,4 +1,4 @@
-"""Hours of a day, such as those of a nightly batch: `HH:MM-HH:MM` in UTC, as Prometheus knows the time."""
+"""Hours of a day, such as those of a nightly batch: `HH:MM-HH:MM` in UTC, the time zone of PromQL."""
 
 import re
 from typing import Annotated, NamedTuple
@@ -13,7 +13,7 @@ _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]|24(?=:00)):([0-5]
 
 
 class Hours(NamedTuple):
-    """Minutes of the day from which and up to which something lasts; where `end` is before `start`, over midnight."""
+    """Start and end in minutes of the day; over midnight if `end` is before `start`."""
 
     start: int
     end: int

@@ -1,6 +1,6 @@
-"""The section `slos.gateway` of the thresholds: the gateway whose counters say how requests of clients ended.
+"""The section `slos.gateway` of the thresholds: the gateway whose counters contain how requests of clients ended.
 
-What depends on its kind is checked in `generate.gateways`, which also has the names of each gateway's metrics.
+Rules that depend on its kind are checked in `generate.slo_gateways`, which has the names of the gateways' metrics.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ class GatewaySettings(Section):
     """A gateway in front of the models."""
 
     kind: GatewayKind = Field(description="envoy, istio, litellm, inference-extension or custom.")
-    selector: Selector = Field(default="", description="Label matchers that the gateway's metrics get.")
+    selector: Selector = Field(default="", description="Label matchers for the gateway's metrics.")
     services: Annotated[Mapping[ModelName, RegularExpression], AfterValidator(as_frozen)] = Field(
         default=as_frozen({}),
-        description="By model_name, a regular expression of the gateway's name of its service, matching all of it.",
+        description="By model_name, a regular expression that matches the whole name of its service at the gateway.",
     )
     labels: Annotated[Mapping[PlaceLabel, ModelName], AfterValidator(as_frozen)] = Field(
         default=as_frozen({}),
-        description="cluster, namespace or job of the records, where the gateway's are not those of the models.",
+        description="cluster, namespace or job of the records, if the gateway's are not those of the models.",
     )
     requests: Printable = Field(
         default="", description="Of kind custom: requests per second, in an expression with the label model_name."
     )
-    failures: Printable = Field(default="", description="Of kind custom: the failed ones of them, in the same way.")
+    failures: Printable = Field(default="", description="Of kind custom: failed requests per second, in the same way.")

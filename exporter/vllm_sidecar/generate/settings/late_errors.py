@@ -1,4 +1,4 @@
-"""Mistakes that are found after a file was read, such as a threshold at no bucket bound -> their lines in the file."""
+"""Mistakes that are found after a file was read, such as a threshold that is not a bound -> their lines in the file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LateError(ConfigError):
 
 
 def _line(node: yaml.Node | None, steps: KeyPath) -> int:
-    """Return the line of a value, or of the nearest thing around it that the file has; 0 where it has none."""
+    """Return the line of a value, or of the nearest key around it in the file; 0 if there is none."""
     line = 0
     for step in steps:
         if isinstance(node, yaml.MappingNode):

@@ -1,7 +1,7 @@
-"""Which regular expressions RE2 accepts: the dialect of Prometheus, Thanos, Mimir, VictoriaMetrics and Alertmanager.
+"""Check of regular expressions against RE2: the dialect of Prometheus, Thanos, Mimir, VictoriaMetrics and Alertmanager.
 
-Python's dialect is another one: it has look-around, back references and possessive repetitions, and Python cannot say
-whether RE2 would take an expression. A Prometheus that meets one that it does not take refuses the whole file.
+Python's dialect differs: it has look-around, back references and possessive repetitions, and Python cannot check
+whether RE2 accepts an expression. Prometheus refuses a whole file with one that it does not accept.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _CODES = dict(zip("afnrtv", "\a\f\n\r\t\v", strict=True))
 
 
 class Re2Error(ValueError):
-    """An expression that RE2 does not accept; the text says why."""
+    """An expression that RE2 does not accept; the text has the reason."""
 
 
 def check(pattern: str) -> None:
     r"""Raise Re2Error unless RE2 accepts the pattern.
 
-    What RE2 takes and nobody needs in a label (octal escapes, `\\Q`, rare scripts) is refused too.
+    Syntax that RE2 accepts and no label needs (octal escapes, `\\Q`, rare scripts) is refused too.
     """
     if len(pattern) > MOST_CHARACTERS:
         raise Re2Error(f"it is longer than {MOST_CHARACTERS} characters")
@@ -51,7 +51,7 @@ class _Pattern:
     def check(self) -> None:
         self._alternatives(0)
         if self.at < len(self.text):
-            raise Re2Error(f"a ) at character {self.at + 1} closes nothing")
+            raise Re2Error(f"a ) at character {self.at + 1} has no opening (")
 
     def _alternatives(self, depth: int) -> int:
         """Walk to the end of a group; return the largest product of repetitions in it."""
@@ -72,7 +72,7 @@ class _Pattern:
         if found is None:
             return max(times, 1)
         if times == 0:
-            raise Re2Error(f"nothing stands before the repetition at character {self.at + 1}")
+            raise Re2Error(f"nothing precedes the repetition at character {self.at + 1}")
         self.at = found.end()
         if again := _REPETITION.match(self.text, self.at):
             raise Re2Error(f"{self.text[start : again.end()]!r} repeats a repetition")
@@ -82,7 +82,7 @@ class _Pattern:
         most = int(found["most"][:5]) if found["most"] else least
         times *= max(most, 1)
         if least > most or times > MOST_REPETITIONS:
-            raise Re2Error(f"{found[0]} repeats wrongly, or more than {MOST_REPETITIONS} times")
+            raise Re2Error(f"{found[0]} is not a valid repetition, or repeats more than {MOST_REPETITIONS} times")
         return times
 
     def _one(self, depth: int) -> int:
@@ -93,7 +93,7 @@ class _Pattern:
         if character == "[":
             self._class()
         elif character == "\\":
-            self._take(_ESCAPE, "an escape that RE2 does not know")
+            self._take(_ESCAPE, "an escape that RE2 does not support")
         elif _REPETITION.match(self.text, self.at):
             return 0
         else:
@@ -110,9 +110,9 @@ class _Pattern:
     def _group(self, depth: int) -> int:
         start = self.at
         if self.text.startswith("(?", self.at):
-            found = self._take(_GROUP, "no group of RE2, which has neither look-around nor back references")
+            found = self._take(_GROUP, "not a group of RE2, which has neither look-around nor back references")
             if found["name"] in self.names:
-                raise Re2Error(f"the group {found['name']} is there twice")
+                raise Re2Error(f"the group {found['name']} exists twice")
             if found["name"]:
                 self.names.add(found["name"])
             if found["end"] == ")":
@@ -137,7 +137,7 @@ class _Pattern:
                 self.at += 1
                 high = self._member() if self.at < len(self.text) else None
                 if low is None or high is None or low > high:
-                    raise Re2Error(f"{self.text[start : self.at]!r} holds a range that is none")
+                    raise Re2Error(f"{self.text[start : self.at]!r} holds an invalid range")
             first = False
         self.at += 1
 
@@ -147,9 +147,9 @@ class _Pattern:
             self.at = posix.end()
             return None
         if self.text.startswith("[:", self.at):
-            raise Re2Error(f"{self.text[self.at : self.at + 8]!r} is no class of characters")
+            raise Re2Error(f"{self.text[self.at : self.at + 8]!r} is not a class of characters")
         if self.text[self.at] == "\\":
-            found = self._take(_ESCAPE_IN_CLASS, "an escape that RE2 does not know in a class")
+            found = self._take(_ESCAPE_IN_CLASS, "an escape that RE2 does not support in a class")
             return _character(found["one"]) if found["one"] else None
         self.at += 1
         return self.text[self.at - 1]

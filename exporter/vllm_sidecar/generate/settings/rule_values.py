@@ -1,7 +1,7 @@
 """Kinds of texts in the thresholds that become part of a rule: selectors, patterns, labels, templates, names.
 
-One of them that Prometheus does not accept would cost all rules of its file, so what is accepted here is accepted by
-every reader of the rules. Each check raises `not_allowed(...)`, as those of `config.values` do.
+Prometheus refuses all rules of a file with one that it does not accept, so only texts are accepted here that every
+reader of the rules accepts. Each check raises `not_allowed(...)`, as those of `config.values` do.
 """
 
 import re
@@ -27,7 +27,7 @@ _KUBERNETES_KEY = re.compile(rf"(?:{_DNS_LABEL}(?:\.{_DNS_LABEL})*/)?{_KUBERNETE
 _URL = re.compile(r"(?:https?://[^\s/]+(?:/.*)?|[\w.][^:]*|)", re.ASCII)
 _SEVERITY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 MOST_IN_KUBERNETES = 63
-"""Characters of a label or a name there."""
+"""Characters of a label or a name in Kubernetes."""
 MOST_PACK = 40
 
 
@@ -65,7 +65,7 @@ def _regular_expression(value: str) -> str:
 
 
 def _printable(value: str) -> str:
-    """Refuse what YAML, JSON and the parsers of four programs would not all read the same: control characters."""
+    """Refuse control characters, which YAML, JSON and the parsers of four programs do not all read the same."""
     if not value.isprintable():
         raise not_allowed("text without control characters, on one line")
     return value
@@ -115,7 +115,7 @@ def _base_url(value: str) -> str:
 def _pack(value: str) -> str:
     if not _PACK.fullmatch(value) or len(value) > MOST_PACK:
         raise not_allowed(
-            f"small letters, digits and - between them, up to {MOST_PACK}, and not slo or beginning with slo-"
+            f"lowercase letters, digits and - between them, up to {MOST_PACK}, and not slo or beginning with slo-"
         )
     return value
 
@@ -134,7 +134,9 @@ def _kubernetes_key(value: str) -> str:
 
 def _kubernetes_value(value: str) -> str:
     if len(value) > MOST_IN_KUBERNETES or not re.fullmatch(rf"(?:{_KUBERNETES_VALUE})?", value, re.ASCII):
-        raise not_allowed(f"letters, digits, -, _ and . (the outer two no sign), up to {MOST_IN_KUBERNETES}")
+        raise not_allowed(
+            f"letters, digits, -, _ and ., beginning and ending with a letter or digit, up to {MOST_IN_KUBERNETES}"
+        )
     return value
 
 
@@ -160,4 +162,4 @@ Namespace = Annotated[str, AfterValidator(_namespace)]
 ModelName = Annotated[Text, AfterValidator(_printable)]
 SeverityLabel = Annotated[str, AfterValidator(_severity)]
 SeverityName = Literal["page", "ticket", "info", "critical", "warning"]
-"""Critical and warning are what page and ticket are called in most houses."""
+"""Critical and warning are common names of page and ticket."""

@@ -1,7 +1,7 @@
-"""The section `slos` of `rules/thresholds.yaml`: objectives, their windows, and what they are counted from.
+"""The section `slos` of `rules/thresholds.yaml`: objectives, their windows, and the source of their counts.
 
-Every key may be left out. What a model sets goes before the general settings, these before the defaults in
-`catalog.slos`. What depends on several keys or on a server's buckets is checked in `generate.slos`.
+Every key may be left out. Settings of a model take precedence over the general ones, these over the defaults in
+`catalog.objectives`. `generate.slo_resolution` checks settings that depend on several keys or on a server's buckets.
 """
 
 import re
@@ -47,7 +47,7 @@ def _per_profile(value: object) -> Mapping[str, float]:
 
 def _bounds(value: tuple[float, ...]) -> tuple[float, ...]:
     if not value or value[0] <= 0.0 or any(low >= high for low, high in pairwise(value)):
-        raise not_allowed("a list of numbers above 0, each larger than the one before")
+        raise not_allowed("a list of numbers above 0, each larger than the previous one")
     return value
 
 
@@ -68,7 +68,7 @@ class _BurnSettings(Section):
     """One pair of windows, and the burn at which both make an alert fire."""
 
     long: Window = Field(description="The long window: that it matters.")
-    short: Window = Field(description="The short window: that it goes on; shorter than long.")
+    short: Window = Field(description="The short window: that it still continues; shorter than long.")
     factor: float = Field(ge=0.01, description="The burn that both must exceed.")
     severity: SeverityName = Field(description="page, ticket or info (or critical, warning).")
 
@@ -82,38 +82,40 @@ class _BurnSettings(Section):
 
 
 _FOR: dict[str, Any] = {"for": (Seconds, Field(description="How long it must last before the alert fires."))}
-"""No class could have an attribute of this name."""
+"""A class cannot have an attribute of this name."""
 BurnSettings: Any = create_model("BurnSettings", __base__=_BurnSettings, **_FOR)
 
 
 class ObjectiveSettings(Section):
-    """What one objective can be told."""
+    """Settings of one objective."""
 
     enabled: bool | None = Field(default=None, description="false leaves the objective out.")
     objective: float | None = Field(
         default=None, ge=0.5, le=0.99999, description="Share of good observations over 30 days, from 0.5 to 0.99999."
     )
     observations: int | None = Field(
-        default=None, ge=1, le=10**9, description="Observations in the long window below which nothing fires."
+        default=None, ge=1, le=10**9, description="Below this many observations in the long window nothing fires."
     )
     labels: Names = Field(default=as_frozen({}), description="Labels of its alerts.")
     annotations: Annotations = Field(default=as_frozen({}), description="Annotations of its alerts.")
 
 
 class LatencySettings(ObjectiveSettings):
-    """What an objective of a latency can be told."""
+    """Settings of a latency objective."""
 
     source: SourceName | None = Field(
         default=None, description="histogram (vLLM's own counters and buckets) or sidecar (its counters per poll)."
     )
-    threshold: Threshold = Field(default=None, description="Up to where an observation is good; may differ by profile.")
+    threshold: Threshold = Field(
+        default=None, description="Threshold up to which an observation is good; may differ by profile."
+    )
     snap: bool | None = Field(
-        default=None, description="Take the nearest bucket edge where threshold is none, in place of refusing it."
+        default=None, description="Move a threshold to the nearest bucket bound instead of refusing it."
     )
 
 
 class AvailabilitySettings(ObjectiveSettings):
-    """What the objective of availability can be told."""
+    """Settings of the objective of availability."""
 
     source: AvailabilitySource | None = Field(
         default=None,
@@ -146,19 +148,21 @@ _BURNS = tuple(
 
 class _SloSettings(Section):
     enabled: bool = Field(default=True, description="Generate the rules of the objectives.")
-    source: SourceName | None = Field(default=None, description="Source of all objectives that do not say their own.")
-    snap: bool = Field(default=False, description="Take the nearest bucket edge where a threshold is none.")
+    source: SourceName | None = Field(default=None, description="Source of all objectives that do not set their own.")
+    snap: bool = Field(
+        default=False, description="Move thresholds to the nearest bucket bound instead of refusing them."
+    )
     observations: int = Field(
         default=LEAST_OBSERVATIONS,
         ge=1,
         le=10**9,
-        description="Observations in a long window below which nothing fires.",
+        description="Below this many observations in a long window nothing fires.",
     )
     buckets: Annotated[Mapping[Annotated[str, AfterValidator(_family)], Bounds], AfterValidator(as_frozen)] = Field(
-        default=as_frozen({}), description="Edges by family where vLLM runs with --custom-histogram-buckets."
+        default=as_frozen({}), description="Bucket bounds by family, if vLLM runs with --custom-histogram-buckets."
     )
     gateway: GatewaySettings | None = Field(
-        default=None, description="The gateway that availability is counted from, where its source is gateway."
+        default=None, description="The gateway that counts availability, if its source is gateway."
     )
     burn: Annotated[tuple[BurnSettings, ...], BeforeValidator(as_tuple)] = Field(
         default=_BURNS, description="Pairs of windows; a list here replaces the default one."

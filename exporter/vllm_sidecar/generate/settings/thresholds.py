@@ -1,7 +1,7 @@
 """`rules/thresholds.yaml` as typed values: the only numbers of the rules that users tune.
 
-Every key has a default, so a file holds what differs; a model's own settings come before the general ones. Read by
-`generate` alone; `serve` never loads this module.
+Every key has a default, so a file holds only differences; a model's own settings override the general ones. Read only
+by `generate`; `serve` never loads this module.
 """
 
 import hashlib
@@ -42,9 +42,9 @@ ProfileName = Literal["interactive", "standard", "batch"]
 DEFAULT_RUNBOOKS = "rules/runbooks"
 DEFAULT_GRAFANA = "http://localhost:3000"
 KINDS = {"critical": "page", "warning": "ticket"}
-"""What a severity asks of people, where its name is not the one of the catalog."""
+"""Common names of severities -> severity of the catalog."""
 MOST = 1e15
-"""Above it a number is a slip, and floats do not hold each whole one."""
+"""A larger number is a mistake, and floats do not represent all integers above it."""
 _ALLOWED = {
     Measure.DURATION: "a duration such as 30s, 10m or 1h",
     Measure.SECONDS: "a duration such as 500ms, 2s or 1m30s",
@@ -79,11 +79,11 @@ def _field(threshold: Threshold) -> Any:
 
 
 class AlertSettings(Section):
-    """What every alert can be told; its thresholds are keys beside these."""
+    """Settings of every alert; its thresholds are further keys."""
 
     enabled: bool = Field(default=True, description="false leaves the alert out.")
     severity: SeverityName | None = Field(
-        default=None, description="page, ticket or info (or critical, warning) in place of its own."
+        default=None, description="page, ticket or info (or critical, warning) instead of its own."
     )
     labels: Names = Field(default=as_frozen({}), description="Labels of this alert.")
     annotations: Annotations = Field(default=as_frozen({}), description="Annotations of this alert.")
@@ -100,7 +100,7 @@ def _settings(alert: Alert) -> Any:
 
 
 def knows_model(alert: Alert) -> bool:
-    """Say whether an alert is about a model, so that a model may have settings of its own for it."""
+    """Return whether an alert is about a model, so that models can have settings of their own for it."""
     first = re.search(r"~([a-z0-9_]+)|@([a-z0-9_]+:[a-z0-9]+)", alert.expr)
     if first is None:
         return False
@@ -130,7 +130,7 @@ else:
 
 
 class ModelSettings(Section):
-    """What one model has of its own."""
+    """Settings of one model."""
 
     profile: ProfileName | None = Field(default=None, description="Profile of this model.")
     batch_hours: BatchHours | None = Field(default=None, description="Hours of this model's batches; [] for none.")
@@ -139,24 +139,26 @@ class ModelSettings(Section):
 
 
 class Severities(Section):
-    """What severities are called in the label `severity`."""
+    """Values of the label `severity`."""
 
-    page: SeverityLabel = Field(default="page", description="What gets somebody up.")
-    ticket: SeverityLabel = Field(default="ticket", description="What waits for working hours.")
-    info: SeverityLabel = Field(default="info", description="What nobody is told.")
-    watchdog: SeverityLabel = Field(default="watchdog", description="What always fires.")
+    page: SeverityLabel = Field(default="page", description="Pages somebody.")
+    ticket: SeverityLabel = Field(default="ticket", description="Waits for working hours.")
+    info: SeverityLabel = Field(default="info", description="Notifies nobody.")
+    watchdog: SeverityLabel = Field(default="watchdog", description="Always fires.")
 
 
 class Thresholds(Section):
     """The whole file."""
 
-    pack: Pack = Field(default="", description="Name of these rules beside others; taken from the selector if empty.")
-    profile: ProfileName = Field(default="standard", description="What the traffic is for; decides defaults.")
+    pack: Pack = Field(
+        default="", description="Name of these rules among several packs; derived from the selector if empty."
+    )
+    profile: ProfileName = Field(default="standard", description="Kind of traffic; decides defaults.")
     batch_hours: BatchHours = Field(
         default=(), description="Hours in UTC in which latency does not matter, such as those of a nightly batch."
     )
     selector: Selector = Field(default="", description="Label matchers that every metric of the sidecar gets.")
-    cluster_label: ClusterLabel = Field(default="cluster", description="Label that tells clusters apart.")
+    cluster_label: ClusterLabel = Field(default="cluster", description="Label that distinguishes clusters.")
     sidecar_job: RegularExpression = Field(
         default="(.*/)?vllm-sidecar(-gpu)?",
         description="Regular expression of the sidecars' job in Prometheus; it must match all of the name.",
@@ -167,21 +169,21 @@ class Thresholds(Section):
     scrape_interval: Seconds = written("15s", "How often Prometheus scrapes the sidecars; ranges are at least four.")
     evaluation_interval: Seconds = written("15s", "How often the rules are evaluated; every `for` is at least two.")
     time_scale: float = Field(
-        default=1.0, gt=0, le=10, description="Every time in the rules is multiplied by it; below 1 for drills."
+        default=1.0, gt=0, le=10, description="Factor of every time in the rules; below 1 for tests."
     )
     runbook_url: BaseUrl = Field(
-        default=DEFAULT_RUNBOOKS, description="Where the runbooks are; /<Alert>.md is added. Empty for no link."
+        default=DEFAULT_RUNBOOKS, description="Address of the runbooks; /<Alert>.md is added. Empty for no link."
     )
     dashboard_url: BaseUrl = Field(default=DEFAULT_GRAFANA, description="Address of Grafana. Empty for no link.")
     rule_namespace: Namespace = Field(default="", description="Namespace of objects of Kubernetes.")
     rule_labels: KubernetesLabels = Field(
         default=as_frozen({"role": "alert-rules"}),
-        description="Labels of objects of Kubernetes: what the ruleSelector of Prometheus asks for.",
+        description="Labels of objects of Kubernetes: those that the ruleSelector of Prometheus selects.",
     )
     rule_annotations: KubernetesAnnotations = Field(
         default=as_frozen({}), description="Annotations of objects of Kubernetes."
     )
-    severities: Severities = Field(default=Severities(), description="What severities are called in your house.")
+    severities: Severities = Field(default=Severities(), description="Your names of the severities.")
     labels: Names = Field(default=as_frozen({}), description="Labels of every alert.")
     annotations: Annotations = Field(default=as_frozen({}), description="Annotations of every alert.")
     alerts: Alerts = Field(default=Alerts(), description="Settings of single alerts.")
@@ -192,15 +194,15 @@ class Thresholds(Section):
 
     @property
     def pack_name(self) -> str:
-        """The name of these rules in what they record: the given one, else one of the selector; empty without both."""
+        """The name of these rules in what they record: as set, or derived from the selector; empty without both."""
         return self.pack or (_pack_of(self.selector) if self.selector else "")
 
     def severity(self, name: str) -> str:
-        """Return what a severity is called in the label."""
+        """Return the value of the label for a severity."""
         return str(getattr(self.severities, name, name))
 
     def hours_of(self, model: str | None) -> tuple[Hours, ...]:
-        """Return the hours of batches of a model, or (None) of all that name none of their own."""
+        """Return the hours of batches of a model, or (None) of all without hours of their own."""
         own = self.models[model].batch_hours if model is not None else None
         return self.batch_hours if own is None else own
 
@@ -216,7 +218,7 @@ def _pack_of(selector: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAlert:
-    """What holds for one alert, and one model of its own or (None) all others."""
+    """Resolved settings of one alert, for one model with settings of its own or for all others."""
 
     enabled: bool
     severity: str
@@ -227,7 +229,7 @@ class ResolvedAlert:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     batch_hours: tuple[Hours, ...] = ()
-    """Hours in which it is left out."""
+    """Hours in which it does not fire."""
 
 
 def load_thresholds(path: Path | None) -> Thresholds:
@@ -240,7 +242,7 @@ def load_thresholds(path: Path | None) -> Thresholds:
 
 
 def resolve(thresholds: Thresholds, alert: Alert, model: str | None = None) -> ResolvedAlert:
-    """Return what holds for an alert: a model's own settings, else the general ones, else the profile's defaults."""
+    """Return the settings of an alert: the model's own, then the general ones, then the profile's defaults."""
     general = getattr(thresholds.alerts, alert.name)
     own = thresholds.models[model] if model is not None else None
     special = getattr(own.alerts, alert.name, general) if own else general
@@ -261,6 +263,6 @@ def resolve(thresholds: Thresholds, alert: Alert, model: str | None = None) -> R
 
 
 def _first(threshold: Threshold, profile: str, *given: Mapping[str, float] | None) -> float:
-    """Return the first value that is given for a profile, else its default."""
+    """Return the first value that is set for a profile, or its default."""
     found = (values[profile] for values in given if values and profile in values)
     return next(found, threshold.default(Profile(profile)))
