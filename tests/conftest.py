@@ -32,6 +32,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="play cases and mutants of rules that changed, and record in tests/alerts/verified.json that all hold",
     )
+    parser.addoption(
+        "--mutants",
+        metavar="K/N",
+        default="1/1",
+        help="play the mutants of every Nth rule, from the Kth on: which hold is recorded, so a part each day will do",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests with the marker `mutants` that belong to another part than the chosen one."""
+    part, of = map(int, config.getoption("--mutants").split("/"))
+    ours = sorted((item.nodeid for item in items if item.get_closest_marker("mutants")))[part - 1 :: of]
+    left_out = [item for item in items if item.get_closest_marker("mutants") and item.nodeid not in ours]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

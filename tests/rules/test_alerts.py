@@ -207,6 +207,7 @@ def test_no_rule_that_is_gone_has_recorded_mutants(pytestconfig: pytest.Config) 
 
 @pytest.mark.io
 @pytest.mark.slow
+@pytest.mark.mutants
 @pytest.mark.timeout(PATIENCE)
 @by_alert
 def test_no_change_of_its_rule_goes_unnoticed(alert: Alert, tmp_path: Path) -> None:
@@ -215,6 +216,7 @@ def test_no_change_of_its_rule_goes_unnoticed(alert: Alert, tmp_path: Path) -> N
 
 @pytest.mark.io
 @pytest.mark.slow
+@pytest.mark.mutants
 @pytest.mark.timeout(PATIENCE)
 @by_record
 def test_no_change_of_a_record_goes_unnoticed(name: str, tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ def test_no_burn_alert_that_is_gone_has_recorded_mutants(pytestconfig: pytest.Co
 
 @pytest.mark.io
 @pytest.mark.slow
+@pytest.mark.mutants
 @by_alert
 def test_an_alert_does_as_it_says_and_no_mutant_of_it_does(rule: Rule, pace: float, tmp_path: Path) -> None:
     verify(rule, pace, tmp_path)
