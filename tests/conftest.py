@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests with the marker `mutants` that belong to another part than the chosen one."""
     part, of = map(int, config.getoption("--mutants").split("/"))
-    ours = sorted((item.nodeid for item in items if item.get_closest_marker("mutants")))[part - 1 :: of]
+    ours = sorted(item.nodeid for item in items if item.get_closest_marker("mutants"))[part - 1 :: of]
     left_out = [item for item in items if item.get_closest_marker("mutants") and item.nodeid not in ours]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
