@@ -81,7 +81,7 @@ def unpacked() -> Path:
         MissingError: They are not there and cannot be fetched.
     """
     with _alone():
-        if not all((CACHE / name).exists() for name in PROGRAMS):
+        if not all((CACHE / name).exists() for name in (*PROGRAMS, "versions")):
             _check_pause()
             try:
                 _fetch()
