@@ -57,7 +57,7 @@ fmt: $(READY) ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix --exit-zero --quiet .
 	@$(BIN)/ruff format .
 
-generate: $(READY) ## write the generated parts of the documents
+generate: $(READY) ## write rules, dashboards and the generated parts of the documents
 	@$(BIN)/vllm-sidecar generate
 
 pins: $(READY) ## pin the dependencies of the image and of the build, with hashes

@@ -1,4 +1,4 @@
-"""Stage 3: transfers of every KV connector, added up from names of their own into one signal."""
+"""Transfers of every KV connector, added up from names of their own into one signal."""
 
 from __future__ import annotations
 

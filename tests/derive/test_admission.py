@@ -1,4 +1,4 @@
-"""Stage 5: what requests wait for."""
+"""What requests wait for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 5: whether data-parallel engines share the work."""
+"""Whether data-parallel engines share the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 5: engine and GPUs joined; values only."""
+"""Engine and GPUs joined; values only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 5: KV cache capacity, growth, preemptions and pressure."""
+"""KV cache capacity, growth, preemptions and pressure."""
 
 from __future__ import annotations
 

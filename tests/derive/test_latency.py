@@ -1,4 +1,4 @@
-"""Stage 5: recent latency quantiles, and what the time to the first token consists of."""
+"""Recent latency quantiles, and what the time to the first token consists of."""
 
 from __future__ import annotations
 

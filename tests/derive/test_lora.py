@@ -1,4 +1,4 @@
-"""Stage 5: LoRA adapters."""
+"""LoRA adapters."""
 
 from __future__ import annotations
 

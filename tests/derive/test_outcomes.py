@@ -1,4 +1,4 @@
-"""Stage 5: how requests end."""
+"""How requests end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 5: hit ratios of the caches."""
+"""Hit ratios of the caches."""
 
 from __future__ import annotations
 

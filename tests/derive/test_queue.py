@@ -1,4 +1,4 @@
-"""Stage 5: who waits, and for how long."""
+"""Who waits, and for how long."""
 
 from __future__ import annotations
 

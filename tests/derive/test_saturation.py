@@ -1,4 +1,4 @@
-"""Stage 5: one number for autoscalers."""
+"""One number for autoscalers."""
 
 from __future__ import annotations
 

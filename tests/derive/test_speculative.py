@@ -1,4 +1,4 @@
-"""Stage 5: speculative decoding."""
+"""Speculative decoding."""
 
 from __future__ import annotations
 

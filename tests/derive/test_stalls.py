@@ -1,4 +1,4 @@
-"""Stage 5: progress, what corroborates that work is real, gauges that froze, sleep. Scenarios are in test_stalls."""
+"""Progress, what corroborates that work is real, gauges that froze, sleep. Scenarios are in test_stalls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 5: tokens per second, computed prompts, and how full the batch is."""
+"""Tokens per second, computed prompts, and how full the batch is."""
 
 from __future__ import annotations
 

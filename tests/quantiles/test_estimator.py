@@ -1,4 +1,4 @@
-"""Stage 4: quantiles from the counts and sums of every poll of a window."""
+"""Quantiles from the counts and sums of every poll of a window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 4: quantiles of what a histogram observed in a window."""
+"""Quantiles of what a histogram observed in a window."""
 
 from __future__ import annotations
 

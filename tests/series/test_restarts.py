@@ -1,4 +1,4 @@
-"""Stage 4: restarts, counter resets, several servers behind one address, gaps, and engines that come and go."""
+"""Restarts, counter resets, several servers behind one address, gaps, and engines that come and go."""
 
 from __future__ import annotations
 

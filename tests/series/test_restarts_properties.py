@@ -1,4 +1,4 @@
-"""Stages 4 and 5: whatever answers in whatever order, requests are counted as they ran, or not at all."""
+"""Whatever answers in whatever order, requests are counted as they ran, or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 5: which observations of a poll are good."""
+"""Which observations of a poll are good."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 5: the counters of service levels, from poll to poll, over restarts, gaps and bodies that lack something."""
+"""The counters of service levels, from poll to poll, over restarts, gaps and bodies that lack something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 4: how long starts of a server take, from values only: when polls failed and why, and what answered."""
+"""How long starts of a server take, from values only: when polls failed and why, and what answered."""
 
 from __future__ import annotations
 

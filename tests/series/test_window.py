@@ -1,4 +1,4 @@
-"""Stage 4: what one window says of the readings in it."""
+"""What one window says of the readings in it."""
 
 from __future__ import annotations
 

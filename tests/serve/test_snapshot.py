@@ -1,4 +1,4 @@
-"""Stage 5: all series of one target after one poll."""
+"""All series of one target after one poll."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages 4 and 5: a stall is found from what clients wait for, and an idle server never stalls."""
+"""A stall is found from what clients wait for, and an idle server never stalls."""
 
 from __future__ import annotations
 

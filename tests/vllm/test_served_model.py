@@ -1,4 +1,4 @@
-"""Stage 4: the name of the model that a server serves; values only."""
+"""The name of the model that a server serves; values only."""
 
 from __future__ import annotations
 
