@@ -1,4 +1,4 @@
-"""Stage 1 against real sockets on the loopback: what is sent, what comes back, and what no Client fails on."""
+"""Real sockets on the loopback: what is sent, what comes back, and what no Client fails on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 1 with tokens, headers and certificates; the certificates are made here."""
+"""Tokens, headers and certificates; the certificates are made here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 4: what a histogram observed over the polls of a window -> quantiles finer than its buckets.
+"""What a histogram observed over the polls of a window -> quantiles finer than its buckets.
 
 Each poll tells the counts per bucket and the sum of what was observed since the one before. Together the polls of a
 window tell much more than their counts: a poll with one observation tells its value, polls that fall into one bucket
