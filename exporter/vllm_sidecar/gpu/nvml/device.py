@@ -20,7 +20,7 @@ HOPPER = 9
 NO_PCIE = ("GB10",)
 """Products with invented PCIe values: the GPU is part of the chip."""
 
-POWER_INSTANT, POWER_AVERAGE, POWER_DEFAULT_LIMIT = 186, 185, 189
+POWER_INSTANT, POWER_AVERAGE = 186, 185
 MEMORY_TEMPERATURE = 82
 RECOVERY_ACTION = 230
 THROTTLE_TIME = {74: "sw_power_cap", 269: "sw_thermal", 270: "hw_thermal", 271: "hw_power_brake"}
