@@ -17,10 +17,8 @@ from vllm_sidecar.config import (
     DEFAULT_PORT,
     Config,
     format_duration,
-    format_size,
     load,
     parse_duration,
-    parse_size,
 )
 from vllm_sidecar.config.values import TAKEN_LABELS
 
@@ -52,16 +50,6 @@ def test_the_example_holds_every_key_at_its_default() -> None:
 
     assert load(EXAMPLE) == Config()
     assert set(paths_in_file(document)) == set(paths_in_model(Config))
-
-
-def test_the_example_writes_defaults_as_the_config_displays_them() -> None:
-    for path, value in leaves(yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))):
-        shown: Any = Config().redacted()
-        for step in path:
-            shown = shown[step]
-        is_duration = re.fullmatch(r"\d+[a-z]+", str(value))
-
-        assert (parse_duration(shown) if is_duration else shown) == (parse_duration(value) if is_duration else value)
 
 
 def test_every_key_of_the_example_has_a_comment_above_it() -> None:
@@ -177,11 +165,7 @@ def test_a_config_shows_no_secret(write: Callable[[str], Path]) -> None:
         )
     )
 
-    assert config.redacted()["vllm"]["headers"] == {"X-Token": "***"}
-    assert " ".join(config.redacted()["vllm"]["args"]) == (
-        "vllm serve m --api-key *** *** --hf-token=*** --max-num-batched-tokens 2048 --port 80"
-    )
-    assert "s3cret" not in repr(config) + str(config) + str(config.redacted())
+    assert "s3cret" not in repr(config) + str(config)
     assert config.vllm.headers["X-Token"].get_secret_value() == "s3cret"
 
 
@@ -189,10 +173,6 @@ def test_a_static_label_must_not_take_the_name_of_a_label_of_any_signal() -> Non
     used = {name for signal in SIGNALS.values() for name in signal.label_names}
 
     assert used - TAKEN_LABELS == set()
-
-
-def test_a_config_without_secrets_reads_back_from_what_it_displays() -> None:
-    assert Config(**Config().redacted()) == Config()
 
 
 def test_equal_configs_are_equal_whatever_the_order_of_their_keys(write: Callable[[str], Path]) -> None:
@@ -210,11 +190,6 @@ def test_equal_configs_are_equal_whatever_the_order_of_their_keys(write: Callabl
 @given(st.integers(min_value=1, max_value=86_400_000))
 def test_a_duration_reads_back_as_it_was_written(milliseconds: int) -> None:
     assert parse_duration(format_duration(milliseconds / 1000)) == milliseconds / 1000
-
-
-@given(st.integers(min_value=1024, max_value=1024**3))
-def test_a_size_reads_back_as_it_was_written(size: int) -> None:
-    assert parse_size(format_size(size)) == size
 
 
 def fields_of(model: type[BaseModel], parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -12,11 +12,12 @@ from alert_labels import either
 from amtool import amtool
 from places import RULES
 from rows import for_each
+from slo_alert_names import SLO_ALERTS
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.inhibitions import INHIBITIONS, Inhibition
-from vllm_sidecar.catalog.objectives import BOUND_MISSING, SLO_ALERTS
+from vllm_sidecar.catalog.objectives import BOUND_MISSING
 from vllm_sidecar.generate import promql
 from vllm_sidecar.generate.alertmanager import AlertmanagerFormat, alertmanager_files, configuration
 from vllm_sidecar.generate.rules import alert_rules

@@ -11,7 +11,7 @@ from places import RULES
 from samples import others_slow
 from slo_traffic import STEP, Expected, Traffic, counted, labelled, latency, play, rules
 
-from vllm_sidecar.catalog.objectives import BOUND_MISSING, SLO_ALERTS, SLOS
+from vllm_sidecar.catalog.objectives import BOUND_MISSING, SLOS
 from vllm_sidecar.generate.formats import Format, rule_file
 from vllm_sidecar.generate.output_files import Origin
 from vllm_sidecar.generate.settings.thresholds import Thresholds
@@ -428,4 +428,3 @@ def test_texts_of_burn_alerts_say_where_the_model_is_and_how_many_replicas_answe
 
 def test_both_names_of_the_latency_between_tokens_are_one_alert() -> None:
     assert ALERT["time_per_output_token"] == ALERT["inter_token_latency"] == "VllmInterTokenLatencySloBurn"
-    assert len(SLO_ALERTS) == len(set(SLO_ALERTS))

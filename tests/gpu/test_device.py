@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pynvml
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("stub")
 LABELLED = {entry.signal.name for entry in GPU_FIELDS if entry.signal.labels}
-PROCESSES = {"gpu_processes", "gpu_process_memory_bytes"}
 
 
 class Reader:
@@ -65,7 +63,7 @@ def read(stub: Stub, *lines: str, plan: DriverSettings | None = None) -> Reader:
 def test_an_h100_gives_every_field_but_those_of_older_gpus(stub: Stub) -> None:
     reader = read(stub)
     missing = {entry.signal.name for entry in GPU_FIELDS} - reader.names()
-    assert missing == {"gpu_retired_pages_total", "gpu_retired_pages_pending", *PROCESSES}
+    assert missing == {"gpu_retired_pages_pending", "gpu_processes"}
     capabilities = reader.poll().readings[0].capabilities
     assert [group for group in GROUPS if not capabilities.get(group)] == ["retired_pages", "processes", "events"]
 
@@ -254,28 +252,10 @@ def test_gpm_has_no_value_at_the_first_poll(stub: Stub) -> None:
     assert reader.one(times=1)["gpu_sm_active_ratio"] == pytest.approx(0.2)
 
 
-def test_processes_are_listed_by_name_only_where_asked_for(stub: Stub) -> None:
-    import os
-
-    lines = (f"process {os.getpid()}", "process_memory 70000000000")
-    assert not PROCESSES & read(stub, *lines).names()
-    found = read(stub, *lines, plan=DriverSettings(slow_interval=0.0, processes=True)).one()
-    memory = {name: value for name, value in found.items() if name.startswith("gpu_process_memory_bytes")}
-    assert found["gpu_processes"] == 1.0
-    assert list(memory.values()) == [7e10]
-    assert "unknown" not in next(iter(memory))
-    hidden = read(stub, "process 4194304000", plan=DriverSettings(slow_interval=0.0, processes=True)).one()
-    assert "gpu_process_memory_bytes unknown" in hidden
-
-
-def test_processes_of_many_names_share_a_series(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = read(stub, plan=DriverSettings(slow_interval=0.0, processes=True))
-    found = [SimpleNamespace(pid=i, usedGpuMemory=10) for i in range(50)]
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses_v3", lambda _: found)
-    monkeypatch.setattr("vllm_sidecar.gpu.nvml.device.names_of", lambda pids: {pid: f"job-{pid}" for pid in pids})
-    memory = {name: used for name, used in reader.one().items() if name.startswith("gpu_process_memory")}
-    assert len(memory) == 21
-    assert memory["gpu_process_memory_bytes others"] == 300.0
+def test_processes_are_counted_only_where_asked_for(stub: Stub) -> None:
+    assert "gpu_processes" not in read(stub, "process 4711").names()
+    counted = read(stub, "process 4711", plan=DriverSettings(slow_interval=0.0, processes=True)).one()
+    assert counted["gpu_processes"] == 1.0
 
 
 def test_a_list_of_processes_that_was_too_short_is_asked_for_again(stub: Stub) -> None:
@@ -285,13 +265,6 @@ def test_a_list_of_processes_that_was_too_short_is_asked_for_again(stub: Stub) -
     )
 
 
-def test_memory_that_a_process_does_not_tell_is_absent(stub: Stub) -> None:
-    lines = ("process 1", "process_memory 18446744073709551615")
-    found = read(stub, *lines, plan=DriverSettings(slow_interval=0.0, processes=True)).one()
-    assert found["gpu_processes"] == 1.0
-    assert not [name for name in found if name.startswith("gpu_process_memory")]
-
-
 def test_mig_instances_have_memory_and_activity_and_their_gpu_the_rest(stub: Stub) -> None:
     whole, first, second = read(stub, "mig 2").poll().readings
     assert first.device.index == "0:0"
@@ -299,7 +272,7 @@ def test_mig_instances_have_memory_and_activity_and_their_gpu_the_rest(stub: Stu
     assert first.device.parent == second.device.parent == whole.device.uuid
     assert set(first.values) == {
         "gpu_memory_used_bytes", "gpu_memory_reserved_bytes", "gpu_memory_total_bytes",
-        "gpu_sm_active_ratio", "gpu_sm_occupancy_ratio", "gpu_tensor_active_ratio", "gpu_dram_active_ratio",
+        "gpu_sm_active_ratio", "gpu_tensor_active_ratio", "gpu_dram_active_ratio",
     }  # fmt: skip
     assert whole.values["gpu_mig_enabled"] == 1.0
     assert "gpu_power_watts" in whole.values

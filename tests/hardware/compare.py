@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 TOLERANCES: dict[str, tuple[float, float]] = {
     "utilization_ratio": (0.3, 0.0),
-    "memory_busy_ratio": (0.3, 0.0),
     "memory_used_bytes": (64e6, 0.02),
     "memory_reserved_bytes": (64e6, 0.05),
     "power_watts": (25.0, 0.25),
@@ -20,16 +19,11 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "temperature_margin_celsius": (5.0, 0.0),
     "memory_temperature_celsius": (5.0, 0.0),
     "sm_active_ratio": (0.25, 0.0),
-    "sm_occupancy_ratio": (0.25, 0.0),
     "tensor_active_ratio": (0.25, 0.0),
     "dram_active_ratio": (0.25, 0.0),
     "energy_joules_total": (0.0, 1e-9),
 }
 """By how much a value may be outside of the two readings: absolute, and relative to the larger one. Else not at all."""
-NOT_READ = {
-    "process_memory_bytes": "named by process; held against nvidia-smi",
-}
-"""Fields that the other program does not read, and why."""
 OLDER = ("throttle_seconds_total|thermal", "nvlink_errors_total|crc_flit", "nvlink_errors_total|crc_data",
          "nvlink_errors_total|replay", "nvlink_errors_total|recovery")  # fmt: skip
 """What only GPUs before Hopper have, and is not held against anything."""
@@ -45,7 +39,6 @@ SMI = {
     "memory_clock_max_hertz": ("clocks.max.mem", 1e6),
     "temperature_celsius": ("temperature.gpu", 1.0),
     "utilization_ratio": ("utilization.gpu", 0.01),
-    "memory_busy_ratio": ("utilization.memory", 0.01),
     "pcie_link_generation": ("pcie.link.gen.current", 1.0),
     "pcie_link_max_generation": ("pcie.link.gen.max", 1.0),
     "pcie_link_width": ("pcie.link.width.current", 1.0),
@@ -112,7 +105,7 @@ def compare(
     for uuid in before:
         of_gpu, first, last = said.get(uuid, {}), before[uuid], after.get(uuid, {})
         for name in sorted(of_gpu.keys() | first.keys()):
-            if name.partition("|")[0] in NOT_READ or name in OLDER:
+            if name in OLDER:
                 continue
             both = [readings[name] for readings in (first, last) if name in readings]
             row = Row(uuid, name, of_gpu.get(name), min(both, default=None), max(both, default=None))

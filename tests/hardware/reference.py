@@ -23,7 +23,7 @@ NVLINK_ERRORS = {
     206: "malformed_packet", 207: "buffer_overrun", 208: "receive", 211: "link_integrity", 212: "transmit_discard",
     213: "link_recovered", 214: "link_recovery_failed", 219: "effective", 221: "symbol",
 }  # fmt: skip
-GPM = {2: "sm_active_ratio", 3: "sm_occupancy_ratio", 5: "tensor_active_ratio", 10: "dram_active_ratio"}
+GPM = {2: "sm_active_ratio", 5: "tensor_active_ratio", 10: "dram_active_ratio"}
 GPM_SECONDS = 1.0
 
 
@@ -51,7 +51,6 @@ def gauges(handle: Any) -> dict[str, float | None]:
     bits = ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
     found = {
         "utilization_ratio": rates and rates.gpu / 100.0,
-        "memory_busy_ratio": rates and rates.memory / 100.0,
         "memory_used_bytes": memory and memory.used,
         "memory_reserved_bytes": getattr(memory, "reserved", None),
         "memory_total_bytes": memory and memory.total,
@@ -77,8 +76,6 @@ def counters(handle: Any) -> dict[str, float | None]:
         "pcie_replays_total": field(handle, 94) if replays is None else replays,
         "pcie_transmitted_bytes_total": field(handle, 197),
         "pcie_received_bytes_total": field(handle, 198),
-        "retired_pages_total|single_bit": field(handle, 29),
-        "retired_pages_total|double_bit": field(handle, 30),
     }
     times = {"sw_power_cap": 74, "sw_thermal": 269, "hw_thermal": 270, "hw_power_brake": 271}
     found |= {f"throttle_seconds_total|{name}": scaled(field(handle, each), 1e-9) for name, each in times.items()}
@@ -109,7 +106,6 @@ def states(handle: Any) -> dict[str, float | None]:
         "pcie_link_max_generation": ask("nvmlDeviceGetMaxPcieLinkGeneration", handle),
         "pcie_link_max_width": ask("nvmlDeviceGetMaxPcieLinkWidth", handle),
         "mig_enabled": mig and float(mig[0]),
-        "persistence_mode": ask("nvmlDeviceGetPersistenceMode", handle),
         "processes": None if processes is None else len(processes),
     }
     action = field(handle, 230)

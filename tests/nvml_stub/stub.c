@@ -8,7 +8,7 @@
  *   version 580.95.05              of the driver
  *   power 650000                   a raw value, in NVML's unit, of every GPU; `3.power 90000` of GPU 3 only
  *   energy_flow 600000             milliwatts by which the energy counter grows as time passes (default 0)
- *   process 4711                   a process that computes there, with process_memory bytes
+ *   process 4711                   a process that computes there
  *   process_race 1                 the first list of processes is too short
  *   field.230 2                    a value of nvmlDeviceGetFieldValues
  *   ret.nvmlInitWithFlags 18       what a function returns; `3.ret.NAME 15` for GPU 3 only
@@ -228,7 +228,7 @@ int nvmlDeviceGetUtilizationRates(device_t *device, struct rates *out) {
     WHOLE(device);
     if (value(-1, "mig", 0)) return NOT_SUPPORTED;
     out->gpu = value(device->gpu, "utilization", 97);
-    out->memory = value(device->gpu, "memory_busy", 61);
+    out->memory = 61;
     return OK;
 }
 struct memory1 { unsigned long long total, free, used; };
@@ -274,7 +274,6 @@ NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, "pcie_generation", unsigned, model("
 NUMBER(nvmlDeviceGetMaxPcieLinkGeneration, "pcie_generation_max", unsigned, 5)
 NUMBER(nvmlDeviceGetCurrPcieLinkWidth, "pcie_width", unsigned, model("gb10") ? 1 : 16)
 NUMBER(nvmlDeviceGetMaxPcieLinkWidth, "pcie_width_max", unsigned, 16)
-NUMBER(nvmlDeviceGetPersistenceMode, "persistence", unsigned, 1)
 
 int nvmlDeviceGetEnforcedPowerLimit(device_t *device, unsigned *out) {
     ENTER(device->gpu);
@@ -368,7 +367,7 @@ int nvmlDeviceGetGpuFabricInfoV(device_t *device, struct fabric *out) {
 struct field { unsigned id; unsigned long long usual; int lack; };
 static const struct field fields[] = {
     {186, 612000, 2}, {185, 600000, 2}, {189, 700000, 4}, {82, 71, 4}, {74, 5000000000ull, 0}, {269, 0, 2},
-    {270, 0, 2}, {271, 0, 2}, {29, 0, 5}, {30, 0, 5}, {31, 0, 5}, {230, 0, 2}, {91, 18, 4}, {94, 0, 0},
+    {270, 0, 2}, {271, 0, 2}, {31, 0, 5}, {230, 0, 2}, {91, 18, 4}, {94, 0, 0},
     {197, 4096000, 2}, {198, 8192000, 2}, {138, 1024, 4}, {139, 2048, 4}, {38, 0, 4}, {45, 0, 4}, {52, 0, 4},
     {59, 0, 4}, {206, 0, 6}, {207, 0, 6}, {208, 0, 6}, {211, 0, 6}, {212, 0, 6}, {213, 0, 6}, {214, 0, 6},
     {219, 0, 6}, {221, 0, 6},
@@ -408,7 +407,7 @@ int nvmlDeviceGetComputeRunningProcesses_v3(device_t *device, unsigned *count, s
     if (!(text = find(device->gpu, "", "process"))) { *count = 0; return OK; }
     if (!out || !*count) { *count = 1; return TOO_SMALL; }
     *count = 1;
-    *out = (struct process){(unsigned)atoi(text), value(device->gpu, "process_memory", 70000000000ull), ~0u, ~0u};
+    *out = (struct process){(unsigned)atoi(text), 70000000000ull, ~0u, ~0u};
     return OK;
 }
 

@@ -14,7 +14,6 @@ from places import TESTS
 from verified import digest, only_of, verify_once
 
 from vllm_sidecar.catalog.alerts import ALERTS, RECORDS
-from vllm_sidecar.catalog.alerts.alert import RECORD
 from vllm_sidecar.config import parse_duration
 from vllm_sidecar.generate.rules import alert_rules, record_rule
 from vllm_sidecar.generate.settings.thresholds import Thresholds
@@ -35,6 +34,7 @@ SHORT = 300
 FOLDER = TESTS / "alerts"
 TESTED = [alert for alert in ALERTS if alert.hold]
 FLIPPED = {">": "<=", ">=": "<", "<": ">=", "<=": ">", "==": "!="}
+RECORD = re.compile(r"@([a-z0-9_]+:[a-z0-9]+)")
 COMPARISON = re.compile(r"(?<= )(>=|<=|==|>|<)(?= )")
 
 

@@ -15,10 +15,10 @@ import runbook_series as series
 import yaml
 from rows import for_each
 from runbook_pages import EXAMPLE, FOLDER, LABELS, SECTIONS, Page, blocks, filled, pages, prose, queries, read
+from slo_alert_names import SLO_ALERTS
 
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.gpu_fields import XID_SEVERITY
-from vllm_sidecar.catalog.objectives import SLO_ALERTS
 from vllm_sidecar.generate.settings.thresholds import labels_of
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import pytest
 from promtool_series import series
 from samples import others_slow
 from scenario_run import CALM, INCIDENT, RECOVERY, SCRAPE, around, run_scenario
+from slo_alert_names import SLO_ALERTS
 
 from vllm_sidecar.catalog.alerts import ALERTS
-from vllm_sidecar.catalog.objectives import SLO_ALERTS
 from vllm_sidecar.generate.formats import Format
 from vllm_sidecar.generate.outputs import rule_files, slo_files
 from vllm_sidecar.generate.settings.thresholds import Thresholds

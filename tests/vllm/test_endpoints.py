@@ -18,7 +18,7 @@ from vllm_sidecar.vllm.probes.endpoints import (
     parse_server_info,
     parse_version,
 )
-from vllm_sidecar.vllm.probes.flags import BY_NAME
+from vllm_sidecar.vllm.probes.flags import FLAGS
 from vllm_sidecar.vllm.probes.identity import FactSource, IdentityKeeper, ModelCard
 
 CAPTURES = CAPTURES / "endpoints"
@@ -209,7 +209,8 @@ def test_an_error_holds_nothing_of_the_body() -> None:
         parse_version(b"<p>" + SECRET.encode())
 
 
-PATH_KEYS = sorted({key for flag in BY_NAME.values() for path in flag.paths for key in path})
+FLAG_NAMES = {flag.name for flag in FLAGS}
+PATH_KEYS = sorted({key for flag in FLAGS for path in flag.paths for key in path})
 NAMES = st.sampled_from(
     ["version", "data", "id", "root", "parent", "vllm_config", "server_load", "num_spec_tokens", *PATH_KEYS]
 )
@@ -237,7 +238,7 @@ def test_any_json_gives_facts_that_can_be_shown_or_a_value_error(answer: object,
     keeper.update(FactSource.SERVER_INFO, facts)
     repr(keeper.identity).encode()
     for name, value in facts.flags.items():
-        assert name in BY_NAME
+        assert name in FLAG_NAMES
         assert not isinstance(value, str) or len(value) <= 512
 
 
@@ -255,4 +256,4 @@ def test_any_text_form_is_survived(config: str) -> None:
 
 @given(st.dictionaries(st.sampled_from(sorted(CACHE_CONFIG)), st.text()))
 def test_any_labels_are_survived(labels: dict[str, str]) -> None:
-    assert set(parse_cache_config(labels).flags) <= set(BY_NAME)
+    assert set(parse_cache_config(labels).flags) <= FLAG_NAMES

@@ -172,5 +172,3 @@ SLOS: tuple[Slo, ...] = (
 
 BOUND_MISSING = "VllmSloEdgeMissing"
 """The ticket for replicas that do not expose the counts of an objective."""
-SLO_ALERTS: tuple[str, ...] = (*dict.fromkeys(slo.alert for slo in SLOS), BOUND_MISSING)
-"""Names of the alerts that `generate.slo_rules` writes."""

@@ -20,7 +20,7 @@ from vllm_sidecar.config.schema import (
 )
 from vllm_sidecar.config.service_levels import LatencyObjective, SloSettings
 from vllm_sidecar.config.targets import NamedTarget, SoleTarget, Target
-from vllm_sidecar.config.values import TAKEN_LABELS, format_duration, format_size, parse_duration, parse_size
+from vllm_sidecar.config.values import TAKEN_LABELS, format_duration, parse_duration
 
 __all__ = [
     "CONFIG_FILE",
@@ -43,13 +43,11 @@ __all__ = [
     "WebSettings",
     "WindowSettings",
     "format_duration",
-    "format_size",
     "is_secret",
     "keys",
     "kinds",
     "load",
     "parse_duration",
-    "parse_size",
     "unknown_variables",
     "variable",
 ]

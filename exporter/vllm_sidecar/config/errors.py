@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from pydantic import BaseModel
 
 from vllm_sidecar.config.schema import Config
-from vllm_sidecar.config.targets import HIDDEN
 from vllm_sidecar.config.values import NOT_ALLOWED
 from vllm_sidecar.logs import UserError
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 KeyPath = tuple[str, ...]
 """Where a value is: ("targets", "0", "timeout")."""
 
+_HIDDEN = "***"
+"""Text that is shown instead of a secret."""
 _SECRET_KEYS = {"headers", "args", "bearer_token"}
 _SHOWN_CHARACTERS = 80
 _ALLOWED = {
@@ -99,10 +100,10 @@ def show(path: KeyPath, value: object) -> str:
     if isinstance(value, dict):
         return "a mapping"
     if _SECRET_KEYS.intersection(path[:-1]) or (path and path[-1] in _SECRET_KEYS):
-        return HIDDEN
+        return _HIDDEN
     if isinstance(value, str):
-        value = re.sub(r"(?<=//)[^/]*@", f"{HIDDEN}@", value)
-        value = re.sub(r"(//[^?#]*[?#]).+", rf"\1{HIDDEN}", value)
+        value = re.sub(r"(?<=//)[^/]*@", f"{_HIDDEN}@", value)
+        value = re.sub(r"(//[^?#]*[?#]).+", rf"\1{_HIDDEN}", value)
         value = value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}..."
     return json.dumps(value, ensure_ascii=False, default=str)
 

@@ -36,9 +36,7 @@ class GpuSettings(Section):
     timeout: Seconds = written(
         "10s", "A call to the driver that takes longer counts as hung, and its process is replaced."
     )
-    processes: bool = Field(
-        default=False, description="List the processes on each GPU with their memory; an expensive call."
-    )
+    processes: bool = Field(default=False, description="Count the processes on each GPU; an expensive call.")
     expected: int | None = Field(
         default=None,
         ge=1,

@@ -3,7 +3,7 @@
 Durations and sizes are given as text ("1m30s", "16MiB") everywhere, also in Python, and stored as seconds and bytes.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -18,7 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from vllm_sidecar.config.gpu import GpuSettings
 from vllm_sidecar.config.section import Section, written
 from vllm_sidecar.config.service_levels import SloSettings
-from vllm_sidecar.config.targets import HIDDEN, NamedTarget, SoleTarget, Target, hide_secrets, mistake, repeated_names
+from vllm_sidecar.config.targets import NamedTarget, SoleTarget, Target, mistake, repeated_names
 from vllm_sidecar.config.values import (
     Bytes,
     ListenAddress,
@@ -233,12 +233,3 @@ class Config(Section):
     def headless(self) -> bool:
         """Whether the server next to the sidecar is a worker without an HTTP server."""
         return not (self.targets or self.gpu.only or self.gpu.simulate) and self.vllm.is_headless
-
-    def redacted(self) -> dict[str, Any]:
-        """The config as plain values for display: durations and sizes as text, secrets hidden."""
-        plain: dict[str, Any] = self.model_dump(mode="json")
-        for target in (plain["vllm"], *plain["targets"]):
-            target["headers"] = dict.fromkeys(target["headers"], HIDDEN)
-            target["bearer_token"] = HIDDEN if target["bearer_token"] is not None else None
-            target["args"] = list(hide_secrets(target["args"]))
-        return plain

@@ -1,7 +1,6 @@
 """The servers to watch: how to reach each, and the checks on the whole list."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,12 +23,8 @@ from vllm_sidecar.config.values import (
     not_allowed,
 )
 
-HIDDEN = "***"
-"""Text that is shown instead of a secret."""
-
 WORKER_INDEX = "LWS_WORKER_INDEX"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_SECRET_OPTION = re.compile(r"--?(?:[\w.-]*[_.-])?(?:api[-_]?key|token|secret|password)", re.IGNORECASE)
 
 
 class Target(Section):
@@ -132,15 +127,3 @@ def repeated_names(items: Sequence[object]) -> Iterator[InitErrorDetails]:
         name = item.get("name") if isinstance(item, dict) else getattr(item, "name", None)
         if isinstance(name, str) and seen.setdefault(name, index) != index:
             yield mistake((index, "name"), f"a name that targets.{seen[name]} does not have", name)
-
-
-def hide_secrets(arguments: list[str]) -> Iterator[str]:
-    """Hide the values after an option such as --api-key, which takes several, up to the next option."""
-    hiding = False
-    for argument in arguments:
-        if argument.startswith("-"):
-            option, equals, _ = argument.partition("=")
-            hiding = bool(_SECRET_OPTION.fullmatch(option))
-            yield f"{option}={HIDDEN}" if hiding and equals else argument
-        else:
-            yield HIDDEN if hiding else argument

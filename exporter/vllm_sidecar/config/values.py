@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from vllm_sidecar.catalog import SIGNALS
@@ -75,14 +75,6 @@ def parse_size(value: object) -> int:
         size = int(match[1][:12]) * _UNIT_BYTES[match[2]]
     if not 1024 <= size <= 1024**3:
         raise not_allowed("a size in bytes, or such as 512KiB, 16MiB or 1GiB, from 1KiB to 1GiB")
-    return size
-
-
-def format_size(size: int) -> int | str:
-    """Write a size with the largest unit that divides it: 16777216 -> "16MiB"; as a number if none does."""
-    for unit, factor in _UNIT_BYTES.items():
-        if size % factor == 0:
-            return f"{size // factor}{unit}"
     return size
 
 
@@ -215,8 +207,8 @@ def as_frozen(value: Mapping[_K, _V]) -> Mapping[_K, _V]:
     return _HashableDict(value)
 
 
-Seconds = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
-Bytes = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
+Seconds = Annotated[float, BeforeValidator(parse_duration)]
+Bytes = Annotated[int, BeforeValidator(parse_size)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Url = Annotated[str, AfterValidator(_url)]
 HttpPath = Annotated[str, AfterValidator(_http_path)]

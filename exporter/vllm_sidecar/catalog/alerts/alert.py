@@ -78,7 +78,6 @@ class Threshold:
 
 NAME = re.compile(r"Vllm[A-Za-z]+")
 METRIC = re.compile(r"~([a-z0-9_]+)")
-RECORD = re.compile(r"@([a-z0-9_]+:[a-z0-9]+)")
 PLACE = re.compile(r"<<(\w+)>>")
 _SIDECAR = "cluster, namespace, job, pod, instance"
 """`pod` is needed because two pods of one node share an instance if they use the node's network."""

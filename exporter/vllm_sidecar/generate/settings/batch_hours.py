@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, NamedTuple
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator
 
 from vllm_sidecar.config.values import not_allowed
 
@@ -29,18 +29,10 @@ def _hours(value: object) -> Hours:
     return Hours(start, end % DAY)
 
 
-def _written(hours: Hours) -> str:
-    return "-".join(f"{minute // 60:02}:{minute % 60:02}" for minute in hours)
-
-
 def _listed(value: object) -> tuple[Hours, ...]:
     if not isinstance(value, list | tuple):
         raise not_allowed('a list of hours in UTC, such as ["02:00-03:30"]')
     return tuple(each if isinstance(each, Hours) else _hours(each) for each in value)
 
 
-BatchHours = Annotated[
-    tuple[Hours, ...],
-    BeforeValidator(_listed),
-    PlainSerializer(lambda every: [_written(each) for each in every]),
-]
+BatchHours = Annotated[tuple[Hours, ...], BeforeValidator(_listed)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, create_model, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, field_validator
 
 from vllm_sidecar.catalog.alerts.alert import Profile
 from vllm_sidecar.catalog.buckets import BUCKETS
@@ -57,7 +57,7 @@ def _family(value: str) -> str:
     return value
 
 
-Window = Annotated[float, BeforeValidator(_window), PlainSerializer(format_duration)]
+Window = Annotated[float, BeforeValidator(_window)]
 Threshold = Annotated[Mapping[str, float] | None, BeforeValidator(_per_profile)]
 Bounds = Annotated[
     tuple[Annotated[float, Field(strict=False)], ...], BeforeValidator(as_tuple), AfterValidator(_bounds)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from vllm_sidecar.gpu.nvml.binding import CallError, GpuLostError, UnsupportedError, error_of
 from vllm_sidecar.gpu.nvml.gpm import Activity
 from vllm_sidecar.gpu.nvml.nvlink import Links
-from vllm_sidecar.gpu.nvml.procfs import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,24 +20,20 @@ HOPPER = 9
 NO_PCIE = ("GB10",)
 """Products with invented PCIe values: the GPU is part of the chip."""
 
-POWER_INSTANT, POWER_AVERAGE, POWER_DEFAULT_LIMIT = 186, 185, 189
+POWER_INSTANT, POWER_AVERAGE = 186, 185
 MEMORY_TEMPERATURE = 82
 RECOVERY_ACTION = 230
 THROTTLE_TIME = {74: "sw_power_cap", 269: "sw_thermal", 270: "hw_thermal", 271: "hw_power_brake"}
 VIOLATIONS = {"sw_power_cap": 0, "thermal": 1}
 """Violation counters of older drivers, by NVML's number of the policy."""
 SIMPLE_SLOW = {
-    189: ("power_default_limit_watts",),
-    29: ("retired_pages_total", "single_bit"),
-    30: ("retired_pages_total", "double_bit"),
-    31: ("retired_pages_pending",),
-    94: ("pcie_replays_total",),
-    197: ("pcie_transmitted_bytes_total",),
-    198: ("pcie_received_bytes_total",),
+    189: "power_default_limit_watts",
+    31: "retired_pages_pending",
+    94: "pcie_replays_total",
+    197: "pcie_transmitted_bytes_total",
+    198: "pcie_received_bytes_total",
 }
-"""Field -> signal and labels, of fields without further requirements."""
-MOST_NAMES, OTHERS = 20, "others"
-"""Most processes with a series of their own by name, on each GPU, and the name of the rest."""
+"""Field -> signal, of fields without further requirements."""
 
 
 class Device:
@@ -145,7 +140,6 @@ class Gpu:
         rates = self.query("nvmlDeviceGetUtilizationRates")
         if rates is not None:
             raw["utilization_ratio",] = rates.gpu
-            raw["memory_busy_ratio",] = rates.memory
         self._memory(raw)
         fields = self.fields((*self._power_fields(), *THROTTLE_TIME, MEMORY_TEMPERATURE))
         self._power(raw, fields)
@@ -218,19 +212,18 @@ class Gpu:
         self._put(raw, ("sm_clock_max_hertz",), self.query("nvmlDeviceGetMaxClockInfo", 1))
         self._put(raw, ("memory_clock_max_hertz",), self.query("nvmlDeviceGetMaxClockInfo", 2))
         fields = self.fields((*SIMPLE_SLOW, RECOVERY_ACTION))
-        for field, key in SIMPLE_SLOW.items():
-            if not (key[0].startswith("pcie") and self._made_up_pcie):
-                self._put(raw, key, fields.get(field))
+        for field, name in SIMPLE_SLOW.items():
+            if not (name.startswith("pcie") and self._made_up_pcie):
+                self._put(raw, (name,), fields.get(field))
         self._put(raw, ("recovery_action",), fields.get(RECOVERY_ACTION))
         self._errors(raw)
         raw.update(self._links.read())
         self._pcie(raw)
         mode = self.query("nvmlDeviceGetMigMode")
         self._put(raw, ("mig_enabled",), float(mode[0]) if mode else None)
-        self._put(raw, ("persistence_mode",), self.query("nvmlDeviceGetPersistenceMode"))
         self._fabric(raw)
         if self._processes:
-            self._list_processes(raw)
+            self._count_processes(raw)
         return raw
 
     def last_words(self) -> Raw:
@@ -274,19 +267,10 @@ class Gpu:
             return
         raw["fabric_state",], raw["fabric_unhealthy",] = info.state, info.healthMask
 
-    def _list_processes(self, raw: Raw) -> None:
-        processes = self._running()
-        if processes is None:
-            return
-        raw["processes",] = float(len(processes))
-        names = names_of(process.pid for process in processes)
-        memory: dict[str, float] = {}
-        for process in processes:
-            if process.usedGpuMemory is not None:
-                name = names[process.pid]
-                name = name if name in memory or len(memory) < MOST_NAMES else OTHERS
-                memory[name] = memory.get(name, 0.0) + process.usedGpuMemory
-        raw.update({("process_memory_bytes", name): used for name, used in memory.items()})
+    def _count_processes(self, raw: Raw) -> None:
+        running = self._running()
+        if running is not None:
+            raw["processes",] = float(len(running))
 
     def processes(self) -> frozenset[int]:
         """Return the ids of compute processes, as far as NVML shows them."""

@@ -9,7 +9,7 @@ from vllm_sidecar.gpu.nvml.binding import CallError, GpuLostError, NvmlFailedErr
 if TYPE_CHECKING:
     from vllm_sidecar.gpu.nvml.binding import Nvml, Raw
 
-METRICS = {2: "sm_active_ratio", 3: "sm_occupancy_ratio", 5: "tensor_active_ratio", 10: "dram_active_ratio"}
+METRICS = {2: "sm_active_ratio", 5: "tensor_active_ratio", 10: "dram_active_ratio"}
 """NVML's number of a metric -> field."""
 
 

@@ -1,33 +1,15 @@
-"""Processes in /proc: their names, their environment, and their descendants."""
+"""Processes in /proc: their environment and their descendants."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import Final
 
 PROC: Final = "/proc"
-UNKNOWN: Final = "unknown"
 _MOST_ENVIRONMENT = 1 << 20
 WANTED: Final = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 """The only variables that are read: an environment contains secrets."""
-
-
-def names_of(pids: Iterable[int], root: str = PROC) -> dict[int, str]:
-    """Return the name of each process; `unknown` if the PID namespace does not show it."""
-    return {pid: _name(f"{root}/{pid}") for pid in pids}
-
-
-def _name(process: str) -> str:
-    try:
-        with open(f"{process}/comm", encoding="utf-8", errors="replace") as file:
-            name = file.read().strip()
-    except OSError:
-        return UNKNOWN
-    return "".join(c for c in name if c.isprintable()) or UNKNOWN
 
 
 def environment(pid: int, root: str = PROC) -> dict[str, str] | None:

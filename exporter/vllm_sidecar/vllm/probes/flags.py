@@ -184,8 +184,6 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("seed", _INT, paths=_model("seed"), key="seed"),
 )
 
-BY_NAME: Final[Mapping[str, Flag]] = {flag.name: flag for flag in FLAGS}
-
 SPECULATIVE_OPTIONS: Final[Mapping[str, str]] = {
     "--spec-method": "method",
     "--spec-model": "model",
