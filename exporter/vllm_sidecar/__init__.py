@@ -1,3 +1,3 @@
-"""Sidecar that normalises, derives and re-exports the metrics of a vLLM server."""
+"""Sidecar that normalizes, derives and re-exports the metrics of a vLLM server."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command line: which command runs, its exit code, and the one line that a user gets when something fails.
+"""The command line: which command runs, its exit code, and the one line on standard error when something fails.
 
 Each command is in the folder of what it runs. Only the arguments of the command that was given are built, so that
 `--help` loads neither the schema of the configuration nor anything that serves or generates.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHELLS = ("bash", "zsh", "tcsh")
 _EXTRA = ("jinja2", "promql_parser")
-"""What the extra `generate` installs."""
+"""Packages of the extra `generate`."""
 EXIT_CODES = """exit codes:
   0    it worked
   1    it failed: one line on standard error says what to do
@@ -134,7 +134,7 @@ def _missing_extra(command: str, error: ImportError) -> str:
 
 
 def _internal_error(error: Exception) -> str:
-    """Write an exception that nobody expected on one line, with the place it came from."""
+    """Return an unexpected exception as one line, with the place where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = " ".join(f"{type(error).__name__}: {error}".split())

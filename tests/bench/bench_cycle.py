@@ -37,7 +37,7 @@ class Cycle:
         self._windows, self._snapshotter = WindowStore(60.0, 300.0), Snapshotter("", (), DeriveSettings())
         self._health = Health("vllm").succeeded(last_success=0.0, seconds=0.01)
         self._exporter = Exporter(60.0)
-        self._exporter.use([self], 60.0)
+        self._exporter.set_sources([self], 60.0)
         self._at = 0.0
 
     def poll(self, body: bytes) -> None:

@@ -112,10 +112,10 @@ def test_it_says_when_the_sidecar_is_gone_and_recovers_by_itself() -> None:
             one.goto(base)
             has_words(one, "idle")
         has_words(one, "the sidecar does not answer")
-        assert "gone" in one.locator("#state").get_attribute("class")
+        assert "outdated" in one.locator("#state").get_attribute("class")
         with started("--vllm.url", url, "--web.listen-address", base.removeprefix("http://")):
             has_words(one, "idle")
-            assert "gone" not in one.locator("#state").get_attribute("class")
+            assert "outdated" not in one.locator("#state").get_attribute("class")
 
 
 def test_what_a_server_says_is_never_markup() -> None:

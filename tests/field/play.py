@@ -113,7 +113,7 @@ async def play(case: Case) -> Played:
         settings.all_targets[0], settings, exporter.changed, client=address,  # type: ignore[arg-type] # has what is used
         clock=lambda: clock[0], wall=lambda: EPOCH + clock[0] - 1000.0,
     )  # fmt: skip
-    exporter.use([target_loop], settings.windows.length)
+    exporter.set_sources([target_loop], settings.windows.length)
     before = None
     for second in range(1, round(case.minutes * 60.0) + 1):
         address.now, clock[0] = float(second), 1000.0 + second

@@ -205,7 +205,7 @@ def generated(document: dict[str, Any], folder: Path, number: int, said: pytest.
         return sorted(out.glob("*.rules.yml"))
     for line in told.splitlines():
         text = line.removeprefix(f"vllm-sidecar: {file}: ")
-        noted = "is the default" in text or "bucket edge" in text
+        noted = "is the default" in text or "bucket bound" in text
         assert PROBLEM.match(text) or "not UTF-8" in text or noted or "not valid YAML" in text, told
     return []
 

@@ -278,7 +278,7 @@ def test_a_monitor_that_ended_has_no_live_series_and_goes_on_where_it_was() -> N
     run.now += 3.0
     assert run.monitor.last_success_age == 3.0
     changes = run.changes
-    run.monitor.ended(ZeroDivisionError("bug"))
+    run.monitor.drop_series(ZeroDivisionError("bug"))
     found = run.samples()
     assert (found[UP], run.changes) == (0.0, changes + 1)
     assert not [name for name in found if name.startswith("gpu_power")]

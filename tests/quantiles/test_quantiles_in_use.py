@@ -156,7 +156,7 @@ async def test_a_scrape_of_many_engines_lets_others_run_in_between_and_gets_one_
         polling = asyncio.create_task(watched.target_loop.poll_once())
         while not preparing.done():
             await asyncio.sleep(0)
-            if watched.target_loop._windows_still.locked() and not preparing.done():
+            if watched.target_loop._windows_lock.locked() and not preparing.done():
                 moments.append({window.now for window in windows})
         await asyncio.gather(preparing, polling)
         assert len(moments) >= 4  # engines

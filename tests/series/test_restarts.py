@@ -150,7 +150,7 @@ def test_a_server_that_answers_alone_for_a_while_is_followed_from_there_on() -> 
         assert seen.poll(body(45, BEGAN - 9000)) is None
     change = seen.poll(body(46, BEGAN - 9000))
     assert change is not None
-    assert (change.anew, change.restarted, change.fresh) == (True, False, frozenset())
+    assert (change.resumed, change.restarted, change.fresh) == (True, False, frozenset())
     assert (seen.state, seen.increase()) == ((0, False), None)
     seen.poll(body(48, BEGAN - 9000))
     assert (seen.state, seen.increase()) == ((0, False), 2.0)
@@ -163,7 +163,7 @@ def test_a_younger_server_that_takes_over_is_followed_after_a_minute() -> None:
         assert seen.poll(body(45, BEGAN - 500)) is None
     change = seen.poll(body(46, BEGAN - 500))
     assert change is not None
-    assert (change.anew, change.restarted, change.fresh) == (True, False, frozenset())
+    assert (change.resumed, change.restarted, change.fresh) == (True, False, frozenset())
     assert (seen.state, seen.increase()) == ((0, False), None)
     seen.poll(body(48, BEGAN - 500))
     assert (seen.state, seen.increase()) == ((0, False), 2.0)

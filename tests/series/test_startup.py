@@ -107,4 +107,4 @@ def test_a_restart_that_was_not_seen_from_its_beginning_has_an_unknown_length() 
 def test_another_server_that_is_followed_from_now_on_did_not_start() -> None:
     startup = missed(Startup(), REFUSED)
     assert answered(startup, START + 30.0) == 30.0
-    assert answered(missed(startup, REFUSED, at=START + 40.0), START + 60.0, Change(anew=True)) == 30.0
+    assert answered(missed(startup, REFUSED, at=START + 40.0), START + 60.0, Change(resumed=True)) == 30.0

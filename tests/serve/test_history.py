@@ -158,7 +158,7 @@ def test_points_are_kept_as_long_as_their_polls() -> None:
         windows.append(float(at), readings({group: {"requests_running": 1}}))
         draw(history, windows)
     (engine,) = draw(history, windows)
-    assert {group: len(points) for group, points in history._drawn.items()} == {OTHER_ENGINE: len(engine["at"])}
+    assert {group: len(points) for group, points in history._points.items()} == {OTHER_ENGINE: len(engine["at"])}
     assert len(engine["at"]) < 20
 
 

@@ -158,7 +158,7 @@ async def test_a_bad_configuration_keeps_the_old_one_and_shows_in_a_metric() -> 
         async with serving(on, ConfigError(None, ["targets.0.url: wrong"]), on) as client:
             await client.until_polled()
             status, text = await client.post("/-/reload")
-            assert (status, text) == (500, "the old configuration stays in use:\ntargets.0.url: wrong\n")
+            assert (status, text) == (500, "the previous configuration remains in use:\ntargets.0.url: wrong\n")
             _, body = await client.get("/metrics")
             assert b"\nvllm_sidecar_config_last_reload_successful 0.0\n" in body
             assert b'vllm_sidecar_up{source="vllm",model_name="tiny"} 1.0\n' in body
@@ -313,7 +313,7 @@ async def test_the_last_scrape_is_shown_without_working_out_what_is_derived() ->
 async def test_a_headless_worker_is_ready_polls_nothing_and_says_so() -> None:
     async with FakeVllm(BODY) as fake, serving(config(fake.url, vllm={"headless": True})) as client:
         answer, text = await client.get("/-/ready")
-        assert (answer.status, text) == (200, b"vllm-sidecar is ready: nothing is polled beside a headless worker.\n")
+        assert (answer.status, text) == (200, b"vllm-sidecar is ready: a headless worker has no server to poll.\n")
         answer, _ = await client.get("/api/v1/status")
         status = await answer.json()
         assert status["targets"] == []

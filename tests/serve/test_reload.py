@@ -181,7 +181,7 @@ async def test_another_window_is_cut_from_what_is_kept() -> None:
         assert samples[UP] == 1.0
 
 
-async def test_an_objective_that_changed_begins_at_0_and_the_others_go_on() -> None:
+async def test_an_objective_that_changed_begins_at_0_and_the_others_continue() -> None:
     async with running() as run:
         assert run.samples()[TPOT] == 7.0
         slow = {"name": "time_per_output_token", "latency": "time_per_output_token", "threshold": "1s"}
@@ -267,13 +267,13 @@ async def test_a_storm_of_signals_is_a_few_reloads(monkeypatch: pytest.MonkeyPat
 
         monkeypatch.setattr(run, "load", load)
         for _ in range(500):
-            run.sidecar.reload_soon()
+            run.sidecar.request_reload()
             await asyncio.sleep(0)
         await run.scraped(3)
         assert 1 <= loads <= 3
 
 
-async def test_a_target_whose_loop_ends_is_down_at_once_and_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_target_whose_loop_ends_is_down_at_once_and_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = asyncio.Event()
     poll_once = TargetLoop.poll_once
 
@@ -319,14 +319,14 @@ async def test_a_part_that_cannot_be_kept_running_ends_the_program(monkeypatch: 
         raise ZeroDivisionError("still live")
 
     monkeypatch.setattr(TargetLoop, "run", broken)
-    monkeypatch.setattr(TargetLoop, "ended", broken)
+    monkeypatch.setattr(TargetLoop, "drop_series", broken)
     config = settings("http://127.0.0.1:1", web={"listen_address": "127.0.0.1:0"})
     with pytest.raises(ExceptionGroup) as caught:
         await app.serve(config, lambda: config)
     assert [str(error) for error in caught.value.exceptions] == ["still live"]
 
 
-async def test_gpus_whose_loop_ends_are_down_at_once_and_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_gpus_whose_loop_ends_are_down_at_once_and_are_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = 0
 
     async def failing(_: GpuMonitor) -> None:
@@ -348,7 +348,7 @@ async def test_gpus_whose_loop_ends_are_down_at_once_and_begin_again(monkeypatch
         assert samples[UP] == 1.0
 
 
-async def test_gpu_windows_follow_the_length_of_windows_without_beginning_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_gpu_windows_follow_the_length_of_windows_without_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[float] = []
     monkeypatch.setattr(GpuMonitor, "resize", lambda _, length: lengths.append(length))
     async with running(gpu={"devices": "all"}) as run:

@@ -76,7 +76,7 @@ def snapshot(health: Health = UP, **samples: float | Mapping[str, float]) -> Sna
             {"requests_running": 0.0, "stalled": 1.0, "work_without_progress_seconds": 140.0},
             "stalled",
             Level.BAD,
-            "stalled for 140 s: clients wait for answers, and the engine says that it has no requests",
+            "stalled for 140 s: clients wait for answers, but the engine reports no requests",
         ),
         (
             {"requests_running": 3.0, "work_without_progress_seconds": 60.0},
@@ -102,19 +102,19 @@ def snapshot(health: Health = UP, **samples: float | Mapping[str, float]) -> Sna
             {"requests_running": 0.0, "engine_healthy": 0.0, "stalled": 1.0},
             "unhealthy",
             Level.BAD,
-            "unhealthy: vLLM itself says that this engine failed",
+            "unhealthy: vLLM reports that this engine failed",
         ),
         (
             {"requests_running": 106.0, "gauges_stale": 1.0, "clients_left": 1.0},
             "idle",
             Level.FINE,
-            "idle: the clients left, the gauges froze at 106 requests",
+            "idle: the clients left, the gauges are frozen at 106 requests",
         ),
         (
             {"requests_running": 0.0, "kv_cache_held_ratio": 0.97},
             "kv_cache_held",
             Level.WATCH,
-            "KV cache held: 97% used, and nothing runs or waits",
+            "KV cache held: 97% used, but no request is running or waiting",
         ),
         (
             {"requests_running": 0.0, "recent_requests_per_second": 25.2, "recent_prompt_tokens_per_second": 3000.0},
@@ -139,7 +139,7 @@ def snapshot(health: Health = UP, **samples: float | Mapping[str, float]) -> Sna
             {"requests_running": 2.0, "gauges_stale": 1.0},
             "gauges_stale",
             Level.WATCH,
-            "gauges frozen: they say 2 running, and nothing moves",
+            "gauges frozen at 2 running, and no progress",
         ),
         (
             {
@@ -158,7 +158,7 @@ def snapshot(health: Health = UP, **samples: float | Mapping[str, float]) -> Sna
             {"requests_running": 9.0, "recent_error_ratio": {"": 0.3}},
             "failing",
             Level.BAD,
-            "failing: 30% of the requests end as server errors",
+            "failing: 30% of the requests end in server errors",
         ),
     ],
 )

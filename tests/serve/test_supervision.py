@@ -30,7 +30,7 @@ class Part:
             await asyncio.Event().wait()
         self._ends.pop(0)()
 
-    def ended(self, error: BaseException) -> None:
+    def drop_series(self, error: BaseException) -> None:
         self.errors.append(f"{type(error).__name__}: {error}")
 
     def count(self) -> None:
@@ -58,7 +58,7 @@ def failing(error: BaseException) -> Callable[[], None]:
     return fail
 
 
-async def test_a_part_that_ends_is_told_so_and_begins_again() -> None:
+async def test_a_part_that_ends_drops_its_series_and_is_restarted() -> None:
     grouped = ExceptionGroup("several", [ValueError("bug")])
     part = Part(failing(ValueError("bug")), lambda: None, failing(asyncio.CancelledError()), failing(grouped))
     await part.supervised()
@@ -67,13 +67,13 @@ async def test_a_part_that_ends_is_told_so_and_begins_again() -> None:
     assert part.counted == 4
 
 
-async def test_a_part_that_keeps_ending_begins_again_ever_more_rarely() -> None:
+async def test_a_part_that_keeps_ending_is_restarted_ever_more_rarely() -> None:
     part = Part(*[failing(ValueError())] * 9)
     await part.supervised()
     assert part.pauses == [FIRST_PAUSE * 2**n for n in range(6)] + [LAST_PAUSE] * 3
 
 
-async def test_a_part_that_ran_for_long_begins_again_soon() -> None:
+async def test_a_part_that_ran_for_long_is_restarted_soon() -> None:
     part = Part(*[failing(ValueError())] * 5, lasts=CALM + 1.0)
     await part.supervised()
     assert part.pauses == [FIRST_PAUSE] * 5
@@ -96,9 +96,9 @@ async def test_a_part_that_breaks_while_it_is_cancelled_is_cancelled() -> None:
     assert part.counted == 0
 
 
-async def test_a_part_whose_series_cannot_be_ended_ends_the_program() -> None:
+async def test_a_part_whose_series_cannot_be_dropped_ends_the_program() -> None:
     class Stuck(Part):
-        def ended(self, error: BaseException) -> None:
+        def drop_series(self, error: BaseException) -> None:
             raise LookupError("still live") from error
 
     part = Stuck(failing(ValueError()))

@@ -59,6 +59,6 @@ async def run(settings: Config) -> AsyncIterator[Run]:
         clock=lambda: clock[0],
         wall=lambda: WALL + clock[0] - 1000.0,
     )
-    exporter.use([target_loop], settings.windows.length)
+    exporter.set_sources([target_loop], settings.windows.length)
     async with target_loop:
         yield Run(target_loop, exporter, clock)

@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
-PLAIN_FOLDERS = ("config", "derive", "exposition", "gpu", "series", "simulator", "tools", "vllm")
+PLAIN_FOLDERS = (
+    "catalog",
+    "config",
+    "derive",
+    "exposition",
+    "generate",
+    "gpu",
+    "serve",
+    "series",
+    "simulator",
+    "tools",
+    "vllm",
+)
 """Folders of the package whose docstrings and comments are held to the list."""
 
 
@@ -140,8 +152,10 @@ def alert_texts() -> Iterator[Text]:
     """Summaries and descriptions of the alerts, with the default thresholds."""
     from vllm_sidecar.generate.rules import alert_groups
     from vllm_sidecar.generate.settings.thresholds import Thresholds
+    from vllm_sidecar.generate.slo_rules import slo_rules
 
-    for group in alert_groups(Thresholds()):
+    thresholds = Thresholds()
+    for group in (*alert_groups(thresholds), *slo_rules(thresholds).groups):
         for rule in group["rules"]:
             for key, text in rule.get("annotations", {}).items():
                 if not key.endswith("_url"):
@@ -202,8 +216,10 @@ def _help_of(parser: argparse.ArgumentParser, program: str) -> Iterator[Text]:
 
 
 def comments() -> Iterator[Text]:
-    """Docstrings and comments of the folders that are held to the list."""
-    for path in sorted(path for folder in PLAIN_FOLDERS for path in (EXPORTER / "vllm_sidecar" / folder).rglob("*.py")):
+    """Docstrings and comments of the package's top modules, and of the folders that are held to the list."""
+    package = EXPORTER / "vllm_sidecar"
+    in_folders = (path for folder in PLAIN_FOLDERS for path in (package / folder).rglob("*.py"))
+    for path in sorted((*package.glob("*.py"), *in_folders)):
         with path.open("rb") as file:
             for token in tokenize.tokenize(file.readline):
                 if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""')):
@@ -237,6 +253,7 @@ CHECKED: tuple[Callable[[], Iterator[Text]], ...] = (
     dashboard_texts,
     hints,
     settings,
+    command_help,
     comments,
 )
 """Those that are held to the list."""

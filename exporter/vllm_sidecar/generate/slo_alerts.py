@@ -1,4 +1,4 @@
-"""Alerts of objectives: budgets that burn too fast, and thresholds that a replica has no bucket bound for."""
+"""Alerts of objectives: error budgets that burn too fast, and thresholds without a bucket bound at a replica."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.generate.rules import Rule
     from vllm_sidecar.generate.settings.thresholds import Thresholds
 KEEP = 300.0
-"""How long a page goes on when its burn is gone: a restart has no observations, and solves nothing."""
+"""How long a page keeps firing after its burn ends: a restart has no observations, and solves nothing."""
 GUARD_HOLD = 900.0
 _LABELS = ("namespace", "model_name")
 _DASHBOARD = f"{DASHBOARD}?var-model_name={{{{ $labels.model_name | urlquery }}}}"
@@ -51,7 +51,7 @@ def burn_alerts(
 ) -> Iterator[Rule]:
     """Write the alerts whose long window is one of these: once for all models, whatever their objectives are.
 
-    Copies are written only for what no record can hold: labels, annotations and numbers of observations of a model.
+    Copies are written only for settings that no record can contain: labels, annotations and least observations.
     """
     apart = sharing(variants, lambda settings: (settings.labels, settings.annotations, settings.least))
     for group in apart:
@@ -72,13 +72,13 @@ class _Alert:
 
     @property
     def burns(self) -> list[Burning]:
-        """What it is for each of the variants: they differ in the factor, and in that alone."""
+        """The burn of each variant: they differ only in the factor."""
         return [burns_of(variant.settings, self.thresholds)[self.number] for variant in self.group]
 
     def rule(self, interval: float, observations: str, models: str) -> Rule:
         """Write it. `interval` is that of its group, `observations` the record of them that it reads."""
         thresholds, slo, settings, burn = self.thresholds, self.slo, self.group[0].settings, self.burns[0]
-        # Seconds that one sample of the recorded rates stands for; the slow ones are counts already.
+        # Seconds that one sample of the recorded rates represents; the slow records are counts already.
         each = f" * {interval:g}" if observations == ALL else ""
         exceeded = " and ".join(
             f"{record_of(BURN + format_duration(window), slo, thresholds, models)} > {self._factor()}"
@@ -109,14 +109,14 @@ class _Alert:
         """Write the burn that must be exceeded; it is below the largest that the objective of a model allows."""
         if len({burn.factor for burn in self.burns}) == 1:
             return f"{self.burns[0].factor:.15g}"
-        return f"clamp_max({CAP} / {budget_of(self.slo, self.thresholds)}, {self._asked:.15g})"
+        return f"clamp_max({CAP} / {budget_of(self.slo, self.thresholds)}, {self._configured_factor:.15g})"
 
     @property
-    def _asked(self) -> float:
+    def _configured_factor(self) -> float:
         return float(self.thresholds.slos.burn[self.number].factor)
 
     def _least(self) -> str:
-        """Write the observations below which nothing fires: also as many as one bad one alone needs to be no burn."""
+        """Write the observations below which nothing fires: at least so many that a single bad one does not fire."""
         found = {
             max(variant.settings.least, ceil(_ROUNDING / (burn.factor * variant.settings.budget)))
             for variant, burn in zip(self.group, self.burns, strict=True)
@@ -124,13 +124,14 @@ class _Alert:
         if len(found) == 1:
             return str(found.pop())
         least = max(self.group[0].settings.least, ceil(_ROUNDING / CAP))
-        return f"clamp_min(ceil({_ROUNDING / self._asked:.15g} / {budget_of(self.slo, self.thresholds)}), {least})"
+        scaled = f"{_ROUNDING / self._configured_factor:.15g} / {budget_of(self.slo, self.thresholds)}"
+        return f"clamp_min(ceil({scaled}), {least})"
 
     def _texts(self) -> dict[str, str]:
         slo, thresholds, burn = self.slo, self.thresholds, self.burns[0]
         long, short = format_duration(burn.long), format_duration(burn.short)
         alike = len({each.factor for each in self.burns}) == 1
-        factor = burn.factor if alike else self._asked
+        factor = burn.factor if alike else self._configured_factor
         lower = "" if alike else ", or than an objective as low as this one allows"
         used = factor * burn.long / BUDGET_SECONDS
         return {
@@ -146,7 +147,7 @@ class _Alert:
 
 
 def _model(thresholds: Thresholds) -> str:
-    """Return a template that names the model of an alert, and where it is as far as there are labels for that."""
+    """Return a template that names the model of an alert, and its namespace and cluster if it has those labels."""
     return (
         "{{ $labels.model_name }}{{ with $labels.namespace }} in {{ . }}{{ end }}"
         f"{{{{ with $labels.{thresholds.cluster_label} }}}} ({{{{ . }}}}){{{{ end }}}}"
@@ -154,24 +155,24 @@ def _model(thresholds: Thresholds) -> str:
 
 
 def _answering(thresholds: Thresholds) -> str:
-    """Return a template that says how many replicas of the model answer; nothing where none says whose it is."""
+    """Return a template that says how many replicas of the model answer; empty if no series names the model."""
     labels = (thresholds.cluster_label, "namespace", "model_name")
     matchers = joined('source="vllm"', *(f"{label}=%q" for label in labels))
     replicas = f"{PREFIX}up{{{matchers}}}"
     values = " ".join(f"$labels.{label}" for label in labels)
 
-    def asked(how: str) -> str:
+    def query(how: str) -> str:
         return f"with printf `{how}({replicas})` {values} | query"
 
     shown = "{{ . | first | value }}"
     return (
-        f"{{{{ {asked('sum')} }}}}: {shown}{{{{ end }}}}"
-        f"{{{{ {asked('count')} }}}} of {shown} replicas answer{{{{ end }}}}"
+        f"{{{{ {query('sum')} }}}}: {shown}{{{{ end }}}}"
+        f"{{{{ {query('count')} }}}} of {shown} replicas answer{{{{ end }}}}"
     )
 
 
 def _settings(group: list[Variant]) -> dict[str, str]:
-    """Return the label of rules that are for some models alone."""
+    """Return the label of rules that apply only to some models."""
     models = [model for variant in group for model in variant.models]
     return {"settings": named(models)} if all(variant.models for variant in group) else {}
 
@@ -181,21 +182,23 @@ def _named(slo: Slo) -> str:
 
 
 def _objective(group: list[Variant], thresholds: Thresholds) -> str:
-    """Say what is asked for; where models differ, the text asks Prometheus for the numbers of the model."""
+    """Describe the objective; if models differ, the template queries the numbers of the model from Prometheus."""
     slo = group[0].settings.slo
     shares = {variant.settings.objective for variant in group}
     seconds = {variant.settings.threshold for variant in group}
-    share = f"{100 * shares.pop():.6g}%" if len(shares) == 1 else _asked(OBJECTIVE, slo, thresholds, "100 * ", _PERCENT)
+    share = (
+        f"{100 * shares.pop():.6g}%" if len(shares) == 1 else _recorded(OBJECTIVE, slo, thresholds, "100 * ", _PERCENT)
+    )
     threshold = seconds.pop() if len(seconds) == 1 else 0.0
-    shown = format_duration(threshold) if threshold else _asked(THRESHOLD, slo, thresholds, "", "humanizeDuration")
+    shown = format_duration(threshold) if threshold else _recorded(THRESHOLD, slo, thresholds, "", "humanizeDuration")
     return f"{share} of {render(slo.what, threshold=shown if slo.histogram else '')}"
 
 
 _PERCENT = 'printf "%.6g%%"'
 
 
-def _asked(record: str, slo: Slo, thresholds: Thresholds, times: str, shown: str) -> str:
-    """Return a template that puts out what is recorded for the model of the alert."""
+def _recorded(record: str, slo: Slo, thresholds: Thresholds, times: str, shown: str) -> str:
+    """Return a template that shows the value recorded for the model of the alert."""
     query = f"{times}max({record_of(record, slo, thresholds, 'model_name=%q')})"
     return (
         f"{{{{ with printf `{query}` $labels.model_name | query }}}}{{{{ . | first | value | {shown} }}}}{{{{ end }}}}"
@@ -203,12 +206,12 @@ def _asked(record: str, slo: Slo, thresholds: Thresholds, times: str, shown: str
 
 
 def guard_alerts(variants: list[Variant], thresholds: Thresholds) -> Iterator[Rule]:
-    """Write the tickets for what is in no objective, once for all models with the same labels and source."""
+    """Write the tickets for replicas that no objective measures, once for models with the same labels and source."""
     for group in sharing(variants, lambda settings: (settings.labels, settings.annotations, settings.source)):
         settings, slo = group[0].settings, group[0].settings.slo
-        untold = [
+        unmeasured = [
             with_records(
-                expression(_untold(same[0].settings), {}, thresholds, matcher_of(same)),
+                expression(_unmeasured(same[0].settings), {}, thresholds, matcher_of(same)),
                 {slo_outages.ALL_OF_IT: record_of(ALL, slo, thresholds)},
             )
             for same in sharing(group, lambda settings: settings.threshold)
@@ -216,7 +219,7 @@ def guard_alerts(variants: list[Variant], thresholds: Thresholds) -> Iterator[Ru
         hold = max(EVALUATIONS * thresholds.evaluation_interval, GUARD_HOLD * thresholds.time_scale)
         yield {
             "alert": BOUND_MISSING,
-            "expr": " or ".join(f"({each})" for each in untold) if len(untold) > 1 else untold[0],
+            "expr": " or ".join(f"({each})" for each in unmeasured) if len(unmeasured) > 1 else unmeasured[0],
             "for": format_duration(hold),
             "labels": {
                 "severity": thresholds.severity("ticket"),
@@ -228,16 +231,16 @@ def guard_alerts(variants: list[Variant], thresholds: Thresholds) -> Iterator[Ru
             "annotations": {
                 "summary": f"{SERVED.replace('cluster', thresholds.cluster_label)} is not in its objective for "
                 f"{_named(slo)}",
-                "description": f"Nothing says whether {_objective(group, thresholds)}: {_why(settings)}. It is left "
-                "out of the error budget until then.",
+                "description": f"It is unknown whether {_objective(group, thresholds)}: {_missing_reason(settings)}. "
+                "Its requests are left out of the error budget until then.",
                 **links(BOUND_MISSING, f"{_DASHBOARD}&from=now-3h", (*_LABELS, "pod", "instance", "node"), thresholds),
                 **settings.annotations,
             },
         }
 
 
-def _untold(settings: ResolvedObjective) -> str:
-    """Return the engines, or models, that do not tell what of an objective is good."""
+def _unmeasured(settings: ResolvedObjective) -> str:
+    """Return the engines, or models, whose good observations of an objective are not measured."""
     slo, threshold = settings.slo, settings.threshold
     if settings.source is CountedFrom.HISTOGRAM and slo.histogram and threshold is not None:
         return f"(~{slo.histogram}_count unless ignoring (le) ~{slo.histogram}_bucket{{{le_matcher(threshold)}}})" + (
@@ -248,21 +251,23 @@ def _untold(settings: ResolvedObjective) -> str:
         return f"{serving} unless on (<<M>>) (~slo_threshold_seconds{{{matcher(slo)}}} == {threshold:.15g})"
     if settings.source is CountedFrom.GATEWAY:
         return f"{serving} unless on (model_name) {slo_outages.ALL_OF_IT}"
-    silent = f"{serving} unless on (<<M>>) ~requests_finished_total"
+    without_counters = f"{serving} unless on (<<M>>) ~requests_finished_total"
     if settings.source is CountedFrom.HISTOGRAM:
-        return silent
+        return without_counters
     counts = f"~slo_requests_total{{{matcher(slo)}}}"
     # Where the sidecar of one replica counts, those of the others must too.
-    return f"({serving} unless on (<<M>>) {counts}) and on ({BY}) {counts} or ({silent} unless on (<<M>>) {counts})"
+    uncounted = f"({serving} unless on (<<M>>) {counts}) and on ({BY}) {counts}"
+    return f"{uncounted} or ({without_counters} unless on (<<M>>) {counts})"
 
 
-def _why(settings: ResolvedObjective) -> str:
+def _missing_reason(settings: ResolvedObjective) -> str:
     if settings.source is CountedFrom.GATEWAY:
-        return "the gateway counts no requests of this model, so check services in slos.gateway of the thresholds"
+        return "the gateway counts no requests of this model; check services in slos.gateway of the thresholds"
     if settings.source is CountedFrom.SIDECAR:
-        return "its sidecar does not count that, so make slos in the sidecar's configuration say the same"
+        return "its sidecar does not count that; set the same objective under slos in the sidecar's configuration"
     if settings.slo.histogram:
         return (
-            "its histogram has no bucket edge there; vLLM's --custom-histogram-buckets gives it one, or source: sidecar"
+            "its histogram has no bucket bound there; add one with vLLM's --custom-histogram-buckets, "
+            "or set source: sidecar"
         )
     return "it does not export how requests end"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BAD, ALL = (f"{RECORD_PREFIX}slo_{what}:rate5m" for what in ("bad_observations", "observations"))
 OBJECTIVE, THRESHOLD = f"{RECORD_PREFIX}slo_objective:ratio", f"{RECORD_PREFIX}slo_threshold:seconds"
-"""What a model is held to: rules read it here, so that they are the same for all models."""
+"""The objective of a model: rules read it here, so that they are the same for all models."""
 ONLY_PREFILLS = f"{RECORD_PREFIX}slo_only_prefill:rate5m"
 """Replicas that only prefill, with their requests."""
 BURN = f"{RECORD_PREFIX}slo_burn:ratio_rate"
@@ -37,7 +37,7 @@ def recording(name: str, expr: str, slo: Slo, thresholds: Thresholds) -> Rule:
 
 
 def record_of(record: str, slo: Slo, thresholds: Thresholds, models: str = "") -> str:
-    """Read a record of an objective, as this pack has recorded it: another one has other selectors and objectives."""
+    """Read a record of an objective, as recorded by this pack: another pack has other selectors and objectives."""
     return f"{record}{{{joined(matcher(slo), f'pack={quoted(thresholds.pack_name)}', models)}}}"
 
 

@@ -2,8 +2,8 @@
 
 Each objective has two groups. The fast one, evaluated with all rules, records the rates of all and bad observations
 per model over five minutes, and from these the burn over the windows up to six hours. The slow one adds them up each
-five minutes and has the longer windows and the budget: so no query ever reads more than some thousand samples per
-model, where the buckets of a fleet over three days would be more than Prometheus loads at once.
+five minutes and has the longer windows and the budget: so no query reads more than some thousand samples per
+model; the buckets of a fleet over three days would be more than Prometheus loads at once.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ SLOW_INTERVAL = 300.0
 
 @dataclass(frozen=True, slots=True)
 class SloRules:
-    """The groups, and what the user should know about them."""
+    """The groups, and notes for the user."""
 
     groups: list[Group]
     notes: tuple[str, ...]
 
 
 def slo_rules(thresholds: Thresholds, bounds: BucketBounds | None = None) -> SloRules:
-    """Write the rules of all objectives; `bounds` are those of live servers, None if no server was asked.
+    """Write the rules of all objectives; `bounds` are those of live servers, None if no server was queried.
 
     Raises:
         LateError: A threshold is not a bucket bound, or a factor can never be reached; with all such mistakes.
@@ -115,7 +115,7 @@ def _groups(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> Iterat
 
 
 def _counts(name: str, of: str, slo: Slo, thresholds: Thresholds, over: float) -> Rule:
-    """Record what the fast group has counted, up to its last but one evaluation: groups run in any order."""
+    """Record the counts of the fast group, up to its last but one evaluation: groups run in any order."""
     interval = thresholds.evaluation_interval
     window = f"[{format_duration(over)}] offset {format_duration(interval)}"
     return recording(name, f"sum_over_time({record_of(of, slo, thresholds)}{window}) * {interval:g}", slo, thresholds)
@@ -126,7 +126,7 @@ def _group(name: str, interval: float, rules: Iterable[Rule], thresholds: Thresh
 
 
 def _base(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> Iterator[Rule]:
-    """Write the rates, and what holds for each model; models stand in the same rule, for a record is written by one."""
+    """Write the rates, and the objective of each model; all models share a rule, because one rule writes a record."""
     at_servers = [variant for variant in variants if variant.settings.source is not CountedFrom.GATEWAY]
     if at_servers and leaves_prefill_out(slo):
         yield recording(ONLY_PREFILLS, expression(ONLY_PREFILL, {}, thresholds), slo, thresholds)
@@ -136,9 +136,9 @@ def _base(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> Iterator
         yield recording(ALL, every, slo, thresholds)
     else:
         yield from _with_outages(slo, (bad, every), matcher_of(at_servers), thresholds)
-    yield _held(OBJECTIVE, slo, variants, thresholds, lambda settings: settings.objective)
+    yield _setting(OBJECTIVE, slo, variants, thresholds, lambda settings: settings.objective)
     if slo.histogram:
-        yield _held(THRESHOLD, slo, variants, thresholds, lambda settings: settings.threshold or 0.0)
+        yield _setting(THRESHOLD, slo, variants, thresholds, lambda settings: settings.threshold or 0.0)
 
 
 def _rates(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> tuple[str, str]:
@@ -159,7 +159,7 @@ def _rates(slo: Slo, variants: list[Variant], thresholds: Thresholds) -> tuple[s
 
 
 def _with_outages(slo: Slo, rates: tuple[str, str], models: str, thresholds: Thresholds) -> Iterator[Rule]:
-    """Write the rates with what is missed in an outage, and the records that this needs; `models` is a matcher."""
+    """Write the rates with the requests missed in an outage, and the records for that; `models` is a matcher."""
     records = {
         slo_outages.IS_EVALUATED: record_of(slo_outages.EVALUATED, slo, thresholds),
         slo_outages.IS_SERVING: record_of(slo_outages.SERVING, slo, thresholds),
@@ -181,7 +181,7 @@ def _with_outages(slo: Slo, rates: tuple[str, str], models: str, thresholds: Thr
     yield recording(slo_outages.SERVED, written(slo_outages.SERVES_RATE), slo, thresholds)
 
 
-def _held(
+def _setting(
     name: str, slo: Slo, variants: list[Variant], thresholds: Thresholds, value: Callable[[ResolvedObjective], float]
 ) -> Rule:
     """Record a setting of every model that has observations, for the rules that are the same for all models."""
@@ -193,7 +193,7 @@ def _held(
 
 
 def _counted_last(slo: Slo, group: list[Variant], thresholds: Thresholds) -> str:
-    """Return the observations of models; where their batches are not counted, those before: a budget does not end."""
+    """Return the observations of models; in batch hours the last ones before, so that the budget does not end."""
     counted, hours = record_of(ALL, slo, thresholds, matcher_of(group)), group[0].settings.batch_hours
     return f"last_over_time({counted}[{format_duration(60.0 * (longest(hours) + 5))}])" if hours else counted
 

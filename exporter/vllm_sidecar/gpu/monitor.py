@@ -94,8 +94,8 @@ class GpuMonitor:
         """Take another length of the windows."""
         self._windows.resize(length)
 
-    def ended(self, error: BaseException) -> None:
-        """End all series that would look live: `run` ended, which is a bug."""
+    def drop_series(self, error: BaseException) -> None:
+        """Drop all series that would look live: `run` ended, which is a bug."""
         self.health = self.health.unusable(f"{type(error).__name__}: {error}")
         self._down()
         self._notify()

@@ -120,7 +120,7 @@ class Restarts:
         elif self._held_until is not None and answer.at >= self._held_until:
             since, self._held_until = self._fell_after, None
             restarted = since is not None and is_fresh(answer.values, answer.at - since)
-            return self._restarted(answer) if restarted else Change(anew=True)
+            return self._restarted(answer) if restarted else Change(resumed=True)
         raise PollError(Reason.SEVERAL_SERVERS, _detail(before, process, unsure=self._fell_after is not None))
 
     def _restarted(self, answer: Answer) -> Change:

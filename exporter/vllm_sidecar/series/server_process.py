@@ -47,8 +47,8 @@ class Change(NamedTuple):
 
     restarted: bool = False
     """A later process answered: all its counters began at 0."""
-    anew: bool = False
-    """Several servers answered until now; this one is followed from here on."""
+    resumed: bool = False
+    """Several servers answered until now; counting resumes with this one."""
     broken: frozenset[Group] = frozenset()
     """Groups with a counter reset, or with a counter that returned: no increase spans this answer."""
     fresh: frozenset[Group] = frozenset()

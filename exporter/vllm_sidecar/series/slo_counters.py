@@ -107,7 +107,7 @@ class SloCounters:
         """Count the increases since the poll before; `windows` already contain this one."""
         change = windows.change
         self._seconds, self._at, self.anomalies = windows.now - self._at, windows.now, 0
-        if change.restarted or change.anew:
+        if change.restarted or change.resumed:
             self._unanswered.clear()
             self._series.clear()
         for group in change.fresh:

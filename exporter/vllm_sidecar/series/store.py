@@ -73,8 +73,8 @@ class WindowStore:
         """
         change = self.change = self._restarts.follow(at, readings, clock)
         gap = self._at is not None and at - self._at > self._gap
-        if change.restarted or change.anew or gap:
-            self.gaps += not (change.restarted or change.anew)
+        if change.restarted or change.resumed or gap:
+            self.gaps += not (change.restarted or change.resumed)
             self._groups.clear()
         for group in [group for group in self._groups if group in change.broken or group not in readings.groups]:
             del self._groups[group]

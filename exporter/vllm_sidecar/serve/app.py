@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from vllm_sidecar.config import Config, Target
 
 SHUTDOWN_SECONDS = 0.5
-"""What open scrapes get to finish after SIGTERM."""
-REST_SECONDS = 0.2
-"""How long the next SIGHUP waits after a reload: of a storm of them, the last one counts."""
+"""Time for open scrapes to finish after SIGTERM."""
+RELOAD_PAUSE_SECONDS = 0.2
+"""Pause between a reload and the next one: of many SIGHUPs in a row, the last one counts."""
 READ_SECONDS = 10.0
 """How long a reload waits for the file, which may be on a file system that hangs."""
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class Sidecar:
-    """One running sidecar: a pipeline for each target, the GPUs, and one exporter of them all."""
+    """One running sidecar: a pipeline for each target, the GPUs, and one exporter for all of them."""
 
     def __init__(self, config: Config, load: Callable[[], Config]) -> None:
         self.config = config
@@ -46,88 +46,88 @@ class Sidecar:
         self._target_loops: dict[str, TargetLoop] = {}
         self._group = asyncio.TaskGroup()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        """Of the targets, by name."""
+        """Tasks of the targets, by name."""
         self._reloading = asyncio.Lock()
-        self._asked = asyncio.Event()
-        self._reader: asyncio.Task[Config] | None = None
+        self._reload_requested = asyncio.Event()
+        self._read_task: asyncio.Task[Config] | None = None
         self._reload_task: asyncio.Task[None] | None = None
         self._gpus: GpuMonitor | None = None
         self._gpu_task: asyncio.Task[None] | None = None
-        self._loaded()
+        self._report_loaded()
 
     async def start(self) -> None:
         """Start polling the GPUs and all targets.
 
-        Should a part end that cannot be kept running, the task that called this is cancelled, and `stop` raises why.
+        If a part ends and cannot be restarted, the task that called this is canceled, and `stop` raises the reason.
         """
         await self._group.__aenter__()
-        self._reload_task = self._group.create_task(self._reload_when_asked(), name="reload")
+        self._reload_task = self._group.create_task(self._reload_on_request(), name="reload")
         if self.config.headless:
             event(_log, logging.INFO, "headless", detail="a worker without an HTTP server: only its GPUs are watched")
         self._start_gpus()
         for target in self.config.all_targets:
-            self._begin(self._make(target, self.config))
+            self._start_target(self._make_target(target, self.config))
         self._export()
 
     async def stop(self) -> None:
         """Stop polling.
 
         Raises:
-            ExceptionGroup: A part ended that could not be kept running.
+            ExceptionGroup: A part ended and could not be restarted.
         """
-        for task in (self._reload_task, self._gpu_task, self._reader, *self._tasks.values()):
+        for task in (self._reload_task, self._gpu_task, self._read_task, *self._tasks.values()):
             if task is not None:
                 task.cancel()
         await self._group.__aexit__(*sys.exc_info())
 
-    def reload_soon(self) -> None:
-        """Reload once what runs now allows it; asked again before that, it is still one reload."""
-        self._asked.set()
+    def request_reload(self) -> None:
+        """Reload as soon as possible; several requests before that cause one reload."""
+        self._reload_requested.set()
 
-    async def _reload_when_asked(self) -> None:
+    async def _reload_on_request(self) -> None:
         while True:
-            await self._asked.wait()
-            self._asked.clear()
+            await self._reload_requested.wait()
+            self._reload_requested.clear()
             await self.reload()
-            await asyncio.sleep(REST_SECONDS)
+            await asyncio.sleep(RELOAD_PAUSE_SECONDS)
 
     async def reload(self) -> ConfigError | None:
-        """Load the configuration again and use it; return what is wrong with a bad one.
+        """Load the configuration again and use it; return the error of an invalid one.
 
-        A bad one changes nothing but the metric that says so. With a good one, all goes on that did not change: a
-        target keeps its counters, windows and identity unless it is reached elsewhere.
+        An invalid one changes only the metric that reports it. A valid one affects only what it changes: a target keeps
+        its counters, windows and identity unless its address changes.
         """
         async with self._reloading:
             try:
-                await self._use(await self._read())
+                await self._apply(await self._read())
             except ConfigError as error:
-                return self._refused(error)
-            except Exception as error:  # noqa: BLE001 - a bug must not end what runs
+                return self._report_refused(error)
+            except Exception as error:  # noqa: BLE001 - a bug must not stop the polling
                 event(_log, logging.ERROR, "internal_error", exc_info=error)
-                return self._refused(ConfigError(None, [f"internal error: {type(error).__name__}: {error}"]))
-            self._loaded()
+                return self._report_refused(ConfigError(None, [f"internal error: {type(error).__name__}: {error}"]))
+            self._report_loaded()
             return None
 
-    def _refused(self, error: ConfigError) -> ConfigError:
+    def _report_refused(self, error: ConfigError) -> ConfigError:
         self.exporter.set_own("config_last_reload_successful", 0.0)
         event(_log, logging.ERROR, "config_reload_failed", mistakes="; ".join(error.mistakes))
         return error
 
     async def _read(self) -> Config:
-        """Load the configuration in a thread, for reading a file can hang.
+        """Load the configuration in a thread, because reading a file can hang.
 
         Raises:
             ConfigError: With every mistake found.
         """
-        if self._reader is not None and not self._reader.done():
+        if self._read_task is not None and not self._read_task.done():
             raise ConfigError(None, ["an earlier read of the file has not ended"])
-        self._reader = asyncio.create_task(in_daemon_thread("config", self._load))
-        done, _ = await asyncio.wait((self._reader,), timeout=READ_SECONDS)
+        self._read_task = asyncio.create_task(in_daemon_thread("config", self._load))
+        done, _ = await asyncio.wait((self._read_task,), timeout=READ_SECONDS)
         if not done:
             raise ConfigError(None, [f"the file was not read within {READ_SECONDS:g} s"])
-        return self._reader.result()
+        return self._read_task.result()
 
-    async def _use(self, config: Config) -> None:
+    async def _apply(self, config: Config) -> None:
         before = self.config
         if config.web != before.web:
             event(_log, logging.WARNING, "restart_needed", changed="web")
@@ -139,32 +139,32 @@ class Sidecar:
             for name, target in wanted.items()
             if name in self._target_loops and target.is_same_server(self._target_loops[name].target)
         }
-        new = [self._make(target, config) for name, target in wanted.items() if name not in kept]
-        # From here on nothing can be refused.
+        new = [self._make_target(target, config) for name, target in wanted.items() if name not in kept]
+        # Nothing below can fail because of the configuration.
         self.config = config
         logs.setup(config.log.level, config.log.format)
-        gone = self._target_loops.keys() - kept
-        await self._end(gone)
+        removed = self._target_loops.keys() - kept
+        await self._stop_targets(removed)
         for name in kept:
-            await self._hand_over(self._target_loops[name], wanted[name])
+            await self._apply_to(self._target_loops[name], wanted[name])
         for target_loop in new:
-            self._begin(target_loop)
-        await self._hand_over_gpus(before)
+            self._start_target(target_loop)
+        await self._apply_to_gpus(before)
         self._export()
         changed = ",".join(name for name in type(config).model_fields if getattr(config, name) != getattr(before, name))
         event(_log, logging.INFO, "config_reloaded", changed=changed or "nothing", targets=len(wanted), kept=len(kept),
-              begun=len(new), ended=len(gone))  # fmt: skip
+              started=len(new), stopped=len(removed))  # fmt: skip
 
-    async def _hand_over(self, target_loop: TargetLoop, target: Target) -> None:
-        """Give changed settings to a target; it stops meanwhile only where how it is polled has changed."""
+    async def _apply_to(self, target_loop: TargetLoop, target: Target) -> None:
+        """Apply changed settings to a target; its polling is interrupted only if the settings of polling changed."""
         if not target_loop.needs_new_client(target, self.config):
-            await target_loop.use(target, self.config)
+            await target_loop.apply(target, self.config)
             return
-        await _ended(self._tasks.pop(target_loop.name))
-        await target_loop.use(target, self.config)
-        self._begin(target_loop)
+        await _cancel(self._tasks.pop(target_loop.name))
+        await target_loop.apply(target, self.config)
+        self._start_target(target_loop)
 
-    async def _hand_over_gpus(self, before: Config) -> None:
+    async def _apply_to_gpus(self, before: Config) -> None:
         config = self.config
         if config.gpu != before.gpu or (config.gpu.simulate and config.all_targets != before.all_targets):
             await self._stop_gpus()
@@ -172,57 +172,57 @@ class Sidecar:
         elif self._gpus is not None and config.windows.length != before.windows.length:
             self._gpus.resize(config.windows.length)
 
-    def _loaded(self) -> None:
+    def _report_loaded(self) -> None:
         self.exporter.set_own("config_last_reload_successful", 1.0)
         self.exporter.set_own("config_last_reload_success_timestamp_seconds", time.time())
 
     def _start_gpus(self) -> None:
         if self.config.gpu.enabled:
-            self._gpus = GpuMonitor(self.config, self.exporter.changed, self._server_pids, self._servers_use)
-            watched = supervise(self._gpus, "gpus", lambda: self.exporter.count_error("gpus"))
-            self._gpu_task = self._group.create_task(watched, name="gpus")
+            self._gpus = GpuMonitor(self.config, self.exporter.changed, self._server_pids, self._gpus_used)
+            supervised = supervise(self._gpus, "gpus", lambda: self.exporter.count_error("gpus"))
+            self._gpu_task = self._group.create_task(supervised, name="gpus")
         self.exporter.node = self._gpus
         self.exporter.changed()
 
     async def _stop_gpus(self) -> None:
         if self._gpu_task is not None:
-            await _ended(self._gpu_task)
+            await _cancel(self._gpu_task)
         self._gpus = self._gpu_task = None
 
     def _server_pids(self) -> list[int]:
         """Return the processes of the servers on this machine."""
         return [pid for target_loop in list(self._target_loops.values()) if (pid := target_loop.server_pid) is not None]
 
-    def _servers_use(self) -> int | None:
-        """Return how many GPUs of this machine all servers use together; None where one does not tell."""
+    def _gpus_used(self) -> int | None:
+        """Return how many GPUs of this machine all servers use together; None if it is unknown for one of them."""
         sizes = [target_loop.gpus_used for target_loop in self._target_loops.values()]
         known = [size for size in sizes if size is not None]
         return sum(known) if known and len(known) == len(sizes) else None
 
-    def _gpus_of(self) -> GpuMonitor | None:
-        """Return the GPUs for a target to be joined with: of several targets it is not known whose they are."""
+    def _gpus_of_target(self) -> GpuMonitor | None:
+        """Return the GPUs to join with a target; None with several targets, because their owner is then unknown."""
         return self._gpus if len(self.config.all_targets) == 1 else None
 
-    def _make(self, target: Target, config: Config) -> TargetLoop:
-        return TargetLoop(target, config, self.exporter.changed, gpus=self._gpus_of)
+    def _make_target(self, target: Target, config: Config) -> TargetLoop:
+        return TargetLoop(target, config, self.exporter.changed, gpus=self._gpus_of_target)
 
-    def _begin(self, target_loop: TargetLoop) -> None:
+    def _start_target(self, target_loop: TargetLoop) -> None:
         self._target_loops[target_loop.name] = target_loop
         label = target_loop.name or str(target_loop.target.url)
-        watched = supervise(target_loop, label, lambda: self.exporter.count_error("target"))
-        self._tasks[target_loop.name] = self._group.create_task(watched, name=f"poll {label}")
+        supervised = supervise(target_loop, label, lambda: self.exporter.count_error("target"))
+        self._tasks[target_loop.name] = self._group.create_task(supervised, name=f"poll {label}")
 
-    async def _end(self, names: Iterable[str]) -> None:
+    async def _stop_targets(self, names: Iterable[str]) -> None:
         for name in names:
             del self._target_loops[name]
-            await _ended(self._tasks.pop(name))
+            await _cancel(self._tasks.pop(name))
 
     def _export(self) -> None:
         ordered = [self._target_loops[target.name or ""] for target in self.config.all_targets]
-        self.exporter.use(ordered, self.config.windows.length)
+        self.exporter.set_sources(ordered, self.config.windows.length)
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -232,7 +232,7 @@ async def serve(config: Config, load: Callable[[], Config]) -> int:
 
     Raises:
         OSError: the address cannot be listened on.
-        ExceptionGroup: a part of the program ended that could not be kept running.
+        ExceptionGroup: a part of the program ended and could not be restarted.
     """
     sidecar = Sidecar(config, load)
     runner = web.AppRunner(make_app(sidecar), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
@@ -256,11 +256,11 @@ async def serve(config: Config, load: Callable[[], Config]) -> int:
 
 
 def _on_signals(sidecar: Sidecar) -> asyncio.Event:
-    """Reload on SIGHUP, also on one that came while the program started; return the event of SIGTERM and SIGINT."""
+    """Reload on SIGHUP, also on one received while the program started; return the event of SIGTERM and SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, sidecar.reload_soon)
+    loop.add_signal_handler(signal.SIGHUP, sidecar.request_reload)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     return stop

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the flags of the command."""
     parser.description = "Poll vLLM each second, read its GPUs, and serve the result for Prometheus on /metrics."
     parser.epilog = (
         "Every key of the configuration can be set by an environment variable, VLLM_SIDECAR_<SECTION>_<KEY>.\n"
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config.file", type=Path, metavar="FILE", help=f"YAML file; without it, the defaults; also as {CONFIG_FILE}"
     )
-    # These flags are the keys of the configuration, so that one text explains both; their values are checked there.
+    # These flags are the keys of the configuration, so that one text explains both; the configuration checks values.
     parser.add_argument(
         "--web.listen-address",
         dest="web.listen_address",
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gpu.only", action="store_true", default=None, help="watch the GPUs of this node and no vLLM")
     parser.add_argument(
-        "--gpu.simulate", action="store_true", default=None, help="take the GPUs from the simulator in place of NVML"
+        "--gpu.simulate", action="store_true", default=None, help="read the GPUs from the simulator instead of NVML"
     )
     parser.add_argument("--log.level", metavar="LEVEL", help="debug, info, warning or error (default info)")
     parser.add_argument("--log.format", metavar="FORMAT", help="logfmt or json (default logfmt)")

@@ -1,4 +1,4 @@
-"""What stands beside a server: its GPUs, and how much memory they had in use when the server had warmed up."""
+"""The GPUs of a server, and their memory in use when the server was warm."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ USED = "gpu_memory_used_bytes"
 
 
 def gpus_here(flags: Mapping[str, FlagValue], *, local: bool) -> int | None:
-    """Return how many GPUs of this machine a server uses: none where it is elsewhere, None where nothing tells."""
+    """Return how many GPUs of this machine a server uses: 0 if it runs elsewhere, None if unknown."""
     return placement(flags).here if local else 0
 
 
 class GpuJoin:
     """Joins one server with the GPUs of its node, if they are its own.
 
-    A server counts as warm once it has generated for the length of a window in one life: graphs are captured,
-    workspaces are taken, and memory should not grow any more.
+    A server counts as warm once it has generated tokens for the length of a window without a restart: graphs are
+    captured, workspaces are allocated, and memory should no longer grow.
     """
 
     def __init__(self, gpus: Callable[[], GpuMonitor | None], warm_up: float, *, local: bool) -> None:
@@ -40,7 +40,7 @@ class GpuJoin:
         self._warm: dict[str, float] = {}
 
     def follow(self, windows: WindowStore, now: float, *, restarted: bool) -> None:
-        """Take note of a poll of the server at the (monotonic) time `now`."""
+        """Process a poll of the server at the monotonic time `now`."""
         if restarted:
             self._working_since = None
             self._warm.clear()
@@ -59,7 +59,7 @@ class GpuJoin:
                 self._warm.setdefault(gpu.device.uuid, used)
 
     def view(self, windows: WindowStore) -> GpuInputs | None:
-        """Return what derivations see; None without GPUs, or where they may be those of another server."""
+        """Return the inputs of derivations; None without GPUs, or if they may belong to another server."""
         monitor = self._gpus()
         if monitor is None or monitor.poll is None or not windows.of(Scope.ENGINE):
             return None

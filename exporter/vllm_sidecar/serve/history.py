@@ -1,4 +1,4 @@
-"""Windows -> what the status page draws: the checklist's eight families over the kept polls, one column a series."""
+"""Windows -> charts of the status page: the checklist's eight families over the stored polls, one column per series."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GAUGES = {"running": "requests_running", "waiting": "requests_waiting", "kv_usag
 HITS, QUERIES = "prefix_cache_hit_tokens_total", "prefix_cache_queried_tokens_total"
 QUANTILES = (0.5, 0.95)
 TOGETHER = 16
-"""Histograms that are estimated at once, without a pause: many cost much less than each alone."""
+"""Histograms that are estimated in one call, without a pause: many cost much less together than one by one."""
 COLUMNS = (*GAUGES, *RATES, "hit_ratio", *(f"{name}_p{q * 100:g}" for name in LATENCIES for q in QUANTILES))
 
 Point = dict[str, float | None]
@@ -47,21 +47,21 @@ Point = dict[str, float | None]
 
 
 class Span(NamedTuple):
-    """Two polls: the one that a point is drawn at, and the one that rates and quantiles are taken from."""
+    """Two polls: the one of a point, and the earlier one from which its rates and quantiles are computed."""
 
     before: Poll
     now: Poll
 
 
 class History:
-    """The columns of one target's engines; what was drawn once is kept as long as its poll is.
+    """The columns of one target's engines; a point is cached as long as its poll is stored.
 
-    A point is worked out of two polls, which do not change any more, so each poll costs one point, however often
-    somebody looks. What nobody has looked at yet is worked out piece by piece: polls and scrapes go on in between.
+    A point is computed from two polls, which no longer change, so each poll costs one point however often the page is
+    viewed. Missing points are computed in small batches, so that polls and scrapes continue in between.
     """
 
     def __init__(self) -> None:
-        self._drawn: dict[Group, dict[float, Point]] = {}
+        self._points: dict[Group, dict[float, Point]] = {}
         """Points by the monotonic time of their polls."""
         self._drawing = asyncio.Lock()
 
@@ -78,19 +78,19 @@ class History:
 
         Returns:
             Per engine its model, its number, the Unix times of its points (`at`) and columns of the same length under
-            `series`, in base units; None where nothing can be said.
+            `series`, in base units; None if a value is unknown.
         """
         async with self._drawing:
             found = windows.of(Scope.ENGINE)
-            self._drawn = {group: points for group, points in self._drawn.items() if group in found}
+            self._points = {group: points for group, points in self._points.items() if group in found}
             wanted = {group: window for group, window in found.items() if engine in (None, group.labels[1])}
             return [await self._engine(group, window, offset, since) for group, window in wanted.items()]
 
     async def _engine(self, group: Group, window: Window, offset: float, since: float) -> dict[str, object]:
         polls = list(window.history())
-        known = self._drawn.get(group, {})
+        known = self._points.get(group, {})
         points = {at: point for at, _ in polls if (point := known.get(at)) is not None}
-        self._drawn[group] = points
+        self._points[group] = points
         first = bisect_right(polls, since - offset, key=lambda poll: poll[0])
         await _add_points(points, polls, first)
         shown = [points[at] for at, _ in polls[first:]]
@@ -103,8 +103,8 @@ class History:
 
 
 async def _add_points(points: dict[float, Point], polls: Sequence[Poll], first: int) -> None:
-    """Add the points of the polls from one on that are not there yet."""
-    # Each from the latest poll that is a span before; at the beginning from the first of all.
+    """Add the missing points of the polls from index `first` on."""
+    # Each from the latest poll that is at least a span older, or from the first poll.
     spans = [
         Span(polls[max(0, bisect_right(polls, now[0] - SPAN, key=lambda poll: poll[0]) - 1)], now)
         for now in polls[first:]
@@ -142,16 +142,16 @@ def _grown(old: Reading, new: Reading, counter: str) -> float | None:
 
 
 def _ends(span: Span, latency: str, since: float) -> Ends:
-    """Return a histogram at both ends of a span; nothing where it was left out of the body at the first.
+    """Return a histogram at both ends of a span; nothing if the body lacked it at the first.
 
-    It has been there since a time: what comes up later began at 0, and what is back has counted on.
+    `since` is when it was first exposed: a histogram that appears later began at 0, one that returns has kept counting.
     """
     old, new = (poll[1].histograms.get(latency) for poll in span)
     return (None, None) if old is None and span.before[0] >= since else (old, new)
 
 
 async def _quantiles(ends: Sequence[Ends]) -> AsyncIterator[tuple[int, list[Quantile]]]:
-    """Yield the quantiles of what histograms observed from one reading to another; empty where nothing can be said."""
+    """Yield the quantiles of the observations between two readings; empty if they are unknown."""
     for first in range(0, len(ends), TOGETHER):
         seen = [(new.bounds if new else (), between(old, new)) for old, new in ends[first : first + TOGETHER]]
         found = estimates([(bounds, [poll] if poll else []) for bounds, poll in seen], QUANTILES)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Running(Protocol):
-    """What the server needs of the running sidecar."""
+    """The part of the running sidecar that the HTTP server uses."""
 
     config: Config
     exporter: Exporter
 
     async def reload(self) -> ConfigError | None:
-        """Load the configuration again; return what is wrong with it."""
+        """Load the configuration again; return its error, if any."""
 
 
 NO_RUNBOOK = "no alert has a runbook of this name; /runbooks/ lists them all.\n"
@@ -56,7 +56,7 @@ def make_app(sidecar: Running) -> web.Application:
 
 
 async def _name_the_server(_: web.Request, response: web.StreamResponse) -> None:
-    """Name the program only: aiohttp names itself and Python with their versions, which help nobody but an attacker."""
+    """Name the program only: aiohttp names itself and Python with their versions, which help only an attacker."""
     response.headers[hdrs.SERVER] = "vllm-sidecar"
 
 
@@ -86,11 +86,11 @@ async def _healthy(_: web.Request) -> web.Response:
 
 async def _ready(request: web.Request) -> web.Response:
     sidecar = request.app[SIDECAR]
-    if sidecar.config.headless:  # a pod of a group must not wait for what it may not have
-        return web.Response(text="vllm-sidecar is ready: nothing is polled beside a headless worker.\n")
+    if sidecar.config.headless:  # a worker pod has no HTTP server to wait for
+        return web.Response(text="vllm-sidecar is ready: a headless worker has no server to poll.\n")
     exporter = sidecar.exporter
     healths = [source.health for source in exporter.sources.values()]
-    if not healths and exporter.node:  # nothing but GPUs is watched
+    if not healths and exporter.node:  # only GPUs are watched
         healths.append(exporter.node.health)
     if any(health.last_success is not None for health in healths):
         return web.Response(text="vllm-sidecar is ready.\n")
@@ -103,7 +103,7 @@ async def _reload(request: web.Request) -> web.Response:
         return web.Response(status=403, text="the lifecycle API is off: set web.enable_lifecycle to true.\n")
     error = await sidecar.reload()
     if error is not None:
-        return web.Response(status=500, text=f"the old configuration stays in use:\n{error}\n")
+        return web.Response(status=500, text=f"the previous configuration remains in use:\n{error}\n")
     return web.Response(text="configuration reloaded.\n")
 
 
@@ -120,7 +120,7 @@ async def _last_scrape(request: web.Request) -> web.Response:
     sources = request.app[SIDECAR].exporter.sources
     wanted = request.query.get("target")
     if wanted is None and len(sources) > 1:
-        return web.Response(status=400, text=f"name one with ?target=: {', '.join(sources)}\n")
+        return web.Response(status=400, text=f"several targets: choose one with ?target=: {', '.join(sources)}\n")
     source = sources.get(wanted) if wanted is not None else next(iter(sources.values()), None)
     if source is None or source.scraped is None:
         return web.Response(status=404, text="no such target, or no body from it yet.\n")

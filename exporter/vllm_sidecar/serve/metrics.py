@@ -1,7 +1,7 @@
-"""Stage 6: the snapshots of all targets -> bytes, made once and served to every scraper until the next poll.
+"""The snapshots of all targets -> bytes, made once and served to every scraper until the next poll.
 
-Snapshots and bytes wait for the first scrape after a poll: with a poll each second and a scrape each fifteen, most
-would be made for nobody. A scrape never waits for a server: it gets what the last poll left, and how old that is.
+Snapshots and bytes are made at the first scrape after a poll: with a poll each second and a scrape each 15 s, most
+would never be read. A scrape never waits for a server: it returns the result of the last poll, and its age.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GZIP_FORMAT = 16 + zlib.MAX_WBITS
 """Makes zlib write gzip's header and checksum."""
 AGE = "last_success_age_seconds"
 ERROR_PARTS = ("target", "gpus", "gpu_series")
-"""Where a bug is survived: the loop of a target or of the GPUs, which begins again, and the making of GPU series."""
+"""Parts that survive a bug: the loop of a target or of the GPUs, which is restarted, and the creation of GPU series."""
 
 
 MOST_LOGGED = 20
@@ -69,17 +69,17 @@ class MetricsSource(Protocol):
         """Seconds since the last successful poll; None before the first."""
 
     def snapshot(self) -> Snapshot:
-        """Return what is known after the last poll; the same object until the next one."""
+        """Return the data of the last poll; the same object until the next one."""
 
     async def history(self, since: float, engine: str | None) -> list[dict[str, object]]:
-        """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
+        """Return the charts of the status page for the polls after a Unix time, of one engine or (None) of all."""
 
     async def prepare(self) -> None:
         """Do the costly part of the next snapshot, one engine after the other."""
 
 
 class Node(Protocol):
-    """What is exported beside the targets: the GPUs of the node."""
+    """A source that is exported next to the targets: the GPUs of the node."""
 
     health: Health
 
@@ -97,7 +97,7 @@ class Exporter:
     def __init__(self, window_seconds: float) -> None:
         self._sources: Sequence[MetricsSource] = ()
         self.node: Node | None = None
-        """The GPUs; None where nobody looks at them."""
+        """The GPUs; None if they are not watched."""
         self._own: dict[str, float] = {"window_seconds": window_seconds, "config_restart_needed": 0.0}
         self._errors = dict.fromkeys(ERROR_PARTS, 0.0)
         self._logged: set[str] = set()
@@ -114,26 +114,26 @@ class Exporter:
 
     @property
     def sources(self) -> dict[str, MetricsSource]:
-        """The targets by name, in the order of the configuration; what is derived of them is not worked out."""
+        """The targets by name, in the order of the configuration; derived signals are not computed."""
         return {source.name: source for source in self._sources}
 
     async def prepare(self) -> None:
-        """Do the costly part of the next snapshots, one engine after the other, so that polls are in time meanwhile."""
+        """Do the costly part of the next snapshots, one engine after the other, so that polls stay on time."""
         for source in self._sources:
             await source.prepare()
 
     async def history(self, since: float, target: str | None, engine: str | None) -> dict[str, list[dict[str, object]]]:
-        """Return what the status page draws of the polls after a Unix time, by target; None stands for all of them."""
+        """Return the charts of the status page for the polls after a Unix time, by target; None for all of them."""
         wanted = [source for source in self._sources if target in (None, source.name)]
         return {source.name: await source.history(since, engine) for source in wanted}
 
     def node_samples(self) -> Samples:
-        """Return the series of the GPUs; none where a bug keeps them from being made: the targets' are still there."""
+        """Return the series of the GPUs; none if a bug prevents that: the targets' series remain."""
         if self.node is None:
             return {}
         try:
             return self.node.samples()
-        except Exception as error:  # noqa: BLE001 - a bug in the GPU part must cost nothing of vLLM's metrics
+        except Exception as error:  # noqa: BLE001 - a bug in the GPU part must not affect vLLM's metrics
             self.count_error("gpu_series")
             self._log_once(error)
             return {}
@@ -145,15 +145,15 @@ class Exporter:
             event(_log, logging.ERROR, "internal_error", part="gpu_series", exc_info=error)
 
     def changed(self) -> None:
-        """Forget the bytes: a target was polled."""
+        """Drop the cached bytes: a target was polled."""
         self._cache.clear()
 
-    def use(self, sources: Sequence[MetricsSource], window_seconds: float) -> None:
+    def set_sources(self, sources: Sequence[MetricsSource], window_seconds: float) -> None:
         """Export these targets from now on."""
         self._sources = sources
         self._own["window_seconds"] = window_seconds
         self._families = {name: _family(name, window_seconds) for name in SIGNALS}
-        self._renderer = Renderer()  # it keeps help texts, which name the window
+        self._renderer = Renderer()  # it caches HELP texts, which name the window
         self._cache.clear()
 
     def set_own(self, name: str, value: float) -> None:
@@ -162,14 +162,14 @@ class Exporter:
         self._cache.clear()
 
     def count_error(self, part: str) -> None:
-        """Count a bug of a part of the sidecar, one of ERROR_PARTS, which goes on without it."""
+        """Count a bug of a part of the sidecar, one of ERROR_PARTS; the program continues."""
         self._errors[part] += 1.0
         self._cache.clear()
 
     def render(self, *, openmetrics: bool, compressed: bool = False) -> bytes:
-        """Return all series in one of the formats, gzipped if asked.
+        """Return all series in one of the formats, gzipped if `compressed`.
 
-        Until the next poll it is the same bytes, but for the ages at the end, which grow meanwhile.
+        Until the next poll the bytes are the same, except for the ages at the end, which grow.
         """
         body = self._cache.get(openmetrics)
         if body is None:
@@ -191,7 +191,7 @@ class Exporter:
         return self._renderer.render(chain(self._own_process(), families), openmetrics=openmetrics, whole=False)
 
     def _ages(self) -> list[tuple[str, Value]]:
-        """Return how long ago each source answered, by the monotonic clock: no other clock has to agree with it."""
+        """Return how long ago each source answered, by the monotonic clock, so that clocks need not be in sync."""
         sources = [(source.labels, source.health, source.last_success_age) for source in self._sources]
         if self.node is not None:
             sources.append(((), self.node.health, self.node.last_success_age))
@@ -209,21 +209,21 @@ class Exporter:
 
 
 class Body:
-    """The bytes of one poll; compressed once, however often something else is put behind them."""
+    """The bytes of one poll; compressed once, for all the ends that are appended to them."""
 
     def __init__(self, text: bytes) -> None:
         self.text = text
-        self._begun: tuple[bytes, zlib._Compress] | None = None
+        self._head: tuple[bytes, zlib._Compress] | None = None
 
     def gzipped(self, end: bytes) -> bytes:
         """Return the bytes and their end as one gzip stream."""
-        if self._begun is None:
+        if self._head is None:
             compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_FORMAT)
             # Flushed, so that only the end is left to be encoded at each scrape.
-            begun = compressor.compress(self.text) + compressor.flush(zlib.Z_SYNC_FLUSH)
-            self._begun = (begun, compressor)
-        begun, compressor = self._begun[0], self._begun[1].copy()
-        return begun + compressor.compress(end) + compressor.flush()
+            head = compressor.compress(self.text) + compressor.flush(zlib.Z_SYNC_FLUSH)
+            self._head = (head, compressor)
+        head, compressor = self._head[0], self._head[1].copy()
+        return head + compressor.compress(end) + compressor.flush()
 
 
 def _family(name: str, window_seconds: float) -> Family:

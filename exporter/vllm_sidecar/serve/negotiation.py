@@ -1,4 +1,4 @@
-"""Request headers -> what the client takes; whatever they hold, there is an answer."""
+"""Request headers -> formats that the client accepts; any header gets an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _OPENMETRICS_VERSIONS = (None, "1.0.0", "0.0.1")
-"""Those whose readers read 1.0.0, which is what they get; None where none is asked for."""
+"""Versions whose readers can read 1.0.0, which they get; None if a client names no version."""
 
 
 class _Choice(NamedTuple):
@@ -29,18 +29,18 @@ def _choices(header: str) -> Iterator[_Choice]:
 
 
 def _weight(text: str) -> float:
-    """Read a weight from 0 to 1; what is none refuses."""
+    """Read a weight from 0 to 1; an invalid one is 0, which refuses."""
     digits = text.replace(".", "", 1)
     return min(float(text), 1.0) if digits.isascii() and digits.isdecimal() else 0.0
 
 
 def _best(header: str, fits: Callable[[_Choice], bool]) -> float | None:
-    """Return the largest weight of the choices that fit; None where none does."""
+    """Return the largest weight of the choices that fit; None if none does."""
     return max((choice.weight for choice in _choices(header) if fits(choice)), default=None)
 
 
 def takes_openmetrics(accept: str) -> bool:
-    """Say whether OpenMetrics is asked for by name, and not less than the text format."""
+    """Return whether OpenMetrics is accepted by name, with at least the weight of the text format."""
     asked = _best(
         accept,
         lambda choice: (
@@ -52,13 +52,13 @@ def takes_openmetrics(accept: str) -> bool:
 
 
 def takes_gzip(accept_encoding: str) -> bool:
-    """Say whether gzip is taken: by its name, or where that is not there by `*`."""
+    """Return whether gzip is accepted: by its name or, if it is not named, by `*`."""
     named = _best(accept_encoding, lambda choice: choice.name in ("gzip", "x-gzip"))
     return bool(_best(accept_encoding, lambda choice: choice.name == "*") if named is None else named)
 
 
 def has_already(if_none_match: str, etag: str) -> bool:
-    """Say whether the client has the answer with this tag; weak and strong tags are the same here."""
+    """Return whether the client already has the answer with this tag; weak and strong tags count as the same."""
     if if_none_match.strip() == "*":
         return True
     return any(part.strip().removeprefix("W/") == f'"{etag}"' for part in if_none_match.split(","))

@@ -1,6 +1,6 @@
-"""Stage 5: windows, derivations, identity and health of one target -> a snapshot of all its series.
+"""Windows, derivations, identity and health of one target -> a snapshot of all its series.
 
-Data and health are apart: what the server said and what is derived from it is there only while the source is up,
+Data and health are separate: the server's data and the signals derived from it exist only while the source is up,
 health always.
 """
 
@@ -45,14 +45,14 @@ _log = logging.getLogger(__name__)
 _BY_SCOPE = {scope: [entry.signal.name for entry in DERIVED if entry.signal.scope is scope] for scope in Scope}
 CHECKLIST = tuple(entry.signal.name for entry in UPSTREAM if entry.checklist)
 MOST_TEXTS = 5000
-"""Texts of labels that are kept for the target, beside 1000 for each group."""
+"""Texts of labels that are cached for the target, plus 1000 for each group."""
 MAX_MODELS = 200
-"""Cards of /v1/models that are exported; adapters can be many."""
+"""Entries of /v1/models that are exported; there can be many adapters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All series of one target after one poll, and what the status shows beside them."""
+    """All series of one target after one poll, and further data for the status."""
 
     target: str
     samples: Samples
@@ -61,25 +61,25 @@ class Snapshot:
     readings: Readings | None
     """The last successful poll; None before the first and while the source is down."""
     restarts: int
-    """Restarts of the server that were seen."""
+    """Restarts of the server that were detected."""
     scraped: Scrape | None
-    """The last body and what the parser made of it, kept while the source is down."""
+    """The last body and its parsed form, kept while the source is down."""
     probes: Mapping[str, ProbeHealth] = field(default_factory=dict)
-    """How the probes of each source went."""
+    """Health of the probes of each source."""
 
 
 @dataclass(slots=True)
 class Snapshotter:
-    """Makes the snapshots of one target; keeps the texts of labels between them."""
+    """Makes the snapshots of one target; caches the texts of labels between them."""
 
     target: str
     labels: Sequence[tuple[str, str]]
-    """Labels on every series of the target: its name where there are several, and its static labels."""
+    """Labels on every series of the target: its name if there are several targets, and its static labels."""
     settings: DeriveSettings
     _texts: dict[Group, dict[Key, str]] = field(default_factory=dict)
     _broken: set[str] = field(default_factory=set)
     """Signals whose derivation has failed; logged once."""
-    _lasting: dict[str, tuple[object, Samples]] = field(default_factory=dict)
+    _reused: dict[str, tuple[object, Samples]] = field(default_factory=dict)
 
     def take(
         self,
@@ -93,9 +93,9 @@ class Snapshotter:
         probes: Mapping[str, ProbeHealth] | None = None,
         startup: float | None = None,
     ) -> Snapshot:
-        """Make a snapshot; `readings` is None while the source is down, `gpus` where none belong to the target.
+        """Make a snapshot; `readings` is None while the source is down, `gpus` if none belong to the target.
 
-        `startup` are the seconds that the server's last start took, None where that is not known.
+        `startup` is the duration of the server's last start in seconds, None if unknown.
         """
         samples: Samples = defaultdict(list)
         if readings is not None:
@@ -113,11 +113,11 @@ class Snapshotter:
             self._add(samples, name, labels, value)
         for name, (model, *labels), value in slos:
             samples[name].append((self._text(Group(Scope.MODEL, (model,)), (name, *labels)), value))
-        self._add_lasting(samples, health.failures, health.failure_samples)
+        self._add_reused(samples, health.failures, health.failure_samples)
         return Snapshot(self.target, samples, health, identity, readings, windows.restarts, scraped, probes or {})
 
     def _forget(self, readings: Readings) -> None:
-        """Drop the texts of engines that went away, and all texts where their number says that labels come and go."""
+        """Drop the texts of engines that disappeared, and all texts if so many mean that labels keep changing."""
         for group in [group for group in self._texts if group.scope is Scope.ENGINE and group not in readings.groups]:
             del self._texts[group]
         if sum(map(len, self._texts.values())) > MOST_TEXTS + 1000 * len(readings.groups):
@@ -144,7 +144,7 @@ class Snapshotter:
                 for key, value in scalars.items():
                     if isinstance(key, tuple):
                         samples[key[0]].append((self._text(group, key), value))
-                    elif not SIGNALS[key].labels:  # else it is the sum that only derivations use
+                    elif not SIGNALS[key].labels:  # otherwise it is a sum that only derivations use
                         samples[key].append((whole, value))
             for name, histogram in reading.histograms.items():
                 samples[name].append((whole, histogram))
@@ -190,7 +190,7 @@ class Snapshotter:
         for name in _BY_SCOPE[group.scope]:
             try:
                 result = COMPUTE[name](inputs)
-            except Exception as error:  # noqa: BLE001 - a bug in one derivation must cost one signal, not the target
+            except Exception as error:  # noqa: BLE001 - a bug in one derivation must affect one signal, not the target
                 if name not in self._broken:
                     self._broken.add(name)
                     event(
@@ -216,11 +216,11 @@ class Snapshotter:
             for signal in CHECKLIST:
                 yield "signal_missing", (signal,), float(signal in readings.missing)
 
-        self._add_lasting(samples, readings.sources, make)  # a part of the plan: the same object for a known layout
+        self._add_reused(samples, readings.sources, make)  # a part of the plan: the same object for a known layout
 
     def _engines(self, readings: Readings, samples: Samples) -> None:
-        """Add the engines with the labels that the server gave them, whatever these are."""
-        known = self._lasting.get("engine_info")
+        """Add the engines with the labels that the server exposes, including unknown ones."""
+        known = self._reused.get("engine_info")
         if known is None or known[0] is not readings.engines:
             taken = {*Scope.ENGINE.labels, *RESERVED_LABELS, *(name for name, _ in self.labels)}
             made: Samples = {"engine_info": []}
@@ -228,20 +228,20 @@ class Snapshotter:
                 scoped = zip(group.scope.labels, group.labels, strict=True)
                 text = labels_text((*self.labels, *scoped, *shown_labels(engine, taken).items()))
                 made["engine_info"].append((text, 1.0))
-            known = self._lasting["engine_info"] = (readings.engines, made)
+            known = self._reused["engine_info"] = (readings.engines, made)
         samples.update(known[1])
 
-    def _add_lasting(
+    def _add_reused(
         self, samples: Samples, of: object, make: Callable[[], Iterable[tuple[str, Sequence[str], float]]]
     ) -> None:
-        """Add samples that stay as they are as long as `of` is the same object."""
+        """Add samples that are reused as long as `of` is the same object."""
         name = make.__qualname__
-        known = self._lasting.get(name)
+        known = self._reused.get(name)
         if known is None or known[0] is not of:
             made: Samples = defaultdict(list)
             for row in make():
                 self._add(made, *row)
-            known = self._lasting[name] = (of, made)
+            known = self._reused[name] = (of, made)
         samples.update(known[1])
 
     def _server(

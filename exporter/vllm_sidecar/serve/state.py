@@ -1,4 +1,4 @@
-"""The state of a target in words, from its snapshot: what the status page says first."""
+"""The state of a target in words, from its snapshot: the headline of the status page."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PRESSURE = standard("VllmKvCachePressure", "pressure")
 PREEMPTIONS = standard("VllmKvCachePressure", "preemptions")
 FAILING = standard("VllmErrorRatioHigh", "errors")
 HELD = standard("VllmKvCacheHeld", "held")
-"""The page calls bad what the alerts, with their default thresholds, call bad."""
+"""The page uses the default thresholds of the alerts."""
 LIMITS = {
     "batch": "the batch is full",
     "kv_cache": "the KV cache is full",
     "adapter": "all LoRA slots are taken",
     "transfer": "KV blocks or a grammar are not ready",
 }
-"""What requests wait for, in words."""
+"""Why requests wait, in words."""
 
 
 class Level(IntEnum):
@@ -45,7 +45,7 @@ class Level(IntEnum):
 
 
 class State(NamedTuple):
-    """A state: its name from a closed set, how bad it is, and the words for people."""
+    """A state: its name from a closed set, its severity, and a text for people."""
 
     name: str
     severity: Level
@@ -57,9 +57,9 @@ class State(NamedTuple):
 
 
 def target_state(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> State:
-    """Say how a target is: why it does not answer, or the worst of what its engines and its requests are.
+    """Return the state of a target: why it does not answer, or the worst state of its engines and requests.
 
-    `gpus` are the series of its GPUs, where they are known.
+    `gpus` are the series of its GPUs, if known.
     """
     health = snapshot.health
     if health.reason in NOT_ONE_ENGINE:
@@ -72,14 +72,14 @@ def target_state(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> State:
     errors = dict(snapshot.samples.get("recent_error_ratio", ())).values()
     worst = max((value for value in errors if isinstance(value, float)), default=0.0)
     if worst > FAILING:
-        states.append(State("failing", Level.BAD, f"failing: {worst:.0%} of the requests end as server errors"))
+        states.append(State("failing", Level.BAD, f"failing: {worst:.0%} of the requests end in server errors"))
     if not states:
         return State("no_engines", Level.WATCH, "answers, but reports no engine yet")
     return max(states, key=lambda state: state.severity)
 
 
 def without_targets(config: Config) -> State | None:
-    """Say why no server is watched where none should be; None where one is."""
+    """Return why no server is watched although nothing is wrong; None if one is watched."""
     if config.headless:
         watched = "only its GPUs are watched" if config.gpu.enabled else "and its GPUs are not watched (gpu.devices)"
         words = f"a worker without an HTTP server (vllm.headless): nothing is polled, {watched}"
@@ -88,13 +88,13 @@ def without_targets(config: Config) -> State | None:
 
 
 def engine_states(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> list[tuple[str, State]]:
-    """Say how each engine is, by the text of its labels."""
+    """Return the state of each engine, with the text of its labels."""
     running = snapshot.samples.get("requests_running", ()) if snapshot.readings else ()
     return [(text, _engine(_Engine(snapshot, text, gpus))) for text, _ in running]
 
 
 class _Engine:
-    """The values of one engine; what is not there is 0 for these rules."""
+    """The values of one engine; a missing value counts as 0."""
 
     def __init__(self, snapshot: Snapshot, text: str, gpus: Samples) -> None:
         self._samples = snapshot.samples
@@ -102,13 +102,13 @@ class _Engine:
         self._gpus = gpus
 
     def get(self, name: str, absent: float = 0.0, **label: str) -> float:
-        """Return a value, or the sum of those that differ in one more label; of those with a value of it, if given."""
+        """Return a value, or the sum of those that differ in one more label; `label` selects one value of it."""
         own = self._text + "".join(f',{key}="{value}"' for key, value in label.items())
         found = [value for text, value in self._samples.get(name, ()) if text == own or text.startswith(own + ",")]
         return sum(value for value in found if isinstance(value, float)) if found else absent
 
     def gpus(self) -> str:
-        """Say what the GPUs do, where they are known."""
+        """Describe the load of the GPUs; empty if unknown."""
         busy = [v for _, v in self._gpus.get("gpu_utilization_ratio", ()) if isinstance(v, float)]
         watts = [v for _, v in self._gpus.get("gpu_power_watts", ()) if isinstance(v, float)]
         if not busy or not watts:
@@ -130,7 +130,7 @@ def _engine(engine: _Engine) -> State:
 
 
 def _load(engine: _Engine) -> list[str]:
-    """Say what the engine gets done: generated tokens, or what there is to say where it generates none."""
+    """Describe the engine's throughput: generated tokens or, if it generates none, requests and prompt tokens."""
     generated = engine.get("recent_generation_tokens_per_second")
     if generated:
         return [f"{_rate(generated)} tokens/s"]
@@ -148,37 +148,37 @@ def _rate(rate: float) -> str:
 def _unhealthy(engine: _Engine) -> State | None:
     if engine.get("engine_healthy", 1.0):
         return None
-    return State("unhealthy", Level.BAD, "unhealthy: vLLM itself says that this engine failed")
+    return State("unhealthy", Level.BAD, "unhealthy: vLLM reports that this engine failed")
 
 
 def _stalled(engine: _Engine) -> State | None:
     if not engine.get("stalled"):
         return None
     age = seconds_text(engine.get("work_without_progress_seconds"))
-    return State("stalled", Level.BAD, f"stalled for {age}: {_waiting_for_nothing(engine)}{engine.gpus()}")
+    return State("stalled", Level.BAD, f"stalled for {age}: {_requests_text(engine)}{engine.gpus()}")
 
 
-def _waiting(engine: _Engine) -> State | None:
-    """Say that clients wait without progress, before that is a stall."""
+def _no_progress(engine: _Engine) -> State | None:
+    """Return the state of clients that wait without progress, but not yet long enough for a stall."""
     seconds = engine.get("work_without_progress_seconds")
     if not seconds:
         return None
-    words = f"no progress for {seconds_text(seconds)}: {_waiting_for_nothing(engine)}{engine.gpus()}"
+    words = f"no progress for {seconds_text(seconds)}: {_requests_text(engine)}{engine.gpus()}"
     return State("no_progress", Level.WATCH, words)
 
 
-def _waiting_for_nothing(engine: _Engine) -> str:
+def _requests_text(engine: _Engine) -> str:
     running, waiting = engine.get("requests_running"), engine.get("requests_waiting")
     if running or waiting:
         return f"running {running:.0f}, waiting {waiting:.0f}, no tokens"
-    return "clients wait for answers, and the engine says that it has no requests"
+    return "clients wait for answers, but the engine reports no requests"
 
 
-def _idle_but_for_the_gauges(engine: _Engine) -> State | None:
+def _clients_left(engine: _Engine) -> State | None:
     if not engine.get("clients_left"):
         return None
     frozen = engine.get("requests_running") + engine.get("requests_waiting")
-    return State("idle", Level.FINE, f"idle: the clients left, the gauges froze at {frozen:.0f} requests")
+    return State("idle", Level.FINE, f"idle: the clients left, the gauges are frozen at {frozen:.0f} requests")
 
 
 def _asleep(engine: _Engine) -> State | None:
@@ -190,21 +190,21 @@ def _asleep(engine: _Engine) -> State | None:
     return State("asleep", Level.WATCH, "asleep")
 
 
-def _frozen(engine: _Engine) -> State | None:
+def _gauges_stale(engine: _Engine) -> State | None:
     if not engine.get("gauges_stale"):
         return None
     running = engine.get("requests_running")
-    return State("gauges_stale", Level.WATCH, f"gauges frozen: they say {running:.0f} running, and nothing moves")
+    return State("gauges_stale", Level.WATCH, f"gauges frozen at {running:.0f} running, and no progress")
 
 
-def _holding(engine: _Engine) -> State | None:
+def _kv_cache_held(engine: _Engine) -> State | None:
     held = engine.get("kv_cache_held_ratio")
     if held < HELD:
         return None
-    return State("kv_cache_held", Level.WATCH, f"KV cache held: {held:.0%} used, and nothing runs or waits")
+    return State("kv_cache_held", Level.WATCH, f"KV cache held: {held:.0%} used, but no request is running or waiting")
 
 
-def _preempting(engine: _Engine) -> State | None:
+def _kv_cache_full(engine: _Engine) -> State | None:
     preempted = engine.get("recent_preemptions_per_request")
     if engine.get("kv_cache_pressure_ratio") <= PRESSURE or preempted <= PREEMPTIONS:
         return None
@@ -230,14 +230,14 @@ _RULES: tuple[Callable[[_Engine], State | None], ...] = (
     _unhealthy,
     _stalled,
     _asleep,
-    _idle_but_for_the_gauges,
-    _frozen,
-    _preempting,
+    _clients_left,
+    _gauges_stale,
+    _kv_cache_full,
     _queueing,
-    _waiting,
-    _holding,
+    _no_progress,
+    _kv_cache_held,
 )
-"""The first that applies says the state."""
+"""The first rule that applies determines the state."""
 
 
 def seconds_text(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Snapshots -> the JSON of /api/v1/status: what is known, where from, and what is missing. Holds no secret."""
+"""Snapshots -> the JSON of /api/v1/status: the known data, its sources, and missing signals. Contains no secrets."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class NodeGpus(NamedTuple):
 def status(
     snapshots: Iterable[Snapshot], gpus: NodeGpus | None = None, without_targets: State | None = None
 ) -> dict[str, object]:
-    """Return the status of all targets, and of the GPUs (None where nobody looks at them), as plain JSON values.
+    """Return the status of all targets, and of the GPUs (None if they are not watched), as plain JSON values.
 
-    `without_targets` says why there are none, where that is as it should be.
+    `without_targets` explains why there are no targets, if that is intended.
     """
     known = list(snapshots)
-    # Of several targets it is not known whose GPUs they are.
+    # With several targets the owner of the GPUs is unknown.
     joined = gpus.samples if gpus and len(known) == 1 else NO_GPUS
     return {
         "version": __version__,
@@ -118,7 +118,7 @@ def _value(value: Value) -> dict[str, object]:
     if isinstance(value, Summary):
         return {
             "quantiles": dict(value.quantiles),
-            "bounds": {q: list(edges) for (q, _), edges in zip(value.quantiles, value.bounds, strict=False)},
+            "bounds": {q: list(around) for (q, _), around in zip(value.quantiles, value.bounds, strict=False)},
             "observations": value.recent,
             "count": value.observations,
             "sum": value.total,

@@ -1,4 +1,4 @@
-"""Keeps a part of the program running: one that ends is not exported as if it were live, and begins again."""
+"""Keeps a part of the program running: if it ends, its series are dropped and it is restarted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE = 1.0
 LAST_PAUSE = 60.0
-"""Seconds before a part begins again: doubled from the first to the last while it keeps ending."""
+"""Seconds before a part is restarted: doubled from the first to the last while it keeps ending."""
 CALM = 300.0
-"""Seconds after which a part that ends counts as one that ends for the first time."""
+"""A part that has run for so many seconds starts at the first pause again when it ends."""
 
 _log = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ class Supervised(Protocol):
     """A part of the program: a target, or the GPUs."""
 
     async def run(self) -> None:
-        """Run until cancelled; any other end is a bug."""
+        """Run until canceled; any other end is a bug."""
 
-    def ended(self, error: BaseException) -> None:
-        """End all series that would look live; `run` is called again afterwards."""
+    def drop_series(self, error: BaseException) -> None:
+        """Drop all series that would look live; `run` is called again afterwards."""
 
 
 async def supervise(
@@ -39,24 +39,24 @@ async def supervise(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> None:
-    """Run a part until cancelled, and again each time that it ends.
+    """Run a part until canceled, and again each time that it ends.
 
     Args:
         part: What to run.
         label: Its name in the log.
         count: Called at each end.
-        clock: Gives monotonic seconds.
+        clock: Returns monotonic seconds.
         sleep: Waits.
 
     Raises:
-        Exception: Its series cannot be ended either; then the program has to end.
+        Exception: Its series cannot be dropped either; then the program has to end.
     """
     pause = FIRST_PAUSE
     while True:
         began = clock()
         error = await _end_of(part)
         count()
-        part.ended(error)
+        part.drop_series(error)
         pause = FIRST_PAUSE if clock() - began > CALM else pause
         event(_log, logging.ERROR, "part_ended", part=label, again_in=f"{pause:g}s", exc_info=error)
         await sleep(pause)
@@ -64,7 +64,7 @@ async def supervise(
 
 
 async def _end_of(part: Supervised) -> BaseException:
-    """Return why a part ended; only a cancellation from outside is raised, not what libraries raise by that name."""
+    """Return why a part ended; only a cancellation from outside is raised, not a CancelledError of a library."""
     try:
         await part.run()
     except (Exception, asyncio.CancelledError) as error:

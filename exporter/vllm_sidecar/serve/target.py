@@ -1,9 +1,9 @@
 """Wires the stages of one target, and runs its two loops.
 
-    scrape -> exposition -> normalise -> window -> derive -> snapshot
+    scrape -> exposition -> normalize -> window -> derive -> snapshot
 
-One loop polls the metrics, the other sends one probe at a time. No poll waits for a probe, and what probes take or
-break changes neither when the next poll is nor when it can be seen.
+One loop polls the metrics, the other sends one probe at a time. No poll waits for a probe, and slow or failing
+probes change neither when the next poll is sent nor when its result is visible.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ SOURCE = "vllm"
 HEALTH_TIMEOUT = 2.0
 NO_METRICS = "no vLLM metric in the body"
 POLLS_NEEDED = 3
-"""Polls before what they cost may stretch the interval: the first of a busy server would do so for a minute."""
+"""Polls before their cost may lengthen the interval: the first one of a busy server would do so for a minute."""
 PROBE_TICK = 1.0
-"""Seconds between two probes at least, so that those that are due together are spread."""
+"""Least seconds between two probes, so that probes that are due at the same time are spread."""
 MAX_PROBE_PAUSE = 60.0
-"""Seconds up to which the pause is doubled while a bug ends each probe."""
+"""Longest pause in seconds; it is doubled while a bug ends each probe."""
 NOT_ONE_ENGINE_HOLD = 120.0
 """Seconds after such a poll for which no probe is sent."""
 COSTS_NOTHING = frozenset(
@@ -63,7 +63,7 @@ COSTS_NOTHING = frozenset(
 
 
 class TargetLoop:
-    """Polls one target for ever; says after each poll that there is something new."""
+    """Polls one target until canceled; calls `changed` after each poll."""
 
     def __init__(
         self,
@@ -81,8 +81,8 @@ class TargetLoop:
         self._changed, self._clock, self._wall = changed, clock, wall
         self._normalizer = Normalizer()
         self._windows = WindowStore(config.windows.length, config.windows.keep)
-        self._windows_still = asyncio.Lock()
-        """Held while they are read one after the other, for a poll in between would undo them."""
+        self._windows_lock = asyncio.Lock()
+        """Locked while windows are prepared one by one: a poll in between would make that useless."""
         self._health = Health(SOURCE, interval=config.scrape.interval)
         self._served = ServedModel()
         self._startup = Startup()
@@ -95,27 +95,27 @@ class TargetLoop:
         self._readings: Readings | None = None
         self._scraped: Scrape | None = None
         self._log = TargetLog(self._label)
-        self._health_says: str | None = None
-        """What /health said since the body has had no metric of vLLM; None where it was not asked."""
+        self._health_detail: str | None = None
+        """Result of /health since the body has no metric of vLLM; None if it was not requested."""
         self._hold_until = -math.inf
         self._current: Snapshot | None = None
         self._use_polling(target, config, client or Client(target, config.scrape))
-        self._use_rest(target, config)
+        self._use_derivation(target, config)
         self._health = replace(self._health, model_name=self._served.name(self._identity))
 
     def needs_new_client(self, target: Target, config: Config) -> bool:
-        """Say whether changed settings are about how the server is polled, so that `run` has to end for `use`."""
+        """Return whether settings of polling changed, so that `run` has to end before `apply`."""
         before = (self.target.model_copy(update={"labels": {}}), self._scrape, self._probe_settings)
         return before != (target.model_copy(update={"labels": {}}), config.scrape, config.introspection)
 
-    async def use(self, target: Target, config: Config) -> None:
-        """Take changed settings of the same server: its counters, its windows and what is known of it stay."""
+    async def apply(self, target: Target, config: Config) -> None:
+        """Apply changed settings of the same server, which keeps its counters, windows and identity."""
         if self.needs_new_client(target, config):
             self._use_polling(target, config, Client(target, config.scrape))
-        self._use_rest(target, config)
-        async with self._windows_still:
+        self._use_derivation(target, config)
+        async with self._windows_lock:
             self._windows.resize(config.windows.length, config.windows.keep)
-        self._show()
+        self._publish()
 
     def _use_polling(self, target: Target, config: Config, client: Client) -> None:
         scrape = self._scrape = config.scrape
@@ -127,7 +127,7 @@ class TargetLoop:
         )
         self._prober = make_prober(self._prober, target, config, client, self._wall)
 
-    def _use_rest(self, target: Target, config: Config) -> None:
+    def _use_derivation(self, target: Target, config: Config) -> None:
         self.target = target
         labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
         settings = DeriveSettings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
@@ -143,10 +143,10 @@ class TargetLoop:
         await self._client.__aexit__(*error)
 
     async def run(self) -> None:
-        """Poll and probe until cancelled.
+        """Poll and probe until canceled.
 
         Raises:
-            ExceptionGroup: Polling cannot go on; nothing is exported as if it did.
+            ExceptionGroup: Polling cannot continue; all series that would look live were dropped.
         """
         async with self, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_probing(), name=f"probe {self._label}")
@@ -159,20 +159,20 @@ class TargetLoop:
                 await self.poll_once()
                 await asyncio.sleep(max(0.0, due - self._clock()))
         except (Exception, asyncio.CancelledError) as error:
-            if _told_to_end():
+            if _is_canceled():
                 raise
-            self.ended(error)
+            self.drop_series(error)
             raise RuntimeError(f"polling of {self._label} ended") from error
 
-    def ended(self, error: BaseException) -> None:
-        """End all series that would look live: `run` ended, which is a bug."""
+    def drop_series(self, error: BaseException) -> None:
+        """Drop all series that would look live: `run` ended, which is a bug."""
         if self._health.up or self._health.reason is not Reason.INTERNAL:
             self._health = self._health.unusable(f"{type(error).__name__}: {error}")
         self._readings = None
-        self._show()
+        self._publish()
 
     async def _keep_probing(self) -> None:
-        """Probe until cancelled; a bug is logged once, makes probes rarer, and costs no poll."""
+        """Probe until canceled; a bug is logged once, makes probes rarer, and affects no poll."""
         pause = PROBE_TICK
         while True:
             await asyncio.sleep(pause)
@@ -180,38 +180,38 @@ class TargetLoop:
                 await self.probe_once()
                 pause = PROBE_TICK
             except (Exception, asyncio.CancelledError) as error:
-                if _told_to_end():
+                if _is_canceled():
                     raise
                 self._log.bug(error)
                 pause = min(2.0 * pause, MAX_PROBE_PAUSE)
 
     async def poll_once(self) -> None:
-        """Poll once, and show what came of it."""
+        """Poll once, and publish the result."""
         began = self._clock()
         try:
             self._throttle.spent(await self._poll())
         except PollError as error:
             if error.reason not in COSTS_NOTHING:
                 self._throttle.spent(self._clock() - began)
-            self._failed(began, error)
+            self._poll_failed(began, error)
         except Exception as error:  # noqa: BLE001 - one target's bug must not end the others
             self._log.bug(error)
-            self._failed(began, PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
+            self._poll_failed(began, PollError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
         else:
-            self._observe()
+            self._update_prober()
         self._health = replace(
             self._health,
             interval=self._throttle.interval,
             server_time_ratio=self._throttle.server_time_ratio,
             model_name=self._served.name(self._identity),
         )
-        self._show()
+        self._publish()
 
     async def probe_once(self) -> None:
         """Send the probe that is due, if any, to a server that answers polls; never while another one is open."""
         reason = self._health.reason
-        if reason is Reason.NO_VLLM_METRICS and self._health_says is None:
-            await self._ask_health()
+        if reason is Reason.NO_VLLM_METRICS and self._health_detail is None:
+            await self._check_health()
         elif self._prober and self._health.polls and reason in (None, Reason.NO_VLLM_METRICS):
             if self._clock() < self._hold_until:
                 return
@@ -222,10 +222,10 @@ class TargetLoop:
             self._log.changed(self._identity, changes)
         else:
             return
-        self._show()
+        self._publish()
 
-    def _show(self) -> None:
-        """Let the next scrape see what is known now, and nothing that is too old."""
+    def _publish(self) -> None:
+        """Expire old probe results, and let the next scrape make a new snapshot."""
         if self._prober:
             self._prober.expire(self._clock())
         self._current = None
@@ -239,30 +239,30 @@ class TargetLoop:
         if readings.not_an_engine:
             raise PollError(Reason.NOT_AN_ENGINE, f"the metrics are those of {readings.not_an_engine}")
         if not readings.dialect.prefix:
-            raise PollError(Reason.NO_VLLM_METRICS, self._health_says or NO_METRICS)
+            raise PollError(Reason.NO_VLLM_METRICS, self._health_detail or NO_METRICS)
         date = scraped.response.date
-        async with self._windows_still:
+        async with self._windows_lock:
             self._windows.expect(self._throttle.interval)
             self._windows.in_flight = self._identity.requests_in_flight
             clock = self._wall() if date is None else date
             change = self._windows.append(now, readings, clock)
             self._startup.answered(now, readings, clock, change)
-            self._took(scraped, readings)
-        self._gpu_join.follow(self._windows, now, restarted=change.restarted or change.anew)
+            self._poll_succeeded(scraped, readings)
+        self._gpu_join.follow(self._windows, now, restarted=change.restarted or change.resumed)
         if self._slo_counters:
             self._slo_counters.follow(readings, self._windows)
             if self._slo_counters.anomalies:
                 self._health = self._health.dropped(impossible=self._slo_counters.anomalies)
         if change.restarted:
             self._log.restarted(self._windows.restarts)
-        if self._prober and (change.restarted or change.anew):
+        if self._prober and (change.restarted or change.resumed):
             self._prober.restart()
         return scraped.response.seconds
 
-    def _took(self, scraped: Scrape, readings: Readings) -> None:
-        """Keep a successful poll and log what is new about it."""
+    def _poll_succeeded(self, scraped: Scrape, readings: Readings) -> None:
+        """Store a successful poll and log its changes."""
         health = self._health
-        self._scraped, self._readings, self._health_says = scraped, readings, None
+        self._scraped, self._readings, self._health_detail = scraped, readings, None
         self._served.observe(readings)
         self._succeeded_at = self._clock()
         exposition, response = scraped.exposition, scraped.response
@@ -275,15 +275,15 @@ class TargetLoop:
         )
         self._log.succeeded(scraped, readings)
 
-    def _observe(self) -> None:
-        """Tell the introspection what a poll says of the server."""
+    def _update_prober(self) -> None:
+        """Pass the cache configuration of a poll to the prober."""
         prober, readings = self._prober, self._readings
         if prober is None or readings is None:
             return
         config, changes = readings.cache_config, prober.identity.changes
         try:
             prober.observe_cache_config(config[min(config)] if config else None)
-        except Exception as error:  # noqa: BLE001 - what the server is called must not cost what it measures
+        except Exception as error:  # noqa: BLE001 - a bug of the identity must not affect the poll
             self._log.bug(error)
         self._log.changed(self._identity, changes)
 
@@ -291,7 +291,7 @@ class TargetLoop:
     def _identity(self) -> ServerIdentity:
         return self._prober.identity if self._prober else ServerIdentity()
 
-    def _failed(self, began: float, error: PollError) -> None:
+    def _poll_failed(self, began: float, error: PollError) -> None:
         self._startup.missed(began, error.reason)
         self._health = self._health.failed(error.reason, error.detail)
         if error.reason in NOT_ONE_ENGINE:
@@ -305,16 +305,16 @@ class TargetLoop:
         if self._health.misses >= MISSES or self._scraped is None:
             self._log.down(error)
 
-    async def _ask_health(self) -> None:
-        """Find out with `/health` why there are no metrics: a server that is fine was told not to make any."""
+    async def _check_health(self) -> None:
+        """Find out with `/health` why there are no metrics: a healthy server probably runs with them disabled."""
         try:
             await self._client.get("/health", timeout=HEALTH_TIMEOUT)
         except PollError as error:
-            self._health_says = f"{NO_METRICS}, and /health fails: {error.detail}"
+            self._health_detail = f"{NO_METRICS}, and /health fails: {error.detail}"
         else:
-            self._health_says = f"{NO_METRICS} though /health is fine: is vLLM running with --disable-log-stats?"
+            self._health_detail = f"{NO_METRICS} though /health is fine: is vLLM running with --disable-log-stats?"
         if self._health.reason is Reason.NO_VLLM_METRICS:
-            self._health = replace(self._health, detail=self._health_says)
+            self._health = replace(self._health, detail=self._health_detail)
 
     @property
     def labels(self) -> Sequence[tuple[str, str]]:
@@ -337,34 +337,34 @@ class TargetLoop:
         return self._health
 
     def snapshot(self) -> Snapshot:
-        """Return what is known after the last poll; the same object until the next one."""
+        """Return the data of the last poll; the same object until the next one."""
         if self._current is None:
             try:
-                self._current = self._take()
+                self._current = self._make_snapshot()
             except Exception as error:  # noqa: BLE001 - a bug in a derivation must not blank the other targets
                 self._log.bug(error)
                 self._health = self._health.unusable(f"{type(error).__name__}: {error}")
                 self._readings = None
-                self._current = self._take()
+                self._current = self._make_snapshot()
         return self._current
 
     async def prepare(self) -> None:
-        """Do the costly part of the next snapshot engine by engine: a scrape of many must not hold up all else."""
+        """Do the costly part of the next snapshot engine by engine, so that many engines do not delay other tasks."""
         if self._current is not None or self._readings is None:
             return
-        async with self._windows_still:
+        async with self._windows_lock:
             for window in self._windows.of(Scope.ENGINE).values():
-                with contextlib.suppress(Exception):  # the snapshot meets it again, and says which signal it is
+                with contextlib.suppress(Exception):  # the snapshot raises it again and logs the signal
                     latency.prepare(window, self._snapshotter.settings.min_observations)
                 await asyncio.sleep(0)
 
     async def history(self, since: float, engine: str | None) -> list[dict[str, object]]:
-        """Return what the status page draws of the polls after a Unix time, of one engine or (None) of all."""
+        """Return the charts of the status page for the polls after a Unix time, of one engine or (None) of all."""
         if not self._health.up:
             return []
         return await self._history.draw(self._windows, self._wall() - self._clock(), since, engine)
 
-    def _take(self) -> Snapshot:
+    def _make_snapshot(self) -> Snapshot:
         identity = self._identity
         gpus = self._gpu_join.view(self._windows)
         followed = self._slo_counters if not self._windows.several else None
@@ -384,16 +384,16 @@ class TargetLoop:
 
     @property
     def server_pid(self) -> int | None:
-        """The server's process on this machine; None where it is not known."""
+        """The server's process on this machine; None if unknown."""
         return self._prober.server_pid if self._prober else None
 
     @property
     def gpus_used(self) -> int | None:
-        """GPUs of this machine that the server uses, as its parallel sizes say; None where no source tells."""
+        """GPUs of this machine that the server uses, according to its parallel sizes; None if unknown."""
         return gpus_here(self._identity.flags, local=self._local)
 
 
-def _told_to_end() -> bool:
-    """Tell whether the running task was cancelled from outside; libraries raise CancelledError on their own, too."""
+def _is_canceled() -> bool:
+    """Return whether the running task was canceled from outside; libraries raise CancelledError on their own, too."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""What the loop of one target logs: changes of state, never the same thing at each poll."""
+"""Log events of one target's loop: changes of state, never the same event at each poll."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger("vllm_sidecar.serve.target")
 
 
 class TargetLog:
-    """Remembers what was logged of one target."""
+    """Logs the events of one target, and remembers which were logged."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -30,7 +30,7 @@ class TargetLog:
         self._before: Scrape | None = None
 
     def succeeded(self, scraped: Scrape, readings: Readings) -> None:
-        """Log what is new about a successful poll."""
+        """Log what changed with a successful poll."""
         before, rejected = self._before, scraped.exposition.rejected
         self._before = scraped
         if before is None or self._down:
@@ -63,7 +63,7 @@ class TargetLog:
                   fingerprint=identity.fingerprint)  # fmt: skip
 
     def bug(self, error: BaseException) -> None:
-        """Log a bug, each kind once: it may come back each second."""
+        """Log a bug, each kind once: it may recur each second."""
         kind = f"{type(error).__name__}: {error}"
         if kind not in self._bugs and len(self._bugs) < MOST_BUGS:
             self._bugs.add(kind)

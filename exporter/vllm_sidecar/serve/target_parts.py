@@ -1,4 +1,4 @@
-"""Parts of the loop of one target that settings make; what the part before has learned stays over a reload."""
+"""Parts of one target's loop that depend on settings; a reload keeps the data of the previous part."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def make_prober(
     known: Prober | None, target: Target, config: Config, client: Client, wall: Callable[[], float]
 ) -> Prober | None:
-    """Return an introspector with these settings, and with what the one before knows."""
+    """Return a prober with these settings, and with the data of the previous one; None if probes are disabled."""
     probes = config.introspection
     if not probes.enabled:
         return None
@@ -42,7 +42,7 @@ def make_prober(
 
 
 def make_slo_counters(counted: SloCounters | None, slos: SloSettings) -> SloCounters | None:
-    """Return the counters of these objectives, with what was counted before."""
+    """Return the counters of these objectives, with their previous counts; None if they are disabled."""
     if not slos.enabled:
         return None
     found = [Objective(each.name, LATENCIES[each.latency], each.threshold, each.model) for each in slos.latencies]
@@ -53,7 +53,7 @@ def make_slo_counters(counted: SloCounters | None, slos: SloSettings) -> SloCoun
 
 
 def asleep(readings: Readings) -> bool:
-    """Say whether an engine sleeps, so that only some probes may be sent."""
+    """Return whether an engine sleeps; only some probes may then be sent."""
     return any(
         reading.gauges.get(("engine_sleep_state", state), 0.0) > 0.0
         for group, reading in readings.groups.items()

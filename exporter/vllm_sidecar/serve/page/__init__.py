@@ -19,7 +19,7 @@ class Asset(NamedTuple):
     content_type: str
     etag: str
     policy: str
-    """Content-Security-Policy of the page; empty for what is no page."""
+    """Content-Security-Policy of the page; empty for other files."""
 
 
 @cache
@@ -35,7 +35,7 @@ def page() -> Asset:
 
 
 def asset(name: str) -> Asset | None:
-    """Return a file that the page loads; None for any other name, which leaves nothing behind."""
+    """Return a file that the page loads; None for any other name, which is not cached."""
     return _known_asset(name) if name in TYPES else None
 
 
@@ -50,11 +50,11 @@ def read(name: str) -> bytes:
 
 
 def served(body: bytes, content_type: str, policy: str = "") -> Asset:
-    """Return bytes as they are served."""
+    """Return bytes with the headers they are served with."""
     return Asset(body, content_type, hashlib.sha256(body).hexdigest()[:16], policy)
 
 
 def inline_hash(text: str, tag: str) -> str:
-    """Return the hash of the page's only inline element of a kind, as the policy wants it."""
+    """Return the hash of the page's only inline element of a kind, in the form of the policy."""
     (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"

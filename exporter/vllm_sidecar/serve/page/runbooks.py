@@ -1,6 +1,6 @@
-"""The runbooks as HTML, with the names of what an alert is about filled in, so that their commands need no edits.
+"""The runbooks as HTML, with the names from an alert's labels filled in: their commands need no edits.
 
-A runbook begins with a shell block that says `export NAMESPACE=... POD=...`; all commands below use these variables.
+A runbook begins with a shell block that contains `export NAMESPACE=... POD=...`; the commands below use them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 INDEX = "README.md"
 """What to do in an incident that no alert names; it begins the index."""
 MOST_KEPT = 100
-"""Pages that are kept, one for each runbook and set of names."""
+"""Pages that are cached, one for each runbook and set of names."""
 
 _KUBERNETES = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _NAME = re.compile(r"[A-Za-z0-9/._:-]{1,253}")
@@ -72,9 +72,9 @@ _PAGE = """<!doctype html>
 
 
 def runbook(name: str, query: Mapping[str, str]) -> Asset | None:
-    """Return the page of an alert's runbook, or with an empty name the index; None where there is no such runbook.
+    """Return the page of an alert's runbook, or with an empty name the index; None if no such runbook exists.
 
-    Values of the query that cannot be names are left out: the runbook is shown all the same.
+    Values of the query that are not valid names are ignored: the runbook is shown anyway.
     """
     file = f"{name.removesuffix('.md')}.md" if name else ""
     if file and file not in runbooks():
@@ -100,9 +100,9 @@ def _page(file: str, given: tuple[tuple[str, str], ...]) -> Asset:
 
 
 def filled(text: str, given: Mapping[str, str]) -> str:
-    """Fill in what the first shell block of a runbook exports, and the example's labels in its queries.
+    """Fill in the variables that the first shell block exports, and the example's labels in the queries.
 
-    What is not given stays as it is.
+    Other values stay as they are.
     """
     return _PROMQL.sub(
         lambda block: _MATCHER.sub(lambda found: _matcher(found, given), block[0]), _exported(text, given)
@@ -121,7 +121,7 @@ def _exported(text: str, given: Mapping[str, str]) -> str:
         return text
 
     def assigned(found: re.Match[str]) -> str:
-        looked_up = found[2].startswith("$(")  # with what stands before it
+        looked_up = found[2].startswith("$(")  # from the variables before it
         return found[0] if looked_up else f"{found[1]}={values.get(found[1], found[2])}"
 
     lines = _EXPORT.sub(lambda line: _ASSIGNED.sub(assigned, line[0]), block[1])
@@ -135,8 +135,8 @@ def _index() -> str:
 
 
 def _html(text: str, query: str) -> str:
-    """Render Markdown; HTML in it is shown as text, and links to other runbooks keep what is filled in."""
-    # Loaded when the first runbook is asked for: most sidecars never are.
+    """Render Markdown; HTML in it is shown as text, and links to other runbooks keep the names."""
+    # Imported at the first request of a runbook: most sidecars never get one.
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
