@@ -232,6 +232,15 @@ async def test_the_last_scrape_is_shown_as_it_came() -> None:
         assert (await client.get("/debug/last-scrape?target=other"))[0].status == 404
 
 
+async def test_a_body_that_is_no_exposition_can_be_looked_at() -> None:
+    page = b"<html><title>Sign in</title></html>"
+    async with FakeVllm(page) as fake, serving(config(fake.url)) as client:
+        await client.until_polled()
+        answer, body = await client.get("/debug/last-scrape")
+        assert (answer.status, body) == (200, page)
+        assert answer.headers["Content-Type"].startswith("text/plain")
+
+
 async def test_every_page_and_file_that_the_status_page_names_answers() -> None:
     async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
         await client.until_polled()

@@ -122,9 +122,9 @@ async def _last_scrape(request: web.Request) -> web.Response:
     if wanted is None and len(sources) > 1:
         return web.Response(status=400, text=f"several targets: choose one with ?target=: {', '.join(sources)}\n")
     source = sources.get(wanted) if wanted is not None else next(iter(sources.values()), None)
-    if source is None or source.scraped is None:
+    if source is None or source.last_response is None:
         return web.Response(status=404, text="no such target, or no body from it yet.\n")
-    response = source.scraped.response
+    response = source.last_response
     headers = {
         hdrs.CONTENT_TYPE: "text/plain; charset=utf-8",
         "X-Content-Type-Options": "nosniff",

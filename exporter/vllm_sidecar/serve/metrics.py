@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
     from vllm_sidecar.serve.snapshot import Snapshot
-    from vllm_sidecar.vllm.scraper import Scrape
+    from vllm_sidecar.vllm.client import Response
 
     Samples = Mapping[str, list[tuple[str, Value]]]
 
@@ -61,8 +61,8 @@ class MetricsSource(Protocol):
         """How the last polls went; unlike a snapshot it costs nothing."""
 
     @property
-    def scraped(self) -> Scrape | None:
-        """The last body; it costs nothing."""
+    def last_response(self) -> Response | None:
+        """The last complete body, also one that could not be read; it costs nothing."""
 
     @property
     def last_success_age(self) -> float | None:

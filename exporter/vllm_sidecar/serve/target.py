@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.gpu.monitor import GpuMonitor
     from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.series.slo_counters import SloCounters
+    from vllm_sidecar.vllm.client import Response
     from vllm_sidecar.vllm.probes import Prober
 
 SOURCE = "vllm"
@@ -322,9 +323,9 @@ class TargetLoop:
         return self._snapshotter.labels
 
     @property
-    def scraped(self) -> Scrape | None:
-        """The last body; it costs nothing."""
-        return self._scraped
+    def last_response(self) -> Response | None:
+        """The last complete body, also one that could not be read; it costs nothing."""
+        return self._scraper.last_response
 
     @property
     def last_success_age(self) -> float | None:

@@ -31,6 +31,8 @@ class Scraper:
         self._client = client
         self._path = metrics_path
         self._parser = DifferentialParser()
+        self.last_response: Response | None = None
+        """The last body that was complete, whether or not it is an exposition."""
 
     async def scrape(self) -> Scrape:
         """Fetch one exposition.
@@ -38,5 +40,5 @@ class Scraper:
         Raises:
             PollError: The body could not be fetched, or is not an exposition.
         """
-        response = await self._client.get(self._path)
+        response = self.last_response = await self._client.get(self._path)
         return Scrape(self._parser.parse(response.body, response.content_type), response)
