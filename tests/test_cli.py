@@ -20,7 +20,7 @@ from places import EXPORTER
 from vllm_sidecar import __version__
 from vllm_sidecar.cli import SHELLS, main
 from vllm_sidecar.config import Config, ConfigError
-from vllm_sidecar.generate.outputs import Changes, How
+from vllm_sidecar.generate.outputs import Changes, WriteOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,13 +77,13 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Path,
     def install(*paths: str) -> list[tuple[Path, bool]]:
         calls: list[tuple[Path, bool]] = []
 
-        def generate(root: Path, how: How) -> Changes:
+        def generate(root: Path, how: WriteOptions) -> Changes:
             calls.append((root, how.check))
             return Changes(list(paths), [])
 
         module = ModuleType("vllm_sidecar.generate.outputs")
         module.main = generate
-        module.How = How
+        module.WriteOptions = WriteOptions
         monkeypatch.setitem(sys.modules, "vllm_sidecar.generate.outputs", module)
         return calls
 

@@ -14,7 +14,7 @@ from vllm_sidecar import cli
 from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
 from vllm_sidecar.generate.docs import sections
 from vllm_sidecar.generate.output_files import FilesError
-from vllm_sidecar.generate.outputs import Changes, How, main
+from vllm_sidecar.generate.outputs import Changes, WriteOptions, main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,14 +42,14 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_what_is_committed_is_what_is_generated() -> None:
-    assert not main(ROOT, How(check=True)), "run: make generate"
+    assert not main(ROOT, WriteOptions(check=True)), "run: make generate"
 
 
 def test_check_names_a_file_that_differs_and_leaves_it_alone(checkout: Path) -> None:
     stale = METRICS.replace(b"vllm_sidecar_up", b"vllm_sidecar_down")
     (checkout / DOCUMENT).write_bytes(stale)
 
-    assert main(checkout, How(check=True)) == Changes([DOCUMENT], [])
+    assert main(checkout, WriteOptions(check=True)) == Changes([DOCUMENT], [])
     assert (checkout / DOCUMENT).read_bytes() == stale
 
 
@@ -59,9 +59,9 @@ def test_generate_replaces_its_sections_and_nothing_that_was_written_by_hand(che
     _, end, after = rest.partition(b"<!-- end generated -->\n")
     (checkout / DOCUMENT).write_bytes(b"By hand.\r\n" + before + begin + b"old\n" + end + after)
 
-    assert main(checkout, How()) == Changes([DOCUMENT], [])
+    assert main(checkout, WriteOptions()) == Changes([DOCUMENT], [])
     assert (checkout / DOCUMENT).read_bytes() == b"By hand.\r\n" + METRICS
-    assert not main(checkout, How())
+    assert not main(checkout, WriteOptions())
 
 
 @pytest.mark.slow
@@ -72,10 +72,10 @@ def test_a_rule_file_that_is_generated_no_more_is_told_and_deleted_on_demand_but
     old.write_bytes((checkout / "rules" / "vllm-sidecar.rules.yml").read_bytes())
     own.write_text("groups: []\n")
 
-    for how in (How(check=True, prune=True), How()):
+    for how in (WriteOptions(check=True, prune=True), WriteOptions()):
         assert main(checkout, how) == Changes([], ["rules/old.rules.yml"])
         assert old.exists()
-    assert main(checkout, How(prune=True)) == Changes([], ["rules/old.rules.yml"])
+    assert main(checkout, WriteOptions(prune=True)) == Changes([], ["rules/old.rules.yml"])
     assert (old.exists(), own.exists()) == (False, True)
 
 
@@ -140,7 +140,7 @@ def test_a_file_without_its_markers_is_named_and_not_written(text: bytes, checko
     (checkout / DOCUMENT).write_bytes(text)
 
     with pytest.raises(FilesError, match=r"docs/metrics\.md must have the lines '<!-- generated: "):
-        main(checkout, How())
+        main(checkout, WriteOptions())
     assert (checkout / DOCUMENT).read_bytes() == text
 
 
@@ -148,4 +148,4 @@ def test_a_missing_file_is_named(checkout: Path) -> None:
     (checkout / DOCUMENT).unlink()
 
     with pytest.raises(FilesError, match=r"docs/metrics\.md is missing: restore it from the repository"):
-        main(checkout, How(check=True))
+        main(checkout, WriteOptions(check=True))

@@ -13,7 +13,7 @@ from vllm_sidecar.catalog.objectives import BURNS, SLOS, CountedFrom
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.generate.settings.slo_settings import SloSettings
 from vllm_sidecar.generate.settings.thresholds import Thresholds, load_thresholds
-from vllm_sidecar.generate.slo_resolution import burns_of, settle
+from vllm_sidecar.generate.slo_resolution import burns_of, resolve_objectives
 from vllm_sidecar.generate.slo_rules import slo_rules
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def variants(slo: str, **settings: Any) -> list[Variant]:
-    found = {each.name: every for each, every in settle(Thresholds.model_validate(settings)).objectives}
+    found = {each.name: every for each, every in resolve_objectives(Thresholds.model_validate(settings)).objectives}
     return found.get(slo, [])
 
 
@@ -34,7 +34,7 @@ def one(slo: str, **settings: Any) -> ResolvedObjective:
 
 def mistakes(**settings: Any) -> tuple[str, ...]:
     try:
-        settle(Thresholds.model_validate(settings))
+        resolve_objectives(Thresholds.model_validate(settings))
     except ConfigError as error:
         return error.mistakes
     return ()
@@ -145,7 +145,7 @@ def test_snapping_is_told_and_can_be_asked_for_in_three_places() -> None:
         {"slos": {**off, "snap": True}},
         {"slos": {"time_to_first_token": {"threshold": "2s", "snap": True}}},
     ):
-        settled = settle(Thresholds.model_validate(settings))
+        settled = resolve_objectives(Thresholds.model_validate(settings))
         assert [note.split(";")[0] for note in settled.notes] == [
             "slos.time_to_first_token.threshold: 2s is not a bucket bound of vLLM's defaults: 2s500ms is used instead"
         ]
@@ -219,7 +219,7 @@ def test_the_committed_file_holds_every_key_with_its_default() -> None:
     committed = load_thresholds(FILE)
     for profile in Profile:
         of_profile = committed.model_copy(update={"profile": profile.value})
-        assert settle(of_profile) == settle(Thresholds(profile=profile.value))
+        assert resolve_objectives(of_profile) == resolve_objectives(Thresholds(profile=profile.value))
     assert committed.slos.burn == Thresholds().slos.burn
     assert {
         name: getattr(committed.slos, name) for name in ("enabled", "source", "snap", "observations", "buckets")

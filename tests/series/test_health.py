@@ -9,7 +9,7 @@ import pytest
 
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.reasons import VLLM_REASONS, Reason
-from vllm_sidecar.series.health import ANOMALIES, MISSES, Health
+from vllm_sidecar.series.health import ANOMALIES, MAX_FAILED_POLLS, Health
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ def test_a_source_is_up_from_its_first_success_until_three_misses_in_a_row(
     outcomes: str, up: bool, misses: int
 ) -> None:
     health = after(outcomes)
-    assert MISSES == 3
+    assert MAX_FAILED_POLLS == 3
     assert (health.up, health.misses, health.polls) == (up, misses, len(outcomes))
 
 

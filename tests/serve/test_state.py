@@ -8,7 +8,7 @@ import pytest
 from readings import ENGINE, readings
 
 from vllm_sidecar.catalog.reasons import HINTS, Reason
-from vllm_sidecar.series.health import MISSES, Health
+from vllm_sidecar.series.health import MAX_FAILED_POLLS, Health
 from vllm_sidecar.serve.snapshot import Snapshot
 from vllm_sidecar.serve.state import Level, engine_states, seconds_text, target_state
 from vllm_sidecar.vllm.probes.identity import ServerIdentity
@@ -176,7 +176,7 @@ def test_a_stall_says_what_the_gpus_do() -> None:
 
 def test_a_source_that_is_down_says_why_and_what_to_do() -> None:
     down = UP
-    for _ in range(MISSES):
+    for _ in range(MAX_FAILED_POLLS):
         down = down.failed(Reason.REFUSED, "nobody there")
     state = target_state(snapshot(down))
     assert (state.name, state.severity) == ("down", Level.BAD)

@@ -13,7 +13,7 @@ from places import CAPTURES
 from running import WALL, config, run
 
 from vllm_sidecar.catalog.reasons import VLLM_REASONS, Reason
-from vllm_sidecar.derive.registry import COMPUTE
+from vllm_sidecar.derive.registry import DERIVATIONS
 
 pytestmark = pytest.mark.io
 
@@ -339,7 +339,7 @@ async def test_a_bug_in_one_derivation_costs_one_signal(monkeypatch: pytest.Monk
     def broken(_: object) -> float:
         raise ZeroDivisionError("made up")
 
-    monkeypatch.setitem(COMPUTE, "stalled", broken)
+    monkeypatch.setitem(DERIVATIONS, "stalled", broken)
     async with FakeVllm(BODY) as fake, run(config(fake.url)) as running:
         samples = await running.poll()
     assert (samples[UP], samples[RUNNING]) == (1.0, 16.0)

@@ -27,7 +27,7 @@ COMPARES_POLLS = (
     "It compares several gauges of the same poll over the window; Prometheus does not store consecutive polls."
 )
 REMEMBERS = "It needs the time of the last change of any of several series, beyond the range of a query."
-NEEDS_FACTS = "It joins metrics with flags and texts that vLLM does not expose as numbers."
+NEEDS_FLAGS = "It joins metrics with flags and texts that vLLM does not expose as numbers."
 JOINS_SOURCES = (
     "It joins the engine's polls with those of its GPUs at the same times; Prometheus sees neither of them between two scrapes, "
     "and has no mapping of GPUs to servers."
@@ -75,7 +75,7 @@ DERIVED: tuple[Derived, ...] = (
          "requests_waiting time_to_first_token_seconds", REMEMBERS,
          "Estimated wait of a request that arrives now: waiting / admission rate, at least the time since the last admission."),
     _row("admission_limit", Unit.NONE,
-         "requests_waiting requests_running kv_cache_usage_ratio preemptions_total requests_kv_fetching", NEEDS_FACTS,
+         "requests_waiting requests_running kv_cache_usage_ratio preemptions_total requests_kv_fetching", NEEDS_FLAGS,
          "1 for the limit that requests wait for now, otherwise 0: batch (--max-num-seqs), kv_cache, adapter (LoRA slots), transfer (KV blocks or a "
          "grammar that is not ready), or unknown; absent while none waits.", "limit"),
     _row("recent_requests_running_peak", Unit.NONE, "requests_running", BETWEEN_SCRAPES,
@@ -90,9 +90,9 @@ DERIVED: tuple[Derived, ...] = (
          "Highest KV-cache usage at any poll of the last {window}."),
     _row("recent_kv_cache_usage_mean_ratio", Unit.RATIO, "kv_cache_usage_ratio", BETWEEN_SCRAPES,
          "Mean KV-cache usage over the polls of the last {window}."),
-    _row("kv_cache_capacity_tokens", Unit.TOKENS, "", NEEDS_FACTS,
+    _row("kv_cache_capacity_tokens", Unit.TOKENS, "", NEEDS_FLAGS,
          "Tokens that one engine's KV cache holds."),
-    _row("kv_cache_free_tokens", Unit.TOKENS, "kv_cache_usage_ratio", NEEDS_FACTS,
+    _row("kv_cache_free_tokens", Unit.TOKENS, "kv_cache_usage_ratio", NEEDS_FLAGS,
          "Tokens that fit into one engine's KV cache now."),
     _row("kv_cache_time_to_full_seconds", Unit.SECONDS, "kv_cache_usage_ratio", ONE_PROCESS,
          "Time until the KV cache is full at the growth of the last {window}; absent while it does not grow."),
@@ -118,7 +118,7 @@ DERIVED: tuple[Derived, ...] = (
          "Share of the prompt tokens of the last {window} that were computed, not taken from a cache."),
     _row("recent_step_mean_tokens", Unit.TOKENS, "iteration_tokens", ONE_PROCESS,
          "Mean tokens per engine step in the last {window}."),
-    _row("recent_batch_occupancy_ratio", Unit.RATIO, "requests_running", NEEDS_FACTS,
+    _row("recent_batch_occupancy_ratio", Unit.RATIO, "requests_running", NEEDS_FLAGS,
          "Mean of running requests / --max-num-seqs over the last {window}."),
     _row("recent_spec_decode_acceptance_ratio", Unit.RATIO,
          "spec_decode_draft_tokens_total spec_decode_accepted_tokens_total", ONE_PROCESS,
@@ -154,10 +154,10 @@ DERIVED: tuple[Derived, ...] = (
     _row("engine_sleeping", Unit.NONE, "engine_sleep_state", COMPARES_POLLS,
          "1 while the engine sleeps, 0 while it is awake."),
     _row("saturation_ratio", Unit.RATIO, "requests_running requests_waiting kv_cache_usage_ratio preemptions_total",
-         NEEDS_FACTS,
+         NEEDS_FLAGS,
          "How near the engine is to its limits over the last {window}, 0 to 1, for HPA and KEDA; `model` is a valid Kubernetes label value.",
          "model"),
-    _row("data_parallel_engines", Unit.NONE, "", NEEDS_FACTS,
+    _row("data_parallel_engines", Unit.NONE, "", NEEDS_FLAGS,
          "Engines that the server reports for the model.", scope=Scope.MODEL),
     _row("recent_data_parallel_imbalance_ratio", Unit.RATIO,
          "requests_running requests_waiting generation_tokens_total", COMPARES_POLLS,

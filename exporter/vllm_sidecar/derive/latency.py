@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.window import Increase, Window
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-PAGED = 0.95
+BOUNDED_QUANTILE = 0.95
 """The quantile that is exported with the bounds of its bucket: the one for alerts."""
 
 
@@ -87,7 +87,7 @@ def p95_bounds(engine: EngineInputs) -> dict[tuple[str, str], float]:
     for name, histogram in LATENCIES.items():
         recent = engine.window.observed(histogram)
         if _are_enough(recent, engine.server.settings.min_observations):
-            lower, upper = bucket_edges(recent.bounds, recent.counts, PAGED)
+            lower, upper = bucket_edges(recent.bounds, recent.counts, BOUNDED_QUANTILE)
             found[name, "lower"] = lower
             if upper is not None:
                 found[name, "upper"] = upper

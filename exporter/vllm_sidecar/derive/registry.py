@@ -28,7 +28,7 @@ from vllm_sidecar.derive import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMPUTE: dict[str, Callable[..., object]] = {
+DERIVATIONS: dict[str, Callable[..., object]] = {
     **{f"recent_{histogram}": latency.quantiles_of(histogram) for histogram in LATENCIES.values()},
     "recent_latency_observations": latency.observations,
     "recent_latency_bound_seconds": latency.p95_bounds,

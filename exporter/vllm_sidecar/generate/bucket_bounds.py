@@ -71,7 +71,7 @@ class BucketBounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class SnappedThreshold:
     """A threshold at a bucket bound. `note` is what was changed, `mistake` why it is impossible, or both are None."""
 
     threshold: float
@@ -79,27 +79,29 @@ class Placed:
     mistake: str | None = None
 
 
-def placed(histogram: str, threshold: float, bounds: BucketBounds, model: str | None, *, snap: bool) -> Placed:
+def placed(
+    histogram: str, threshold: float, bounds: BucketBounds, model: str | None, *, snap: bool
+) -> SnappedThreshold:
     """Find a threshold among the bounds of all replicas; if it is missing, with `snap` use the nearest common one."""
     known = bounds.of(histogram, model)
     lacking = [where for where, each in known if not _has(each, threshold)]
     if not lacking:
-        return Placed(threshold)
+        return SnappedThreshold(threshold)
     common = [bound for bound in known[0][1] if all(_has(each, bound) for _, each in known)]
     shown = format_duration(threshold)
     exact = f"to have it exactly (vLLM {FLAG_SINCE} or newer): {option(histogram, threshold, known[0][1])}"
     if not common:
-        return Placed(
+        return SnappedThreshold(
             threshold, mistake=f"{shown} is not a bucket bound of {', '.join(lacking)}, and no bound is in all; {exact}"
         )
     nearest = min(common, key=lambda bound: abs(log(bound / threshold)))
     if snap:
-        return Placed(
+        return SnappedThreshold(
             nearest,
             note=f"{shown} is not a bucket bound of {', '.join(lacking)}: {_shown(nearest)} is used instead; {exact}",
         )
     around = " and ".join(_shown(bound) for bound in _around(common, threshold))
-    return Placed(
+    return SnappedThreshold(
         threshold,
         mistake=f"{shown} is not a bucket bound of {', '.join(lacking)}; nearest are {around}, or snap: true uses "
         f"{_shown(nearest)}, or source: sidecar estimates; {exact}",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from vllm_sidecar.generate.outputs import Changes, How
+    from vllm_sidecar.generate.outputs import Changes, WriteOptions
 
 EXAMPLES = {
     "thresholds": ("the file of thresholds with its defaults, to edit", "."),
@@ -112,7 +112,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _generate_rules(arguments: argparse.Namespace) -> int:
-    def write(generate: ModuleType, how: How) -> Changes:
+    def write(generate: ModuleType, how: WriteOptions) -> Changes:
         kind = _format(generate.Format, arguments.format)
         return cast("Changes", generate.rules(arguments.thresholds, kind, arguments.out, how, arguments.live))
 
@@ -120,7 +120,7 @@ def _generate_rules(arguments: argparse.Namespace) -> int:
 
 
 def _generate_shim(arguments: argparse.Namespace) -> int:
-    def write(generate: ModuleType, how: How) -> Changes:
+    def write(generate: ModuleType, how: WriteOptions) -> Changes:
         kind = _format(generate.Format, arguments.format)
         return cast("Changes", generate.shim(arguments.thresholds, kind, arguments.out, how))
 
@@ -132,7 +132,7 @@ def _generate_dashboards(arguments: argparse.Namespace) -> int:
 
 
 def _generate_alertmanager(arguments: argparse.Namespace) -> int:
-    def write(generate: ModuleType, how: How) -> Changes:
+    def write(generate: ModuleType, how: WriteOptions) -> Changes:
         kind = _format(generate.AlertmanagerFormat, arguments.format)
         return cast("Changes", generate.alertmanager(arguments.thresholds, kind, arguments.out, how))
 
@@ -150,11 +150,11 @@ def _format(formats: Any, name: str) -> Any:
     return formats(name)
 
 
-def _generated(arguments: argparse.Namespace, write: Callable[[ModuleType, How], Changes]) -> int:
+def _generated(arguments: argparse.Namespace, write: Callable[[ModuleType, WriteOptions], Changes]) -> int:
     """Run a part of the generator and print what it changed, or with `--check` would change."""
     generate = importlib.import_module("vllm_sidecar.generate.outputs")
     try:
-        changes = write(generate, generate.How(arguments.check, arguments.force, arguments.prune))
+        changes = write(generate, generate.WriteOptions(arguments.check, arguments.force, arguments.prune))
     except OSError as error:  # not a checkout, or nothing that can be written
         print_error(str(error))
         return 1

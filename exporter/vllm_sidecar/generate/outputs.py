@@ -38,7 +38,7 @@ __all__ = [
     "Changes",
     "FilesError",
     "Format",
-    "How",
+    "WriteOptions",
     "alertmanager",
     "dashboards",
     "examples",
@@ -61,7 +61,7 @@ EXAMPLES: dict[str, Callable[[], dict[str, bytes]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class WriteOptions:
     """Permissions for the files of a folder."""
 
     check: bool = False
@@ -97,7 +97,7 @@ class Earlier:
     by: Origin
 
 
-def main(root: Path, how: How) -> Changes:
+def main(root: Path, how: WriteOptions) -> Changes:
     """Write all generated files of the project below `root`; a checkout has git, so nothing is refused.
 
     Raises:
@@ -115,10 +115,12 @@ def main(root: Path, how: How) -> Changes:
         Earlier(f"{RULES}/*{ENDING[Format.PROMETHEUS]}", Origin(RULES)),
         Earlier(f"{DASHBOARDS}/*.json", BY_DASHBOARDS),
     )
-    return _put(root, documents | in_folder | grafana, How(how.check, force=True, prune=how.prune), earlier, notes)
+    return _put(
+        root, documents | in_folder | grafana, WriteOptions(how.check, force=True, prune=how.prune), earlier, notes
+    )
 
 
-def rules(thresholds: Path | None, kind: Format, out: Path, how: How, servers: Sequence[str] = ()) -> Changes:
+def rules(thresholds: Path | None, kind: Format, out: Path, how: WriteOptions, servers: Sequence[str] = ()) -> Changes:
     """Write the rules into the folder `out`.
 
     Args:
@@ -138,7 +140,7 @@ def rules(thresholds: Path | None, kind: Format, out: Path, how: How, servers: S
     return _put(out, found, how, (earlier,), (*notes, *_dead_links(settings)))
 
 
-def shim(thresholds: Path | None, kind: Format, out: Path, how: How) -> Changes:
+def shim(thresholds: Path | None, kind: Format, out: Path, how: WriteOptions) -> Changes:
     """Write the rules that create the sidecar's names in a Prometheus without it into the folder `out`.
 
     Arguments and errors as of `rules`.
@@ -152,7 +154,7 @@ def shim_files(thresholds: Thresholds, kind: Format) -> dict[str, bytes]:
     return {name: content} | relabel_file()
 
 
-def alertmanager(thresholds: Path | None, kind: AlertmanagerFormat, out: Path, how: How) -> Changes:
+def alertmanager(thresholds: Path | None, kind: AlertmanagerFormat, out: Path, how: WriteOptions) -> Changes:
     """Write the configuration of Alertmanager into the folder `out`.
 
     Raises:
@@ -162,7 +164,7 @@ def alertmanager(thresholds: Path | None, kind: AlertmanagerFormat, out: Path, h
     return _put(out, alertmanager_files(load_thresholds(thresholds), kind), how)
 
 
-def dashboards(thresholds: Path | None, out: Path, how: How) -> Changes:
+def dashboards(thresholds: Path | None, out: Path, how: WriteOptions) -> Changes:
     """Write the dashboards into the folder `out`.
 
     Args:
@@ -181,7 +183,7 @@ def dashboards(thresholds: Path | None, out: Path, how: How) -> Changes:
     return _put(out, found, how, (Earlier("*.json", BY_DASHBOARDS),))
 
 
-def examples(part: str, out: Path, how: How) -> Changes:
+def examples(part: str, out: Path, how: WriteOptions) -> Changes:
     """Write files that users copy or edit into the folder `out`; `part` is one of `EXAMPLES`.
 
     Raises:
@@ -191,7 +193,11 @@ def examples(part: str, out: Path, how: How) -> Changes:
 
 
 def _put(
-    root: Path, contents: Mapping[str, bytes], how: How, earlier: Sequence[Earlier] = (), notes: tuple[str, ...] = ()
+    root: Path,
+    contents: Mapping[str, bytes],
+    how: WriteOptions,
+    earlier: Sequence[Earlier] = (),
+    notes: tuple[str, ...] = (),
 ) -> Changes:
     """Write the files that differ, unless one is refused, and delete orphans with `prune`."""
     differing = on_disk.differing(root, contents)

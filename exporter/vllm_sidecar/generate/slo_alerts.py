@@ -27,7 +27,7 @@ from vllm_sidecar.generate.slo_observations import (
     with_records,
 )
 from vllm_sidecar.generate.slo_records import ALL, BURN, OBJECTIVE, THRESHOLD, budget_of, record_of, window_of
-from vllm_sidecar.generate.slo_resolution import Burning, burns_of
+from vllm_sidecar.generate.slo_resolution import BurnWindow, burns_of
 from vllm_sidecar.generate.slo_variants import ResolvedObjective, Variant, matcher_of, sharing
 from vllm_sidecar.generate.templating import render
 
@@ -71,7 +71,7 @@ class _Alert:
     thresholds: Thresholds
 
     @property
-    def burns(self) -> list[Burning]:
+    def burns(self) -> list[BurnWindow]:
         """The burn of each variant: they differ only in the factor."""
         return [burns_of(variant.settings, self.thresholds)[self.number] for variant in self.group]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Burning:
+class BurnWindow:
     """One pair of windows for one objective."""
 
     long: float
@@ -31,14 +31,14 @@ class Burning:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class ResolvedObjectives:
     """Every objective that has any rules, with its variants, and notes for the user."""
 
     objectives: list[tuple[Slo, list[Variant]]]
     notes: tuple[str, ...]
 
 
-def settle(thresholds: Thresholds, bounds: BucketBounds | None = None) -> Settled:
+def resolve_objectives(thresholds: Thresholds, bounds: BucketBounds | None = None) -> ResolvedObjectives:
     """Resolve the settings of each objective.
 
     Args:
@@ -65,7 +65,7 @@ def settle(thresholds: Thresholds, bounds: BucketBounds | None = None) -> Settle
             mistakes.extend(slo_gateways.mistakes(thresholds, counted_there))
     if mistakes:
         raise LateError(mistakes)
-    return Settled(found, tuple(dict.fromkeys(notes)))
+    return ResolvedObjectives(found, tuple(dict.fromkeys(notes)))
 
 
 def _variants(
@@ -145,7 +145,7 @@ def _at_a_bound(
     return replace(settings, threshold=place.threshold)
 
 
-def burns_of(settings: ResolvedObjective, thresholds: Thresholds) -> list[Burning]:
+def burns_of(settings: ResolvedObjective, thresholds: Thresholds) -> list[BurnWindow]:
     """Return the windows of an objective. Default factors are lowered to what its budget allows, the user's are not.
 
     All observations bad is a burn of 1 / (1 - objective): 10 for an objective of 90 %, which is never above 14.4.
@@ -153,7 +153,7 @@ def burns_of(settings: ResolvedObjective, thresholds: Thresholds) -> list[Burnin
     given = "burn" in thresholds.slos.model_fields_set
     most = 1.0 / settings.budget
     return [
-        Burning(
+        BurnWindow(
             burn.long,
             burn.short,
             burn.factor if given else min(burn.factor, float(f"{CAP * most:.3g}")),

@@ -46,7 +46,7 @@ from vllm_sidecar.generate.slo_records import (
     recording,
     window_of,
 )
-from vllm_sidecar.generate.slo_resolution import settle
+from vllm_sidecar.generate.slo_resolution import resolve_objectives
 from vllm_sidecar.generate.slo_variants import ResolvedObjective, Variant, matcher_of, sharing
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def slo_rules(thresholds: Thresholds, bounds: BucketBounds | None = None) -> Slo
     Raises:
         LateError: A threshold is not a bucket bound, or a factor can never be reached; with all such mistakes.
     """
-    settled = settle(thresholds, bounds)
+    settled = resolve_objectives(thresholds, bounds)
     groups = [group for slo, variants in settled.objectives for group in _groups(slo, variants, thresholds)]
     guards = [rule for _, variants in settled.objectives for rule in guard_alerts(variants, thresholds)]
     if guards:

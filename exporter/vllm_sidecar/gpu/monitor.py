@@ -16,7 +16,7 @@ from vllm_sidecar.gpu.frames import GpuEvent, Note, Opened
 from vllm_sidecar.gpu.polls import GpuPoll
 from vllm_sidecar.gpu.supervisor import ChildSettings, Supervisor
 from vllm_sidecar.logs import event
-from vllm_sidecar.series.health import GPU_ANOMALIES, MISSES, Health
+from vllm_sidecar.series.health import GPU_ANOMALIES, MAX_FAILED_POLLS, Health
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,7 +80,7 @@ class GpuMonitor:
                 self._samples = self._make()
             except Exception as error:  # noqa: BLE001 - vLLM's metrics are in the same scrape
                 event(_log, logging.ERROR, "internal_error", source=SOURCE, exc_info=error)
-                self.health = self.health.unusable(f"{type(error).__name__}: {error}")
+                self.health = self.health.failed_internally(f"{type(error).__name__}: {error}")
                 self._down()
                 self._samples = self._make()
         return self._samples
@@ -96,7 +96,7 @@ class GpuMonitor:
 
     def drop_series(self, error: BaseException) -> None:
         """Drop all series that would look live: `run` ended, which is a bug."""
-        self.health = self.health.unusable(f"{type(error).__name__}: {error}")
+        self.health = self.health.failed_internally(f"{type(error).__name__}: {error}")
         self._down()
         self._notify()
 
@@ -128,7 +128,7 @@ class GpuMonitor:
     def _expire(self, now: float) -> None:
         if self._succeeded_at is None or not self.health.up:
             return
-        if now - self._succeeded_at > MISSES * self.settings.interval:
+        if now - self._succeeded_at > MAX_FAILED_POLLS * self.settings.interval:
             self.health = replace(self.health, up=False)
             self._down()
             self._notify()

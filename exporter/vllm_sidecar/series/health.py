@@ -11,7 +11,7 @@ from vllm_sidecar.catalog.reasons import VLLM_REASONS, Reason
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-MISSES = 3
+MAX_FAILED_POLLS = 3
 """Successive failed polls after which the last values of a source count as stale."""
 ANOMALIES = (
     "not_finite",
@@ -66,7 +66,7 @@ class Health:
         misses = self.misses + 1
         return replace(
             self,
-            up=self.up and misses < MISSES,
+            up=self.up and misses < MAX_FAILED_POLLS,
             misses=misses,
             polls=self.polls + 1,
             failures=Counter(self.failures) + Counter((reason,)),
@@ -78,7 +78,7 @@ class Health:
         """Return the health after more values of the last poll were found to be impossible."""
         return replace(self, anomalies=Counter(self.anomalies) + Counter(anomalies))
 
-    def unusable(self, detail: str) -> Health:
+    def failed_internally(self, detail: str) -> Health:
         """Return the health after a successful poll whose result was lost to a bug."""
         failures = Counter(self.failures) + Counter((Reason.INTERNAL,))
         return replace(self, up=False, failures=failures, reason=Reason.INTERNAL, detail=detail)

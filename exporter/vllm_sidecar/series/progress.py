@@ -26,7 +26,7 @@ QUEUE_SECONDS = 5.0
 """Requests that wait for less than this arrived since the last step, and are not a queue."""
 
 
-class Rise:
+class RiseSinceProgress:
     """The rise of a number above its lowest value around the time of an engine's last progress."""
 
     def __init__(self) -> None:
@@ -77,9 +77,9 @@ class ProgressTracker:
         """Requests that finished since the server's start, without those that their clients aborted."""
         self.seats = 0.0
         """The most requests that ran while others waited for capacity; 0 if none did, or more ran without a queue."""
-        self.departed = Rise()
+        self.departed = RiseSinceProgress()
         """Requests of the whole server that ended without being finished by an engine, counted by `FrontEnd`."""
-        self.aborted = Rise()
+        self.aborted = RiseSinceProgress()
         """Requests that this engine counted as aborted."""
 
     def follow(self, at: float, reading: Reading, start: float) -> None:

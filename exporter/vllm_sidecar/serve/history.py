@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SPAN = 15.0
 """Seconds before each point over which rates, ratios and quantiles are taken."""
-LATENCIES = {
+CHARTED_LATENCIES = {
     "queue": "request_queue_seconds",
     "ttft": "time_to_first_token_seconds",
     "itl": "inter_token_latency_seconds",
@@ -40,7 +40,7 @@ HITS, QUERIES = "prefix_cache_hit_tokens_total", "prefix_cache_queried_tokens_to
 QUANTILES = (0.5, 0.95)
 TOGETHER = 16
 """Histograms that are estimated in one call, without a pause: many cost much less together than one by one."""
-COLUMNS = (*GAUGES, *RATES, "hit_ratio", *(f"{name}_p{q * 100:g}" for name in LATENCIES for q in QUANTILES))
+COLUMNS = (*GAUGES, *RATES, "hit_ratio", *(f"{name}_p{q * 100:g}" for name in CHARTED_LATENCIES for q in QUANTILES))
 
 Point = dict[str, float | None]
 """The values of one poll by column."""
@@ -111,7 +111,7 @@ async def _add_points(points: dict[float, Point], polls: Sequence[Poll], first: 
         if now[0] not in points
     ]
     made = [{name: _short(value) for name, value in _values(span)} for span in spans]
-    for name, latency in LATENCIES.items():
+    for name, latency in CHARTED_LATENCIES.items():
         since = next((at for at, reading in polls if latency in reading.histograms), inf)
         ends = [_ends(span, latency, since) for span in spans]
         async for place, quantiles in _quantiles(ends):

@@ -16,7 +16,7 @@ from vllm_sidecar.catalog.server import FLAG_GAUGES, FLAGS_SHOWN
 from vllm_sidecar.catalog.types import RESERVED_LABELS, Scope
 from vllm_sidecar.catalog.upstream import DIFFERENT_WORK
 from vllm_sidecar.derive.inputs import DeriveSettings, EngineInputs, ModelInputs, ServerInputs
-from vllm_sidecar.derive.registry import COMPUTE
+from vllm_sidecar.derive.registry import DERIVATIONS
 from vllm_sidecar.derive.saturation import slug
 from vllm_sidecar.exposition import labels_text
 from vllm_sidecar.exposition.metric_values import Summary
@@ -189,7 +189,7 @@ class Snapshotter:
         whole = self._text(group, "")
         for name in _BY_SCOPE[group.scope]:
             try:
-                result = COMPUTE[name](inputs)
+                result = DERIVATIONS[name](inputs)
             except Exception as error:  # noqa: BLE001 - a bug in one derivation must affect one signal, not the target
                 if name not in self._broken:
                     self._broken.add(name)

@@ -20,7 +20,7 @@ from vllm_sidecar.catalog.reasons import NOT_ONE_ENGINE, PollError, Reason
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.derive import latency
 from vllm_sidecar.derive.inputs import DeriveSettings
-from vllm_sidecar.series.health import MISSES, Health
+from vllm_sidecar.series.health import MAX_FAILED_POLLS, Health
 from vllm_sidecar.series.startup import Startup
 from vllm_sidecar.series.store import WindowStore
 from vllm_sidecar.serve.gpu_join import GpuJoin, gpus_here
@@ -57,7 +57,7 @@ MAX_PROBE_PAUSE = 60.0
 """Longest pause in seconds; it is doubled while a bug ends each probe."""
 NOT_ONE_ENGINE_HOLD = 120.0
 """Seconds after such a poll for which no probe is sent."""
-COSTS_NOTHING = frozenset(
+NOT_CHARGED = frozenset(
     (Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS, Reason.TLS, Reason.CREDENTIALS, Reason.TIMEOUT)
 )
 """Failures for which the server did not render its metrics; a timeout would hide its end behind a long interval."""
@@ -168,7 +168,7 @@ class TargetLoop:
     def drop_series(self, error: BaseException) -> None:
         """Drop all series that would look live: `run` ended, which is a bug."""
         if self._health.up or self._health.reason is not Reason.INTERNAL:
-            self._health = self._health.unusable(f"{type(error).__name__}: {error}")
+            self._health = self._health.failed_internally(f"{type(error).__name__}: {error}")
         self._readings = None
         self._publish()
 
@@ -192,7 +192,7 @@ class TargetLoop:
         try:
             self._throttle.spent(await self._poll())
         except PollError as error:
-            if error.reason not in COSTS_NOTHING:
+            if error.reason not in NOT_CHARGED:
                 self._throttle.spent(self._clock() - began)
             self._poll_failed(began, error)
         except Exception as error:  # noqa: BLE001 - one target's bug must not end the others
@@ -303,7 +303,7 @@ class TargetLoop:
             self._windows.missed()
         if not self._health.up:
             self._readings = None
-        if self._health.misses >= MISSES or self._scraped is None:
+        if self._health.misses >= MAX_FAILED_POLLS or self._scraped is None:
             self._log.down(error)
 
     async def _check_health(self) -> None:
@@ -344,7 +344,7 @@ class TargetLoop:
                 self._current = self._make_snapshot()
             except Exception as error:  # noqa: BLE001 - a bug in a derivation must not blank the other targets
                 self._log.bug(error)
-                self._health = self._health.unusable(f"{type(error).__name__}: {error}")
+                self._health = self._health.failed_internally(f"{type(error).__name__}: {error}")
                 self._readings = None
                 self._current = self._make_snapshot()
         return self._current

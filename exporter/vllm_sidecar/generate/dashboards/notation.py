@@ -14,7 +14,7 @@ from vllm_sidecar.generate import lint
 from vllm_sidecar.generate.dashboards.variables import ENGINE, MODEL, WHERE
 from vllm_sidecar.generate.expressions import in_cluster, quoted
 from vllm_sidecar.generate.settings.thresholds import KINDS, labels_of, resolve
-from vllm_sidecar.generate.slo_resolution import settle
+from vllm_sidecar.generate.slo_resolution import resolve_objectives
 from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _numbers(thresholds: Thresholds) -> dict[str, Any]:
 
 def _objectives(thresholds: Thresholds) -> Mapping[str, float | None]:
     """Return the threshold of each latency objective; disabled ones have their defaults."""
-    general = {slo.name: variants[-1].settings.threshold for slo, variants in settle(thresholds).objectives}
+    general = {slo.name: variants[-1].settings.threshold for slo, variants in resolve_objectives(thresholds).objectives}
     defaults = {
         slo.name: {kind.value: value for kind, value in slo.thresholds.items()}.get(thresholds.profile) for slo in SLOS
     }
