@@ -27,8 +27,8 @@ PARALLEL := --numprocesses=auto --dist=worksteal
 test: $(READY) ## unit, replay and failure tests, in parallel: minutes
 	@$(BIN)/pytest -q $(PARALLEL) -m "not slow and not e2e"
 
-test-all: $(READY) ## what test leaves out: mutants (MUTANTS=K/N for a part), scenarios, a week, properties with many examples
-	@$(BIN)/pytest -q $(PARALLEL) --timeout=1800 --mutants=$(or $(MUTANTS),1/1) --hypothesis-profile=all -m "(slow or hypothesis) and not e2e"
+test-all: $(READY) ## what test leaves out: mutants, scenarios, a week, properties with many examples (PART=K/N for a part)
+	@$(BIN)/pytest -q $(PARALLEL) --timeout=1800 --part=$(or $(PART),1/1) --hypothesis-profile=all -m "(slow or hypothesis) and not e2e"
 
 # Most of the time they wait, so there are more workers than cores; files stay together, for they share programs.
 E2E := --numprocesses=5 --dist=loadfile --no-loadscope-reorder --timeout=1800

@@ -33,21 +33,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="play cases and mutants of rules that changed, and record in tests/alerts/verified.json that all hold",
     )
     parser.addoption(
-        "--mutants",
+        "--part",
         metavar="K/N",
         default="1/1",
-        help="play the mutants of every Nth rule, from the Kth on: which hold is recorded, so a part each day will do",
+        help="of the slow tests play the Kth of N parts: what mutants lead to is recorded, so a part each day will do",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests with the marker `mutants` that belong to another part than the chosen one."""
-    part, of = map(int, config.getoption("--mutants").split("/"))
-    ours = sorted(item.nodeid for item in items if item.get_closest_marker("mutants"))[part - 1 :: of]
-    left_out = [item for item in items if item.get_closest_marker("mutants") and item.nodeid not in ours]
+    """Leave out the slow tests of other parts than the chosen one."""
+    part, of = map(int, config.getoption("--part").split("/"))
+    slow = [item for item in items if item.get_closest_marker("slow") and not item.get_closest_marker("e2e")]
+    ours = sorted({_unit(item) for item in slow})[part - 1 :: of]
+    left_out = {item.nodeid for item in slow if _unit(item) not in ours}
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
+        items[:] = [item for item in items if item.nodeid not in left_out]
+
+
+def _unit(item: pytest.Item) -> str:
+    """Return what is played or left out as a whole: the mutants of one rule, or a file, whose tests share a play."""
+    return item.nodeid if item.get_closest_marker("mutants") else item.nodeid.partition("::")[0]
 
 
 @pytest.fixture
