@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 
 import pytest
-from places import EXPORTER
+from places import EXPORTER, TESTS
 
 pytestmark = pytest.mark.io
 
@@ -42,3 +43,18 @@ def test_only_one_file_knows_vllms_names() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("vllm:")
     }
     assert knowing == {"catalog/upstream.py"}
+
+
+def test_every_benchmark_finds_what_it_imports() -> None:
+    code = (
+        "import runpy, sys\n"
+        "for file in sys.argv[1:]:\n"
+        "    sys.path.insert(0, file.rpartition('/')[0])\n"
+        "    runpy.run_path(file, run_name='imported')\n"
+    )
+    scripts = sorted(map(str, (TESTS / "bench").glob("bench_*.py")))
+    environment = {"PYTHONPATH": str(EXPORTER), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *scripts], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from children import ROOT, Child, DemoError, find_programs, free_port, own
-from dashboard import HEAD, line
 from pager import Pager, write_configurations
+from status_lines import HEAD, line
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
