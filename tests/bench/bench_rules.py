@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import day_of_rules
 from fake_vllm import FakeVllm
