@@ -38,7 +38,7 @@ def main() -> None:
             if seconds < alert_run.INCIDENT
         }
         for alert in sorted({*scenario.alerts, *arrived}, key=lambda each: arrived.get(each, ("", 1e9))[1]):
-            receiver, seconds = arrived.get(alert, ("kept back", float("nan")))
+            receiver, seconds = arrived.get(alert, ("inhibited", float("nan")))
             promised = "yes" if alert in scenario.alerts else "no"
             print(f"{name:15} {alert:32} {promised:9} {receiver:11} {seconds:7.0f}")
 
