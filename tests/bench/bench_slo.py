@@ -28,8 +28,8 @@ from suite import observe
 
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.exposition.metric_values import Histogram
+from vllm_sidecar.series.good_observations import Objective
 from vllm_sidecar.series.readings import Dialect, Group, Reading, Readings
-from vllm_sidecar.series.service_levels import Objective
 from vllm_sidecar.series.slo_counters import SloCounters
 from vllm_sidecar.series.store import WindowStore
 

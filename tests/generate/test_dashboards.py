@@ -18,10 +18,10 @@ from rows import for_each
 from vllm_sidecar import cli
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.dashboards import DASHBOARDS, Panel, Query, Style
-from vllm_sidecar.catalog.dashboards.state import SERVER_STATES
+from vllm_sidecar.catalog.dashboards.server_state import SERVER_STATES
 from vllm_sidecar.catalog.objectives import DASHBOARD
 from vllm_sidecar.generate.dashboards import CONFIG_MAPS, dashboard_files
-from vllm_sidecar.generate.dashboards.layout import placed
+from vllm_sidecar.generate.dashboards.grid import placed
 from vllm_sidecar.generate.dashboards.notation import Notation
 from vllm_sidecar.generate.settings.thresholds import Thresholds
 

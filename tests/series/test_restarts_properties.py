@@ -13,9 +13,9 @@ from readings import START, TARGET, histogram, readings
 
 from vllm_sidecar.catalog.reasons import PollError
 from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.series.good_observations import Objective
 from vllm_sidecar.series.readings import Group
 from vllm_sidecar.series.server_process import FORGET, FRESH_PER_SECOND
-from vllm_sidecar.series.service_levels import Objective
 from vllm_sidecar.series.slo_counters import SloCounters
 from vllm_sidecar.series.store import WindowStore
 

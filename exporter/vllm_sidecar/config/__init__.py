@@ -3,7 +3,7 @@
 The only part of the program that reads YAML. All mistakes of a file are reported at once, in a `ConfigError`.
 """
 
-from vllm_sidecar.config.errors import ConfigError
+from vllm_sidecar.config.config_errors import ConfigError
 from vllm_sidecar.config.gpu import GpuSettings
 from vllm_sidecar.config.loader import ConfigSource, load
 from vllm_sidecar.config.overrides import CONFIG_FILE, is_secret, keys, kinds, unknown_variables, variable

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from vllm_sidecar.config.config_errors import ConfigError, describe, show
 from vllm_sidecar.config.document import Document, DocumentError, read_document
-from vllm_sidecar.config.errors import ConfigError, describe, show
 from vllm_sidecar.config.overrides import from_environment, from_flags
 from vllm_sidecar.config.regular_files import read_regular
 from vllm_sidecar.config.schema import Config
@@ -17,7 +17,7 @@ from vllm_sidecar.config.schema import Config
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vllm_sidecar.config.errors import KeyPath
+    from vllm_sidecar.config.config_errors import KeyPath
     from vllm_sidecar.config.overrides import Override
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-    from vllm_sidecar.config.errors import KeyPath
+    from vllm_sidecar.config.config_errors import KeyPath
 
 PREFIX = "VLLM_SIDECAR_"
 CONFIG_FILE = PREFIX + "CONFIG_FILE"

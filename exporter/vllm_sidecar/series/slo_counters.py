@@ -17,18 +17,18 @@ from vllm_sidecar.catalog.routes import reaches_an_engine
 from vllm_sidecar.catalog.slo_signals import AVAILABILITY
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.catalog.upstream import ABORTED, FAILED
+from vllm_sidecar.series.good_observations import good_of, is_certain, is_exact, objectives_of, split
 from vllm_sidecar.series.increases import CounterSeries, HistogramSeries, zero
 from vllm_sidecar.series.readings import TARGET, Group
 from vllm_sidecar.series.server_process import groups_to_forget
-from vllm_sidecar.series.service_levels import good_of, is_certain, is_exact, objectives_of, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Histogram
     from vllm_sidecar.quantiles.observed import Observed
+    from vllm_sidecar.series.good_observations import Objective
     from vllm_sidecar.series.readings import Key, Reading, Readings
-    from vllm_sidecar.series.service_levels import Objective
     from vllm_sidecar.series.store import WindowStore
     from vllm_sidecar.series.window import Window
 

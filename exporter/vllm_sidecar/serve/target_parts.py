@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.catalog.derived import LATENCIES
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.catalog.upstream import ASLEEP
-from vllm_sidecar.series.service_levels import Objective
+from vllm_sidecar.series.good_observations import Objective
 from vllm_sidecar.series.slo_counters import SloCounters
 from vllm_sidecar.vllm.probes import Prober, Probing
 

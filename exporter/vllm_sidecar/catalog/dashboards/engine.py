@@ -17,7 +17,7 @@ from vllm_sidecar.catalog.dashboards.factories import (
     states,
 )
 from vllm_sidecar.catalog.dashboards.panel import Color, Dashboard, Query, Row
-from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
+from vllm_sidecar.catalog.dashboards.server_state import SERVER_STATE, SERVER_STATES
 from vllm_sidecar.catalog.types import Unit
 
 _FEW = "Too few requests finished for quantiles."

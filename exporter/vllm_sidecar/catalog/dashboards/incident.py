@@ -22,7 +22,7 @@ from vllm_sidecar.catalog.dashboards.factories import (
     words,
 )
 from vllm_sidecar.catalog.dashboards.panel import FINE_OR_BAD, IN_USE, Color, Dashboard, Query, Row
-from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
+from vllm_sidecar.catalog.dashboards.server_state import SERVER_STATE, SERVER_STATES
 from vllm_sidecar.catalog.types import Unit
 
 _NAN = "not measured"

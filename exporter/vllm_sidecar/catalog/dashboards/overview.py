@@ -13,7 +13,7 @@ from vllm_sidecar.catalog.dashboards.factories import (
     table,
 )
 from vllm_sidecar.catalog.dashboards.panel import Color, Dashboard, Query, Row, Word
-from vllm_sidecar.catalog.dashboards.state import SERVER_STATE, SERVER_STATES
+from vllm_sidecar.catalog.dashboards.server_state import SERVER_STATE, SERVER_STATES
 from vllm_sidecar.catalog.types import Unit
 
 _WORST = 5

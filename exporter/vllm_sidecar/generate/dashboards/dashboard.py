@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.generate.dashboards.layout import placed
+from vllm_sidecar.generate.dashboards.grid import placed
 from vllm_sidecar.generate.dashboards.panels import panel_json
 from vllm_sidecar.generate.dashboards.variables import TAG, links, marks, variables
 

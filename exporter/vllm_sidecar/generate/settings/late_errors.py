@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from vllm_sidecar.config.errors import ConfigError
+from vllm_sidecar.config.config_errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from vllm_sidecar.config.errors import KeyPath
+    from vllm_sidecar.config.config_errors import KeyPath
 
     Mistake = tuple[KeyPath, str]
     """Where the value is, and what is wrong with it."""

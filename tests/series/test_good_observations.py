@@ -8,7 +8,7 @@ from readings import BOUNDS
 
 from vllm_sidecar.catalog.derived import LATENCIES
 from vllm_sidecar.config.service_levels import LatencyName
-from vllm_sidecar.series.service_levels import (
+from vllm_sidecar.series.good_observations import (
     Objective,
     good_of,
     is_certain,
