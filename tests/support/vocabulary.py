@@ -1,7 +1,6 @@
 """Words that documents and texts of the program avoid, each with what to write instead.
 
-    python tests/support/vocabulary.py         # what is held to the list, as `make check` runs it
-    python tests/support/vocabulary.py --all   # all texts, and how many offences each kind of text has
+    python tests/support/vocabulary.py   # as `make check` runs it
 
 Code, links, and parts of documents that are generated are left out: the texts behind generated parts are checked where
 they are written.
@@ -244,33 +243,14 @@ KINDS: tuple[Callable[[], Iterator[Text]], ...] = (
     comments,
 )
 """All texts that people read."""
-CHECKED: tuple[Callable[[], Iterator[Text]], ...] = (
-    documents,
-    runbooks,
-    help_texts,
-    alert_texts,
-    threshold_texts,
-    dashboard_texts,
-    hints,
-    settings,
-    command_help,
-    comments,
-)
-"""Those that are held to the list."""
 
 
 def main() -> int:
-    """Print the offences; return 1 if there is any in what is held to the list."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--all", action="store_true", help="also the texts that are not held to the list")
-    every = parser.parse_args().all
-    found = {kind.__name__: offences(kind()) for kind in (KINDS if every else CHECKED)}
-    for name, lines in found.items():
-        for line in lines:
-            print(line)  # noqa: T201
-        if every:
-            print(f"== {name}: {len(lines)}", file=sys.stderr)  # noqa: T201
-    return int(any(found[kind.__name__] for kind in CHECKED))
+    """Print the offenses; return 1 if there is any."""
+    found = [line for kind in KINDS for line in offences(kind())]
+    for line in found:
+        print(line)  # noqa: T201
+    return int(bool(found))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     field_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from vllm_sidecar.config.gpu import GpuSettings
+from vllm_sidecar.config.lists import mistake, validated
 from vllm_sidecar.config.section import Section, written
 from vllm_sidecar.config.service_levels import SloSettings
-from vllm_sidecar.config.targets import NamedTarget, SoleTarget, Target, mistake, repeated_names
+from vllm_sidecar.config.targets import NamedTarget, SoleTarget, Target, repeated_names
 from vllm_sidecar.config.values import (
     Bytes,
     ListenAddress,
@@ -206,23 +206,7 @@ class Config(Section):
             mistakes.append(
                 mistake((), "either vllm (in the file, by flag or environment) or targets, not both", value)
             )
-        result = None
-        try:
-            result = handler(value)
-        except ValidationError as error:
-            mistakes.extend(
-                InitErrorDetails(
-                    type=PydanticCustomError(
-                        each["type"], "{allowed}", {"allowed": each["msg"], **each.get("ctx", {})}
-                    ),
-                    loc=each["loc"],
-                    input=each["input"],
-                )
-                for each in error.errors(include_url=False)
-            )
-        if mistakes:
-            raise ValidationError.from_exception_data("targets", mistakes)
-        return result
+        return validated("targets", mistakes, handler, value)
 
     @property
     def all_targets(self) -> tuple[Target, ...]:

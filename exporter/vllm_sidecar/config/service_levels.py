@@ -8,15 +8,14 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from vllm_sidecar.catalog.slo_signals import AVAILABILITY
+from vllm_sidecar.config.lists import mistake, validated
 from vllm_sidecar.config.section import Section
-from vllm_sidecar.config.targets import mistake
 from vllm_sidecar.config.values import Seconds, Text, as_tuple, not_allowed
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -78,21 +77,5 @@ class SloSettings(Section):
     @classmethod
     def _distinct(cls, value: object, handler: ValidatorFunctionWrapHandler) -> object:
         """Check the list as a whole, even if some of it is invalid, so that all mistakes are reported at once."""
-        mistakes = list(_repeated(value if isinstance(value, list | tuple) else ()))
-        result = None
-        try:
-            result = handler(value)
-        except ValidationError as error:
-            mistakes.extend(
-                InitErrorDetails(
-                    type=PydanticCustomError(
-                        each["type"], "{allowed}", {"allowed": each["msg"], **each.get("ctx", {})}
-                    ),
-                    loc=each["loc"],
-                    input=each["input"],
-                )
-                for each in error.errors(include_url=False)
-            )
-        if mistakes:
-            raise ValidationError.from_exception_data("latencies", mistakes)
-        return result
+        mistakes = _repeated(value if isinstance(value, list | tuple) else ())
+        return validated("latencies", mistakes, handler, value)

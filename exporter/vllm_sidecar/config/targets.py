@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails
 
+from vllm_sidecar.config.lists import mistake
 from vllm_sidecar.config.section import Section
 from vllm_sidecar.config.values import (
     Arguments,
@@ -113,11 +114,6 @@ class NamedTarget(Target):
     """One of several servers; its name is the `target` label of its series."""
 
     name: Text = Field(description="Name of the target, unique in the list: the label target of its series.")
-
-
-def mistake(path: tuple[int | str, ...], allowed: str, value: object) -> InitErrorDetails:
-    """Describe a mistake at `path` below the list of targets."""
-    return InitErrorDetails(type=not_allowed(allowed), loc=path, input=value)
 
 
 def repeated_names(items: Sequence[object]) -> Iterator[InitErrorDetails]:

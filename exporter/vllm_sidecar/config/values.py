@@ -121,10 +121,15 @@ def _http_path(value: str) -> str:
     return value
 
 
-def _label_name(value: str) -> str:
+def label_name(value: str) -> str:
+    """Return a name that a label may have in Prometheus."""
     if not _LABEL_NAME.fullmatch(value) or value.startswith("__"):
         raise not_allowed("a label name of letters, digits and _, not starting with a digit or __")
-    if value in TAKEN_LABELS:
+    return value
+
+
+def _static_label(value: str) -> str:
+    if label_name(value) in TAKEN_LABELS:
         raise not_allowed(f"a label name other than {', '.join(sorted(TAKEN_LABELS))}")
     return value
 
@@ -218,7 +223,7 @@ FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file
 Token = Annotated[SecretStr, AfterValidator(_token)]
 Headless = Annotated[bool | str, BeforeValidator(_headless)]
 Arguments = Annotated[tuple[str, ...], BeforeValidator(_arguments)]
-StaticLabels = Annotated[Mapping[Annotated[str, AfterValidator(_label_name)], Text], AfterValidator(as_frozen)]
+StaticLabels = Annotated[Mapping[Annotated[str, AfterValidator(_static_label)], Text], AfterValidator(as_frozen)]
 Headers = Annotated[
     Mapping[Annotated[str, AfterValidator(_header_name)], Annotated[SecretStr, AfterValidator(_header_value)]],
     AfterValidator(as_frozen),

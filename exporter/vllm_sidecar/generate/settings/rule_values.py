@@ -10,13 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from vllm_sidecar.config.values import TAKEN_LABELS, Text, as_frozen, not_allowed
+from vllm_sidecar.config.values import TAKEN_LABELS, Text, as_frozen, label_name, not_allowed
 from vllm_sidecar.generate.settings import alert_template, re2
 
 _MATCHER = r'(?P<label>[a-zA-Z_][a-zA-Z0-9_]*)\s*(?P<operator>=~|!~|!=|=)\s*"(?P<value>(?:[^"\\\n]|\\.)*)"'
 _MATCHERS = re.compile(rf"{_MATCHER}\s*(?:,\s*|$)", re.ASCII)
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", '"': '"'}
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _OURS = frozenset(("alertname", "severity", "settings", "slo", "long_window", "short_window", "pack"))
 _NOT_SELECTED = ("__name__", "le", "quantile", "slo", "pack")
 _DNS_LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
@@ -71,12 +70,6 @@ def _printable(value: str) -> str:
     return value
 
 
-def _label_name(value: str) -> str:
-    if not _LABEL.fullmatch(value) or value.startswith("__"):
-        raise not_allowed("a label name of letters, digits and _, not starting with a digit or __")
-    return value
-
-
 def _severity(value: str) -> str:
     if not _SEVERITY.fullmatch(value):
         raise not_allowed("a name of letters, digits, - and _, such as critical")
@@ -90,7 +83,7 @@ def _cluster_label(value: str) -> str:
 
 
 def _rule_label(value: str) -> str:
-    if _label_name(value) in _OURS:
+    if label_name(value) in _OURS:
         raise not_allowed(f"a label name other than {', '.join(sorted(_OURS))}, which the rules set")
     return value
 
@@ -142,7 +135,7 @@ def _kubernetes_value(value: str) -> str:
 
 Printable = Annotated[str, AfterValidator(_printable)]
 Template = Annotated[str, AfterValidator(_template)]
-LabelName = Annotated[str, AfterValidator(_label_name)]
+LabelName = Annotated[str, AfterValidator(label_name)]
 Names = Annotated[
     Mapping[Annotated[str, AfterValidator(_rule_label)], Annotated[Text, AfterValidator(_template)]],
     AfterValidator(as_frozen),
