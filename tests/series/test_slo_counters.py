@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from followed_counters import AT_BOUND, BEGAN, BETWEEN, TTFT, Followed, available, ended, ttft
 from hypothesis import given
 from hypothesis import strategies as st
-from readings import ENGINE, MODEL, OTHER_ENGINE, START, TARGET, histogram, observed, readings
+from readings import ENGINE, MODEL, OTHER_ENGINE, histogram, observed, readings
 
 from vllm_sidecar.catalog.reasons import PollError
 from vllm_sidecar.catalog.types import Scope
@@ -22,60 +22,7 @@ from vllm_sidecar.series.store import WindowStore
 if TYPE_CHECKING:
     from readings import Poll
 
-    from vllm_sidecar.exposition.metric_values import Histogram
     from vllm_sidecar.series.readings import Readings
-
-TTFT = "time_to_first_token_seconds"
-AT_EDGE = Objective("ttft", TTFT, 2.0)
-BETWEEN = Objective("ttft", TTFT, 1.5)
-COMPLETIONS = "/v1/completions"
-BEGAN = 1.79e9
-
-
-class Followed:
-    """A tally that has followed some polls, with its windows."""
-
-    def __init__(self, *polls: Readings, objective: Objective = AT_EDGE, gap: float = 1.0) -> None:
-        self.counters = SloCounters((objective,), availability=True)
-        self.windows = WindowStore(60.0, 300.0)
-        self.at = START
-        for poll in polls:
-            self.poll(poll, gap)
-
-    def poll(self, poll: Readings, after: float = 1.0) -> None:
-        self.at += after
-        self.windows.append(self.at, poll)
-        self.counters.follow(poll, self.windows)
-
-    def rows(self, *, up: bool = True) -> dict[str, dict[tuple[str, ...], float]]:
-        found: dict[str, dict[tuple[str, ...], float]] = {}
-        for name, labels, value in self.counters.rows(up=up):
-            assert labels not in found.setdefault(name, {})
-            found[name][labels] = value
-        return found
-
-    def count(self, *labels: str) -> tuple[float, float]:
-        """Return all and good, of the engine's latency by default."""
-        rows = self.rows()
-        key = labels or ("m", "0", "ttft")
-        return rows["slo_requests_total"][key], rows["slo_good_requests_total"][key]
-
-
-def ttft(seen: Histogram, **more: object) -> Readings:
-    return readings({TTFT: seen}, **more)  # type: ignore[arg-type]
-
-
-def ended(rejected: float = 0, http: dict[str, float] | None = None, model: str = "m", **reasons: float) -> Readings:
-    groups = {
-        Group(Scope.ENGINE, (model, "0")): {("requests_finished_total", name): n for name, n in reasons.items()},
-        Group(Scope.MODEL, (model,)): {("requests_rejected_total", "max_num_queued_reqs"): rejected},
-        TARGET: {("http_requests_total", COMPLETIONS, "POST", status): n for status, n in (http or {}).items()},
-    }
-    return readings(groups, started=BEGAN)  # type: ignore[arg-type]
-
-
-def available(*polls: Readings) -> tuple[float, float]:
-    return Followed(*polls).count("m", "", "availability")
 
 
 def test_counters_begin_at_zero_though_the_server_has_counted_before() -> None:
@@ -198,7 +145,7 @@ def test_objectives_that_stay_keep_their_counts_when_others_change() -> None:
         return readings({stop: requests, TTFT: histogram(requests, 0, 0, 0)}, started=BEGAN)
 
     followed = Followed(poll(100), poll(103))
-    followed.counters.use((AT_EDGE, slow), availability=True)
+    followed.counters.use((AT_BOUND, slow), availability=True)
     followed.poll(poll(105))
     followed.poll(poll(109))
     assert followed.count("m", "", "availability") == followed.count() == (9.0, 9.0)
@@ -208,7 +155,7 @@ def test_objectives_that_stay_keep_their_counts_when_others_change() -> None:
     assert followed.count() == (1.0, 1.0)
     assert followed.count("m", "0", "slow") == (7.0, 7.0)
     assert ("m", "", "availability") not in followed.rows()["slo_requests_total"]
-    followed.counters.use((AT_EDGE,), availability=True)
+    followed.counters.use((AT_BOUND,), availability=True)
     followed.poll(poll(113))
     assert followed.count("m", "", "availability") == followed.count() == (3.0, 3.0)
     assert ("m", "0", "slow") not in followed.rows()["slo_requests_total"]
@@ -283,7 +230,7 @@ BODIES = st.one_of(
 """A poll: nothing of the engine, or growth per bucket, of the sum, and which life of the server it is."""
 
 
-@given(st.lists(BODIES, max_size=12), st.sampled_from([AT_EDGE, BETWEEN]), st.booleans())
+@given(st.lists(BODIES, max_size=12), st.sampled_from([AT_BOUND, BETWEEN]), st.booleans())
 def test_whatever_a_server_says_counters_never_fall_and_good_is_part_of_all(
     bodies: list[tuple[list[int], float, int] | None], objective: Objective, tells_its_age: bool
 ) -> None:
@@ -315,7 +262,7 @@ def test_whatever_a_server_says_counters_never_fall_and_good_is_part_of_all(
 
 
 def test_the_threshold_is_told_by_model() -> None:
-    counters = SloCounters((AT_EDGE, Objective("ttft", TTFT, 1.0, "n")), availability=False)
+    counters = SloCounters((AT_BOUND, Objective("ttft", TTFT, 1.0, "n")), availability=False)
     groups = {group: {TTFT: histogram(1, 0, 0, 0)} for group in (ENGINE, Group(Scope.ENGINE, ("n", "0")))}
     counters.follow(readings(groups), WindowStore(60.0, 300.0))  # type: ignore[arg-type]
     found = {labels: value for name, labels, value in counters.rows(up=True) if name == "slo_threshold_seconds"}
@@ -362,102 +309,13 @@ def test_counts_stay_while_a_server_is_down_for_long() -> None:
     assert followed.count() == (0.0, 0.0)
 
 
-def test_a_request_that_finishes_is_good_and_an_error_or_a_rejection_is_not() -> None:
-    first, last = ended(), ended(stop=5, length=2, repetition=1, error=3, rejected=4)
-    assert available(first, last) == (15.0, 8.0)
-
-
-def test_an_aborted_request_is_neither() -> None:
-    assert available(ended(stop=1, abort=1), ended(stop=2, abort=9)) == (1.0, 1.0)
-
-
-def test_an_engines_failure_that_is_answered_with_5xx_counts_once() -> None:
-    zero = ended(stop=0, error=0, http={"5xx": 0})
-    same = ended(stop=0, error=2, http={"5xx": 2})
-    assert available(zero, same) == (2.0, 0.0)
-    late = ended(stop=0, error=2, http={"5xx": 0})
-    assert available(zero, late, same) == (2.0, 0.0)
-    rejected = ended(rejected=3, stop=0, error=0, http={"5xx": 3})
-    assert available(zero, rejected) == (3.0, 0.0)
-
-
-def test_answers_of_5xx_that_no_engine_told_of_are_failures_too() -> None:
-    zero = ended(stop=0, error=0, http={"5xx": 0})
-    dead = ended(stop=0, error=0, http={"5xx": 7})
-    assert available(zero, dead) == (7.0, 0.0)
-
-
-def test_failures_that_were_streamed_hide_no_later_5xx() -> None:
-    """Of a stream that breaks the status is 200; ten polls later the engine dies."""
-    zero = ended(stop=0, error=0, http={"5xx": 0})
-    streamed = ended(stop=0, error=4, http={"5xx": 0})
-    dead = ended(stop=0, error=4, http={"5xx": 4})
-    assert available(zero, streamed, streamed, dead) == (8.0, 0.0)
-
-
-@pytest.mark.parametrize("http", [{"4xx": 5}, {"2xx": 5}])
-def test_answers_of_other_classes_are_no_failures(http: dict[str, float]) -> None:
-    assert available(ended(stop=0), ended(stop=0, http=http)) == (0.0, 0.0)
-
-
-def test_other_methods_and_unknown_routes_are_no_requests() -> None:
-    zero = ended(stop=0)
-    odd = ended(stop=0)
-    odd.groups[TARGET].counters.update(  # type: ignore[attr-defined]
-        {("http_requests_total", "/health", "GET", "5xx"): 5.0, ("http_requests_total", "none", "POST", "5xx"): 5.0}
-    )
-    assert available(zero, odd) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize("route", ["/tokenize", "/v1/load_lora_adapter", "/v1/messages/count_tokens", "/v1/new"])
-def test_failures_of_routes_that_reach_no_engine_are_none_of_requests(route: str) -> None:
-    failed = ended(stop=0)
-    failed.groups[TARGET].counters["http_requests_total", route, "POST", "5xx"] = 5.0  # type: ignore[index]
-    assert available(ended(stop=0), failed) == (0.0, 0.0)
-
-
-def test_requests_whose_clients_gave_up_on_an_engine_that_answers_none_are_failures() -> None:
-    """They end with status 200, some time after the last one that the engine finished."""
-    busy = [ended(stop=n, http={"2xx": n}) for n in range(1, 6)]
-    still = [ended(stop=5, http={"2xx": 5})] * 20
-    leaving = [ended(stop=5, http={"2xx": n}) for n in range(6, 13)]
-    back = [ended(stop=n, http={"2xx": n + 7}) for n in range(6, 9)]
-    followed = Followed(*busy, *still, *leaving)
-    assert followed.count("m", "", "availability") == (4.0 + 7.0, 4.0)
-    for poll in back:
-        followed.poll(poll)
-    assert followed.count("m", "", "availability") == (7.0 + 7.0, 7.0)
-
-
-def test_of_several_models_nobody_knows_whose_an_answer_was() -> None:
-    def poll(errors: float, failed: float) -> Readings:
-        groups = dict(ended(stop=0, error=errors, http={"5xx": failed}).groups)
-        groups |= dict(ended(stop=0, error=0, model="n").groups) | {TARGET: groups[TARGET]}
-        return replace(ended(), groups=groups)
-
-    followed = Followed(poll(0, 0), poll(1, 5))
-    assert followed.count("m", "", "availability") == (1.0, 0.0)
-    assert followed.count("n", "", "availability") == (0.0, 0.0)
-
-
-def test_availability_is_not_told_where_the_server_does_not_say_how_requests_end() -> None:
-    followed = Followed(ttft(histogram(0, 0, 0, 0)), ttft(histogram(1, 0, 0, 0)))
-    assert set(followed.rows()["slo_requests_total"]) == {("m", "0", "ttft")}
-
-
-def test_availability_can_be_left_out() -> None:
-    counters = SloCounters((), availability=False)
-    counters.follow(ended(stop=1), WindowStore(60.0, 300.0))
-    assert list(counters.rows(up=True)) == []
-
-
 FAST = Objective("fast", TTFT, 0.5)
 
 
 def test_objectives_that_come_and_go_leave_the_others_their_counts() -> None:
     followed = Followed(ttft(observed(1.5)), ttft(observed(1.5, 1.5, 9.0)))
     assert followed.count() == (2.0, 1.0)
-    followed.counters.use((AT_EDGE, FAST), availability=True)
+    followed.counters.use((AT_BOUND, FAST), availability=True)
     followed.poll(ttft(observed(1.5, 1.5, 9.0, 0.25)))
     assert followed.count() == (3.0, 2.0)
     assert followed.count("m", "0", "fast") == (1.0, 1.0), "counted from the poll before on, which knew the histogram"
@@ -468,7 +326,7 @@ def test_objectives_that_come_and_go_leave_the_others_their_counts() -> None:
     assert ("m", "ttft") not in followed.rows()["slo_threshold_seconds"]
 
 
-@pytest.mark.parametrize("changed", [AT_EDGE._replace(threshold=4.0), AT_EDGE._replace(histogram="request_seconds")])
+@pytest.mark.parametrize("changed", [AT_BOUND._replace(threshold=4.0), AT_BOUND._replace(histogram="request_seconds")])
 def test_an_objective_that_means_something_else_begins_at_0(changed: Objective) -> None:
     followed = Followed(ttft(observed(1.5)), ttft(observed(1.5, 1.5)))
     followed.counters.use((changed,), availability=True)
@@ -477,18 +335,18 @@ def test_an_objective_that_means_something_else_begins_at_0(changed: Objective) 
 
 def test_an_objective_of_another_model_changes_nothing_for_this_one() -> None:
     followed = Followed(ttft(observed(1.5)), ttft(observed(1.5, 1.5)))
-    followed.counters.use((AT_EDGE, AT_EDGE._replace(model="other", threshold=4.0)), availability=True)
+    followed.counters.use((AT_BOUND, AT_BOUND._replace(model="other", threshold=4.0)), availability=True)
     assert followed.count() == (1.0, 1.0)
-    followed.counters.use((AT_EDGE, AT_EDGE._replace(model="m", threshold=4.0)), availability=True)
+    followed.counters.use((AT_BOUND, AT_BOUND._replace(model="m", threshold=4.0)), availability=True)
     assert ("m", "0", "ttft") not in followed.rows().get("slo_requests_total", {})
 
 
 def test_availability_that_is_turned_off_and_on_begins_at_0() -> None:
     followed = Followed(ended(stop=1), ended(stop=3))
     assert followed.count("m", "", "availability") == (2.0, 2.0)
-    followed.counters.use((AT_EDGE,), availability=False)
+    followed.counters.use((AT_BOUND,), availability=False)
     assert "slo_requests_total" not in followed.rows()
     followed.poll(ended(stop=4))
-    followed.counters.use((AT_EDGE,), availability=True)
+    followed.counters.use((AT_BOUND,), availability=True)
     followed.poll(ended(stop=6))
     assert followed.count("m", "", "availability") == (2.0, 2.0)
