@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import add, ge, sub
 
 from vllm_sidecar.exposition.metric_values import Histogram
-from vllm_sidecar.quantiles.observed import Observed
+from vllm_sidecar.quantiles.buckets import Observed
 from vllm_sidecar.series.server_process import HOLD
 
 MOST_PER_SECOND = 1e6

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Histogram
-    from vllm_sidecar.quantiles.observed import Observed
+    from vllm_sidecar.quantiles.buckets import Observed
     from vllm_sidecar.series.good_observations import Objective
     from vllm_sidecar.series.readings import Key, Reading, Readings
     from vllm_sidecar.series.store import WindowStore

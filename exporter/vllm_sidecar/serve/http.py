@@ -51,6 +51,7 @@ def make_app(sidecar: Running) -> web.Application:
     app.router.add_post("/-/reload", _reload)
     app.router.add_get("/api/v1/status", _status)
     app.router.add_get("/api/v1/history", _history)
+    app.router.add_get("/api/v1/quantiles", _quantiles)
     app.router.add_get("/debug/last-scrape", _last_scrape)
     return app
 
@@ -132,6 +133,12 @@ async def _last_scrape(request: web.Request) -> web.Response:
         "X-Upstream-Seconds": f"{response.seconds:.6f}",
     }
     return web.Response(body=response.body, headers=headers)
+
+
+async def _quantiles(request: web.Request) -> web.Response:
+    found = await request.app[SIDECAR].exporter.explanations()
+    report = [{"target": name or None, "quantiles": quantiles} for name, quantiles in found.items()]
+    return web.json_response({"targets": report}, dumps=_json)
 
 
 async def _history(request: web.Request) -> web.Response:

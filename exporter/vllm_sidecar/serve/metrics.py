@@ -74,6 +74,9 @@ class MetricsSource(Protocol):
     async def history(self, since: float, engine: str | None) -> list[dict[str, object]]:
         """Return the charts of the status page for the polls after a Unix time, of one engine or (None) of all."""
 
+    async def explanations(self) -> list[dict[str, object]]:
+        """Return how the recent quantiles of each engine came about."""
+
     async def prepare(self) -> None:
         """Do the costly part of the next snapshot, one engine after the other."""
 
@@ -126,6 +129,10 @@ class Exporter:
         """Return the charts of the status page for the polls after a Unix time, by target; None for all of them."""
         wanted = [source for source in self._sources if target in (None, source.name)]
         return {source.name: await source.history(since, engine) for source in wanted}
+
+    async def explanations(self) -> dict[str, list[dict[str, object]]]:
+        """Return how the recent quantiles came about, by target."""
+        return {source.name: await source.explanations() for source in self._sources}
 
     def node_samples(self) -> Samples:
         """Return the series of the GPUs; none if a bug prevents that: the targets' series remain."""

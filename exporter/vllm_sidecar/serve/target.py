@@ -23,6 +23,7 @@ from vllm_sidecar.derive.inputs import DeriveSettings
 from vllm_sidecar.series.health import MAX_FAILED_POLLS, Health
 from vllm_sidecar.series.startup import Startup
 from vllm_sidecar.series.store import WindowStore
+from vllm_sidecar.serve.explanations import explanations
 from vllm_sidecar.serve.gpu_join import GpuJoin, gpus_here
 from vllm_sidecar.serve.history import History
 from vllm_sidecar.serve.snapshot import Snapshot, Snapshotter
@@ -364,6 +365,10 @@ class TargetLoop:
         if not self._health.up:
             return []
         return await self._history.draw(self._windows, self._wall() - self._clock(), since, engine)
+
+    async def explanations(self) -> list[dict[str, object]]:
+        """Return how the recent quantiles of each engine came about."""
+        return await explanations(self._windows) if self._health.up else []
 
     def _make_snapshot(self) -> Snapshot:
         identity = self._identity

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from observed_polls import poll
 from readings import BOUNDS
 
-from vllm_sidecar.quantiles import count_up_to, edge_of
+from vllm_sidecar.quantiles import bucket_ending_at, count_up_to
 
 WIDE = (0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 
 
 @pytest.mark.parametrize(("threshold", "edge"), [(1.0, 0), (4.0, 2), (0.1 + 0.2, None), (4.1, None), (3.0, None)])
 def test_an_edge_is_found_where_a_bucket_ends(threshold: float, edge: int | None) -> None:
-    assert edge_of(BOUNDS, threshold) == edge
+    assert bucket_ending_at(BOUNDS, threshold) == edge
 
 
 def test_an_edge_is_found_though_floats_write_it_in_two_ways() -> None:
-    assert edge_of((0.1, 0.3), 0.1 + 0.2) == 1
+    assert bucket_ending_at((0.1, 0.3), 0.1 + 0.2) == 1
 
 
 @pytest.mark.parametrize(("threshold", "good"), [(1.0, 2.0), (2.0, 3.0), (4.0, 5.0)])
