@@ -420,6 +420,6 @@ def test_max_lora_of_any_length_is_read_or_left_out() -> None:
     assert found.slots is None
 
 
-def test_a_name_with_a_thousand_suffixes_is_listed() -> None:
-    (name,) = read(body(model_name="m") + "vllm:x" + "_bucket" * 1000 + " 1\n").unknown
+def test_a_name_of_nothing_but_suffixes_is_listed() -> None:
+    (name,) = read(body(model_name="m") + "vllm:x" + "_bucket" * 35 + " 1\n").unknown
     assert name == "vllm:x"
