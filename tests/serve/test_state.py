@@ -24,14 +24,14 @@ GPUS = {
 }
 
 
-def snapshot(health: Health = UP, **samples: float | Mapping[str, float]) -> Snapshot:
+def snapshot(health: Health = UP, restarts: int = 0, **samples: float | Mapping[str, float]) -> Snapshot:
     """Make a snapshot; a number is the value of the first engine."""
     series = {
         name: list(value.items()) if not isinstance(value, float) else [(FIRST, value)]
         for name, value in samples.items()
     }
     read = readings({ENGINE: {"requests_running": 1.0}}) if health.up else None
-    return Snapshot("", series, health, ServerIdentity(), read, 0, None)  # type: ignore[arg-type]
+    return Snapshot("", series, health, ServerIdentity(), read, restarts, restarts, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
