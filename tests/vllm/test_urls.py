@@ -21,7 +21,8 @@ SHOWN = {
     "a query": ("https://h/m?token=abc", "https://h/m"),
     "a fragment": ("https://h/m#token=abc", "https://h/m"),
     "a revision after a slash": ("s3://bucket/model@2", "s3://bucket/model@2"),
-    "two urls": ("a://u:p@b c://d:e@f", "a://b c://f"),
+    "a password that begins with slashes": ("http://user://pw@h", "http://h"),
+    "two urls": ("a://u:p@b c://d:e@f", "a://f"),
     "nothing but separators": ("://" * 5, "://" * 5),
     "a question without a url": ("what?", "what?"),
 }
@@ -35,7 +36,7 @@ def test_a_text_is_shown_without_credentials(text: str, shown: str) -> None:
 PART = st.text(alphabet="ab1.-_ /", max_size=8)
 
 
-@given(PART, PART, st.text(alphabet="abc/?#@:", min_size=1, max_size=8), PART, PART)
+@given(PART, PART, st.text(alphabet="ab/?#@:", min_size=1, max_size=8), PART, PART)
 def test_a_password_is_never_shown(before: str, user: str, password: str, host: str, after: str) -> None:
     text = f"{before}http://{user}:{password}SECRET{password}@{host}{after}"
     assert "SECRET" not in without_credentials(text)
@@ -44,17 +45,12 @@ def test_a_password_is_never_shown(before: str, user: str, password: str, host: 
 
 @pytest.mark.parametrize("unit", ["://", "://a@", "http://u:p@", "?://", "@", "/", "://:"])
 def test_the_time_grows_with_the_length_of_a_text_and_not_with_its_square(unit: str) -> None:
-    def seconds(times: int) -> float:
-        text = unit * times
-        began = time.perf_counter()
-        without_credentials(text)
-        return time.perf_counter() - began
-
-    short = min(seconds(20_000) for _ in range(3))
-    assert min(seconds(160_000) for _ in range(3)) < 40 * short
+    began = time.perf_counter()
+    without_credentials(unit * 300_000)  # the square of it would take minutes
+    assert time.perf_counter() - began < 2.0
 
 
 def test_a_text_that_is_short_enough_is_not_cut() -> None:
     assert cut_text("http://h/a", 10) == "http://h/a"
     assert cut_text("abcdef", 3) == "abc"
-    assert cut_text("x http://user:secret@h", 17) == "x http"
+    assert cut_text("x http://user:se://cret@h", 20) == "x http"

@@ -133,13 +133,15 @@ class Engines:
                 refused |= dict.fromkeys(cluster.members, UNATTRIBUTED)
         # Known engines first: new ones never take a name or a place from them.
         named.sort(key=lambda one: (self._key(one) not in self._names, one.heaviest))
+        # Series without a model, next to the same series with the served one, may be of any engine.
+        refused |= {one: UNATTRIBUTED for cluster in named for one in cluster.members}
         for cluster in named[self._limit :]:
             refused |= dict.fromkeys(cluster.members, TOO_MANY)
         engines: dict[EngineIdentity, Engine] = {}
         for cluster, name in self._name(named[: self._limit]):
             engine = Engine(Group(Scope.ENGINE, (cluster.model, name)), cluster.labels)
             engines |= dict.fromkeys(cluster.members, engine)
-        return Assigned(engines, refused)
+        return Assigned(engines, {one: why for one, why in refused.items() if one not in engines})
 
     def _compared(
         self, found: Mapping[EngineIdentity, Collection[str]]

@@ -5,31 +5,22 @@ from __future__ import annotations
 import re
 
 _END = re.compile(r"[?#]")
+_PATH = re.compile(r"[/?#]")
 
 
 def without_credentials(text: str) -> str:
-    """Return a text whose URLs have no user part, and that ends before the first query or fragment of one.
+    """Return a text without the user part of its URLs, and without what follows the first query or fragment of one.
 
-    A password may contain a slash. What precedes an `@` is therefore a user part, unless it has a slash and no colon:
-    `s3://bucket/model@2` remains, `http://user:pass/word@host` becomes `http://host`.
+    A password may contain any character, also `/`, `@` and `://`. Everything from the first URL up to the last `@` is
+    therefore a user part, unless it has a slash and no colon: `s3://bucket/model@2` remains,
+    `http://user:pass/word@host` becomes `http://host`.
     """
-    before, *urls = text.split("://")
-    kept = [before]
-    for url in urls:
-        user, at, rest = url.rpartition("@")
-        shown = rest if at and (":" in user or not re.search(r"[/?#]", user)) else url
-        end = _END.search(shown)
-        if end:
-            kept.append(shown[: end.start()])
-            break
-        kept.append(shown)
-    return "://".join(kept)
+    before, separator, url = text.partition("://")
+    user, at, rest = url.rpartition("@")
+    shown = rest if at and (":" in user or not _PATH.search(user)) else url
+    return before + separator + (_END.split(shown, maxsplit=1)[0] if separator else "")
 
 
 def cut_text(text: str, most: int) -> str:
-    """Return the start of a long text; a URL that the cut would split is left out, because its end shows what it is."""
-    if len(text) <= most:
-        return text
-    start = text[:most]
-    whole, split, _ = start.rpartition("://")
-    return whole if split else start
+    """Return the start of a long text, without a URL in it: only the end of a URL shows what is its user part."""
+    return text if len(text) <= most else text[:most].partition("://")[0]
