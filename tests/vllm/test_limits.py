@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import captured
 import pytest
 from captured import ENGINE, read
+from places import ROOT
 
 from vllm_sidecar.catalog.limits import LIMITS
 from vllm_sidecar.exposition import DifferentialParser, grammar, parser
@@ -75,13 +76,18 @@ def test_every_limit_of_the_catalog_is_tested() -> None:
     assert EXCEEDED.keys() | {"models"} == LIMITS.keys()
 
 
+def test_the_documents_list_every_limit() -> None:
+    text = (ROOT / "docs/metrics.md").read_text()
+    assert [name for name, left_out in LIMITS.items() if f"| `{name}` | {left_out} |" not in text] == []
+
+
 def test_recorded_servers_exceed_no_limit() -> None:
     for name in captured.NAMES:
         assert read(captured.text(name)).limits == {}, name
 
 
 @pytest.mark.parametrize("count", [129, 500, 5000])
-def test_of_too_many_buckets_neighbours_are_merged_and_no_observation_is_lost(count: int) -> None:
+def test_of_too_many_buckets_neighbors_are_merged_and_no_observation_is_lost(count: int) -> None:
     found = read(GOOD + buckets(count)).groups[ENGINE].histograms["time_to_first_token_seconds"]
     assert len(found.bounds) == mapping.MAX_BUCKETS
     assert list(found.bounds) == sorted(set(found.bounds))

@@ -13,7 +13,7 @@ LIMITS: Final[dict[str, str]] = {
     "labels": "Series with more than 64 labels.",
     "label_length": "Series of vLLM with a label value of more than 512 characters, except lists of LoRA adapters.",
     "number_length": "Lines with a number of more than 128 characters.",
-    "buckets": "Finite buckets of a histogram beyond 128; neighbours are merged, so that all observations remain.",
+    "buckets": "Finite buckets of a histogram beyond 128; neighbors are merged, so that all observations remain.",
     "series_per_signal": "Series of one labeled signal of one engine, model or server after the first 1,000, such as "
     "HTTP routes; routes that reach an engine are read first.",
     "copies": "Series of API servers of one signal of one engine after the first 1,000 servers.",

@@ -1,6 +1,6 @@
 """Log events of one target's loop: changes of state, never the same event at each poll.
 
-What a server can change at each poll (its bad lines, its unknown names) is logged at most once in `PAUSE` seconds, and
+Bad lines and unknown names, which a server can change at each poll, are logged at most once in `PAUSE` seconds, and
 counted in metrics.
 """
 

@@ -137,7 +137,7 @@ def histogram_mapping(name: str, slots: dict[float, int], total: int | None) -> 
     if len(edges) < 2 or edges[-1] != inf:
         return None
     if len(edges) > MAX_BUCKETS + 1:
-        # Buckets are cumulative, so without a bound two neighbours are one; the last finite bound stays.
+        # Buckets are cumulative, so without a bound two neighbors are one; the last finite bound stays.
         finite = len(edges) - 1
         edges = [*(edges[(place + 1) * finite // MAX_BUCKETS - 1] for place in range(MAX_BUCKETS)), inf]
     return HistogramMapping(name, tuple(edges[:-1]), _pick([slots[bound] for bound in edges]), total, [])

@@ -46,7 +46,7 @@ AT_ONCE = 5000
 SHORTEST = 1.0
 """Seconds between two polls that growth is compared with at least: a body may be some time old."""
 DOUBTS = 3
-"""Polls within `DOUBT_SECONDS` of which values are doubted. After them the server is believed: it may be two servers
+"""Polls within `DOUBT_SECONDS` of which values are doubted. After them all values are used: they may be those of two servers
 behind one address, which `series.restarts` recognizes by the same values."""
 DOUBT_SECONDS = 60.0
 
@@ -130,13 +130,13 @@ class Plausible:
         if not suspects.size:
             self._last = np.where(readable, now, self._last)
             return Accepted(values)
-        believed = len(self._doubts) == DOUBTS and at - self._doubts[0] <= DOUBT_SECONDS
+        trusted = len(self._doubts) == DOUBTS and at - self._doubts[0] <= DOUBT_SECONDS
         changed = list(values)
         jumped = set()
         for place in suspects.tolist():
             slot = int(self._slots[place])
             before = doubted.get(layout.series[slot])
-            if believed or (before is not None and values[slot] >= before):
+            if trusted or (before is not None and values[slot] >= before):
                 jumped.add(self._growing[place].group)
             else:
                 self._doubted[layout.series[slot]] = values[slot]
