@@ -114,6 +114,6 @@ class Readings:
     unknown_count: int = 0
     """How many families are not in the catalog."""
     limits: Mapping[str, int] = field(default_factory=dict)
-    """Lines, series and names that this poll lacks because of a limit, by the name of the limit (see `catalog.limits`)."""
+    """How much this poll lacks because of a limit, by the name of the limit (see `catalog.limits`)."""
     jumped: frozenset[Group] = frozenset()
     """Groups with a counter that rose by more than a server can count, and stayed there: no increase spans it."""

@@ -46,8 +46,8 @@ AT_ONCE = 5000
 SHORTEST = 1.0
 """Seconds between two polls that growth is compared with at least: a body may be some time old."""
 DOUBTS = 3
-"""Polls within `DOUBT_SECONDS` of which values are doubted. After them all values are used: they may be those of two servers
-behind one address, which `series.restarts` recognizes by the same values."""
+"""Polls within `DOUBT_SECONDS` of which values are doubted. After them all values are used: they may be those of two
+servers behind one address, which `series.restarts` recognizes by the same values."""
 DOUBT_SECONDS = 60.0
 
 
