@@ -15,8 +15,8 @@ from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.series.good_observations import Objective
 from vllm_sidecar.series.slo_counters import SloCounters
 from vllm_sidecar.series.store import WindowStore
+from vllm_sidecar.vllm.growth import DOUBTS
 from vllm_sidecar.vllm.normalize import Normalizer
-from vllm_sidecar.vllm.plausible import DOUBTS
 
 if TYPE_CHECKING:
     from vllm_sidecar.series.readings import Readings

@@ -5,7 +5,7 @@ known layout only copies values. Values that cannot be true are left out and cou
 
 - `not_finite`: NaN or infinity, which cannot be compared;
 - `negative`: below zero, as no signal here can be; v0 exposes -1 as the hit rate of a disabled prefix cache;
-- `impossible`: more than a server can have, or can have reached since the previous poll (see `plausible`);
+- `impossible`: more than a server can have, or can have reached since the previous poll (see `plausible`, `growth`);
 - `bad_histogram`: cumulative bucket counts that fall, or a missing bucket bound;
 - `unattributed`: series of no engine, or of several: nothing names their model, or they lack the labels that
   distinguish the engines of the body;
@@ -25,7 +25,8 @@ from vllm_sidecar.series.readings import Group, Key, Reading, Readings
 from vllm_sidecar.slices import at_once
 from vllm_sidecar.vllm.compiler import compile_steps
 from vllm_sidecar.vllm.engines import Engines
-from vllm_sidecar.vllm.plausible import MOST, MOST_NOW, MOST_RATIO, Accepted, Plausible, is_time, most_of
+from vllm_sidecar.vllm.growth import Accepted, Growth
+from vllm_sidecar.vllm.plausible import MOST, MOST_NOW, MOST_RATIO, is_time, most_of
 from vllm_sidecar.vllm.sums import Sums
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Normalizer:
         self._mappings: list[_Known] = []
         self._engines = Engines()
         self._sums = Sums()
-        self._plausible = Plausible()
+        self._growth = Growth()
         self._started: float | None = None
         self._groups: Mapping[Group, Reading] = {}
 
@@ -78,11 +79,11 @@ class Normalizer:
         if started is not None and started != self._started:
             self._started = started
             self._sums.forget()
-            self._plausible.forget()
+            self._growth.forget()
             self._groups = {}
         accepted = Accepted(exposition.values)
         if at is not None:
-            accepted = yield from self._plausible.steps(exposition.layout, mapping.growing, exposition.values, at)
+            accepted = yield from self._growth.steps(exposition.layout, mapping.growing, exposition.values, at)
         values = accepted.values
         if accepted.doubted:
             anomalies["impossible"] += accepted.doubted
