@@ -23,4 +23,4 @@ LIMITS: Final[dict[str, str]] = {
     "models": "Models and adapters of /v1/models after the first 1,000 (in metrics the first 200).",
 }
 """Name of a limit -> what is left out. Further limits: `scrape.max_body_size` refuses a whole body, `limits.adapters`
-is about exported adapters, and answers of probes may have 2 MiB."""
+is about exported adapters, and answers of probes may have 4 MiB."""

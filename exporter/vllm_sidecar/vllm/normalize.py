@@ -129,9 +129,9 @@ class Normalizer:
         before: dict[tuple[Group, str], Histogram],
         anomalies: Counter[str],
     ) -> Reading:
-        counters = _scalars(group.counters, values, anomalies)
+        counters = _scalars(group.counters, values, anomalies, MOST)
         self._add_up(group, values, counters)
-        gauges = _scalars(group.gauges, values, anomalies)
+        gauges = _scalars(group.gauges, values, anomalies, MOST_NOW)
         if group.waiting_sum and all(key in gauges for key in group.waiting_sum):
             gauges["requests_waiting"] = sum(gauges[key] for key in group.waiting_sum)
         histograms: dict[str, Histogram] = {}
@@ -172,13 +172,14 @@ def _time(values: Sequence[float], slot: int | None, anomalies: Counter[str]) ->
     return values[slot]
 
 
-def _scalars(mapping: ScalarMapping, values: Sequence[float], anomalies: Counter[str]) -> dict[Key, float]:
+def _scalars(mapping: ScalarMapping, values: Sequence[float], anomalies: Counter[str], most: float) -> dict[Key, float]:
+    """Return counters or gauges without those that cannot be true; `most` is the lowest limit of any of them."""
     picked = mapping.pick(values)
     result = dict(zip(mapping.keys, picked, strict=True))
     for key, slots, merge, factor, _ in mapping.merged:
         result[key] = merge(max(values[slot] for slot in alike) for alike in slots) * factor
     # One sum in C finds NaN and too large values, one minimum finds negative ones; both are rare.
-    if not sum(result.values()) <= MOST_NOW or min(result.values(), default=0.0) < 0.0:
+    if not sum(result.values()) <= most or min(result.values(), default=0.0) < 0.0:
         for key, value in list(result.items()):
             if not 0.0 <= value <= most_of(key):
                 anomalies["not_finite" if not isfinite(value) else "negative" if value < 0.0 else "impossible"] += 1

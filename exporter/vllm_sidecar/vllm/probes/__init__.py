@@ -49,8 +49,8 @@ LOAD_PER_INTERVAL: Final = 6.0
 LOAD_EXPIRES: Final = 3.0
 """Intervals of /load after which its value is too old to be exported."""
 
-MAX_BODY: Final = 2 << 20
-"""Bytes of the largest answer that is read: 1,000 models are half of that, and JSON is read without a pause."""
+MAX_BODY: Final = 4 << 20
+"""Bytes of the largest answer that is read, enough for 5,000 models; JSON is read without a pause."""
 
 _PARSERS: Final[Mapping[FactSource, Callable[[bytes], Facts]]] = {
     FactSource.VERSION: parse_version,
