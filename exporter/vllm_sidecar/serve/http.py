@@ -13,7 +13,8 @@ from vllm_sidecar.serve.negotiation import has_already, takes_gzip, takes_openme
 from vllm_sidecar.serve.page import asset, page
 from vllm_sidecar.serve.page.runbooks import runbook
 from vllm_sidecar.serve.state import without_targets
-from vllm_sidecar.serve.status import NodeGpus, status
+from vllm_sidecar.serve.status import NodeGpus, status_steps
+from vllm_sidecar.slices import in_slices
 
 if TYPE_CHECKING:
     from vllm_sidecar.config import Config, ConfigError
@@ -113,7 +114,7 @@ async def _status(request: web.Request) -> web.Response:
     exporter = sidecar.exporter
     await exporter.prepare()
     gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
-    report = status(exporter.snapshots.values(), gpus, without_targets(sidecar.config))
+    report = await in_slices(status_steps(exporter.snapshots.values(), gpus, without_targets(sidecar.config)))
     return web.json_response(report, dumps=_json)
 
 

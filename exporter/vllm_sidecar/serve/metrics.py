@@ -6,6 +6,7 @@ would never be read. A scrape never waits for a server: it returns the result of
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import platform
 import zlib
@@ -20,9 +21,10 @@ from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
 from vllm_sidecar.exposition import Family, Renderer, labels_text
 from vllm_sidecar.logs import event
+from vllm_sidecar.slices import at_once, in_slices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
@@ -108,6 +110,10 @@ class Exporter:
         self._renderer = Renderer()
         self._families = {name: _family(name, window_seconds) for name in SIGNALS}
         self._cache: dict[bool, Body] = {}
+        self._formats: set[bool] = set()
+        """Formats that were asked for: text, OpenMetrics (True)."""
+        self._changes = 0
+        self._preparing = asyncio.Lock()
         self._process = ProcessCollector(registry=CollectorRegistry())
 
     @property
@@ -121,9 +127,15 @@ class Exporter:
         return {source.name: source for source in self._sources}
 
     async def prepare(self) -> None:
-        """Do the costly part of the next snapshots, one engine after the other, so that polls stay on time."""
-        for source in self._sources:
-            await source.prepare()
+        """Make the next snapshots and their bytes in slices, so that polls stay on time."""
+        async with self._preparing:  # scrapers at the same time share one result
+            for source in self._sources:
+                await source.prepare()
+            for openmetrics in self._formats - self._cache.keys():
+                changes = self._changes
+                text = await in_slices(self._text(openmetrics))
+                if changes == self._changes:
+                    self._cache[openmetrics] = Body(text)
 
     async def history(self, since: float, target: str | None, engine: str | None) -> dict[str, list[dict[str, object]]]:
         """Return the charts of the status page for the polls after a Unix time, by target; None for all of them."""
@@ -153,6 +165,7 @@ class Exporter:
 
     def changed(self) -> None:
         """Drop the cached bytes: a target was polled."""
+        self._changes += 1
         self._cache.clear()
 
     def set_sources(self, sources: Sequence[MetricsSource], window_seconds: float) -> None:
@@ -161,31 +174,31 @@ class Exporter:
         self._own["window_seconds"] = window_seconds
         self._families = {name: _family(name, window_seconds) for name in SIGNALS}
         self._renderer = Renderer()  # it caches HELP texts, which name the window
-        self._cache.clear()
+        self.changed()
 
     def set_own(self, name: str, value: float) -> None:
         """Set a signal of the sidecar itself."""
         self._own[name] = value
-        self._cache.clear()
+        self.changed()
 
     def count_error(self, part: str) -> None:
         """Count a bug of a part of the sidecar, one of ERROR_PARTS; the program continues."""
         self._errors[part] += 1.0
-        self._cache.clear()
+        self.changed()
 
     def render(self, *, openmetrics: bool, compressed: bool = False) -> bytes:
         """Return all series in one of the formats, gzipped if `compressed`.
 
         Until the next poll the bytes are the same, except for the ages at the end, which grow.
         """
+        self._formats.add(openmetrics)
         body = self._cache.get(openmetrics)
         if body is None:
-            body = Body(self._render(openmetrics))
-            self._cache[openmetrics] = body
+            body = self._cache[openmetrics] = Body(at_once(self._text(openmetrics)))
         ages = self._renderer.render([(self._families[AGE], self._ages())], openmetrics=openmetrics)
         return body.gzipped(ages) if compressed else body.text + ages
 
-    def _render(self, openmetrics: bool) -> bytes:
+    def _text(self, openmetrics: bool) -> Generator[None, None, bytes]:
         targets = [snapshot.samples for snapshot in self.snapshots.values()]
         node = self.node_samples()
         own: dict[str, list[tuple[str, Value]]] = {name: [("", value)] for name, value in self._own.items()}
@@ -195,7 +208,7 @@ class Exporter:
             (family, [one for samples in (*targets, node, own) for one in samples.get(name, ())])
             for name, family in self._families.items()
         )
-        return self._renderer.render(chain(self._own_process(), families), openmetrics=openmetrics, whole=False)
+        return self._renderer.steps(chain(self._own_process(), families), openmetrics=openmetrics, whole=False)
 
     def _ages(self) -> list[tuple[str, Value]]:
         """Return how long ago each source answered, by the monotonic clock, so that clocks need not be in sync."""
