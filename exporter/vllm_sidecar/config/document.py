@@ -15,6 +15,9 @@ MOST_VALUES = 50_000
 """Most values that a file may have, counting each alias as often as it is used: few lines can expand to billions."""
 
 
+_NAME = re.compile(r"(found undefined alias|could not determine a constructor for the tag) '(?!tag:)[^\n]*'")
+
+
 class DocumentError(Exception):
     """A text that is not one YAML document of plain values; the message has the place and the mistake."""
 
@@ -113,5 +116,7 @@ def _survey(
 def _syntax_mistake(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
         problem = ", ".join(part for part in (error.context, error.problem) if part)
+        # A secret that begins with * or ! and lacks quotes is such a name.
+        problem = _NAME.sub(r"\1; a text that begins with * or ! needs quotes", problem)
         return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {problem}"
     return f"not valid YAML: {' '.join(str(error).split())}"

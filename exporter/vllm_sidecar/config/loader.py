@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from vllm_sidecar.config.config_errors import ConfigError, describe, show
+from vllm_sidecar.config.config_errors import ConfigError, describe
 from vllm_sidecar.config.document import Document, DocumentError, read_document
 from vllm_sidecar.config.overrides import from_environment, from_flags
 from vllm_sidecar.config.regular_files import read_regular
@@ -72,7 +72,9 @@ def _read(path: Path) -> tuple[dict[Any, Any], dict[KeyPath, int], list[tuple[in
     """Read a file into plain values, the line of each path, and the mistakes (line, text) in its shape."""
     root, lines, twice = _document(path)
     if root is not None and not isinstance(root, dict):
-        raise ConfigError(path, [f"line 1: got {show((), root)}; allowed: a mapping with the keys of the config"])
+        # Not the text itself: the file may be one with a token that was named by mistake.
+        got = "a list" if isinstance(root, list) else "one value"
+        raise ConfigError(path, [f"line 1: got {got}; allowed: a mapping with the keys of the config"])
     return root or {}, lines, list(twice)
 
 

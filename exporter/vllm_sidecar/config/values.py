@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.types import RESERVED_LABELS
 from vllm_sidecar.config.regular_files import open_regular
+from vllm_sidecar.redaction import redact
 
 NOT_ALLOWED = "not_allowed"
 """Type of the errors raised here; their message is the allowed values."""
@@ -178,7 +179,7 @@ def _readable_file(path: Path) -> Path:
     try:
         os.close(open_regular(path))
     except OSError as error:
-        raise not_allowed(f"a file that can be read ({path}: {error.strerror})") from None
+        raise not_allowed(f"a file that can be read ({redact(str(path))}: {error.strerror})") from None
     return path
 
 

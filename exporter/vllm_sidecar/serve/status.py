@@ -10,6 +10,7 @@ from vllm_sidecar import __version__
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.reasons import GPU_HINTS, HINTS
 from vllm_sidecar.exposition.metric_values import Histogram, Summary
+from vllm_sidecar.redaction import redact
 from vllm_sidecar.serve.state import NO_GPUS, states_json
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
         "unknown": list(readings.unknown) if readings else [],
         "unknown_labels": list(readings.unknown_labels[:100]) if readings else [],
         "unattributed": list(readings.unattributed) if readings else [],
-        "rejected_lines": [asdict(line) for line in scraped.exposition.rejected] if scraped else [],
+        "rejected_lines": [asdict(line) | {"text": redact(line.text)} for line in scraped.exposition.rejected]
+        if scraped
+        else [],
         "sources": dict(readings.sources) if readings else {},
         "signals": _signals(snapshot.samples),
     }
@@ -109,7 +112,7 @@ def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
 def _error(health: Health, hints: Mapping[Reason, str]) -> dict[str, str] | None:
     if health.reason is None:
         return None
-    return {"reason": health.reason.value, "detail": health.detail, "hint": hints[health.reason]}
+    return {"reason": health.reason.value, "detail": redact(health.detail), "hint": hints[health.reason]}
 
 
 def _value(value: Value) -> dict[str, object]:

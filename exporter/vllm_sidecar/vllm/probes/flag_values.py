@@ -1,7 +1,7 @@
 """Any value of any source -> a flag value, or None: no value from a server or a user raises here.
 
-Texts are shortened and cleaned of characters that UTF-8 cannot encode. URLs lose their user part and query, which may
-contain credentials.
+Texts are shortened and cleaned of characters that UTF-8 cannot encode. URLs lose their user part and query, and other
+texts what has the form of a secret.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+
+from vllm_sidecar.redaction import bare_url, redact
 
 FlagValue = str | int | float | bool
 
@@ -30,8 +32,6 @@ _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _HUMAN = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,16})?)([kKmMgGtT])")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,16}")
-_USER_PART = re.compile(r"(?<=://)[^/?#]*@")
-_URL_TAIL = re.compile(r"(://[^?#]*)[?#].*", re.DOTALL)
 _REPR_PAIR = re.compile(r"\b(method|model|num_spec_tokens|num_speculative_tokens)=('[^']*'|\"[^\"]*\"|[^,()]+)")
 
 
@@ -39,10 +39,12 @@ def text(value: object) -> str | None:
     """Clean a text of at most 512 characters; None for anything that is not text, is empty, or is `None`."""
     if not isinstance(value, str):
         return None
-    printable = "".join(c if c.isprintable() else " " for c in value[:_MAX_READ].strip())
+    if len(value) > _MAX_READ:  # what hides a user part may be cut off: the @ after it
+        value = value[:_MAX_READ].partition("://")[0]
+    printable = "".join(c if c.isprintable() else " " for c in value.strip())
     # JSON and /proc can both carry lone surrogates, which would fail when the metrics are written.
     utf8 = printable.encode("utf-8", "replace").decode("utf-8")
-    safe = _URL_TAIL.sub(r"\1", _USER_PART.sub("", utf8)).strip()[:MAX_TEXT]
+    safe = redact(bare_url(utf8)).strip()[:MAX_TEXT]
     return safe if safe and safe not in {"None", "null"} else None
 
 
