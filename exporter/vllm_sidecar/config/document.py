@@ -1,4 +1,4 @@
-"""YAML text -> plain values with the line of each; the only code that reads YAML."""
+"""YAML text -> plain values with the line of each, and back; the only code that reads YAML."""
 
 from __future__ import annotations
 
@@ -49,13 +49,18 @@ class _PlainLoader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark) from error
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """Quotes each text that `_PlainLoader` or another reader of YAML would not read as text."""
+
+
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
     ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
     ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
 ):
-    _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+    for _side in (_PlainLoader, _PlainDumper):
+        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
 
 def read_document(text: str) -> Document:
@@ -79,6 +84,14 @@ def read_document(text: str) -> Document:
     finally:
         if loader:
             loader.dispose()
+
+
+def written_inline(value: object) -> str:
+    """Write a plain value as YAML in one line."""
+    text = yaml.dump(
+        value, Dumper=_PlainDumper, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _lines(root: yaml.Node) -> tuple[dict[tuple[str, ...], int], list[tuple[int, str]]]:
