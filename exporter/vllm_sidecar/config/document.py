@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 50_000
 """Most values that a file may have, counting each alias as often as it is used: few lines can expand to billions."""
+MOST_DEPTH = 50
+"""Deepest nesting of values."""
+_SHOWN_CHARACTERS = 200
 
-
+_TOO_MANY = f"holds more than {MOST_VALUES} values, counting each alias as often as it is used"
 _NAME = re.compile(r"(found undefined alias|could not determine a constructor for the tag) '(?!tag:)[^\n]*'")
 
 
@@ -37,6 +40,25 @@ class _PlainLoader(yaml.SafeLoader):
     """Reads a bool, number or null only where it looks like one: not `on` as true, 12:30 as 750, or 012 as 10."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # yaml's own attribute
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._composed = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read one value with all inside it, unless the document has too many, or is nested too deep."""
+        self._composed += 1
+        self._depth += 1
+        if self._composed > 2 * MOST_VALUES:  # keys are values, too
+            raise DocumentError(_TOO_MANY)
+        if self._depth > MOST_DEPTH:
+            text = f"values are nested deeper than {MOST_DEPTH}"
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=text, problem_mark=mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Make a value; a value that does not fit its tag is a mistake at that line."""
@@ -99,7 +121,7 @@ def _lines(root: yaml.Node) -> tuple[dict[tuple[str, ...], int], list[tuple[int,
     twice = []
     for number, (steps, line) in enumerate(islice(_survey(root, (), ()), MOST_VALUES + 1)):
         if number == MOST_VALUES:
-            raise DocumentError(f"holds more than {MOST_VALUES} values, counting each alias as often as it is used")
+            raise DocumentError(_TOO_MANY)
         if steps in lines:
             twice.append((line, f"line {line}: {'.'.join(steps)}: given twice; it is also on line {lines[steps]}"))
         lines.setdefault(steps, line)
@@ -131,5 +153,5 @@ def _syntax_mistake(error: yaml.YAMLError) -> str:
         problem = ", ".join(part for part in (error.context, error.problem) if part)
         # A secret that begins with * or ! and lacks quotes is such a name.
         problem = _NAME.sub(r"\1; a text that begins with * or ! needs quotes", problem)
-        return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {problem}"
-    return f"not valid YAML: {' '.join(str(error).split())}"
+        return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {problem[:_SHOWN_CHARACTERS]}"
+    return f"not valid YAML: {' '.join(str(error).split())[:_SHOWN_CHARACTERS]}"

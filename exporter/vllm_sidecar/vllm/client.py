@@ -21,7 +21,7 @@ from yarl import URL
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.redaction import KNOWN, Secrets, redact_body
-from vllm_sidecar.vllm.credentials import Certificates, basic_auth, header_value, read_token
+from vllm_sidecar.vllm.credentials import Certificates, TokenFile, basic_auth, header_value
 from vllm_sidecar.vllm.errors import check_status, classify
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
         self._resolver: aiohttp.AsyncResolver | None = None
         self._certificates = Certificates(target)
+        self._token_file = TokenFile(target.bearer_token_file) if target.bearer_token_file is not None else None
         self._secrets = Secrets()
         self._sent: dict[str, str] = {}
         """The last headers that may hold a secret."""
@@ -140,7 +141,8 @@ class Client:
     async def _fetch(self, url: URL, where: str, accept: str, progress: _Progress) -> Response:
         if self._session is None:
             raise RuntimeError("Client.get outside `async with`")
-        headers = self._headers(accept)
+        token = await self._token_file.token() if self._token_file else None
+        headers = self._headers(accept, token)
         tls = await self._certificates.context() if url.scheme == "https" else True
         async with self._session.get(
             url, headers=headers, allow_redirects=False, ssl=tls, trace_request_ctx=progress
@@ -172,14 +174,15 @@ class Client:
         answer.close()
         raise PollError(Reason.TOO_LARGE, f"{where}: the body is larger than {limit} bytes (max_body_size)")
 
-    def _headers(self, accept: str) -> dict[str, str]:
+    def _headers(self, accept: str, token: str | None) -> dict[str, str]:
+        """Return the headers of a request; `token` is that of the file, if there is one."""
         headers: dict[str, str] = {}
         if self._basic is not None:
             headers["authorization"] = self._basic
         for name, secret in self._target.headers.items():
             headers[name.lower()] = header_value(name, secret.get_secret_value())
-        if self._target.bearer_token_file is not None:
-            headers["authorization"] = f"Bearer {read_token(self._target.bearer_token_file)}"
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
         elif self._target.bearer_token is not None:
             headers["authorization"] = f"Bearer {self._target.bearer_token.get_secret_value()}"
         if headers != self._sent:
