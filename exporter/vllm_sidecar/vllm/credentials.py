@@ -48,7 +48,7 @@ class FileReads(Generic[T]):
         task = self._running
         if task is None or task.done():
             task = self._running = asyncio.create_task(in_daemon_thread("credentials", read))
-            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may wait any more
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may wait for it now
         done, _ = await asyncio.wait((task,), timeout=READ_SECONDS)
         if not done:
             detail = f"{self._what} cannot be read within {READ_SECONDS:g} s: does its file system hang?"
