@@ -70,7 +70,9 @@ HARMLESS = (
     "/models/org/model@rev",
     "max_num_batched_tokens=8192 tokenizer=x num_speculative_tokens: 3",
     "time_to_first_token: 3, inter_token_latency=0.1, time_per_output_token: 2",
-    "bearer_token_file /run/token is not a file",
+    "bearer_token_file /run/secrets/vllm-token: No such file or directory",
+    "a file that can be read (/run/token: Permission denied)",
+    "http://127.0.0.1:8000/token: status 404",
     "a bearer token is missing",
     "vllm.bearer_token: got ***; allowed: a token: printable ASCII without blanks",
     "mask-token-reduction disk-0123456789abcdef",
@@ -119,7 +121,7 @@ ODD = 'a/b"c%d+e\u00e9=='
 @pytest.mark.parametrize("repeated", [ODD, 'a/b\\"c%d+e\\u00e9==', "a%2Fb%22c%25d%2Be%C3%A9%3D%3D"])
 def test_a_known_secret_is_hidden_however_it_is_quoted(repeated: str) -> None:
     known = Secrets()
-    known.add(ODD)
+    known.add_header("X-Token", ODD)
     assert known.hide(f"no: {repeated}!") == f"no: {HIDDEN}!"
     assert known.hide_in_body(f"no: {repeated}!".encode()) == f"no: {HIDDEN}!".encode()
 
@@ -151,7 +153,7 @@ def test_a_header_is_hidden_as_a_whole_and_in_parts_but_no_word_of_everybody(
 def test_the_oldest_secrets_are_forgotten_when_there_are_too_many() -> None:
     known = Secrets()
     for number in range(MOST_SECRETS + 1):
-        known.add(f"secret{number:06d}")
+        known.add_header("X-Token", f"secret{number:06d}")
     assert known.hide("secret000000") == "secret000000"
     assert known.hide(f"secret{MOST_SECRETS:06d}") == HIDDEN
 
@@ -159,7 +161,7 @@ def test_the_oldest_secrets_are_forgotten_when_there_are_too_many() -> None:
 def test_the_log_shows_no_secret_of_the_program() -> None:
     from vllm_sidecar.redaction import KNOWN
 
-    KNOWN.add("of-the-program-1")
+    KNOWN.add_header("X-Token", "of-the-program-1")
     assert public("it was of-the-program-1") == f"it was {HIDDEN}"
 
 

@@ -13,7 +13,7 @@ import binascii
 import json
 import re
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -65,6 +65,7 @@ _SHAPES = re.compile(
     r"|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[abpr]-[\w-]{10,}|A[KS]IA[0-9A-Z]{12,}|AIza[\w-]{20,}"
     r"|eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?)"
 )
+_LONGEST_PATH = 256
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?")
 _STORAGE = frozenset(("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "oci", "runai", "modelscope"))
 """Schemes whose URLs may contain @ in the path: `hf://org/model@revision`."""
@@ -82,7 +83,7 @@ def redact(text: str) -> str:
         text = _PEM.sub(HIDDEN, text)
     text = _SHAPES.sub(HIDDEN, text)
     text = _OPTION.sub(rf"\g<name>{HIDDEN}", text)
-    text = _PAIR.sub(rf"\g<name>{HIDDEN}", text)
+    text = _PAIR.sub(_pair, text)
     return _BEARER.sub(rf"\g<scheme> {HIDDEN}", text)
 
 
@@ -103,6 +104,15 @@ def bare_url(text: str) -> str:
         return text
     rest = rest[_end_of_user(scheme.rpartition(" ")[2], rest) :]
     return f"{scheme}://{re.split('[?#]', rest, maxsplit=1)[0]}"
+
+
+def _pair(found: re.Match[str]) -> str:
+    """Hide the value of a key, but no reason after a path: `/run/secrets/token: No such file or directory`."""
+    if found["name"].endswith(": "):
+        before = found.string[max(0, found.start() - _LONGEST_PATH) : found.start()]
+        if "/" in re.split(r"[\s\"'({\[,]", before)[-1]:
+            return found[0]
+    return found["name"] + HIDDEN
 
 
 def _url(found: re.Match[str]) -> str:
@@ -141,25 +151,16 @@ class Secrets:
         self._longest_first: tuple[tuple[str, bytes], ...] | None = None
         """Made at the next use: a thousand targets add a secret each, one after the other."""
 
-    def add(self, secret: str) -> None:
-        """Remember a token or password; one that is too short would be found in other texts."""
-        self._remember(secret, SHORTEST_CREDENTIAL)
-
     def add_header(self, name: str, value: str) -> None:
-        """Remember the value of a header that is sent, with the parts of an authorization."""
+        """Remember the value of a header that is sent, with the parts of an authorization.
+
+        One that is too short is not remembered: it would be found in other texts.
+        """
         least = SHORTEST_CREDENTIAL if _CREDENTIAL.search(name) else SHORTEST_HEADER
         self._remember(value, least)
         if least == SHORTEST_CREDENTIAL:
             for part in _parts(value):
                 self._remember(part, least)
-
-    def add_url(self, url: str) -> None:
-        """Remember the user part of a URL."""
-        scheme, _, rest = url.partition("://")
-        user = rest[: max(_end_of_user(scheme, rest) - 1, 0)]
-        password = user.partition(":")[2]
-        for text in (user, password, unquote(password)):
-            self._remember(text, SHORTEST_CREDENTIAL)
 
     def hide(self, text: str) -> str:
         """Return a text without the secrets."""
