@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench e2e e2e-all gpu fmt generate pins clean
+.PHONY: help demo test test-all check audit bench e2e e2e-all gpu fmt generate pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -49,6 +49,9 @@ check: $(READY) ## format, lint, types, layers, generated files, words
 	@$(BIN)/lint-imports
 	@$(BIN)/vllm-sidecar generate --check
 	@$(BIN)/python tests/support/vocabulary.py
+
+audit: $(READY) ## compare the pinned dependencies of the image and the build with the known vulnerabilities
+	@$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement deploy/requirements.txt --requirement deploy/requirements-build.txt
 
 bench: $(READY) ## cost beside prometheus_client and Prometheus, accuracy beside histogram_quantile
 	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -103,7 +103,6 @@ def test_version_names_the_program_and_the_python(capsys: pytest.CaptureFixture[
         ([], "the following arguments are required: COMMAND"),
         (["fly"], "argument COMMAND: invalid choice: 'fly'"),
         (["serve", "--vllm.ur", "http://a"], "unrecognized arguments: --vllm.ur http://a"),
-        (["check-config"], "the following arguments are required: FILE"),
         (["generate", "--chec"], "unrecognized arguments: --chec"),
     ],
 )

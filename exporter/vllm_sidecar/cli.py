@@ -14,10 +14,11 @@ import platform
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from vllm_sidecar import __version__
 from vllm_sidecar.logs import PROGRAM, UserError, print_error
+from vllm_sidecar.redaction import public
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,9 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Repeats no secret of a command line that it refuses."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, and exit with code 2."""
+        super().error(public(message))
+
+
 def parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """Return the parser with the arguments of one command, or (None) of all of them."""
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog=PROGRAM,
         description="Exporter sidecar for vLLM: one stable, derived set of metrics, with alert rules and dashboards.",
         epilog=f"'{PROGRAM} COMMAND --help' explains a command, with examples.\n\n{EXIT_CODES}",

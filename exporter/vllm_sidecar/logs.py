@@ -14,6 +14,8 @@ import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from vllm_sidecar.redaction import public
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,7 +31,7 @@ class UserError(Exception):
 
 def print_error(text: str) -> None:
     """Write one line for the user on standard error."""
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
+    print(f"{PROGRAM}: {public(text)}", file=sys.stderr)
 
 
 def event(logger: logging.Logger, level: int, name: str, /, *, exc_info: object = None, **fields: object) -> None:
@@ -98,7 +100,7 @@ def _pairs(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
 def _logfmt_value(value: object) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    text = str(value)
+    text = public(str(value))
     if text and text.isprintable() and not any(character in text for character in ' "=\\'):
         return text
     # json escapes quotes, backslashes and ASCII control characters; the other unprintable ones, such as U+2028 which
@@ -110,4 +112,4 @@ def _logfmt_value(value: object) -> str:
 def _json_value(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no NaN and no infinity
-    return value if value is None or isinstance(value, bool | int | float) else str(value)
+    return value if value is None or isinstance(value, bool | int | float) else public(str(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -138,9 +139,10 @@ def test_a_named_pipe_is_refused_at_once_in_place_of_the_file_and_of_those_that_
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
-    assert answers(pipe) == ("cannot be read: Not a regular file",)
+    why = "Not a regular file; a pipe could block, and is empty when it is read again"
+    assert answers(pipe) == (f"cannot be read: {why}",)
     assert answers(write("vllm: {bearer_token_file: pipe}")) == (
-        f'line 1: vllm.bearer_token_file: got "pipe"; allowed: a file that can be read ({pipe}: Not a regular file)',
+        f'line 1: vllm.bearer_token_file: got "pipe"; allowed: a file that can be read ({pipe}: {why})',
     )
 
 
@@ -194,3 +196,33 @@ def test_no_mistake_shows_a_secret() -> None:
 def test_text_that_is_no_duration_of_a_day_at_most_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a duration such as"):
         parse_duration(text)
+
+
+MEGABYTE = 1_000_000
+HOSTILE = {
+    "nested lists": "[" * MEGABYTE,
+    "nested mappings": "{a: " * (MEGABYTE // 4),
+    "nested items": "- " * (MEGABYTE // 2),
+    "nested keys": "? " * (MEGABYTE // 2),
+    "a list without end": "a: [" + "1," * (MEGABYTE // 2),
+    "one key again and again": "a: 1\n" * (MEGABYTE // 5),
+    "many keys": "".join(f"a{number}: 1\n" for number in range(MEGABYTE // 10)),
+    "many anchors": "".join(f"- &a{number} x\n" for number in range(MEGABYTE // 12)),
+    "a long number": "limits: {adapters: " + "9" * (MEGABYTE - 100) + "}",
+    "a long tag": "!" * MEGABYTE,
+    "a long key": "a" * MEGABYTE + ": 1",
+    "no text": "\0" * 1000,
+    "C1 controls": "a: \x80",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_in_short_lines_and_seconds(name: str, tmp_path: Path) -> None:
+    """It would otherwise be half a minute of CPU, in which a reload slows down every poll."""
+    file = tmp_path / "c.yaml"
+    file.write_text(HOSTILE[name], encoding="utf-8")
+    began = time.process_time()
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert time.process_time() - began < 15.0
+    assert all(len(mistake) < 500 for mistake in caught.value.mistakes), caught.value.mistakes

@@ -183,3 +183,33 @@ def test_unknown_variables_are_told_and_those_of_kubernetes_are_not() -> None:
         "VLLM_SIDECAR_SCRAPE_INTERVALL is not a setting; did you mean VLLM_SIDECAR_SCRAPE_INTERVAL?",
         "VLLM_SIDECAR_XYZ is not a setting",
     ]
+
+
+WRONG = ("maybe", "-1", "{a b: [c]}", "[[]]", "a: b: c", "/no/such/file", "a 'b")
+FREE = {("vllm", "unix_socket")}
+"""A path of a socket that may be made later: any text is one."""
+
+
+@pytest.mark.parametrize("path", [path for path in KEYS if path not in FREE], ids=".".join)
+def test_a_wrong_variable_gets_the_error_of_the_file_with_its_own_name(path: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    compared = 0
+    for text in WRONG:
+        given: object = text
+        for step in reversed(path):
+            given = {step: given}
+        file.write_text(json.dumps(given))
+        by_variable = mistakes(None, {variable(path): text})
+        assert all(line.startswith(f"environment variable {variable(path)}: {'.'.join(path)}") for line in by_variable)
+        assert all("; allowed: " in line for line in by_variable)
+        without_origin = [[line.partition(": ")[2] for line in each] for each in (by_variable, mistakes(file, {}))]
+        compared += bool(by_variable) and without_origin[0] == without_origin[1]
+    assert compared, path
+
+
+def mistakes(file: Path | None, variables: dict[str, str]) -> tuple[str, ...]:
+    try:
+        load(file, {}, variables)
+    except ConfigError as error:
+        return error.mistakes
+    return ()

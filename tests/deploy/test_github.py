@@ -134,7 +134,7 @@ def test_scripts_are_shell_and_take_values_from_variables_only() -> None:
 def test_ci_runs_every_target_and_the_tests_on_every_supported_python() -> None:
     matrix = PARSED["ci"]["jobs"]["make"]["strategy"]["matrix"]
     targets = {*matrix["target"], *(each["target"] for each in matrix["include"])}
-    assert targets == {"check", "test", "test-all", "e2e"}
+    assert targets == {"check", "audit", "test", "test-all", "e2e"}
     known = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert targets <= known
     declared = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))

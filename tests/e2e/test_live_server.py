@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sidecar_process import sidecar
+from sidecar_process import started
 
 from vllm_sidecar.catalog import UPSTREAM
 from vllm_sidecar.catalog.types import Kind
@@ -18,6 +18,8 @@ URL = os.environ.get("VLLM_SIDECAR_TEST_URL", "")
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not URL, reason="VLLM_SIDECAR_TEST_URL names no vLLM server")]
 
 SCOPE = ("model_name", "engine")
+
+FULL = {"VLLM_SIDECAR_METRICS_PROFILE": "full"}
 
 
 def get(url: str) -> str:
@@ -44,7 +46,7 @@ def one_poll(base: str) -> tuple[dict, dict]:
 
 
 def test_every_counter_and_histogram_equals_the_servers_own_to_the_last_digit() -> None:
-    with sidecar("--vllm.url", URL) as base:
+    with started("--vllm.url", URL, variables=FULL) as (_, base):
         time.sleep(2.0)
         for _ in range(5):
             theirs, ours = one_poll(base)
@@ -73,7 +75,7 @@ def test_every_counter_and_histogram_equals_the_servers_own_to_the_last_digit() 
 
 
 def test_every_family_of_the_checklist_is_present() -> None:
-    with sidecar("--vllm.url", URL) as base:
+    with started("--vllm.url", URL, variables=FULL) as (_, base):
         time.sleep(2.0)
         _, ours = one_poll(base)
     missing = {

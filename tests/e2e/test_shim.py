@@ -108,8 +108,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     with ExitStack() as stack:
         urls = {name: stack.enter_context(serving(captured.text(name), version.partition(" ")[0], step=math.inf))
                 for version, name in CAPTURES.items()}  # fmt: skip
+        targets = [{"name": name, "url": url} for name, url in urls.items()]
         settings = folder / "sidecar.yaml"
-        settings.write_text(yaml.safe_dump({"targets": [{"name": name, "url": url} for name, url in urls.items()]}))
+        settings.write_text(yaml.safe_dump({"metrics": {"profile": "full"}, "targets": targets}))
         own = stack.enter_context(sidecar("--config.file", str(settings)))
         jobs = {"vllm": urls.values(), "vllm-sidecar": [own]}
         yield Both(stack.enter_context(running(folder, jobs)), urls)

@@ -12,6 +12,7 @@ from places import ROOT
 
 from vllm_sidecar import cli
 from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
+from vllm_sidecar.generate.config_schema import FILE as SCHEMA
 from vllm_sidecar.generate.docs import sections
 from vllm_sidecar.generate.output_files import FilesError
 from vllm_sidecar.generate.outputs import Changes, WriteOptions, main
@@ -34,6 +35,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in (
         *boards,
         "pyproject.toml",
+        SCHEMA,
         *sections(),
         *(f"rules/{path.name}" for path in (ROOT / "rules").iterdir() if path.is_file()),
     ):

@@ -122,14 +122,55 @@ OBJECTIVE = st.fixed_dictionaries(
     optional={
         "objective": st.one_of(st.sampled_from([0.5, 0.9, 0.999, 0.99999]), NUMBERS),
         "threshold": st.sampled_from(["2s500ms", "10s", "3s", "1ms"]),
-        "source": st.sampled_from(["histogram", "sidecar"]),
+        "source": st.sampled_from(["histogram", "sidecar", "gateway"]),
         "observations": NUMBERS,
         "labels": LABELS,
         "annotations": LABELS,
         "snap": st.just(True),
     },
 )
+WINDOWS = st.sampled_from(["1m", "5m", "1h", "3d", "30d", "31d", "0m", 5])
+BURN = st.fixed_dictionaries(
+    {
+        "long": WINDOWS,
+        "short": WINDOWS,
+        "for": TIMES,
+        "factor": NUMBERS,
+        "severity": st.sampled_from(["page", "ticket", "loud"]),
+    }
+)
+GATEWAY = st.fixed_dictionaries(
+    {"kind": st.sampled_from(["envoy", "istio", "litellm", "inference-extension", "custom", "other"])},
+    optional={
+        "selector": SELECTORS,
+        "services": st.dictionaries(TEXT, PATTERNS, max_size=2),
+        "labels": st.dictionaries(st.sampled_from(["cluster", "namespace", "x"]), TEXT, max_size=2),
+        "requests": st.one_of(
+            TEXT, st.sampled_from(["sum by (model_name) (rate(a_total[5m]))", "1", "up{", "vector(1)"])
+        ),
+        "failures": st.one_of(TEXT, st.sampled_from(["sum by (model_name) (rate(b_total[5m]))", "rate(up[5m])"])),
+    },
+)
+BUCKETS = st.dictionaries(
+    st.sampled_from(["time_to_first_token_seconds", "inter_token_latency_seconds", "request_latency", "x"]),
+    st.lists(NUMBERS, max_size=3),
+    max_size=2,
+)
+HOURS = st.one_of(
+    TEXT, st.lists(st.one_of(st.sampled_from(["02:00-03:30", "23:30-01:00", "00:00-24:00", "1-2"]), TEXT), max_size=2)
+)
 OBJECTIVES = st.dictionaries(st.sampled_from([slo.name for slo in SLOS]), OBJECTIVE, max_size=2)
+SLO_SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "enabled": st.booleans(),
+        "source": st.sampled_from(["histogram", "sidecar", "x"]),
+        "burn": st.lists(BURN, max_size=2),
+        "gateway": GATEWAY,
+        "buckets": BUCKETS,
+        "observations": NUMBERS,
+    },
+)
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={
@@ -165,7 +206,8 @@ DOCUMENTS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "labels": LABELS,
         "annotations": LABELS,
         "alerts": OF_ALERTS,
-        "slos": OBJECTIVES,
+        "slos": st.tuples(OBJECTIVES, SLO_SETTINGS).map(lambda parts: parts[0] | parts[1]),
+        "batch_hours": HOURS,
         "models": st.dictionaries(st.one_of(st.sampled_from(["org/model[v2]", "a[5m] offset 1h", "{{ x"]), TEXT), MODEL,
                                   max_size=3),
     },

@@ -117,6 +117,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "log": {"log": {"level": "warning"}},
     "gpu": {"gpu": {"interval": "7s", "devices": "none"}},
     "slos": {"slos": {"latencies": [TTFT, {**TTFT, "name": "fast", "threshold": "100ms"}]}},
+    "metrics": {"metrics": {"profile": "full"}},
     "availability": {"slos": {"availability": False}},
     "nothing": {},
 }
@@ -148,6 +149,17 @@ async def test_a_change_of_how_the_server_is_polled_is_used() -> None:
         assert run.fake.requests[-1].headers["x-team"] == "a"
         assert run.fake.requests[-1].headers["authorization"] == "Bearer s3cret"
         assert run.samples()['poll_interval_seconds{source="vllm"}'] == 0.08
+
+
+async def test_another_profile_of_metrics_is_used_at_once_and_counts_continue() -> None:
+    async with running() as run:
+        before = run.samples()
+        assert await run.reload(metrics={"profile": "lean"}) is None
+        after = run.samples()
+        assert after[SLO] == before[SLO] == 7.0
+        assert len(after) < 0.7 * len(before)
+        assert await run.reload(metrics={"profile": "full"}) is None
+        assert len(run.samples()) > len(before)
 
 
 async def test_a_long_interval_that_becomes_short_is_not_waited_for() -> None:

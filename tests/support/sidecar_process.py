@@ -38,9 +38,9 @@ class Started:
         """Return the base URL once it listens."""
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
-            found = re.search(r"event=listening address=(\S+)", self.log)
+            found = re.search(r'event=listening address=(\S+)|"event": "listening", "address": "([^"]+)"', self.log)
             if found:
-                return f"http://{found[1]}"
+                return f"http://{found[1] or found[2]}"
             if self.process.poll() is not None:
                 raise AssertionError(f"the sidecar ended with {self.process.returncode}:\n{self.log}")
             time.sleep(0.02)

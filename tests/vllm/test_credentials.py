@@ -8,6 +8,7 @@ import ipaddress
 import os
 import socket
 import ssl
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from loopback import BODY, Scrape, Target, answer, failure, fetch, raw_server, s
 from pydantic import SecretStr
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
+from vllm_sidecar.vllm import credentials
 from vllm_sidecar.vllm.client import Client
 
 if TYPE_CHECKING:
@@ -59,6 +61,47 @@ async def test_an_unusable_token_is_named_but_not_told(tmp_path: Path, content: 
 async def test_a_pipe_in_place_of_a_token_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "token")
     assert (await failure(Target(bearer_token_file=tmp_path / "token"))).reason is Reason.CREDENTIALS
+
+
+async def test_files_that_hang_fail_the_poll_and_hold_up_nothing(
+    tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system whose server is gone; each client has one thread that waits, however many polls fail."""
+    token, hung, opened = tmp_path / "token", threading.Event(), []
+    token.write_text("s3cret")
+    monkeypatch.setattr(credentials, "READ_SECONDS", 0.1)
+
+    def hanging(path: Path, *_: int) -> int:
+        opened.append(path)
+        hung.wait(20.0)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(credentials, "read_regular", hanging)
+    monkeypatch.setattr(credentials, "open_regular", hanging)
+    secret, tls = Target(bearer_token_file=token), Target("https://127.0.0.1:1", ca_file=pki.folder / "ca.pem")
+    async with Client(secret, Scrape()) as first, Client(tls, Scrape()) as second:
+        for client, name in ((first, "bearer_token_file"), (second, "ca_file"), (first, "bearer_token_file")):
+            longest, ended = 0.0, asyncio.create_task(client.get("/metrics"))
+            while not ended.done():
+                before = time.monotonic()
+                await asyncio.sleep(0.001)
+                longest = max(longest, time.monotonic() - before)
+            with pytest.raises(PollError, match=f"{name}.*cannot be read within 0.1 s") as caught:
+                await ended
+            assert caught.value.reason is Reason.CREDENTIALS
+            assert longest < 0.09, "the event loop was held"
+        hung.set()
+        await asyncio.sleep(0.05)
+    assert len(opened) == 2
+
+
+@pytest.mark.parametrize("name", ["ca_file", "cert_file", "key_file"])
+async def test_a_pipe_in_place_of_a_certificate_does_not_block(pki: Pki, tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    files = {"cert_file": pki.folder / "client.pem"} | {name: tmp_path / "pipe"}
+    error = await failure(Target("https://127.0.0.1:1", **files))
+    assert error.reason is Reason.CREDENTIALS
+    assert "Not a regular file" in error.detail
 
 
 async def test_a_header_that_cannot_be_sent_is_named_but_not_told() -> None:

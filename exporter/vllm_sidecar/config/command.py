@@ -1,4 +1,4 @@
-"""The command `check-config`: a configuration file and the environment, without running anything."""
+"""The command `check-config`: file, environment and flags, without running anything."""
 
 from __future__ import annotations
 
@@ -7,32 +7,61 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.config import ConfigSource, format_duration, unknown_variables
+from vllm_sidecar.config.explanation import explain
+from vllm_sidecar.config.flags import add_flags, file_of, given_flags
 from vllm_sidecar.logs import print_error
 
 if TYPE_CHECKING:
     import argparse
 
+    from vllm_sidecar.config import Config
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.description = "Check a configuration file and the environment variables of 'serve', and list the targets."
-    parser.epilog = "example:\n  vllm-sidecar check-config /etc/vllm-sidecar/config.yaml"
-    parser.add_argument("file", type=Path, metavar="FILE", help="YAML file, as 'serve --config.file' reads it")
+    parser.description = "Check a configuration file, the environment and the flags of 'serve', and list the targets."
+    parser.epilog = (
+        "examples:\n"
+        "  vllm-sidecar check-config /etc/vllm-sidecar/config.yaml\n"
+        "  vllm-sidecar check-config --print config.yaml        # every value, and where it is set"
+    )
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        nargs="?",
+        help="YAML file, as 'serve --config.file' reads it; without it, that of VLLM_SIDECAR_CONFIG_FILE, or none",
+    )
+    parser.add_argument(
+        "--print", action="store_true", help="print the whole configuration, each value with its origin; no secrets"
+    )
+    add_flags(parser)
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the targets; all mistakes are raised together."""
-    config = ConfigSource(arguments.file, environment=os.environ).load()
+    """Print the targets, or the whole configuration; all mistakes are raised together."""
+    source = ConfigSource(file_of(arguments.file), given_flags(arguments), os.environ)
+    config = source.load()
     for problem in unknown_variables(os.environ):
         print_error(problem)
+    where = source.path or "no file"
+    if arguments.print:
+        print(f"# {where}: {_summary(config)}")
+        for line in explain(source.gathered()):
+            print(line)
+        return 0
+    print(f"{where}: {_summary(config)}")
+    for target in config.all_targets:
+        way = f" through {target.unix_socket}" if target.unix_socket else ""
+        print(f"  {target.name or 'vllm'}: {target.url}{target.metrics_path}{way}")
+    return 0
+
+
+def _summary(config: Config) -> str:
     targets = config.all_targets
     count = "1 target" if len(targets) == 1 else f"{len(targets)} targets" if targets else "GPUs and no target"
     if config.headless:
         count = "GPUs of a worker without an HTTP server (vllm.headless)"
     every = format_duration(config.scrape.interval if targets else config.gpu.interval)
-    print(f"{arguments.file}: OK, {count} every {every}, served on {config.web.listen_address}")
-    for target in targets:
-        way = f" through {target.unix_socket}" if target.unix_socket else ""
-        print(f"  {target.name or 'vllm'}: {target.url}{target.metrics_path}{way}")
-    return 0
+    return f"OK, {count} every {every}, served on {config.web.listen_address}"

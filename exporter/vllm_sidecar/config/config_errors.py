@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 from vllm_sidecar.config.schema import Config
 from vllm_sidecar.config.values import NOT_ALLOWED
 from vllm_sidecar.logs import UserError
+from vllm_sidecar.redaction import HIDDEN, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 KeyPath = tuple[str, ...]
 """Where a value is: ("targets", "0", "timeout")."""
 
-_HIDDEN = "***"
-"""Text that is shown instead of a secret."""
 _SECRET_KEYS = {"headers", "args", "bearer_token"}
 _SHOWN_CHARACTERS = 80
 _ALLOWED = {
@@ -99,13 +97,20 @@ def show(path: KeyPath, value: object) -> str:
         return "a list"
     if isinstance(value, dict):
         return "a mapping"
-    if _SECRET_KEYS.intersection(path[:-1]) or (path and path[-1] in _SECRET_KEYS):
-        return _HIDDEN
+    whole_target = path == ("vllm",) or (path[:1] == ("targets",) and len(path) <= 2)
+    if (whole_target and isinstance(value, str)) or _SECRET_KEYS.intersection(path):
+        return HIDDEN
     if isinstance(value, str):
-        value = re.sub(r"(?<=//)[^/]*@", f"{_HIDDEN}@", value)
-        value = re.sub(r"(//[^?#]*[?#]).+", rf"\1{_HIDDEN}", value)
+        value = redact(_without_user(value))
         value = value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}..."
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _without_user(text: str) -> str:
+    """Hide all before the last @ of a URL: the password in one that was refused may hold any character."""
+    before, slashes, after = text.partition("//")
+    host = after.rpartition("@")[2]
+    return f"{before}//{HIDDEN}@{host}" if slashes and host != after else text
 
 
 def _allowed(root: type[BaseModel], error: ErrorDetails, path: KeyPath) -> str:

@@ -1,4 +1,4 @@
-"""YAML text -> plain values with the line of each; the only code that reads YAML."""
+"""YAML text -> plain values with the line of each, and back; the only code that reads YAML."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 50_000
 """Most values that a file may have, counting each alias as often as it is used: few lines can expand to billions."""
+MOST_DEPTH = 50
+"""Deepest nesting of values."""
+_SHOWN_CHARACTERS = 200
+
+_TOO_MANY = f"holds more than {MOST_VALUES} values, counting each alias as often as it is used"
+_NAME = re.compile(r"(found undefined alias|could not determine a constructor for the tag) '(?!tag:)[^\n]*'")
 
 
 class DocumentError(Exception):
@@ -35,6 +41,25 @@ class _PlainLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # yaml's own attribute
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._composed = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read one value with all inside it, unless the document has too many, or is nested too deep."""
+        self._composed += 1
+        self._depth += 1
+        if self._composed > 2 * MOST_VALUES:  # keys are values, too
+            raise DocumentError(_TOO_MANY)
+        if self._depth > MOST_DEPTH:
+            text = f"values are nested deeper than {MOST_DEPTH}"
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=text, problem_mark=mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Make a value; a value that does not fit its tag is a mistake at that line."""
         try:
@@ -46,13 +71,18 @@ class _PlainLoader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark) from error
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """Quotes each text that `_PlainLoader` or another reader of YAML would not read as text."""
+
+
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
     ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
     ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
 ):
-    _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+    for _side in (_PlainLoader, _PlainDumper):
+        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
 
 def read_document(text: str) -> Document:
@@ -78,12 +108,20 @@ def read_document(text: str) -> Document:
             loader.dispose()
 
 
+def written_inline(value: object) -> str:
+    """Write a plain value as YAML in one line."""
+    text = yaml.dump(
+        value, Dumper=_PlainDumper, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def _lines(root: yaml.Node) -> tuple[dict[tuple[str, ...], int], list[tuple[int, str]]]:
     lines: dict[tuple[str, ...], int] = {}
     twice = []
     for number, (steps, line) in enumerate(islice(_survey(root, (), ()), MOST_VALUES + 1)):
         if number == MOST_VALUES:
-            raise DocumentError(f"holds more than {MOST_VALUES} values, counting each alias as often as it is used")
+            raise DocumentError(_TOO_MANY)
         if steps in lines:
             twice.append((line, f"line {line}: {'.'.join(steps)}: given twice; it is also on line {lines[steps]}"))
         lines.setdefault(steps, line)
@@ -113,5 +151,7 @@ def _survey(
 def _syntax_mistake(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
         problem = ", ".join(part for part in (error.context, error.problem) if part)
-        return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {problem}"
-    return f"not valid YAML: {' '.join(str(error).split())}"
+        # A secret that begins with * or ! and lacks quotes is such a name.
+        problem = _NAME.sub(r"\1; a text that begins with * or ! needs quotes", problem)
+        return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {problem[:_SHOWN_CHARACTERS]}"
+    return f"not valid YAML: {' '.join(str(error).split())[:_SHOWN_CHARACTERS]}"

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from vllm_sidecar.config.section import Section, written
-from vllm_sidecar.config.values import Seconds, format_duration, not_allowed
+from vllm_sidecar.config.values import Seconds, described, format_duration, not_allowed
 
 SHORTEST_INTERVAL = 0.2
 _DEVICE = re.compile(r"(?:GPU|MIG)-[0-9A-Za-z-]+|\d{1,4}(?::\d)?", re.ASCII)
@@ -24,10 +24,25 @@ def _devices(value: object) -> str | tuple[str, ...]:
     return names
 
 
+_DEVICE_SCHEMA = {
+    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^(?:{_DEVICE.pattern})$"}]
+}
+Devices = Annotated[
+    str | tuple[str, ...],
+    BeforeValidator(_devices),
+    described(
+        anyOf=[
+            {"enum": [*_WORDS]},
+            {"type": "array", "minItems": 1, "items": _DEVICE_SCHEMA},
+        ]
+    ),
+]
+
+
 class GpuSettings(Section):
     """The GPUs of this node."""
 
-    devices: Annotated[str | tuple[str, ...], BeforeValidator(_devices)] = Field(
+    devices: Devices = Field(
         default="auto",
         description="auto (those that vLLM uses, otherwise all), all, none, or a list of indices and UUIDs.",
     )

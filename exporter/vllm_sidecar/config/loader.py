@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from vllm_sidecar.config.config_errors import ConfigError, describe, show
+from vllm_sidecar.config.config_errors import ConfigError, describe
 from vllm_sidecar.config.document import Document, DocumentError, read_document
 from vllm_sidecar.config.overrides import from_environment, from_flags
 from vllm_sidecar.config.regular_files import read_regular
@@ -52,12 +52,40 @@ def load_as(model: type[_Model], path: Path | None, overrides: Mapping[KeyPath, 
     Raises:
         ConfigError: With every mistake found.
     """
+    return _checked(model, gather(model, path, overrides))
+
+
+class Gathered(NamedTuple):
+    """The values of all sources of a configuration, before they are checked."""
+
+    path: Path | None
+    """The file."""
+    root: dict[Any, Any]
+    """Plain values, those of the file with the others over them."""
+    lines: dict[KeyPath, int]
+    """The line of each path that the file has."""
+    origins: dict[KeyPath, str]
+    """For each path that is not from the file, its origin."""
+    mistakes: list[tuple[int, str]]
+    """Line and text of each mistake in the shape of the file."""
+
+
+def gather(model: type[BaseModel], path: Path | None, overrides: Mapping[KeyPath, Override]) -> Gathered:
+    """Read the file and set the overrides; arguments as of `load_as`.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not a mapping.
+    """
     root, lines, mistakes = _read(path) if path else ({}, {}, [])
     # A section whose keys are all commented out is null in YAML; it means the defaults.
     root = {key: value for key, value in root.items() if value is not None or key not in model.model_fields}
     for steps, override in overrides.items():
         _override(root, steps, override.value)
-    origins = {steps: override.origin for steps, override in overrides.items()}
+    return Gathered(path, root, lines, {steps: override.origin for steps, override in overrides.items()}, mistakes)
+
+
+def _checked(model: type[_Model], gathered: Gathered) -> _Model:
+    path, root, lines, origins, mistakes = gathered
     try:
         result = model.model_validate(root, context={"folder": path.parent if path else Path()})
     except ValidationError as error:
@@ -72,7 +100,9 @@ def _read(path: Path) -> tuple[dict[Any, Any], dict[KeyPath, int], list[tuple[in
     """Read a file into plain values, the line of each path, and the mistakes (line, text) in its shape."""
     root, lines, twice = _document(path)
     if root is not None and not isinstance(root, dict):
-        raise ConfigError(path, [f"line 1: got {show((), root)}; allowed: a mapping with the keys of the config"])
+        # Not the text itself: the file may be one with a token that was named by mistake.
+        got = "a list" if isinstance(root, list) else "one value"
+        raise ConfigError(path, [f"line 1: got {got}; allowed: a mapping with the keys of the config"])
     return root or {}, lines, list(twice)
 
 
@@ -122,6 +152,15 @@ class ConfigSource:
             raise ConfigError(self.path, [lost])
         self._loaded = config
         return config
+
+    def gathered(self) -> Gathered:
+        """Return the values of all sources with their origins, unchecked.
+
+        Raises:
+            ConfigError: The file cannot be read, or is not a mapping.
+        """
+        overrides = {**from_environment(self.environment), **from_flags(self.flags)}
+        return gather(Config, self.path, overrides)
 
     def _lost(self, before: Config, after: Config) -> str | None:
         if self.path and self._is_blank(after):

@@ -27,17 +27,17 @@ def open_regular(path: Path) -> int:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    raise OSError(errno.EINVAL, "Not a regular file")
+    raise OSError(errno.EINVAL, "Not a regular file; a pipe could block, and is empty when it is read again")
 
 
-def read_regular(path: Path) -> bytes:
+def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
     """Return the bytes of a regular file.
 
     Raises:
-        OSError: The file cannot be read, is not a regular file, or is larger than `MOST_BYTES`.
+        OSError: The file cannot be read, is not a regular file, or is larger than `most` bytes.
     """
     with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise OSError(errno.EFBIG, f"Larger than {MOST_BYTES} bytes")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"Larger than {most} bytes")
     return data

@@ -147,6 +147,16 @@ class ProbeSettings(Section):
     )
 
 
+class MetricSettings(Section):
+    """The metrics that are exported."""
+
+    profile: Literal["lean", "default", "full"] = Field(
+        default="default",
+        description="lean (what alerts, recording rules and the overview dashboard read), default (all but the "
+        "histograms that no rule, dashboard or runbook reads), or full.",
+    )
+
+
 class LimitSettings(Section):
     """Limits on exported series."""
 
@@ -169,6 +179,7 @@ class Config(Section):
     slos: SloSettings = Field(
         default=SloSettings(), description="Service levels that the sidecar counts itself, poll by poll."
     )
+    metrics: MetricSettings = Field(default=MetricSettings(), description="The metrics that are exported.")
     limits: LimitSettings = Field(default=LimitSettings(), description="Limits on exported series.")
     vllm: SoleTarget = Field(default=SoleTarget(), description="The one server next to the sidecar.")
     targets: Annotated[tuple[NamedTarget, ...], BeforeValidator(as_tuple)] = Field(

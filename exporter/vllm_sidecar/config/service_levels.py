@@ -16,7 +16,7 @@ from pydantic_core import InitErrorDetails
 from vllm_sidecar.catalog.slo_signals import AVAILABILITY
 from vllm_sidecar.config.lists import mistake, validated
 from vllm_sidecar.config.section import Section
-from vllm_sidecar.config.values import Seconds, Text, as_tuple, not_allowed
+from vllm_sidecar.config.values import Seconds, Text, as_tuple, described, not_allowed
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _DEFAULT: Any = (
@@ -40,9 +40,9 @@ def _slo_name(value: str) -> str:
 class LatencyObjective(Section):
     """One latency, and the threshold up to which an observation is good."""
 
-    name: Annotated[str, AfterValidator(_slo_name)] = Field(
-        description="Name of the objective, which is its label slo."
-    )
+    name: Annotated[
+        str, AfterValidator(_slo_name), described(type="string", pattern=f"^(?!{AVAILABILITY}$){_NAME.pattern}$")
+    ] = Field(description="Name of the objective, which is its label slo.")
     latency: LatencyName = Field(description="The latency that is compared with the threshold.")
     threshold: Seconds = Field(description="An observation up to this is good.")
     model: Text | None = Field(

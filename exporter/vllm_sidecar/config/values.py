@@ -10,15 +10,16 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.types import RESERVED_LABELS
 from vllm_sidecar.config.regular_files import open_regular
+from vllm_sidecar.redaction import redact
 
 NOT_ALLOWED = "not_allowed"
 """Type of the errors raised here; their message is the allowed values."""
@@ -178,7 +179,7 @@ def _readable_file(path: Path) -> Path:
     try:
         os.close(open_regular(path))
     except OSError as error:
-        raise not_allowed(f"a file that can be read ({path}: {error.strerror})") from None
+        raise not_allowed(f"a file that can be read ({redact(str(path))}: {error.strerror})") from None
     return path
 
 
@@ -212,19 +213,55 @@ def as_frozen(value: Mapping[_K, _V]) -> Mapping[_K, _V]:
     return _HashableDict(value)
 
 
-Seconds = Annotated[float, BeforeValidator(parse_duration)]
-Bytes = Annotated[int, BeforeValidator(parse_size)]
-ListenAddress = Annotated[str, AfterValidator(_listen_address)]
-Url = Annotated[str, AfterValidator(_url)]
-HttpPath = Annotated[str, AfterValidator(_http_path)]
-Text = Annotated[str, AfterValidator(_not_blank)]
-SocketPath = Annotated[Path, BeforeValidator(_path)]
-FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file)]
-Token = Annotated[SecretStr, AfterValidator(_token)]
-Headless = Annotated[bool | str, BeforeValidator(_headless)]
-Arguments = Annotated[tuple[str, ...], BeforeValidator(_arguments)]
-StaticLabels = Annotated[Mapping[Annotated[str, AfterValidator(_static_label)], Text], AfterValidator(as_frozen)]
+def described(**schema: Any) -> WithJsonSchema:
+    """Describe a kind of value for editors, as it is written in the file."""
+    return WithJsonSchema(schema)
+
+
+_TEXT = {"type": "string", "minLength": 1}
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    described(type="string", pattern=r"^(?=.)(\d+d)?(\d+h)?(\d+m(?!s))?(\d+s)?(\d+ms)?$"),
+]
+Bytes = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    described(
+        anyOf=[
+            {"type": "integer", "minimum": 1024, "maximum": 1024**3},
+            {"type": "string", "pattern": r"^\d+(KiB|MiB|GiB)$"},
+        ]
+    ),
+]
+ListenAddress = Annotated[str, AfterValidator(_listen_address), described(type="string", pattern=r":\d{1,5}$")]
+Url = Annotated[str, AfterValidator(_url), described(type="string", pattern=r"^https?://[^\s?#]+$")]
+HttpPath = Annotated[str, AfterValidator(_http_path), described(type="string", pattern=r"^/[^ ?#]*$")]
+Text = Annotated[str, AfterValidator(_not_blank), described(type="string", pattern=r"\S")]
+SocketPath = Annotated[Path, BeforeValidator(_path), described(**_TEXT)]
+FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file), described(**_TEXT)]
+Token = Annotated[SecretStr, AfterValidator(_token), described(type="string", pattern=r"^[!-~]+$")]
+Headless = Annotated[bool | str, BeforeValidator(_headless), described(enum=[True, False, "auto"])]
+Arguments = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_arguments),
+    described(anyOf=[{"type": "string"}, {"type": "array", "items": {"type": "string"}}]),
+]
+StaticLabels = Annotated[
+    Mapping[Annotated[str, AfterValidator(_static_label)], Text],
+    AfterValidator(as_frozen),
+    described(
+        type="object",
+        propertyNames={"pattern": "^(?!__)[a-zA-Z_][a-zA-Z0-9_]*$", "not": {"enum": sorted(TAKEN_LABELS)}},
+        additionalProperties={"type": "string", "pattern": r"\S"},
+    ),
+]
 Headers = Annotated[
     Mapping[Annotated[str, AfterValidator(_header_name)], Annotated[SecretStr, AfterValidator(_header_value)]],
     AfterValidator(as_frozen),
+    described(
+        type="object",
+        propertyNames={"pattern": r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"},
+        additionalProperties={"type": "string"},
+    ),
 ]

@@ -22,6 +22,7 @@ from vllm_sidecar.catalog.reasons import PollError
 from vllm_sidecar.catalog.types import PREFIX, Scope
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.exposition import DifferentialParser, number
+from vllm_sidecar.redaction import redact
 from vllm_sidecar.vllm.normalize import Normalizer
 
 if TYPE_CHECKING:
@@ -131,25 +132,28 @@ def live(urls: Iterable[str]) -> BucketBounds:
 
 
 def _replicas(url: str) -> list[Replica]:
-    if not re.match(r"https?://[^/]", url):
-        raise LiveError(f"--live {url}: must be the address of /metrics, such as http://HOST:8000/metrics")
     url = url if re.match(r"https?://[^/]+/.", url) else f"{url.rstrip('/')}/metrics"
+    shown = redact(url)
+    if not re.match(r"https?://[^/]", url):
+        raise LiveError(f"--live {shown}: must be the address of /metrics, such as http://HOST:8000/metrics")
+    if "@" in url:
+        raise LiveError(f"--live {shown}: must be an address without user and password, which are not sent")
     try:
         body, kind = _answer(url)
         exposition = DifferentialParser().parse(body, kind)
     except (OSError, http.client.HTTPException, PollError, ValueError) as error:
-        raise LiveError(f"--live {url}: {_why(error)}") from None
+        raise LiveError(f"--live {shown}: {_why(error)}") from None
     readings = Normalizer().normalize(exposition)
     found = [
-        Replica(f"{url} (engine {group.labels[1]})", group.labels[0], name, histogram.bounds)
+        Replica(f"{shown} (engine {group.labels[1]})", group.labels[0], name, histogram.bounds)
         for group, reading in readings.groups.items()
         if group.scope is Scope.ENGINE
         for name, histogram in reading.histograms.items()
         if name in FAMILY
     ]
-    found += _of_a_sidecar(url, exposition.layout)
+    found += _of_a_sidecar(shown, exposition.layout)
     if not found:
-        raise LiveError(f"--live {url}: has no histogram of latency, neither vLLM's nor a sidecar's")
+        raise LiveError(f"--live {shown}: has no histogram of latency, neither vLLM's nor a sidecar's")
     return found
 
 
@@ -179,7 +183,7 @@ def _answer(url: str) -> tuple[bytes, str]:
     return answered.result(TIMEOUT)
 
 
-def _of_a_sidecar(url: str, layout: Layout) -> Iterator[Replica]:
+def _of_a_sidecar(where: str, layout: Layout) -> Iterator[Replica]:
     seen: dict[tuple[str, str, str], set[float]] = {}
     for series in layout.series:
         name = series.name.removeprefix(PREFIX).removesuffix("_bucket")
@@ -188,7 +192,7 @@ def _of_a_sidecar(url: str, layout: Layout) -> Iterator[Replica]:
             key = (name, labels.get("model_name", ""), labels.get("engine", ""))
             seen.setdefault(key, set()).add(float(labels["le"]))
     for (name, model, engine), bounds in seen.items():
-        yield Replica(f"{url} (engine {engine})", model, name, tuple(sorted(bounds)))
+        yield Replica(f"{where} (engine {engine})", model, name, tuple(sorted(bounds)))
 
 
 def _why(error: Exception) -> str:

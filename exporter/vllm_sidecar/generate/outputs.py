@@ -9,6 +9,7 @@ from vllm_sidecar.generate import handwritten, lint
 from vllm_sidecar.generate import output_files as on_disk
 from vllm_sidecar.generate.alertmanager import AlertmanagerFormat, alertmanager_files
 from vllm_sidecar.generate.bucket_bounds import live
+from vllm_sidecar.generate.config_schema import schema_file
 from vllm_sidecar.generate.dashboards import BY as BY_DASHBOARDS
 from vllm_sidecar.generate.dashboards import dashboard_files
 from vllm_sidecar.generate.docs import sections
@@ -106,7 +107,7 @@ def main(root: Path, how: WriteOptions) -> Changes:
     """
     on_disk.must_be_checkout(root)
     thresholds = load_thresholds(root / THRESHOLDS)
-    documents = {path: on_disk.filled(root, path, texts) for path, texts in sections().items()}
+    documents = {path: on_disk.filled(root, path, texts) for path, texts in sections().items()} | schema_file()
     found, notes = _all_rules(root / THRESHOLDS, thresholds, Format.PROMETHEUS, None)
     found |= alertmanager_files(thresholds, AlertmanagerFormat.ALERTMANAGER) | shim_files(thresholds, Format.PROMETHEUS)
     in_folder = {f"{RULES}/{name}": content for name, content in found.items()}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from vllm_sidecar import __version__, logs
+from vllm_sidecar.catalog.metric_profiles import MetricProfile
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.gpu.monitor import GpuMonitor
 from vllm_sidecar.logs import event
@@ -42,7 +43,7 @@ class Sidecar:
     def __init__(self, config: Config, load: Callable[[], Config]) -> None:
         self.config = config
         self._load = load
-        self.exporter = Exporter(config.windows.length)
+        self.exporter = Exporter(config.windows.length, MetricProfile(config.metrics.profile))
         self._target_loops: dict[str, TargetLoop] = {}
         self._group = asyncio.TaskGroup()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -219,7 +220,8 @@ class Sidecar:
 
     def _export(self) -> None:
         ordered = [self._target_loops[target.name or ""] for target in self.config.all_targets]
-        self.exporter.set_sources(ordered, self.config.windows.length)
+        profile = MetricProfile(self.config.metrics.profile)
+        self.exporter.set_sources(ordered, self.config.windows.length, profile)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

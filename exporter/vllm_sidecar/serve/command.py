@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_sidecar import logs
-from vllm_sidecar.config import CONFIG_FILE, Config, ConfigSource, is_secret, keys, kinds, unknown_variables
+from vllm_sidecar.config import CONFIG_FILE, ConfigSource, unknown_variables
+from vllm_sidecar.config.flags import add_flags, file_of, given_flags
 from vllm_sidecar.config.listening import listening
 
 if TYPE_CHECKING:
     import argparse
-
-    from pydantic.fields import FieldInfo
 
 _log = logging.getLogger(__name__)
 
@@ -36,44 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config.file", type=Path, metavar="FILE", help=f"YAML file; without it, the defaults; also as {CONFIG_FILE}"
     )
-    # These flags are the keys of the configuration, so that one text explains both; the configuration checks values.
-    parser.add_argument(
-        "--web.listen-address",
-        dest="web.listen_address",
-        metavar="ADDRESS",
-        help=f"where to serve: HOST:PORT or :PORT (default {Config().web.listen_address})",
-    )
-    parser.add_argument("--gpu.only", action="store_true", default=None, help="watch the GPUs of this node and no vLLM")
-    parser.add_argument(
-        "--gpu.simulate", action="store_true", default=None, help="read the GPUs from the simulator instead of NVML"
-    )
-    parser.add_argument("--log.level", metavar="LEVEL", help="debug, info, warning or error (default info)")
-    parser.add_argument("--log.format", metavar="FORMAT", help="logfmt or json (default logfmt)")
-    for path, field in keys():
-        if path[0] == "vllm" and not is_secret(field):
-            _add_key(parser, path, field)
+    add_flags(parser)
     parser.set_defaults(command=run)
-
-
-def _add_key(parser: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
-    """Add the flag of a key, such as --vllm.ca-file; one that is true or false may be given without a value."""
-    dotted = ".".join(path)
-    flag = "--" + dotted.replace("_", "-")
-    text = str(field.description).rstrip(".").replace("%", "%%")
-    if isinstance(field.default, str):
-        text += f" (default {field.default})"
-    if bool in kinds(field):
-        parser.add_argument(flag, dest=dotted, metavar="BOOL", help=text, nargs="?", const="true")
-    else:
-        parser.add_argument(flag, dest=dotted, metavar=path[-1].upper(), help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it, and return the exit code."""
-    flags = {name: value for name, value in vars(arguments).items() if "." in name and value is not None}
-    variable = os.environ.get(CONFIG_FILE)
-    file: Path | None = flags.pop("config.file", None) or (Path(variable) if variable else None)
-    source = ConfigSource(file, flags, os.environ)
+    flags = given_flags(arguments)
+    given = flags.pop("config.file", None)
+    source = ConfigSource(file_of(given if isinstance(given, Path) else None), flags, os.environ)
     config = source.load()
     logs.setup(config.log.level, config.log.format)
     for problem in unknown_variables(os.environ):

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.catalog.metric_profiles import MetricProfile, exported
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
 from vllm_sidecar.exposition import Family, Renderer, labels_text
@@ -99,7 +100,7 @@ class Node(Protocol):
 class Exporter:
     """Holds the targets and the bytes made of their newest snapshots."""
 
-    def __init__(self, window_seconds: float) -> None:
+    def __init__(self, window_seconds: float, profile: MetricProfile = MetricProfile.FULL) -> None:
         self._sources: Sequence[MetricsSource] = ()
         self.node: Node | None = None
         """The GPUs; None if they are not watched."""
@@ -108,7 +109,7 @@ class Exporter:
         self._logged: set[str] = set()
         self._build = labels_text((("version", __version__), ("python_version", platform.python_version())))
         self._renderer = Renderer()
-        self._families = {name: _family(name, window_seconds) for name in SIGNALS}
+        self._families = _families(window_seconds, profile)
         self._cache: dict[bool, Body] = {}
         self._formats: set[bool] = set()
         """Formats that were asked for: text, OpenMetrics (True)."""
@@ -168,11 +169,16 @@ class Exporter:
         self._changes += 1
         self._cache.clear()
 
-    def set_sources(self, sources: Sequence[MetricsSource], window_seconds: float) -> None:
-        """Export these targets from now on."""
+    def set_sources(
+        self,
+        sources: Sequence[MetricsSource],
+        window_seconds: float,
+        profile: MetricProfile = MetricProfile.FULL,
+    ) -> None:
+        """Export these targets from now on, with the signals of a profile."""
         self._sources = sources
         self._own["window_seconds"] = window_seconds
-        self._families = {name: _family(name, window_seconds) for name in SIGNALS}
+        self._families = _families(window_seconds, profile)
         self._renderer = Renderer()  # it caches HELP texts, which name the window
         self.changed()
 
@@ -244,6 +250,12 @@ class Body:
             self._head = (head, compressor)
         head, compressor = self._head[0], self._head[1].copy()
         return head + compressor.compress(end) + compressor.flush()
+
+
+def _families(window_seconds: float, profile: MetricProfile) -> dict[str, Family]:
+    """Return the families that are exported, in the order of the catalog."""
+    wanted = exported(profile)
+    return {name: _family(name, window_seconds) for name in SIGNALS if name in wanted}
 
 
 def _family(name: str, window_seconds: float) -> Family:

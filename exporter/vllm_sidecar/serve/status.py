@@ -10,6 +10,7 @@ from vllm_sidecar import __version__
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.reasons import GPU_HINTS, HINTS
 from vllm_sidecar.exposition.metric_values import Histogram, Summary
+from vllm_sidecar.redaction import redact
 from vllm_sidecar.serve.state import NO_GPUS, states_json
 from vllm_sidecar.slices import at_once
 
@@ -114,7 +115,9 @@ def _target(snapshot: Snapshot, gpus: Samples) -> Steps:
         "unknown": list(readings.unknown) if readings else [],
         "unknown_labels": list(readings.unknown_labels[:100]) if readings else [],
         "unattributed": list(readings.unattributed) if readings else [],
-        "rejected_lines": [asdict(line) for line in scraped.exposition.rejected] if scraped else [],
+        "rejected_lines": [asdict(line) | {"text": redact(line.text)} for line in scraped.exposition.rejected]
+        if scraped
+        else [],
         "sources": dict(readings.sources) if readings else {},
         "signals": (yield from _signals(snapshot.samples)),
     }
@@ -123,7 +126,7 @@ def _target(snapshot: Snapshot, gpus: Samples) -> Steps:
 def _error(health: Health, hints: Mapping[Reason, str]) -> dict[str, str] | None:
     if health.reason is None:
         return None
-    return {"reason": health.reason.value, "detail": health.detail, "hint": hints[health.reason]}
+    return {"reason": health.reason.value, "detail": redact(health.detail), "hint": hints[health.reason]}
 
 
 def _value(value: Value) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The HTTP client of one target.
 
-`Client.get` always ends within its deadline, holds at most `max_body_size` bytes and raises only PollError. Details
-contain addresses, never credentials.
+`Client.get` always ends within its deadline, holds at most `max_body_size` bytes and raises only PollError. Where
+answers and details repeat a credential that was sent, they have *** instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from yarl import URL
 
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog.reasons import PollError, Reason
-from vllm_sidecar.vllm.credentials import Certificates, basic_auth, header_value, read_token
+from vllm_sidecar.redaction import KNOWN, Secrets, redact_body
+from vllm_sidecar.vllm.credentials import Certificates, TokenFile, basic_auth, header_value
 from vllm_sidecar.vllm.errors import check_status, classify
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
         self._resolver: aiohttp.AsyncResolver | None = None
         self._certificates = Certificates(target)
+        self._token_file = TokenFile(target.bearer_token_file) if target.bearer_token_file is not None else None
+        self._secrets = Secrets()
+        self._sent: dict[str, str] = {}
+        """The last headers that may hold a secret."""
 
     async def __aenter__(self) -> Self:
         connector: aiohttp.BaseConnector
@@ -126,18 +131,20 @@ class Client:
         try:
             async with asyncio.timeout(seconds) as deadline:
                 return await self._fetch(url, where, accept, progress, max_size)
-        except PollError:
-            raise
+        except PollError as error:
+            raise PollError(error.reason, self._secrets.hide(error.detail)) from error
         except TimeoutError as error:
             limit = seconds if deadline.expired() else self._scrape.connect_timeout
             raise PollError(Reason.TIMEOUT, f"{where}: gave up after {limit:g} s while {progress.phase}") from error
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            raise classify(error, where, reading=progress.phase == _READING) from error
+            failed = classify(error, where, reading=progress.phase == _READING)
+            raise PollError(failed.reason, self._secrets.hide(failed.detail)) from error
 
     async def _fetch(self, url: URL, where: str, accept: str, progress: _Progress, max_size: int | None) -> Response:
         if self._session is None:
             raise RuntimeError("Client.get outside `async with`")
-        headers = self._headers(accept)
+        token = await self._token_file.token() if self._token_file else None
+        headers = self._headers(accept, token)
         tls = await self._certificates.context() if url.scheme == "https" else True
         async with self._session.get(
             url, headers=headers, allow_redirects=False, ssl=tls, trace_request_ctx=progress
@@ -150,8 +157,9 @@ class Client:
         if encoding not in ("", "identity"):
             detail = f"{where}: the body is compressed ({encoding[:40]!r}), which was not requested"
             raise PollError(Reason.BAD_ENCODING, detail)
-        content_type, date = answer.headers.get("Content-Type", ""), unix_time(answer.headers.get("Date", ""))
-        return Response(body, content_type, seconds, date)
+        content_type = self._secrets.hide(answer.headers.get("Content-Type", ""))
+        body = self._secrets.hide_in_body(redact_body(body))
+        return Response(body, content_type, seconds, unix_time(answer.headers.get("Date", "")))
 
     async def _read(self, answer: aiohttp.ClientResponse, where: str, max_size: int | None) -> bytes:
         limit, name = self._scrape.max_body_size, " (max_body_size)"
@@ -170,18 +178,25 @@ class Client:
         answer.close()
         raise PollError(Reason.TOO_LARGE, f"{where}: the body is larger than {limit} bytes{name}")
 
-    def _headers(self, accept: str) -> dict[str, str]:
-        headers = {"user-agent": f"vllm-sidecar/{__version__}"}
+    def _headers(self, accept: str, token: str | None) -> dict[str, str]:
+        """Return the headers of a request; `token` is that of the file, if there is one."""
+        headers: dict[str, str] = {}
         if self._basic is not None:
             headers["authorization"] = self._basic
         for name, secret in self._target.headers.items():
             headers[name.lower()] = header_value(name, secret.get_secret_value())
-        if self._target.bearer_token_file is not None:
-            headers["authorization"] = f"Bearer {read_token(self._target.bearer_token_file)}"
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
         elif self._target.bearer_token is not None:
             headers["authorization"] = f"Bearer {self._target.bearer_token.get_secret_value()}"
+        if headers != self._sent:
+            self._sent = headers
+            for name, value in headers.items():
+                self._secrets.add_header(name, value)
+                KNOWN.add_header(name, value)
         # Compression costs the server more than the transfer over loopback.
-        return headers | {"accept": accept, "accept-encoding": "identity"}
+        agent = {"user-agent": f"vllm-sidecar/{__version__}"}
+        return agent | headers | {"accept": accept, "accept-encoding": "identity"}
 
 
 def join(base: URL, path: str, query: Sequence[tuple[str, str]] = ()) -> URL:

@@ -1,32 +1,82 @@
-"""Tokens, headers and certificates of a target; an unusable one is PollError(CREDENTIALS), without the secret."""
+"""Tokens, headers and certificates of a target; an unusable one is PollError(CREDENTIALS), without the secret.
+
+Files are read in a thread of their own, one read at a time: on a file system that hangs, it delays no other target.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
+from vllm_sidecar.config.regular_files import open_regular, read_regular
+from vllm_sidecar.vllm.threads import in_daemon_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from yarl import URL
 
     from vllm_sidecar.config import Target
 
-_TOKEN_LIMIT = 64 * 1024
+READ_SECONDS = 5.0
+"""How long a request waits for its files."""
+_MOST_BYTES = 64 * 1024
+"""Largest token; it is one header."""
+
+T = TypeVar("T")
+
+
+class FileReads(Generic[T]):
+    """Runs one blocking read at a time, whose result all who wait for it share."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._running: asyncio.Task[T] | None = None
+
+    async def run(self, read: Callable[[], T]) -> T:
+        """Return what `read` returns.
+
+        Raises:
+            PollError: It takes longer than READ_SECONDS.
+            Exception: Any that `read` raises.
+        """
+        task = self._running
+        if task is None or task.done():
+            task = self._running = asyncio.create_task(in_daemon_thread("credentials", read))
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may wait for it now
+        done, _ = await asyncio.wait((task,), timeout=READ_SECONDS)
+        if not done:
+            detail = f"{self._what} cannot be read within {READ_SECONDS:g} s: does its file system hang?"
+            raise PollError(Reason.CREDENTIALS, detail)
+        return task.result()
+
+
+class TokenFile:
+    """A file with a bearer token; it is read for each request, so that a rotated token is used at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reads: FileReads[str] = FileReads(f"bearer_token_file {path}")
+
+    async def token(self) -> str:
+        """Return the current token.
+
+        Raises:
+            PollError: The file cannot be read, or does not contain exactly one token.
+        """
+        return await self._reads.run(lambda: read_token(self._path))
 
 
 def read_token(path: Path) -> str:
-    """Read a bearer token; it is read for each request, so that a rotated token is used at once."""
+    """Read a bearer token; may block."""
     try:
-        if not path.is_file():  # opening a pipe would block every target
-            raise PollError(Reason.CREDENTIALS, f"bearer_token_file {path} is not a file")
         # Text that is not UTF-8 is rejected below: the text of a UnicodeDecodeError would quote the file.
-        with path.open(encoding="utf-8", errors="replace") as file:
-            token = file.read(_TOKEN_LIMIT).strip()
+        token = read_regular(path, _MOST_BYTES).decode("utf-8", "replace").strip()
     except OSError as error:
         raise PollError(Reason.CREDENTIALS, f"bearer_token_file {path}: {error.strerror}") from error
     if not token:
@@ -61,6 +111,9 @@ class Certificates:
         self._files = {name: path for name, path in files.items() if path is not None}
         self._context: ssl.SSLContext | None = None
         self._loaded: list[tuple[int, int, int]] = []
+        listed = ", ".join(f"{name} {path}" for name, path in self._files.items())
+        self._listed = listed or "the system certificates"
+        self._reads: FileReads[ssl.SSLContext] = FileReads(self._listed)
 
     async def context(self) -> ssl.SSLContext:
         """Return the context for the current files.
@@ -69,21 +122,18 @@ class Certificates:
             PollError: A file is missing, unreadable, not in PEM format, encrypted, or the key of another certificate.
         """
         try:
-            found = self._state()
-            if self._context is None or found != self._loaded:
-                # In a thread, because loading the system's certificates takes 20 ms.
-                self._context = await asyncio.to_thread(self._load)
-                self._loaded = found
+            if self._context is not None and not self._files:
+                return self._context
+            return await self._reads.run(self._current)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            listed = ", ".join(f"{name} {path}" for name, path in self._files.items())
-            raise PollError(
-                Reason.CREDENTIALS, f"cannot load {listed or 'the system certificates'}: {error}"
-            ) from error
-        return self._context
+            raise PollError(Reason.CREDENTIALS, f"cannot load {self._listed}: {error}") from error
 
-    def _state(self) -> list[tuple[int, int, int]]:
-        stats = [path.stat() for path in self._files.values()]
-        return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats]
+    def _current(self) -> ssl.SSLContext:
+        """Return the context for the current files; may block, and loading the system's certificates takes 20 ms."""
+        found = [_state(path) for path in self._files.values()]
+        if self._context is None or found != self._loaded:
+            self._context, self._loaded = self._load(), found
+        return self._context
 
     def _load(self) -> ssl.SSLContext:
         target = self._target
@@ -95,3 +145,13 @@ class Certificates:
             # With an empty password an encrypted key is an error; without one OpenSSL would prompt at the terminal.
             context.load_cert_chain(target.cert_file, target.key_file, password="")
         return context
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is replaced; OSError for one that is not regular, which could block OpenSSL."""
+    descriptor = open_regular(path)
+    try:
+        stat = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,7 +1,7 @@
 """Any value of any source -> a flag value, or None: no value from a server or a user raises here.
 
-Texts are shortened and cleaned of characters that UTF-8 cannot encode. URLs lose their user part and query, which may
-contain credentials.
+Texts are shortened and cleaned of characters that UTF-8 cannot encode. URLs lose their user part and query, and other
+texts what has the form of a secret.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from vllm_sidecar.vllm.urls import cut_text, without_credentials
+from vllm_sidecar.redaction import bare_url, redact
 
 FlagValue = str | int | float | bool
 
@@ -40,10 +40,12 @@ def text(value: object) -> str | None:
     """Clean a text of at most 512 characters; None for anything that is not text, is empty, or is `None`."""
     if not isinstance(value, str):
         return None
-    printable = "".join(c if c.isprintable() else " " for c in cut_text(value, _MAX_READ).strip())
+    if len(value) > _MAX_READ:  # what hides a user part may be cut off: the @ after it
+        value = value[:_MAX_READ].partition("://")[0]
+    printable = "".join(c if c.isprintable() else " " for c in value.strip())
     # JSON and /proc can both carry lone surrogates, which would fail when the metrics are written.
     utf8 = printable.encode("utf-8", "replace").decode("utf-8")
-    safe = without_credentials(utf8).strip()[:MAX_TEXT]
+    safe = redact(bare_url(utf8)).strip()[:MAX_TEXT]
     return safe if safe and safe not in {"None", "null"} else None
 
 

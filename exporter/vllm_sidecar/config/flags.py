@@ -1,0 +1,59 @@
+"""The flags of the commands that read the configuration: its keys, so that one text explains both."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.config.overrides import CONFIG_FILE, is_secret, keys, kinds
+from vllm_sidecar.config.schema import Config
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from pydantic.fields import FieldInfo
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of keys; the configuration checks their values."""
+    parser.add_argument(
+        "--web.listen-address",
+        dest="web.listen_address",
+        metavar="ADDRESS",
+        help=f"where to serve: HOST:PORT or :PORT (default {Config().web.listen_address})",
+    )
+    parser.add_argument("--gpu.only", action="store_true", default=None, help="watch the GPUs of this node and no vLLM")
+    parser.add_argument(
+        "--gpu.simulate", action="store_true", default=None, help="read the GPUs from the simulator instead of NVML"
+    )
+    parser.add_argument("--log.level", metavar="LEVEL", help="debug, info, warning or error (default info)")
+    parser.add_argument("--log.format", metavar="FORMAT", help="logfmt or json (default logfmt)")
+    for path, field in keys():
+        if path[0] == "vllm" and not is_secret(field):
+            _add_key(parser, path, field)
+
+
+def _add_key(parser: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
+    """Add the flag of a key, such as --vllm.ca-file; one that is true or false may be given without a value."""
+    dotted = ".".join(path)
+    flag = "--" + dotted.replace("_", "-")
+    text = str(field.description).rstrip(".").replace("%", "%%")
+    if isinstance(field.default, str):
+        text += f" (default {field.default})"
+    if bool in kinds(field):
+        parser.add_argument(flag, dest=dotted, metavar="BOOL", help=text, nargs="?", const="true")
+    else:
+        parser.add_argument(flag, dest=dotted, metavar=path[-1].upper(), help=text)
+
+
+def given_flags(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return the flags that were given, by the dotted path of their key."""
+    return {name: value for name, value in vars(arguments).items() if "." in name and value is not None}
+
+
+def file_of(given: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the configuration file: the given one, or that of the environment; None without both."""
+    named = environment.get(CONFIG_FILE)
+    return given or (Path(named) if named else None)
