@@ -40,7 +40,7 @@ class App:
         self.reload: Callable[[], Config] = Config
         self.result: int | BaseException = 0
 
-    async def serve(self, config: Config, reload: Callable[[], Config]) -> int:
+    def run(self, config: Config, reload: Callable[[], Config]) -> int:
         self.config, self.reload = config, reload
         if isinstance(self.result, BaseException):
             raise self.result
@@ -50,7 +50,7 @@ class App:
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> App:
     stub, module = App(), ModuleType("vllm_sidecar.serve.app")
-    module.serve = stub.serve
+    module.run = stub.run
     monkeypatch.setitem(sys.modules, "vllm_sidecar.serve.app", module)
     return stub
 
@@ -175,7 +175,8 @@ def test_serve_hands_every_flag_to_the_config(app: App, tmp_path: Path) -> None:
     flags = ["--config.file", str(path), "--vllm.url", "http://a:1", "--web.listen-address", "[::1]:0"]
 
     assert main(["serve", *flags, "--log.level", "warning", "--log.format", "json"]) == 0
-    assert (app.config.vllm.metrics_path, app.config.vllm.url, app.config.web.host) == ("/m", "http://a:1", "::1")
+    assert (app.config.vllm.metrics_path, app.config.vllm.url) == ("/m", "http://a:1")
+    assert app.config.web.listen_address == ("[::1]:0",)
     assert (app.config.log.level, app.config.log.format) == ("warning", "json")
     assert logging.getLogger().level == logging.WARNING
 
@@ -371,6 +372,22 @@ def test_every_setting_of_the_target_that_is_no_secret_has_a_flag(app: App) -> N
 
     assert main(["serve", *given]) == 0
     assert set(type(app.config.vllm).model_fields) - app.config.vllm.model_fields_set == {"headers", "bearer_token"}
+
+
+def test_every_setting_of_the_http_server_has_a_flag_and_addresses_may_be_repeated(app: App) -> None:
+    given = [
+        "--web.listen-address",
+        "127.0.0.1:1",
+        "--web.listen-address=unix:/run/a.sock",
+        "--web.systemd-socket=false",
+    ]
+    given += ["--web.config.file", __file__, "--web.telemetry-path", "/m", "--web.max-connections", "99"]
+    given += ["--web.allowed-hosts", "a.example.com", "--web.allowed-hosts", ".b.org", "--web.enable-lifecycle"]
+
+    assert main(["serve", *given]) == 0
+    assert app.config.web.model_fields_set == set(type(app.config.web).model_fields)
+    assert app.config.web.listen_address == ("127.0.0.1:1", "unix:/run/a.sock")
+    assert app.config.web.allowed_hosts == ("a.example.com", ".b.org")
 
 
 @pytest.mark.parametrize("secret", ["--vllm.bearer-token", "--vllm.headers"])

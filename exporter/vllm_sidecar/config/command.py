@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.config import ConfigSource, format_duration, unknown_variables
+from vllm_sidecar.config.web_file import load_web_file
 from vllm_sidecar.logs import print_error
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the targets; all mistakes are raised together."""
     config = ConfigSource(arguments.file, environment=os.environ).load()
+    if config.web.config_file:
+        load_web_file(config.web.config_file)
     for problem in unknown_variables(os.environ):
         print_error(problem)
     targets = config.all_targets
@@ -31,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if config.headless:
         count = "GPUs of a worker without an HTTP server (vllm.headless)"
     every = format_duration(config.scrape.interval if targets else config.gpu.interval)
-    print(f"{arguments.file}: OK, {count} every {every}, served on {config.web.listen_address}")
+    print(f"{arguments.file}: OK, {count} every {every}, served on {', '.join(config.web.listen_address)}")
     for target in targets:
         way = f" through {target.unix_socket}" if target.unix_socket else ""
         print(f"  {target.name or 'vllm'}: {target.url}{target.metrics_path}{way}")

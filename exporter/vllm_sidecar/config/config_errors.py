@@ -25,7 +25,7 @@ KeyPath = tuple[str, ...]
 
 _HIDDEN = "***"
 """Text that is shown instead of a secret."""
-_SECRET_KEYS = {"headers", "args", "bearer_token"}
+_SECRET_KEYS = {"headers", "args", "bearer_token", "basic_auth_users", "key"}
 _SHOWN_CHARACTERS = 80
 _ALLOWED = {
     "bool_type": "true or false",

@@ -92,11 +92,6 @@ def split_listen_address(address: str) -> tuple[str | None, int]:
     return match["v6"] or match["host"] or None, int(match["port"])
 
 
-def _listen_address(value: str) -> str:
-    split_listen_address(value)
-    return value
-
-
 def _url(value: str) -> str:
     """Check the address of a server and drop a trailing slash."""
     allowed = "http://HOST[:PORT][/PREFIX] or https://..."
@@ -214,7 +209,6 @@ def as_frozen(value: Mapping[_K, _V]) -> Mapping[_K, _V]:
 
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
-ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Url = Annotated[str, AfterValidator(_url)]
 HttpPath = Annotated[str, AfterValidator(_http_path)]
 Text = Annotated[str, AfterValidator(_not_blank)]

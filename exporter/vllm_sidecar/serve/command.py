@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_sidecar import logs
-from vllm_sidecar.config import CONFIG_FILE, Config, ConfigSource, is_secret, keys, kinds, unknown_variables
+from vllm_sidecar.config import CONFIG_FILE, ConfigSource, flag, is_secret, keys, kinds, unknown_variables
 from vllm_sidecar.config.listening import listening
 
 if TYPE_CHECKING:
     import argparse
 
     from pydantic.fields import FieldInfo
+
+REPEATED = {("web", "listen_address"): "ADDRESS", ("web", "allowed_hosts"): "NAME"}
+"""Keys whose flag may be given several times, as in other exporters."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config.file", type=Path, metavar="FILE", help=f"YAML file; without it, the defaults; also as {CONFIG_FILE}"
     )
     # These flags are the keys of the configuration, so that one text explains both; the configuration checks values.
-    parser.add_argument(
-        "--web.listen-address",
-        dest="web.listen_address",
-        metavar="ADDRESS",
-        help=f"where to serve: HOST:PORT or :PORT (default {Config().web.listen_address})",
-    )
     parser.add_argument("--gpu.only", action="store_true", default=None, help="watch the GPUs of this node and no vLLM")
     parser.add_argument(
         "--gpu.simulate", action="store_true", default=None, help="read the GPUs from the simulator instead of NVML"
@@ -50,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log.level", metavar="LEVEL", help="debug, info, warning or error (default info)")
     parser.add_argument("--log.format", metavar="FORMAT", help="logfmt or json (default logfmt)")
     for path, field in keys():
-        if path[0] == "vllm" and not is_secret(field):
+        if path[0] in ("web", "vllm") and not is_secret(field):
             _add_key(parser, path, field)
     parser.set_defaults(command=run)
 
@@ -58,14 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_key(parser: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
     """Add the flag of a key, such as --vllm.ca-file; one that is true or false may be given without a value."""
     dotted = ".".join(path)
-    flag = "--" + dotted.replace("_", "-")
     text = str(field.description).rstrip(".").replace("%", "%%")
+    if path in REPEATED:
+        default = f"; default {', '.join(field.default)}" if field.default else ""
+        text += f" (may be repeated{default})"
+        parser.add_argument(flag(path), dest=dotted, metavar=REPEATED[path], help=text, action="append")
+        return
     if isinstance(field.default, str):
         text += f" (default {field.default})"
     if bool in kinds(field):
-        parser.add_argument(flag, dest=dotted, metavar="BOOL", help=text, nargs="?", const="true")
+        parser.add_argument(flag(path), dest=dotted, metavar="BOOL", help=text, nargs="?", const="true")
     else:
-        parser.add_argument(flag, dest=dotted, metavar=path[-1].upper(), help=text)
+        parser.add_argument(flag(path), dest=dotted, metavar=path[-1].upper(), help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,12 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
     logs.setup(config.log.level, config.log.format)
     for problem in unknown_variables(os.environ):
         logs.event(_log, logging.WARNING, "unknown_variable", detail=problem)
-    from vllm_sidecar.serve.app import serve  # slow to load, and not needed for --help
+    from vllm_sidecar.serve.app import run as serve  # slow to load, and not needed for --help
 
     try:
-        return listening(
-            config.web.listen_address, "--web.listen-address", lambda: asyncio.run(serve(config, source.load))
-        )
+        return listening(config.web.listen_address, "--web.listen-address", lambda: serve(config, source.load))
+    except logs.UserError:
+        raise
     except Exception as error:
         logs.event(_log, logging.ERROR, "internal_error", exc_info=error)
         raise
