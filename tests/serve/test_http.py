@@ -92,7 +92,7 @@ async def serving(*configs: Config | ConfigError) -> AsyncIterator[Client]:
     first = configs[0]
     assert isinstance(first, Config)
     sidecar = Sidecar(first, load)
-    runner = web.AppRunner(make_app(sidecar), access_log=None)
+    runner = web.AppRunner(make_app(sidecar, first.web.telemetry_path), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     await sidecar.start()

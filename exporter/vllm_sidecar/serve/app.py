@@ -247,7 +247,7 @@ async def serve(config: Config, load: Callable[[], Config], times: LoopTime) -> 
     sidecar = Sidecar(config, load)
     server = WebServer(config.web, WebFileInUse(config.web.config_file), len(config.all_targets))
     sidecar.exporter.live = lambda: own_samples(server, times)
-    app = make_app(sidecar)
+    app = make_app(sidecar, config.web.telemetry_path)
     server.protect(app)
     listening = open_sockets(config.web)
     try:

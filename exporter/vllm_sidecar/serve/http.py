@@ -36,7 +36,7 @@ TOO_LATE = (
     "the signals of all engines take longer than the scraper waits: raise scrape_timeout, or use more sidecars.\n"
 )
 NO_RUNBOOK = "no alert has a runbook of this name; /runbooks/ lists them all.\n"
-DEFAULT_TELEMETRY_PATH = "/metrics"
+USUAL_TELEMETRY_PATH = "/metrics"
 SCRAPE_TIMEOUT = "X-Prometheus-Scrape-Timeout-Seconds"
 """Header in which Prometheus says how long it waits."""
 TRANSFER_SECONDS = 0.5
@@ -44,8 +44,8 @@ TRANSFER_SECONDS = 0.5
 SIDECAR: web.AppKey[Running] = web.AppKey("sidecar")
 
 
-def make_app(sidecar: Running) -> web.Application:
-    """Make the aiohttp application of one sidecar."""
+def make_app(sidecar: Running, telemetry_path: str = USUAL_TELEMETRY_PATH) -> web.Application:
+    """Make the aiohttp application of one sidecar, with the metrics on a path."""
     app = web.Application()
     app[SIDECAR] = sidecar
     # aiohttp names itself and Python with their versions, also in answers to what is not HTTP; that helps an attacker.
@@ -57,10 +57,9 @@ def make_app(sidecar: Running) -> web.Application:
     get("/runbooks", _to_the_runbooks, name="runbooks")
     get("/runbooks/", _runbook, name="runbook_list")
     get("/runbooks/{name}", _runbook, name="runbook")
-    path = sidecar.config.web.telemetry_path
-    get(path, _metrics, name="metrics")
-    if path != DEFAULT_TELEMETRY_PATH:
-        get(DEFAULT_TELEMETRY_PATH, _to_the_metrics, name="metrics_redirect")
+    get(telemetry_path, _metrics, name="metrics")
+    if telemetry_path != USUAL_TELEMETRY_PATH:
+        get(USUAL_TELEMETRY_PATH, _to_the_metrics, name="metrics_redirect")
     get("/-/healthy", _healthy, name="healthy")
     get("/-/ready", _ready, name="ready")
     app.router.add_post("/-/reload", _reload, name="reload")
@@ -183,7 +182,7 @@ async def _asset(request: web.Request) -> web.Response:
 
 async def _to_the_metrics(request: web.Request) -> web.Response:
     """Redirect the link of the status page, and scrapers with the usual path."""
-    path = request.app[SIDECAR].config.web.telemetry_path
+    path = request.app.router["metrics"].url_for().path
     return web.Response(status=308, headers={hdrs.LOCATION: path.lstrip("/")})
 
 

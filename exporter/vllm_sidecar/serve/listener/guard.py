@@ -12,6 +12,7 @@ from vllm_sidecar.serve.listener.hosts import is_allowed, is_same_origin
 from vllm_sidecar.serve.listener.passwords import Passwords, TooManyError
 from vllm_sidecar.serve.listener.requests import HANDLER, OTHER
 from vllm_sidecar.serve.listener.tls import names_of
+from vllm_sidecar.serve.listener.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ class Guard:
         self._requests = requests
         self._passwords = Passwords()
         self._bucket = TokenBucket()
+        self._turns = Turns()
 
     async def pass_on(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a request, or refuse it."""
@@ -50,6 +52,7 @@ class Guard:
         try:
             has_room = self._connections.begin(request.transport, name)
             refusal = _later("too many requests are open; try again.\n", 503) if not has_room else None
+            await self._turns.take()
             refusal = refusal or await self._refusal(request, name)
             return refusal or await handler(request)
         finally:
