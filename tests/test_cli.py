@@ -126,6 +126,16 @@ def test_check_config_sums_a_good_file_up(tmp_path: Path, capsys: pytest.Capture
     ]
 
 
+def test_check_config_checks_the_web_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, web = tmp_path / "c.yaml", tmp_path / "web.yml"
+    path.write_text("web: {config_file: web.yml}", encoding="utf-8")
+    web.write_text("basic_auth: {}", encoding="utf-8")
+
+    assert main(["check-config", str(path)]) == 1
+    mistake = f"vllm-sidecar: {web}: line 1: basic_auth: unknown key; did you mean basic_auth_users?\n"
+    assert capsys.readouterr().err == mistake
+
+
 def test_check_config_counts_the_one_target_of_the_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-config", str(EXAMPLE)]) == 0
     assert capsys.readouterr().out.splitlines() == [

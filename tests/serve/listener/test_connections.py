@@ -173,6 +173,26 @@ def test_connections_leave_files_for_the_program_and_its_targets(
     assert connection_limit(wanted, targets) == limit
 
 
+async def test_a_bug_in_accepting_is_logged_and_connections_are_accepted_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_module, "AGAIN_SECONDS", 0.05)
+    async with web_server() as serving:
+        room = serving.server.connections.room
+        failing = [True]
+
+        async def broken() -> None:
+            if failing.pop() if failing else False:
+                raise ZeroDivisionError
+            await room()
+
+        monkeypatch.setattr(serving.server.connections, "room", broken)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await serving.status()
+        assert await asyncio.wait_for(serving.status(), 5.0) == 200
+    assert [record.getMessage() for record in caplog.records] == ["internal_error"]
+
+
 async def test_answers_are_counted_by_handler_and_code() -> None:
     async with web_server() as serving:
         for path in ("/metrics", "/page", "/none", "/broken"):

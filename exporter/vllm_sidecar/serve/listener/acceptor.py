@@ -61,12 +61,10 @@ class Acceptor:
                     event(_log, logging.WARNING, "accept_failed", detail=error.strerror)
                     self._connections.make_room()
                     await asyncio.sleep(PAUSE_SECONDS)
-                elif listening.fileno() < 0:
-                    raise
                 continue  # the client left before it was accepted
             try:
                 await self._connections.room()
-            except asyncio.CancelledError:
+            except BaseException:
                 accepted.close()
                 raise
             self._begin(accepted)

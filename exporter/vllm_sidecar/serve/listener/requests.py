@@ -67,4 +67,4 @@ class _Shorten(logging.Filter):
         remote = record.args[0] if isinstance(record.args, tuple) and record.args else None
         record.fields = {"client": remote, **fields}
         record.args = None
-        return True
+        return logging.getLogger().isEnabledFor(record.levelno)

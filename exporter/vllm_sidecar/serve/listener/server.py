@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import resource
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -17,6 +19,8 @@ from vllm_sidecar.serve.listener.guard import Guard
 from vllm_sidecar.serve.listener.requests import Requests, observer, request_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from aiohttp.typedefs import Handler
 
     from vllm_sidecar.config import WebSettings
@@ -26,9 +30,13 @@ if TYPE_CHECKING:
 SHUTDOWN_SECONDS = 0.5
 """Time for open scrapes to finish after SIGTERM."""
 SWEEP_SECONDS = 1.0
+AGAIN_SECONDS = 1.0
+"""Pause before a part that failed runs again."""
 KEPT_FILES = 64
 """Files that are not for scrapers: those of the program itself, and connections to servers."""
 FILES_PER_TARGET = 4
+
+_log = logging.getLogger(__name__)
 
 
 class WebServer:
@@ -72,11 +80,12 @@ class WebServer:
         if self._runner.server is None:
             raise RuntimeError("the application has not been set up")
         self._acceptor = Acceptor(self.connections, self._runner.server, self.file.tls)
-        self._tasks = [
-            *(asyncio.create_task(self._acceptor.run(each), name="accept") for each in listening.sockets),
-            asyncio.create_task(self._sweep(), name="sweep connections"),
-            asyncio.create_task(self.file.follow(), name="web file"),
+        parts: list[Callable[[], Coroutine[object, object, None]]] = [
+            *(partial(self._acceptor.run, each) for each in listening.sockets),
+            self._sweep,
+            self.file.follow,
         ]
+        self._tasks = [asyncio.create_task(_keep(part)) for part in parts]
 
     async def _sweep(self) -> None:
         while True:
@@ -95,6 +104,18 @@ class WebServer:
             await self._runner.cleanup()
 
 
+async def _keep(part: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Run a part of the server until it is canceled; a bug, or a thread that cannot be started, must not end it."""
+    while True:
+        try:
+            await part()
+        except Exception as error:  # noqa: BLE001 - see above
+            logs.event(_log, logging.ERROR, "internal_error", exc_info=error)
+        else:
+            return
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
 def connection_limit(wanted: int, targets: int) -> int:
     """Return how many connections there may be: as configured, or fewer where open files are scarce."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -105,6 +126,6 @@ def connection_limit(wanted: int, targets: int) -> int:
 
 def raise_file_limit() -> None:
     """Raise the soft limit of open files to the hard one, as every Go program does at its start."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
