@@ -40,7 +40,7 @@ class App:
         self.reload: Callable[[], Config] = Config
         self.result: int | BaseException = 0
 
-    async def serve(self, config: Config, reload: Callable[[], Config]) -> int:
+    def run(self, config: Config, reload: Callable[[], Config]) -> int:
         self.config, self.reload = config, reload
         if isinstance(self.result, BaseException):
             raise self.result
@@ -50,7 +50,7 @@ class App:
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> App:
     stub, module = App(), ModuleType("vllm_sidecar.serve.app")
-    module.serve = stub.serve
+    module.run = stub.run
     monkeypatch.setitem(sys.modules, "vllm_sidecar.serve.app", module)
     return stub
 
@@ -125,6 +125,16 @@ def test_check_config_sums_a_good_file_up(tmp_path: Path, capsys: pytest.Capture
     ]
 
 
+def test_check_config_checks_the_web_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, web = tmp_path / "c.yaml", tmp_path / "web.yml"
+    path.write_text("web: {config_file: web.yml}", encoding="utf-8")
+    web.write_text("basic_auth: {}", encoding="utf-8")
+
+    assert main(["check-config", str(path)]) == 1
+    mistake = f"vllm-sidecar: {web}: line 1: basic_auth: unknown key; did you mean basic_auth_users?\n"
+    assert capsys.readouterr().err == mistake
+
+
 def test_check_config_counts_the_one_target_of_the_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-config", str(EXAMPLE)]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -174,7 +184,8 @@ def test_serve_hands_every_flag_to_the_config(app: App, tmp_path: Path) -> None:
     flags = ["--config.file", str(path), "--vllm.url", "http://a:1", "--web.listen-address", "[::1]:0"]
 
     assert main(["serve", *flags, "--log.level", "warning", "--log.format", "json"]) == 0
-    assert (app.config.vllm.metrics_path, app.config.vllm.url, app.config.web.host) == ("/m", "http://a:1", "::1")
+    assert (app.config.vllm.metrics_path, app.config.vllm.url) == ("/m", "http://a:1")
+    assert app.config.web.listen_address == ("[::1]:0",)
     assert (app.config.log.level, app.config.log.format) == ("warning", "json")
     assert logging.getLogger().level == logging.WARNING
 
@@ -370,6 +381,22 @@ def test_every_setting_of_the_target_that_is_no_secret_has_a_flag(app: App) -> N
 
     assert main(["serve", *given]) == 0
     assert set(type(app.config.vllm).model_fields) - app.config.vllm.model_fields_set == {"headers", "bearer_token"}
+
+
+def test_every_setting_of_the_http_server_has_a_flag_and_addresses_may_be_repeated(app: App) -> None:
+    given = [
+        "--web.listen-address",
+        "127.0.0.1:1",
+        "--web.listen-address=unix:/run/a.sock",
+        "--web.systemd-socket=false",
+    ]
+    given += ["--web.config.file", __file__, "--web.telemetry-path", "/m", "--web.max-connections", "99"]
+    given += ["--web.allowed-hosts", "a.example.com", "--web.allowed-hosts", ".b.org", "--web.enable-lifecycle"]
+
+    assert main(["serve", *given]) == 0
+    assert app.config.web.model_fields_set == set(type(app.config.web).model_fields)
+    assert app.config.web.listen_address == ("127.0.0.1:1", "unix:/run/a.sock")
+    assert app.config.web.allowed_hosts == ("a.example.com", ".b.org")
 
 
 @pytest.mark.parametrize("secret", ["--vllm.bearer-token", "--vllm.headers"])

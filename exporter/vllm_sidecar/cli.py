@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import os
 import platform
@@ -72,12 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Python flushes once more at the end and would complain about the same pipe.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
     except Exception as error:  # noqa: BLE001 # the last line of defense between a bug and the user
-        print_error(_internal_error(error))
+        print_error(_cannot_write(error) or _internal_error(error))
         return 1
     return code
 
@@ -88,6 +87,21 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print what is wrong, and exit with code 2."""
         super().error(public(message))
+
+
+def _cannot_write(error: Exception) -> str:
+    """Return one line for output that cannot be written, also to a file; empty for any other error."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return ""
+    _discard_output()
+    where = f"{error.filename}: " if error.filename else "the output "
+    return f"{where}cannot be written: {error.strerror}"
+
+
+def _discard_output() -> None:
+    """Send what is left to /dev/null: Python flushes once more at the end and would complain about the same error."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser(chosen: str | None = None) -> argparse.ArgumentParser:

@@ -60,7 +60,10 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(write: Callable[
     assert answers(path, {"log.level": "loud"}) == (
         "command line: log.level: got \"loud\"; allowed: 'debug', 'info', 'warning' or 'error'",
         'line 2: web.enable_lifecycle: got "nowhere"; allowed: true or false',
-        "line 3: web.on: unknown key; allowed: listen_address, enable_lifecycle",
+        (
+            "line 3: web.on: unknown key; allowed: listen_address, systemd_socket, config_file, telemetry_path, "
+            "max_connections, allowed_hosts, enable_lifecycle"
+        ),
         'line 4: scrape.max_interval: got "60s" (the default); allowed: at least interval (1m30s)',
         "line 6: scrape.interval: given twice; it is also on line 5",
         'line 7: vllm.url: got "ftp://a"; allowed: http://HOST[:PORT][/PREFIX] or https://...',

@@ -41,7 +41,7 @@ def test_no_variable_is_one_that_kubernetes_sets_for_a_service() -> None:
     assert [path for path in KEYS if _OF_A_SERVICE.fullmatch(variable(path))] == []
 
 
-WITH_TEXT = [path for path in KEYS if path[0] != "vllm" or default(path) is not None]
+WITH_TEXT = [path for path in KEYS if path[0] not in ("vllm", "web") or default(path) is not None]
 """A file, a socket or a token that is not there has no text."""
 
 
@@ -68,7 +68,10 @@ def test_every_key_reads_its_default_back_from_a_variable(path: tuple[str, ...])
         ("VLLM_INSECURE_SKIP_VERIFY", "true", ("vllm", "insecure_skip_verify"), True),
         ("VLLM_UNIX_SOCKET", "run/vllm.sock", ("vllm", "unix_socket"), Path("run/vllm.sock")),
         ("VLLM_HEADLESS", "false", ("vllm", "headless"), False),
-        ("WEB_LISTEN_ADDRESS", ":9000", ("web", "listen_address"), ":9000"),
+        ("WEB_LISTEN_ADDRESS", ":9000", ("web", "listen_address"), (":9000",)),
+        ("WEB_LISTEN_ADDRESS", "[::1]:1, unix:/run/a", ("web", "listen_address"), ("[::1]:1", "unix:/run/a")),
+        ("WEB_LISTEN_ADDRESS", "['[::1]:1', ':2']", ("web", "listen_address"), ("[::1]:1", ":2")),
+        ("WEB_ALLOWED_HOSTS", "A.example.com,.b.org", ("web", "allowed_hosts"), ("a.example.com", ".b.org")),
         ("LOG_LEVEL", "debug", ("log", "level"), "debug"),
     ],
 )  # fmt: skip

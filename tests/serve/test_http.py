@@ -92,7 +92,7 @@ async def serving(*configs: Config | ConfigError) -> AsyncIterator[Client]:
     first = configs[0]
     assert isinstance(first, Config)
     sidecar = Sidecar(first, load)
-    runner = web.AppRunner(make_app(sidecar), access_log=None)
+    runner = web.AppRunner(make_app(sidecar, first.web.telemetry_path), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     await sidecar.start()
@@ -298,6 +298,31 @@ async def test_odd_wishes_get_the_text_format(accept: str) -> None:
         answer, body = await client.get("/metrics", Accept=accept)
         assert (answer.status, answer.content_type) == (200, "text/plain")
         assert b"vllm_sidecar_up" in body
+
+
+async def test_the_metrics_move_to_the_path_that_is_configured_and_the_usual_one_leads_there() -> None:
+    async with serving(config("http://127.0.0.1:1", web={"telemetry_path": "/own/path"})) as client:
+        answer, body = await client.get("/own/path")
+        assert (answer.status, b"vllm_sidecar_up" in body) == (200, True)
+        answer, _ = await client.get("/metrics")
+        assert (answer.status, answer.url.path) == (200, "/own/path")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status"),
+    [("10", 200), ("0.02", 503), ("0", 200), ("-1", 200), ("nan", 200), ("inf", 200), ("soon", 200), ("", 200)],
+)
+async def test_a_scraper_that_waits_shorter_than_the_signals_take_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, seconds: str, status: int
+) -> None:
+    async def slow() -> None:
+        await asyncio.sleep(0.2)
+
+    async with serving(config("http://127.0.0.1:1")) as client:
+        monkeypatch.setattr(client.sidecar.exporter, "prepare", slow)
+        answer, body = await client.get("/metrics", **{"X-Prometheus-Scrape-Timeout-Seconds": seconds})
+        assert answer.status == status
+        assert (b"raise scrape_timeout" in body) is (status == 503)
 
 
 async def test_a_head_request_gets_the_headers_of_a_get() -> None:

@@ -17,6 +17,7 @@ from vllm_sidecar.config import Config, ConfigError
 from vllm_sidecar.gpu.monitor import GpuMonitor
 from vllm_sidecar.serve import app
 from vllm_sidecar.serve.app import Sidecar
+from vllm_sidecar.serve.event_loop import LoopTime
 from vllm_sidecar.serve.target import TargetLoop
 
 if TYPE_CHECKING:
@@ -334,7 +335,7 @@ async def test_a_part_that_cannot_be_kept_running_ends_the_program(monkeypatch: 
     monkeypatch.setattr(TargetLoop, "drop_series", broken)
     config = settings("http://127.0.0.1:1", web={"listen_address": "127.0.0.1:0"})
     with pytest.raises(ExceptionGroup) as caught:
-        await app.serve(config, lambda: config)
+        await app.serve(config, lambda: config, LoopTime())
     assert [str(error) for error in caught.value.exceptions] == ["still live"]
 
 

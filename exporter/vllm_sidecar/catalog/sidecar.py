@@ -79,4 +79,32 @@ OWN: tuple[Signal, ...] = (
          "part", scope=Scope.SIDECAR),
     _own("config_last_reload_success_timestamp_seconds", Kind.GAUGE, "Unix time of the last successful load.",
          unit=Unit.TIMESTAMP, scope=Scope.SIDECAR),
+    _own("web_requests_total", Kind.COUNTER,
+         "Requests that the sidecar answered, by handler and status code; malformed is what is not HTTP, other are "
+         "paths that do not exist.",
+         "handler", "code", scope=Scope.SIDECAR),
+    _own("web_requests_in_flight", Kind.GAUGE, "Requests that the sidecar is answering.", scope=Scope.SIDECAR),
+    _own("web_connections", Kind.GAUGE, "Open connections to the sidecar.", scope=Scope.SIDECAR),
+    _own("web_connection_limit", Kind.GAUGE,
+         "Most connections to the sidecar: web.max_connections, or fewer where open files are scarce.",
+         scope=Scope.SIDECAR),
+    _own("web_connections_closed_total", Kind.COUNTER,
+         "Connections that the sidecar closed: idle, too slow (request_slow, reader_slow, handshake_slow), failed TLS "
+         "handshakes, or to make room for new ones at the limit (connection_limit).",
+         "reason", scope=Scope.SIDECAR),
+    _own("web_accept_failures_total", Kind.COUNTER,
+         "Connections that could not be accepted because files or memory were missing.", scope=Scope.SIDECAR),
+    _own("web_config_last_reload_successful", Kind.GAUGE,
+         "1 if the last load of web.config_file and its certificates succeeded.", scope=Scope.SIDECAR),
+    _own("log_lines_dropped_total", Kind.COUNTER,
+         "Log lines that were not written: repeated, more than ten of a kind in a minute; or stuck, the reader of the "
+         "log did not take them.",
+         "reason", scope=Scope.SIDECAR),
+    _own("event_loop_lag_seconds", Kind.GAUGE,
+         "Longest time within the last minute for which the event loop was held, or woken too late: polls and scrapes "
+         "waited for so long.",
+         unit=Unit.SECONDS, scope=Scope.SIDECAR),
+    _own("event_loop_busy_seconds_total", Kind.COUNTER,
+         "Time in which the event loop ran tasks; a rate near 1 means that one sidecar has too much to do.",
+         unit=Unit.SECONDS, scope=Scope.SIDECAR),
 )  # fmt: skip

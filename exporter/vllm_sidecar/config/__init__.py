@@ -6,9 +6,8 @@ The only part of the program that reads YAML. All mistakes of a file are reporte
 from vllm_sidecar.config.config_errors import ConfigError
 from vllm_sidecar.config.gpu import GpuSettings
 from vllm_sidecar.config.loader import ConfigSource, load
-from vllm_sidecar.config.overrides import CONFIG_FILE, is_secret, keys, kinds, unknown_variables, variable
+from vllm_sidecar.config.overrides import CONFIG_FILE, flag, is_secret, keys, kinds, unknown_variables, variable
 from vllm_sidecar.config.schema import (
-    DEFAULT_PORT,
     Config,
     LimitSettings,
     LogSettings,
@@ -16,12 +15,12 @@ from vllm_sidecar.config.schema import (
     ProbeSettings,
     ProgressSettings,
     ScrapeSettings,
-    WebSettings,
     WindowSettings,
 )
 from vllm_sidecar.config.service_levels import LatencyObjective, SloSettings
 from vllm_sidecar.config.targets import NamedTarget, SoleTarget, Target
 from vllm_sidecar.config.values import TAKEN_LABELS, format_duration, parse_duration
+from vllm_sidecar.config.web import DEFAULT_PORT, WebSettings
 
 __all__ = [
     "CONFIG_FILE",
@@ -44,6 +43,7 @@ __all__ = [
     "Target",
     "WebSettings",
     "WindowSettings",
+    "flag",
     "format_duration",
     "is_secret",
     "keys",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.config import ConfigSource, format_duration, unknown_variables
 from vllm_sidecar.config.explanation import explain
 from vllm_sidecar.config.flags import add_flags, file_of, given_flags
+from vllm_sidecar.config.web_file import load_web_file
 from vllm_sidecar.logs import print_error
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the targets, or the whole configuration; all mistakes are raised together."""
     source = ConfigSource(file_of(arguments.file), given_flags(arguments), os.environ)
     config = source.load()
+    if config.web.config_file:
+        load_web_file(config.web.config_file)
     for problem in unknown_variables(os.environ):
         print_error(problem)
     where = source.path or "no file"
@@ -64,4 +67,4 @@ def _summary(config: Config) -> str:
     if config.headless:
         count = "GPUs of a worker without an HTTP server (vllm.headless)"
     every = format_duration(config.scrape.interval if targets else config.gpu.interval)
-    return f"OK, {count} every {every}, served on {config.web.listen_address}"
+    return f"OK, {count} every {every}, served on {', '.join(config.web.listen_address)}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KeyPath = tuple[str, ...]
 """Where a value is: ("targets", "0", "timeout")."""
 
-_SECRET_KEYS = {"headers", "args", "bearer_token"}
+_SECRET_KEYS = {"headers", "args", "bearer_token", "basic_auth_users", "key"}
 _SHOWN_CHARACTERS = 80
 _ALLOWED = {
     "bool_type": "true or false",

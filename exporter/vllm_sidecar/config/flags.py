@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.config.overrides import CONFIG_FILE, is_secret, keys, kinds
-from vllm_sidecar.config.schema import Config
+from vllm_sidecar.config.overrides import CONFIG_FILE, flag, is_secret, keys, kinds
 
 if TYPE_CHECKING:
     import argparse
@@ -15,15 +14,12 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
+REPEATED = {("web", "listen_address"): "ADDRESS", ("web", "allowed_hosts"): "NAME"}
+"""Keys whose flag may be given several times, as in other exporters."""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of keys; the configuration checks their values."""
-    parser.add_argument(
-        "--web.listen-address",
-        dest="web.listen_address",
-        metavar="ADDRESS",
-        help=f"where to serve: HOST:PORT or :PORT (default {Config().web.listen_address})",
-    )
     parser.add_argument("--gpu.only", action="store_true", default=None, help="watch the GPUs of this node and no vLLM")
     parser.add_argument(
         "--gpu.simulate", action="store_true", default=None, help="read the GPUs from the simulator instead of NVML"
@@ -31,21 +27,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log.level", metavar="LEVEL", help="debug, info, warning or error (default info)")
     parser.add_argument("--log.format", metavar="FORMAT", help="logfmt or json (default logfmt)")
     for path, field in keys():
-        if path[0] == "vllm" and not is_secret(field):
+        if path[0] in ("web", "vllm") and not is_secret(field):
             _add_key(parser, path, field)
 
 
 def _add_key(parser: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
     """Add the flag of a key, such as --vllm.ca-file; one that is true or false may be given without a value."""
     dotted = ".".join(path)
-    flag = "--" + dotted.replace("_", "-")
     text = str(field.description).rstrip(".").replace("%", "%%")
+    if path in REPEATED:
+        default = f"; default {', '.join(field.default)}" if field.default else ""
+        text += f" (may be repeated{default})"
+        parser.add_argument(flag(path), dest=dotted, metavar=REPEATED[path], help=text, action="append")
+        return
     if isinstance(field.default, str):
         text += f" (default {field.default})"
     if bool in kinds(field):
-        parser.add_argument(flag, dest=dotted, metavar="BOOL", help=text, nargs="?", const="true")
+        parser.add_argument(flag(path), dest=dotted, metavar="BOOL", help=text, nargs="?", const="true")
     else:
-        parser.add_argument(flag, dest=dotted, metavar=path[-1].upper(), help=text)
+        parser.add_argument(flag(path), dest=dotted, metavar=path[-1].upper(), help=text)
 
 
 def given_flags(arguments: argparse.Namespace) -> dict[str, object]:

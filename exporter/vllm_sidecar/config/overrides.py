@@ -28,6 +28,8 @@ _OTHERS = (CONFIG_FILE, PREFIX + "PROMTOOL")
 """Variables that are not keys of the config."""
 
 _COMMAND_LINE = "command line"
+_OTHER_FLAGS: dict[KeyPath, str] = {("web", "config_file"): "--web.config.file"}
+"""Flags that have the name that they have in every exporter."""
 _OF_A_SERVICE = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)", re.ASCII
 )
@@ -54,6 +56,11 @@ def keys(model: type[BaseModel] = Config, parents: KeyPath = ()) -> Iterator[tup
 def variable(path: KeyPath) -> str:
     """Return the environment variable of a key: VLLM_SIDECAR_SCRAPE_INTERVAL for scrape.interval."""
     return PREFIX + "_".join(path).upper()
+
+
+def flag(path: KeyPath) -> str:
+    """Return the flag of a key: --vllm.ca-file for vllm.ca_file."""
+    return _OTHER_FLAGS.get(path) or "--" + ".".join(path).replace("_", "-")
 
 
 _KEYS = dict(keys())

@@ -21,22 +21,12 @@ from vllm_sidecar.config.service_levels import SloSettings
 from vllm_sidecar.config.targets import NamedTarget, SoleTarget, Target, repeated_names
 from vllm_sidecar.config.values import (
     Bytes,
-    ListenAddress,
     Seconds,
     as_tuple,
     format_duration,
     not_allowed,
-    split_listen_address,
 )
-
-DEFAULT_PORT = 10190
-"""Port of `/metrics` unless the config sets another.
-
-The public list of Prometheus' default ports (wiki page "Default port allocations") has had no free port from 9100 to
-9999 since 2023 and continues from 10000. It reached 10019 in June 2024 and grows by about twenty a year, so 10190
-leaves years of margin. 10190 is not in Debian's /etc/services, not a port of Kubernetes (10248 to 10260), not a
-NodePort (30000 to 32767), and not in the range that Linux uses for outgoing connections (from 32768).
-"""
+from vllm_sidecar.config.web import WebSettings
 
 
 def _check_at_most(value: float, info: ValidationInfo, limit_key: str) -> float:
@@ -53,26 +43,6 @@ def _check_at_least(value: float, info: ValidationInfo, limit_key: str) -> float
     if limit is not None and value < limit:
         raise not_allowed(f"at least {limit_key} ({format_duration(limit)})")
     return value
-
-
-class WebSettings(Section):
-    """The sidecar's own HTTP server."""
-
-    listen_address: ListenAddress = Field(
-        default=f":{DEFAULT_PORT}",
-        description="Where to serve /metrics: HOST:PORT, [IPV6]:PORT, or :PORT for every interface.",
-    )
-    enable_lifecycle: bool = Field(default=False, description="Serve POST /-/reload, which loads this file again.")
-
-    @property
-    def host(self) -> str | None:
-        """The host to listen on, None for every interface."""
-        return split_listen_address(self.listen_address)[0]
-
-    @property
-    def port(self) -> int:
-        """The port to listen on, 0 for any free one."""
-        return split_listen_address(self.listen_address)[1]
 
 
 class LogSettings(Section):

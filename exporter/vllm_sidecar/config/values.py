@@ -93,11 +93,6 @@ def split_listen_address(address: str) -> tuple[str | None, int]:
     return match["v6"] or match["host"] or None, int(match["port"])
 
 
-def _listen_address(value: str) -> str:
-    split_listen_address(value)
-    return value
-
-
 def _url(value: str) -> str:
     """Check the address of a server and drop a trailing slash."""
     allowed = "http://HOST[:PORT][/PREFIX] or https://..."
@@ -234,7 +229,6 @@ Bytes = Annotated[
         ]
     ),
 ]
-ListenAddress = Annotated[str, AfterValidator(_listen_address), described(type="string", pattern=r":\d{1,5}$")]
 Url = Annotated[str, AfterValidator(_url), described(type="string", pattern=r"^https?://[^\s?#]+$")]
 HttpPath = Annotated[str, AfterValidator(_http_path), described(type="string", pattern=r"^/[^ ?#]*$")]
 Text = Annotated[str, AfterValidator(_not_blank), described(type="string", pattern=r"\S")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from vllm_sidecar.config import Config, is_secret
+from vllm_sidecar.config import Config, flag, is_secret
 from vllm_sidecar.config.overrides import variable
 from vllm_sidecar.config.targets import Target
 from vllm_sidecar.generate.markdown import cell
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-FLAGS = ("web.listen_address", "gpu.only", "gpu.simulate", "log.level", "log.format")
-"""Keys outside the section `vllm` that have a flag; of that section every key has one, unless it holds a secret."""
+FLAGS = ("gpu.only", "gpu.simulate", "log.level", "log.format")
+"""Keys of other sections than `vllm` and `web` that have a flag; of those every key has one, unless it is a secret."""
 
 
 class KeyRow(NamedTuple):
@@ -86,9 +86,8 @@ def _row(path: tuple[str, ...], field: FieldInfo) -> KeyRow:
 
 
 def _flag(path: tuple[str, ...], field: FieldInfo) -> str:
-    dotted = ".".join(path)
-    has_flag = dotted in FLAGS or (path[0] == "vllm" and not is_secret(field))
-    return f"`--{dotted.replace('_', '-')}`" if has_flag else ""
+    has_flag = ".".join(path) in FLAGS or (path[0] in ("vllm", "web") and not is_secret(field))
+    return f"`{flag(path)}`" if has_flag else ""
 
 
 def _default(field: FieldInfo) -> str:

@@ -9,15 +9,18 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from vllm_sidecar import __version__, logs
 from vllm_sidecar.catalog.metric_profiles import MetricProfile
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.gpu.monitor import GpuMonitor
 from vllm_sidecar.logs import event
+from vllm_sidecar.serve.event_loop import LoopTime, loop_factory
 from vllm_sidecar.serve.http import make_app
+from vllm_sidecar.serve.listener.server import WebServer, raise_file_limit
+from vllm_sidecar.serve.listener.sockets import open_sockets
+from vllm_sidecar.serve.listener.web_file import WebFileInUse
 from vllm_sidecar.serve.metrics import Exporter
+from vllm_sidecar.serve.own_metrics import own_samples
 from vllm_sidecar.serve.supervision import supervise
 from vllm_sidecar.serve.target import TargetLoop
 from vllm_sidecar.vllm.threads import in_daemon_thread
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.config import Config, Target
 
-SHUTDOWN_SECONDS = 0.5
-"""Time for open scrapes to finish after SIGTERM."""
 RELOAD_PAUSE_SECONDS = 0.2
 """Pause between a reload and the next one: of many SIGHUPs in a row, the last one counts."""
 READ_SECONDS = 10.0
@@ -229,22 +230,31 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def serve(config: Config, load: Callable[[], Config]) -> int:
+def run(config: Config, load: Callable[[], Config]) -> int:
     """Run until SIGTERM or SIGINT; return the exit code.
 
     Raises:
-        OSError: the address cannot be listened on.
+        ConfigError: the web file has mistakes.
+        OSError: an address cannot be listened on.
         ExceptionGroup: a part of the program ended and could not be restarted.
     """
+    raise_file_limit()
+    times = LoopTime()
+    with asyncio.Runner(loop_factory=loop_factory(times)) as runner:
+        return runner.run(serve(config, load, times))
+
+
+async def serve(config: Config, load: Callable[[], Config], times: LoopTime) -> int:
+    """Run in an event loop, whose turns `times` measures; see `run`."""
     sidecar = Sidecar(config, load)
-    runner = web.AppRunner(make_app(sidecar), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-    await runner.setup()
+    server = WebServer(config.web, WebFileInUse(config.web.config_file), len(config.all_targets))
+    sidecar.exporter.live = lambda: own_samples(server, times)
+    app = make_app(sidecar, config.web.telemetry_path)
+    server.protect(app)
+    listening = open_sockets(config.web)
     try:
-        host, port = config.web.host, config.web.port
-        site = web.TCPSite(runner, host, port, reuse_address=True)
-        await site.start()
-        addresses = ",".join(f"{name[0]}:{name[1]}" for name in runner.addresses)
-        event(_log, logging.INFO, "listening", address=addresses, version=__version__)
+        await server.start(app, listening)
+        event(_log, logging.INFO, "listening", address=",".join(listening.addresses), version=__version__)
         stop = _on_signals(sidecar)
         await sidecar.start()
         try:
@@ -253,7 +263,8 @@ async def serve(config: Config, load: Callable[[], Config]) -> int:
         finally:
             await sidecar.stop()
     finally:
-        await runner.cleanup()
+        await server.stop()
+        listening.close()
     return 0
 
 

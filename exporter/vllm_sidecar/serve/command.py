@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from pathlib import Path
@@ -48,12 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     logs.setup(config.log.level, config.log.format)
     for problem in unknown_variables(os.environ):
         logs.event(_log, logging.WARNING, "unknown_variable", detail=problem)
-    from vllm_sidecar.serve.app import serve  # slow to load, and not needed for --help
+    from vllm_sidecar.serve.app import run as serve  # slow to load, and not needed for --help
 
     try:
-        return listening(
-            config.web.listen_address, "--web.listen-address", lambda: asyncio.run(serve(config, source.load))
-        )
+        return listening(config.web.listen_address, "--web.listen-address", lambda: serve(config, source.load))
+    except logs.UserError:
+        raise
     except Exception as error:
         logs.event(_log, logging.ERROR, "internal_error", exc_info=error)
         raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs, web, web_response
 
 from vllm_sidecar.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
 from vllm_sidecar.serve.negotiation import has_already, takes_gzip, takes_openmetrics
@@ -32,34 +33,42 @@ class Running(Protocol):
         """Load the configuration again; return its error, if any."""
 
 
+TOO_LATE = (
+    "the signals of all engines take longer than the scraper waits: raise scrape_timeout, or use more sidecars.\n"
+)
 NO_RUNBOOK = "no alert has a runbook of this name; /runbooks/ lists them all.\n"
+USUAL_TELEMETRY_PATH = "/metrics"
+SCRAPE_TIMEOUT = "X-Prometheus-Scrape-Timeout-Seconds"
+"""Header in which Prometheus says how long it waits."""
+TRANSFER_SECONDS = 0.5
+"""Part of that time for the way back, as in blackbox_exporter."""
 SIDECAR: web.AppKey[Running] = web.AppKey("sidecar")
 
 
-def make_app(sidecar: Running) -> web.Application:
-    """Make the aiohttp application of one sidecar."""
+def make_app(sidecar: Running, telemetry_path: str = USUAL_TELEMETRY_PATH) -> web.Application:
+    """Make the aiohttp application of one sidecar, with the metrics on a path."""
     app = web.Application()
     app[SIDECAR] = sidecar
-    app.on_response_prepare.append(_name_the_server)
-    app.router.add_get("/", _page)
-    app.router.add_get("/page/{name}", _asset)
-    app.router.add_get("/runbooks", _to_the_runbooks)
-    app.router.add_get("/runbooks/", _runbook)
-    app.router.add_get("/runbooks/{name}", _runbook)
-    app.router.add_get("/metrics", _metrics)
-    app.router.add_get("/-/healthy", _healthy)
-    app.router.add_get("/-/ready", _ready)
-    app.router.add_post("/-/reload", _reload)
-    app.router.add_get("/api/v1/status", _status)
-    app.router.add_get("/api/v1/history", _history)
-    app.router.add_get("/api/v1/quantiles", _quantiles)
-    app.router.add_get("/debug/last-scrape", _last_scrape)
+    # aiohttp names itself and Python with their versions, also in answers to what is not HTTP; that helps an attacker.
+    vars(web_response)["SERVER_SOFTWARE"] = "vllm-sidecar"
+    # The names of routes are the values of the label `handler`.
+    get = app.router.add_get
+    get("/", _page, name="page")
+    get("/page/{name}", _asset, name="asset")
+    get("/runbooks", _to_the_runbooks, name="runbooks")
+    get("/runbooks/", _runbook, name="runbook_list")
+    get("/runbooks/{name}", _runbook, name="runbook")
+    get(telemetry_path, _metrics, name="metrics")
+    if telemetry_path != USUAL_TELEMETRY_PATH:
+        get(USUAL_TELEMETRY_PATH, _to_the_metrics, name="metrics_redirect")
+    get("/-/healthy", _healthy, name="healthy")
+    get("/-/ready", _ready, name="ready")
+    app.router.add_post("/-/reload", _reload, name="reload")
+    get("/api/v1/status", _status, name="status")
+    get("/api/v1/history", _history, name="history")
+    get("/api/v1/quantiles", _quantiles, name="quantiles")
+    get("/debug/last-scrape", _last_scrape, name="last_scrape")
     return app
-
-
-async def _name_the_server(_: web.Request, response: web.StreamResponse) -> None:
-    """Name the program only: aiohttp names itself and Python with their versions, which help only an attacker."""
-    response.headers[hdrs.SERVER] = "vllm-sidecar"
 
 
 async def _metrics(request: web.Request) -> web.Response:
@@ -72,9 +81,19 @@ async def _metrics(request: web.Request) -> web.Response:
     if compressed:
         headers[hdrs.CONTENT_ENCODING] = "gzip"
     exporter = request.app[SIDECAR].exporter
-    await exporter.prepare()
+    try:
+        async with asyncio.timeout(_seconds_left(request)):
+            await exporter.prepare()
+    except TimeoutError:
+        return web.Response(status=503, text=TOO_LATE)
     body = exporter.render(openmetrics=openmetrics, compressed=compressed)
     return web.Response(body=body, headers=headers)
+
+
+def _seconds_left(request: web.Request) -> float | None:
+    """Return how long the scraper still waits; None if it does not say so."""
+    seconds = _number(request.headers.get(SCRAPE_TIMEOUT, ""))
+    return max(seconds - TRANSFER_SECONDS, seconds / 2) if seconds is not None and seconds > 0 else None
 
 
 def _header(request: web.Request, name: str) -> str:
@@ -167,6 +186,12 @@ async def _page(request: web.Request) -> web.Response:
 async def _asset(request: web.Request) -> web.Response:
     found = asset(request.match_info["name"])
     return _serve(request, found) if found else web.Response(status=404, text="no such file.\n")
+
+
+async def _to_the_metrics(request: web.Request) -> web.Response:
+    """Redirect the link of the status page, and scrapers with the usual path."""
+    path = request.app.router["metrics"].url_for().path
+    return web.Response(status=308, headers={hdrs.LOCATION: path.lstrip("/")})
 
 
 async def _to_the_runbooks(request: web.Request) -> web.Response:

@@ -25,7 +25,7 @@ from vllm_sidecar.logs import event
 from vllm_sidecar.slices import at_once, in_slices
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
@@ -104,6 +104,8 @@ class Exporter:
         self._sources: Sequence[MetricsSource] = ()
         self.node: Node | None = None
         """The GPUs; None if they are not watched."""
+        self.live: Callable[[], Samples] = dict
+        """Returns series of the sidecar itself that change with each scrape, such as its requests."""
         self._own: dict[str, float] = {"window_seconds": window_seconds, "config_restart_needed": 0.0}
         self._errors = dict.fromkeys(ERROR_PARTS, 0.0)
         self._logged: set[str] = set()
@@ -195,14 +197,16 @@ class Exporter:
     def render(self, *, openmetrics: bool, compressed: bool = False) -> bytes:
         """Return all series in one of the formats, gzipped if `compressed`.
 
-        Until the next poll the bytes are the same, except for the ages at the end, which grow.
+        Until the next poll the bytes are the same, except for the end: ages, and series of the sidecar itself.
         """
         self._formats.add(openmetrics)
         body = self._cache.get(openmetrics)
         if body is None:
             body = self._cache[openmetrics] = Body(at_once(self._text(openmetrics)))
-        ages = self._renderer.render([(self._families[AGE], self._ages())], openmetrics=openmetrics)
-        return body.gzipped(ages) if compressed else body.text + ages
+        fresh = [(self._families[AGE], self._ages())]
+        fresh += [(self._families[name], list(samples)) for name, samples in self.live().items()]
+        end = self._renderer.render(fresh, openmetrics=openmetrics)
+        return body.gzipped(end) if compressed else body.text + end
 
     def _text(self, openmetrics: bool) -> Generator[None, None, bytes]:
         targets = [snapshot.samples for snapshot in self.snapshots.values()]

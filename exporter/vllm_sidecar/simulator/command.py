@@ -63,4 +63,4 @@ def run(arguments: argparse.Namespace) -> int:
     from vllm_sidecar.simulator.web import serve
 
     address = f"{arguments.host}:{arguments.port}"
-    return listening(address, "--port", lambda: asyncio.run(serve(script, arguments.host, arguments.port)))
+    return listening([address], "--port", lambda: asyncio.run(serve(script, arguments.host, arguments.port)))

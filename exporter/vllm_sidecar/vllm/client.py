@@ -7,6 +7,7 @@ answers and details repeat a credential that was sent, they have *** instead.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 import time
 from dataclasses import dataclass
@@ -82,9 +83,10 @@ class Client:
         if self._target.unix_socket is not None:
             connector = aiohttp.UnixConnector(path=str(self._target.unix_socket))
         else:
-            # A lookup in a thread cannot be canceled: a dead name server would delay the exit.
-            self._resolver = aiohttp.AsyncResolver()
-            connector = aiohttp.TCPConnector(resolver=self._resolver)
+            # A lookup in a thread cannot be canceled: a dead name server would delay the exit. The other resolver has
+            # threads of its own, which an address does not need.
+            self._resolver = None if _is_address(self._base.host or "") else aiohttp.AsyncResolver()
+            connector = aiohttp.TCPConnector(resolver=self._resolver or aiohttp.ThreadedResolver())
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -225,3 +227,11 @@ def _tracing() -> aiohttp.TraceConfig:
     tracing = aiohttp.TraceConfig()
     tracing.on_request_headers_sent.append(on_sent)
     return tracing
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,7 +1,4 @@
-"""Events -> one line each on standard error, as logfmt or JSON, for any characters in the values.
-
-Events are snake_case names with fields, never sentences that contain values, so that they can be searched and counted.
-"""
+"""Records -> one line each, as logfmt or JSON, for any characters in the values."""
 
 from __future__ import annotations
 
@@ -9,55 +6,17 @@ import json
 import logging
 import math
 import re
-import sys
 import traceback
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING
 
 from vllm_sidecar.redaction import public
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROGRAM = "vllm-sidecar"
-_HANDLER_NAME = "vllm_sidecar"
 _OWN_KEYS = ("ts", "level", "component", "event")
 _BAD_IN_KEY = re.compile(r"[^\w.-]")
-
-
-class UserError(Exception):
-    """An error that the user can fix; each line of its text is printed unchanged."""
-
-
-def print_error(text: str) -> None:
-    """Write one line for the user on standard error."""
-    print(f"{PROGRAM}: {public(text)}", file=sys.stderr)
-
-
-def event(logger: logging.Logger, level: int, name: str, /, *, exc_info: object = None, **fields: object) -> None:
-    """Log the event `name` with its fields; an exception in `exc_info` adds its traceback as one more field."""
-    # `object`, so that a caller can pass any mapping of fields.
-    error = exc_info if isinstance(exc_info, BaseException) else None
-    logger.log(level, name, exc_info=error, stacklevel=2, extra={"fields": fields})
-
-
-def setup(
-    level: Literal["debug", "info", "warning", "error"],
-    fmt: Literal["logfmt", "json"],
-    stream: TextIO | None = None,
-) -> None:
-    """Send all logging to standard error (or `stream`); may be called again, for a changed config."""
-    root = logging.getLogger()
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.set_name(_HANDLER_NAME)
-    handler.setFormatter(JsonFormatter() if fmt == "json" else LogfmtFormatter())
-    # Only the handler of an earlier call is removed: others belong to an embedding program or a test.
-    for old in [one for one in root.handlers if one.get_name() == _HANDLER_NAME]:
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-    # aiohttp logs each request as info, which would hide the events at a scrape every few seconds.
-    logging.getLogger("aiohttp.access").setLevel(max(logging.WARNING, root.level))
 
 
 class LogfmtFormatter(logging.Formatter):
