@@ -232,6 +232,21 @@ def test_promtool_accepts_the_configuration_of_prometheus() -> None:
     assert result.ok, result.output
 
 
+def test_every_document_and_manifest_names_the_image_with_a_registry_and_a_tag() -> None:
+    files = [
+        path for folder in ("docs", "deploy") for path in (ROOT / folder).rglob("*") if path.suffix in {".md", ".yaml"}
+    ]
+    named = [
+        (str(path.relative_to(ROOT)), image)
+        for path in files
+        for image in re.findall(
+            r"(?:image:|docker run[^\n]*?) (\S*vllm-sidecar(?:[:@]\S+)?)(?= |$)", path.read_text(), re.MULTILINE
+        )
+    ]
+    assert len(named) >= 6
+    assert [each for each in named if not re.fullmatch(r"[a-z0-9.-]+\.[a-z]+/[a-z/-]+[:@]\S+", each[1])] == []
+
+
 def test_the_mixin_has_every_dashboard_and_only_files_that_there_are() -> None:
     folder = ROOT / "deploy" / "mixin"
     named = re.findall(r"import(?:str)? '([^']+)'", (folder / "mixin.libsonnet").read_text())

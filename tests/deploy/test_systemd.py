@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from places import ROOT
 
 from vllm_sidecar import cli
 from vllm_sidecar.config import unknown_variables
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.io
 
