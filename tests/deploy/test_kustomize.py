@@ -16,7 +16,7 @@ import pytest
 import yaml
 from places import ROOT
 
-from vllm_sidecar import cli
+from vllm_sidecar import __version__, cli
 from vllm_sidecar.config import DEFAULT_PORT, load, unknown_variables
 
 pytestmark = pytest.mark.io
@@ -87,6 +87,8 @@ def test_every_patch_adds_the_same_container() -> None:
     for name, container in others:
         assert {**container, "env": 0} == {**first, "env": 0}, name
     assert {pods.environment(each)["VLLM_SIDECAR_GPU_DEVICES"] for _, each in found} == {"none"}
+    assert first["image"] == f"ghcr.io/vllm-sidecar/vllm-sidecar:{__version__}"
+    assert set(re.findall(r"ref=v([\d.]+)", (ROOT / "docs" / "kubernetes.md").read_text())) == {__version__}
 
 
 def test_the_container_is_a_native_sidecar_that_vllm_does_not_wait_for() -> None:

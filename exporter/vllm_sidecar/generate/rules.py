@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from vllm_sidecar.catalog.alerts import Alert, Record, Threshold
     from vllm_sidecar.generate.settings.thresholds import Thresholds
 
+    Writer = Callable[[Alert, Threshold, float], tuple[str, str]]
+    """Writes the value of a threshold: for the expression, and for the texts."""
+
 Rule = dict[str, Any]
 Group = dict[str, Any]
 """As Prometheus reads them: rules have alert or record, expr, labels; groups have name, interval, rules."""
-if TYPE_CHECKING:
-    Writer = Callable[[Alert, Threshold, float], tuple[str, str]]
-    """Writes the value of a threshold: for the expression, and for the texts."""
 
 EVALUATIONS = 2
 """Fewest evaluations that every `for` spans: one wrong sample must not fire."""
