@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from places import ROOT
 
 from vllm_sidecar import cli
-from vllm_sidecar.config import DEFAULT_PORT, load
+from vllm_sidecar.config import DEFAULT_PORT
 from vllm_sidecar.simulator.script import read_script
 
 pytestmark = pytest.mark.io
@@ -232,73 +232,19 @@ def test_promtool_accepts_the_configuration_of_prometheus() -> None:
     assert result.ok, result.output
 
 
-KUBERNETES = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
-
-
-def pod_of(path: Path) -> dict[str, Any]:
-    """The pod that a manifest describes."""
-    manifest: dict[str, Any] = yaml.safe_load(path.read_text())
-    spec: dict[str, Any] = manifest["spec"]
-    if "leaderWorkerTemplate" in spec:
-        assert "leaderTemplate" not in spec["leaderWorkerTemplate"], "leader and workers come from one template"
-        spec = {"template": spec["leaderWorkerTemplate"]["workerTemplate"]}
-    return spec["template"]["spec"] if "template" in spec else spec
-
-
-@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
-def test_a_manifests_sidecar_sees_gpus_without_taking_one_and_is_started_with_what_there_is(path: Path) -> None:
-    pod = pod_of(path)
-    (sidecar,) = [each for each in pod["containers"] if each["name"] == "vllm-sidecar"]
-    variables = {each["name"]: each["value"] for each in sidecar["env"]}
-
-    assert pod["runtimeClassName"] == "nvidia"
-    assert variables == {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "utility"}
-    assert "nvidia.com/gpu" not in str(sidecar.get("resources"))
-    assert [(port["name"], port["containerPort"]) for port in sidecar["ports"]] == [("metrics", DEFAULT_PORT)]
-    assert vars(cli.parser().parse_args(sidecar["args"]))
-    assert sidecar["securityContext"]["readOnlyRootFilesystem"]
-
-
-@pytest.mark.parametrize(("index", "targets"), [("0", 1), ("1", 0)])
-def test_one_template_makes_a_sidecar_that_polls_the_leader_and_none_that_polls_a_worker(
-    monkeypatch: pytest.MonkeyPatch, index: str, targets: int
-) -> None:
-    (sidecar,) = [
-        each
-        for each in pod_of(ROOT / "deploy" / "kubernetes" / "leaderworkerset.yaml")["containers"]
-        if each["name"] == "vllm-sidecar"
+def test_every_document_and_manifest_names_the_image_with_a_registry_and_a_tag() -> None:
+    files = [
+        path for folder in ("docs", "deploy") for path in (ROOT / folder).rglob("*") if path.suffix in {".md", ".yaml"}
     ]
-    given = vars(cli.parser().parse_args(sidecar["args"]))
-    flags = {name: value for name, value in given.items() if "." in name and value is not None}
-    monkeypatch.setenv("LWS_WORKER_INDEX", index)
-    config = load(None, flags)
-    assert len(config.all_targets) == targets
-    assert config.gpu.enabled
-
-
-def test_only_the_workers_of_the_group_are_started_headless() -> None:
-    (vllm,) = [
-        each
-        for each in pod_of(ROOT / "deploy" / "kubernetes" / "leaderworkerset.yaml")["containers"]
-        if each["name"] == "vllm"
+    named = [
+        (str(path.relative_to(ROOT)), image)
+        for path in files
+        for image in re.findall(
+            r"(?:image:|docker run[^\n]*?) (\S*vllm-sidecar(?:[:@]\S+)?)(?= |$)", path.read_text(), re.MULTILINE
+        )
     ]
-    known = {line.split()[0] for line in (ROOT / "tests" / "vllm_flags.txt").read_text().splitlines() if line}
-    (script,) = vllm["args"]
-    assert set(re.findall(r"--[a-z-]+", script.partition("exec")[2])) <= known
-    for index, headless in ("0", False), ("1", True):
-        variables = {"LWS_WORKER_INDEX": index, "LWS_GROUP_SIZE": "2", "LWS_LEADER_ADDRESS": "leader"}
-        shown = script.replace("exec vllm", "echo")
-        done = subprocess.run([*vllm["command"], shown], env=variables, capture_output=True, text=True, check=True)
-        assert done.stdout.startswith("serve Qwen/")
-        assert ("--headless" in done.stdout) is headless
-        assert f"--node-rank {index} --master-addr leader" in done.stdout
-
-
-def test_the_daemonset_watches_gpus_and_no_vllm() -> None:
-    (container,) = pod_of(ROOT / "deploy" / "kubernetes" / "gpu-daemonset.yaml")["containers"]
-    assert container["args"] == ["serve", "--gpu.only"]
-    manifest = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "gpu-daemonset.yaml").read_text())
-    assert manifest["spec"]["selector"]["matchLabels"] == manifest["spec"]["template"]["metadata"]["labels"]
+    assert len(named) >= 6
+    assert [each for each in named if not re.fullmatch(r"[a-z0-9.-]+\.[a-z]+/[a-z/-]+[:@]\S+", each[1])] == []
 
 
 def test_the_mixin_has_every_dashboard_and_only_files_that_there_are() -> None:

@@ -37,6 +37,7 @@ SCHEMAS = {
 RIGHTS = {
     ("release", "publish"): {"id-token": "write", "attestations": "write", "artifact-metadata": "write"},
     ("release", "image"): {"packages": "write", "id-token": "write"},
+    ("release", "chart"): {"packages": "write", "id-token": "write"},
     ("image", "publish"): {"packages": "write", "id-token": "write"},
 }
 MANIFESTS = {
@@ -148,6 +149,7 @@ def test_nothing_is_published_before_the_tests_and_the_installed_wheel_have_pass
     assert release["image"]["uses"] == "$/.github/workflows/image.yml"
     for name in "publish", "image":
         assert set(release[name]["needs"]) == {"build", "install", "ci"}
+    assert set(release["chart"]["needs"]) == {"build", "install", "ci", "image"}  # it names the image
     assert release["publish"]["environment"]["name"] == "pypi"
     assert list(PARSED["image"][True]) == ["workflow_call"]  # YAML reads `on` as true
 

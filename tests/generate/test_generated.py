@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from vllm_sidecar import cli
 from vllm_sidecar.catalog import DERIVED, SIGNALS, UPSTREAM
 from vllm_sidecar.generate.config_schema import FILE as SCHEMA
 from vllm_sidecar.generate.docs import sections
+from vllm_sidecar.generate.helm_chart import CHART
 from vllm_sidecar.generate.output_files import FilesError
 from vllm_sidecar.generate.outputs import Changes, WriteOptions, main
 
@@ -40,6 +42,7 @@ def checkout(tmp_path: Path) -> Path:
         *(f"rules/{path.name}" for path in (ROOT / "rules").iterdir() if path.is_file()),
     ):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    shutil.copytree(ROOT / CHART, tmp_path / CHART)
     return tmp_path
 
 

@@ -57,7 +57,7 @@ def rule_file(name: str, groups: list[Group], kind: Format, thresholds: Threshol
         by: The command that writes it.
     """
     text = dump(_document(name, groups, kind, thresholds))
-    hidden = _hidden_from_helm(text) if kind is Format.HELM else text
+    hidden = escaped_for_helm(text) if kind is Format.HELM else text
     # A pack without a name of its own does not rename the files: they are in a folder of their own.
     file = f"{name}-{thresholds.pack}" if thresholds.pack else name
     return file + ENDING[kind], commented(HEAD, hidden, by)
@@ -95,7 +95,7 @@ def _document(name: str, groups: list[Group], kind: Format, thresholds: Threshol
     return {"apiVersion": version, "kind": object_kind, "metadata": named, "spec": {"groups": groups}}
 
 
-def _hidden_from_helm(text: str) -> str:
+def escaped_for_helm(text: str) -> str:
     """Escape braces so that Helm's templates output them unchanged."""
     opened = text.replace("{{", "\0")
     return opened.replace("}}", '{{ "}}" }}').replace("\0", '{{ "{{" }}')

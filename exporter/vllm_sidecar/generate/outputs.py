@@ -15,6 +15,9 @@ from vllm_sidecar.generate.dashboards import dashboard_files
 from vllm_sidecar.generate.docs import sections
 from vllm_sidecar.generate.expressions import RANGE_SCRAPES
 from vllm_sidecar.generate.formats import ENDING, Format, rule_file
+from vllm_sidecar.generate.helm_chart import BY as BY_CHART
+from vllm_sidecar.generate.helm_chart import FILES as CHART_FILES
+from vllm_sidecar.generate.helm_chart import chart_files, chart_sections
 from vllm_sidecar.generate.output_files import FilesError, Origin
 from vllm_sidecar.generate.promql import without_texts
 from vllm_sidecar.generate.rules import alert_groups
@@ -107,18 +110,22 @@ def main(root: Path, how: WriteOptions) -> Changes:
     """
     on_disk.must_be_checkout(root)
     thresholds = load_thresholds(root / THRESHOLDS)
-    documents = {path: on_disk.filled(root, path, texts) for path, texts in sections().items()} | schema_file()
-    found, notes = _all_rules(root / THRESHOLDS, thresholds, Format.PROMETHEUS, None)
-    found |= alertmanager_files(thresholds, AlertmanagerFormat.ALERTMANAGER) | shim_files(thresholds, Format.PROMETHEUS)
-    in_folder = {f"{RULES}/{name}": content for name, content in found.items()}
-    grafana = {f"{DASHBOARDS}/{name}": content for name, content in dashboard_files(thresholds).items()}
+    texts_of = sections() | chart_sections(root)
+    documents = {path: on_disk.filled(root, path, texts) for path, texts in texts_of.items()} | schema_file()
+    rule_set, notes = _all_rules(root / THRESHOLDS, thresholds, Format.PROMETHEUS, None)
+    rule_set |= alertmanager_files(thresholds, AlertmanagerFormat.ALERTMANAGER)
+    rule_set |= shim_files(thresholds, Format.PROMETHEUS)
+    in_folder = {f"{RULES}/{name}": content for name, content in rule_set.items()}
+    dashboards = dashboard_files(thresholds)
+    grafana = {f"{DASHBOARDS}/{name}": content for name, content in dashboards.items()}
     earlier = (
         Earlier(f"{RULES}/*{ENDING[Format.PROMETHEUS]}", Origin(RULES)),
         Earlier(f"{DASHBOARDS}/*.json", BY_DASHBOARDS),
+        Earlier(f"{CHART_FILES}/*.yaml", BY_CHART),
+        Earlier(f"{CHART_FILES}/dashboards/*.json", BY_DASHBOARDS),
     )
-    return _put(
-        root, documents | in_folder | grafana, WriteOptions(how.check, force=True, prune=how.prune), earlier, notes
-    )
+    found = documents | in_folder | grafana | chart_files(root, boards)
+    return _put(root, found, WriteOptions(how.check, force=True, prune=how.prune), earlier, notes)
 
 
 def rules(thresholds: Path | None, kind: Format, out: Path, how: WriteOptions, servers: Sequence[str] = ()) -> Changes:

@@ -25,10 +25,13 @@ from vllm_sidecar.generate.settings.thresholds import ResolvedAlert, knows_model
 from vllm_sidecar.generate.templating import render
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from vllm_sidecar.catalog.alerts import Alert, Record
+    from vllm_sidecar.catalog.alerts import Alert, Record, Threshold
     from vllm_sidecar.generate.settings.thresholds import Thresholds
+
+    Writer = Callable[[Alert, Threshold, float], tuple[str, str]]
+    """Writes the value of a threshold: for the expression, and for the texts."""
 
 Rule = dict[str, Any]
 Group = dict[str, Any]
@@ -44,13 +47,18 @@ FILLED = ("namespace", "pod", "model_name", "instance", "uuid")
 """Labels that a link to a runbook passes on."""
 
 
-def alert_groups(thresholds: Thresholds) -> list[Group]:
-    """Return the groups of records and alerts; a group without an enabled alert is left out."""
+def alert_groups(thresholds: Thresholds, writer: Writer | None = None) -> list[Group]:
+    """Return the groups of records and alerts; a group without an enabled alert is left out.
+
+    Args:
+        thresholds: The user's.
+        writer: Writes their numbers; None for PromQL and people.
+    """
     quick = thresholds.evaluation_interval
     slow = max(quick, SLOW_SECONDS * thresholds.time_scale)
     groups = []
     for group in GROUPS:
-        alerts = [rule for alert in group.alerts for rule in alert_rules(alert, thresholds)]
+        alerts = [rule for alert in group.alerts for rule in alert_rules(alert, thresholds, writer)]
         if alerts:
             records = [record_rule(record, thresholds) for record in group.records]
             groups.append(
@@ -83,19 +91,20 @@ def pack_labels(thresholds: Thresholds) -> dict[str, str]:
     return {"pack": thresholds.pack_name} if thresholds.pack_name else {}
 
 
-def alert_rules(alert: Alert, thresholds: Thresholds) -> Iterator[Rule]:
+def alert_rules(alert: Alert, thresholds: Thresholds, writer: Writer | None = None) -> Iterator[Rule]:
     """Write one alert: a rule for all models that share settings of their own, and one for all others.
 
     A rule of some models has the label `settings`, because promtool rejects two rules with one name and the same
     labels.
     """
+    write = writer or _numbers(thresholds)
     general = resolve(thresholds, alert)
     own = {model: resolve(thresholds, alert, model) for model in thresholds.models if knows_model(alert)}
     different = {model: settings for model, settings in own.items() if settings != general}
     for models in alike(different):
         settings = different[models[0]]
-        yield from _rule(alert, settings, thresholds, model_matcher(models), {"settings": named(models)})
-    yield from _rule(alert, general, thresholds, model_matcher((), tuple(different)), {})
+        yield from _rule(alert, settings, thresholds, model_matcher(models), {"settings": named(models)}, write)
+    yield from _rule(alert, general, thresholds, model_matcher((), tuple(different)), {}, write)
 
 
 def alike(settings: Mapping[str, object]) -> list[list[str]]:
@@ -116,12 +125,23 @@ def named(models: Sequence[str]) -> str:
     return alert_template.literal(models[0]) + more
 
 
+def _numbers(thresholds: Thresholds) -> Writer:
+    return lambda _, each, value: (in_expression(each, value), in_text(each, value, thresholds))
+
+
 def _rule(
-    alert: Alert, settings: ResolvedAlert, thresholds: Thresholds, matcher: str, labels: Mapping[str, str]
+    alert: Alert,
+    settings: ResolvedAlert,
+    thresholds: Thresholds,
+    matcher: str,
+    labels: Mapping[str, str],
+    write: Writer,
 ) -> Iterator[Rule]:
     if not settings.enabled:
         return
-    written = {each.name: in_expression(each, settings.values[each.name]) for each in alert.thresholds}
+    values = {each.name: write(alert, each, settings.values[each.name]) for each in alert.thresholds}
+    written = {name: value for name, (value, _) in values.items()}
+    shown = {name: value for name, (_, value) in values.items()}
     expr = outside(settings.batch_hours, expression(alert.expr, written, thresholds, matcher))
     rule: Rule = {"alert": alert.name, "expr": expr}
     if settings.hold is not None:
@@ -131,13 +151,12 @@ def _rule(
         rule["keep_firing_for"] = scaled(alert.keep, thresholds)
     severity = {"severity": thresholds.severity(settings.severity)}
     rule["labels"] = {**severity, **labels, **pack_labels(thresholds), **settings.labels}
-    rule["annotations"] = texts(alert, settings, thresholds)
+    rule["annotations"] = texts(alert, settings, thresholds, shown)
     yield rule
 
 
-def texts(alert: Alert, settings: ResolvedAlert, thresholds: Thresholds) -> dict[str, str]:
-    """Return the texts and links of an alert, as templates of Prometheus."""
-    shown = {each.name: in_text(each, settings.values[each.name], thresholds) for each in alert.thresholds}
+def texts(alert: Alert, settings: ResolvedAlert, thresholds: Thresholds, shown: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts and links of an alert, as templates of Prometheus; `shown` are its thresholds for people."""
     labels = _labels(alert, thresholds)
     whole = f"{alert.description} Likely: {alert.cause}. First: {alert.first}"
     return {
