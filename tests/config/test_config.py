@@ -62,15 +62,25 @@ def test_every_key_of_the_example_has_a_comment_above_it() -> None:
     assert bare == ["  key_file: null"]
 
 
-def test_the_list_of_targets_in_the_example_is_valid(write: Callable[[str], Path]) -> None:
-    text = EXAMPLE.read_text(encoding="utf-8")
-    commented = re.findall(r"^# (targets:.*|  .*)$", text, re.MULTILINE)
+def commented(section: str) -> str:
+    """The lines of a section that the example has only in a comment."""
+    found = re.search(rf"^# {section}:\n(?:#  .*\n)+", EXAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
+    return re.sub(r"^# ", "", found[0], flags=re.MULTILINE)
 
-    config = load(write("\n".join(commented)))
+
+def test_the_list_of_targets_in_the_example_is_valid(write: Callable[[str], Path]) -> None:
+    config = load(write(commented("targets")))
 
     assert [target.name for target in config.all_targets] == ["chat", "code"]
     assert config.targets[0].args == ("vllm", "serve", "Qwen/Qwen3-8B", "--max-num-seqs", "128")
     assert config.targets[1].url == "https://code.example.com/vllm"
+
+
+def test_the_sources_in_the_example_are_valid(write: Callable[[str], Path]) -> None:
+    config = load(write(commented("discovery")))
+
+    assert [place for place, _ in config.discovery.lists] == ["file.0", "http.0", "dns.0", "kubernetes.0"]
+    assert config.all_targets == ()
 
 
 def test_every_key_is_described_and_has_a_default() -> None:

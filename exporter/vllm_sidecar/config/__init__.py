@@ -4,6 +4,15 @@ The only part of the program that reads YAML. All mistakes of a file are reporte
 """
 
 from vllm_sidecar.config.config_errors import ConfigError
+from vllm_sidecar.config.discovery import (
+    DiscoveredTarget,
+    DiscoverySettings,
+    DnsList,
+    FileList,
+    HttpList,
+    PodList,
+    ServerList,
+)
 from vllm_sidecar.config.gpu import GpuSettings
 from vllm_sidecar.config.loader import ConfigSource, load
 from vllm_sidecar.config.overrides import CONFIG_FILE, is_secret, keys, kinds, unknown_variables, variable
@@ -19,7 +28,7 @@ from vllm_sidecar.config.schema import (
     WindowSettings,
 )
 from vllm_sidecar.config.service_levels import LatencyObjective, SloSettings
-from vllm_sidecar.config.targets import NamedTarget, SoleTarget, Target
+from vllm_sidecar.config.targets import HttpServer, NamedTarget, SoleTarget, Target
 from vllm_sidecar.config.values import TAKEN_LABELS, format_duration, parse_duration
 
 __all__ = [
@@ -29,14 +38,22 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConfigSource",
+    "DiscoveredTarget",
+    "DiscoverySettings",
+    "DnsList",
+    "FileList",
     "GpuSettings",
+    "HttpList",
+    "HttpServer",
     "LatencyObjective",
     "LimitSettings",
     "LogSettings",
     "NamedTarget",
+    "PodList",
     "ProbeSettings",
     "ProgressSettings",
     "ScrapeSettings",
+    "ServerList",
     "SloSettings",
     "SoleTarget",
     "Target",

@@ -12,6 +12,8 @@ from vllm_sidecar.logs import print_error
 if TYPE_CHECKING:
     import argparse
 
+    from vllm_sidecar.config import Config
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -27,12 +29,22 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in unknown_variables(os.environ):
         print_error(problem)
     targets = config.all_targets
-    count = "1 target" if len(targets) == 1 else f"{len(targets)} targets" if targets else "GPUs and no target"
-    if config.headless:
-        count = "GPUs of a worker without an HTTP server (vllm.headless)"
-    every = format_duration(config.scrape.interval if targets else config.gpu.interval)
+    every = format_duration(config.scrape.interval if targets or config.discovery.is_used else config.gpu.interval)
+    count = _watched(config)
     print(f"{arguments.file}: OK, {count} every {every}, served on {config.web.listen_address}")
     for target in targets:
         way = f" through {target.unix_socket}" if target.unix_socket else ""
         print(f"  {target.name or 'vllm'}: {target.url}{target.metrics_path}{way}")
     return 0
+
+
+def _watched(config: Config) -> str:
+    """Return what a sidecar with this configuration watches, in a few words."""
+    if config.headless:
+        return "GPUs of a worker without an HTTP server (vllm.headless)"
+    targets = len(config.all_targets)
+    found = ", ".join(name for name, _ in config.discovery.lists)
+    if not targets and not found:
+        return "GPUs and no target"
+    parts = [f"{targets} target{'' if targets == 1 else 's'}"] if targets else []
+    return " and ".join([*parts, *([f"the targets of discovery.{found}"] if found else [])])

@@ -30,14 +30,14 @@ def open_regular(path: Path) -> int:
     raise OSError(errno.EINVAL, "Not a regular file")
 
 
-def read_regular(path: Path) -> bytes:
+def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
     """Return the bytes of a regular file.
 
     Raises:
-        OSError: The file cannot be read, is not a regular file, or is larger than `MOST_BYTES`.
+        OSError: The file cannot be read, is not a regular file, or is larger than `most` bytes.
     """
     with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise OSError(errno.EFBIG, f"Larger than {MOST_BYTES} bytes")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"Larger than {most} bytes")
     return data

@@ -97,7 +97,7 @@ def _listen_address(value: str) -> str:
     return value
 
 
-def _url(value: str) -> str:
+def server_url(value: str) -> str:
     """Check the address of a server and drop a trailing slash."""
     allowed = "http://HOST[:PORT][/PREFIX] or https://..."
     try:
@@ -115,7 +115,8 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _http_path(value: str) -> str:
+def http_path(value: str) -> str:
+    """Check the path of a request."""
     if not value.startswith("/") or not value.isprintable() or any(character in value for character in " ?#"):
         raise not_allowed("a path that starts with / and has no blank, ? or #")
     return value
@@ -128,7 +129,8 @@ def label_name(value: str) -> str:
     return value
 
 
-def _static_label(value: str) -> str:
+def static_label(value: str) -> str:
+    """Check the name of a label that a user gives to all series of a target."""
     if label_name(value) in TAKEN_LABELS:
         raise not_allowed(f"a label name other than {', '.join(sorted(TAKEN_LABELS))}")
     return value
@@ -215,15 +217,16 @@ def as_frozen(value: Mapping[_K, _V]) -> Mapping[_K, _V]:
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
-Url = Annotated[str, AfterValidator(_url)]
-HttpPath = Annotated[str, AfterValidator(_http_path)]
+Url = Annotated[str, AfterValidator(server_url)]
+HttpPath = Annotated[str, AfterValidator(http_path)]
 Text = Annotated[str, AfterValidator(_not_blank)]
 SocketPath = Annotated[Path, BeforeValidator(_path)]
+PathPattern = Annotated[Path, BeforeValidator(_path)]
 FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 Headless = Annotated[bool | str, BeforeValidator(_headless)]
 Arguments = Annotated[tuple[str, ...], BeforeValidator(_arguments)]
-StaticLabels = Annotated[Mapping[Annotated[str, AfterValidator(_static_label)], Text], AfterValidator(as_frozen)]
+StaticLabels = Annotated[Mapping[Annotated[str, AfterValidator(static_label)], Text], AfterValidator(as_frozen)]
 Headers = Annotated[
     Mapping[Annotated[str, AfterValidator(_header_name)], Annotated[SecretStr, AfterValidator(_header_value)]],
     AfterValidator(as_frozen),
