@@ -79,11 +79,14 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in unknown_variables(os.environ):
         logs.event(_log, logging.WARNING, "unknown_variable", detail=problem)
     from vllm_sidecar.serve.app import serve  # slow to load, and not needed for --help
+    from vllm_sidecar.vllm.waiting import new_event_loop
+
+    def run_loop() -> int:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(serve(config, source.load))
 
     try:
-        return listening(
-            config.web.listen_address, "--web.listen-address", lambda: asyncio.run(serve(config, source.load))
-        )
+        return listening(config.web.listen_address, "--web.listen-address", run_loop)
     except Exception as error:
         logs.event(_log, logging.ERROR, "internal_error", exc_info=error)
         raise

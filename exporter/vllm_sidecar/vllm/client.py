@@ -22,6 +22,7 @@ from vllm_sidecar import __version__
 from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.vllm.credentials import Certificates, basic_auth, header_value, read_token
 from vllm_sidecar.vllm.errors import check_status, classify
+from vllm_sidecar.vllm.waiting import waiting_clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,13 @@ class Response:
     """Seconds from sending the request to the last byte."""
     date: float | None = None
     """The server's clock when it answered: Unix time of the Date header; None without the header."""
+    waited: float | None = None
+    """The part of `seconds` in which the event loop waited; None if it was not measured."""
+
+    @property
+    def cost(self) -> float:
+        """Seconds that the answer may have cost the server: without those in which this process was busy."""
+        return self.seconds if self.waited is None else self.waited
 
 
 @dataclass(slots=True)
@@ -53,6 +61,7 @@ class _Progress:
 
     phase: str = _CONNECTING
     sent_at: float = 0.0
+    waited_before: float = 0.0
 
 
 class Client:
@@ -143,13 +152,13 @@ class Client:
             progress.phase = _READING
             check_status(answer.status, answer.headers.get("Location"), where)
             body = await self._read(answer, where)
-        seconds = time.perf_counter() - progress.sent_at
+        seconds, waited = time.perf_counter() - progress.sent_at, waiting_clock() - progress.waited_before
         encoding = answer.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in ("", "identity"):
             detail = f"{where}: the body is compressed ({encoding[:40]!r}), which was not requested"
             raise PollError(Reason.BAD_ENCODING, detail)
         content_type, date = answer.headers.get("Content-Type", ""), unix_time(answer.headers.get("Date", ""))
-        return Response(body, content_type, seconds, date)
+        return Response(body, content_type, seconds, date, waited)
 
     async def _read(self, answer: aiohttp.ClientResponse, where: str) -> bytes:
         limit = self._scrape.max_body_size
@@ -201,7 +210,8 @@ def _tracing() -> aiohttp.TraceConfig:
 
     async def on_sent(_session: aiohttp.ClientSession, context: Any, _parameters: object) -> None:
         progress: _Progress = context.trace_request_ctx
-        progress.phase, progress.sent_at = _WAITING, time.perf_counter()
+        progress.phase = _WAITING
+        progress.sent_at, progress.waited_before = time.perf_counter(), waiting_clock()
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_headers_sent.append(on_sent)
