@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from places import EXPORTER
+from places import EXPORTER, ROOT
 
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.config import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 EXAMPLE = EXPORTER / "config.example.yaml"
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture
@@ -81,6 +82,14 @@ def test_the_sources_in_the_example_are_valid(write: Callable[[str], Path]) -> N
 
     assert [place for place, _ in config.discovery.lists] == ["file.0", "http.0", "dns.0", "kubernetes.0"]
     assert config.all_targets == ()
+
+
+def test_the_sources_in_the_document_about_discovery_are_valid(write: Callable[[str], Path]) -> None:
+    blocks = re.findall(r"```yaml\n(discovery:.*?)```", (DOCS / "discovery.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 6
+    for block in blocks:
+        config = load(write(block.replace("bearer_token_file: /run/secrets/inventory-token", "bearer_token: x")))
+        assert config.discovery.is_used
 
 
 def test_every_key_is_described_and_has_a_default() -> None:

@@ -206,7 +206,7 @@ class DiscoverySettings(Section):
         default="1/1",
         description="Watch only this part of all servers, as in 2/5; 0/5 is 5/5, so a StatefulSet's ordinal fits.",
     )
-    limit: int = Field(default=1000, ge=1, le=100_000, description="Most servers that this process watches.")
+    limit: int = Field(default=250, ge=1, le=100_000, description="Most servers that this process watches.")
     file: Annotated[tuple[FileList, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="Files in the format of Prometheus' file_sd_configs."
     )

@@ -130,7 +130,7 @@ def label_name(value: str) -> str:
 
 
 def static_label(value: str) -> str:
-    """Check the name of a label that a user gives to all series of a target."""
+    """Check the name of a label that is added to all series of a target."""
     if label_name(value) in TAKEN_LABELS:
         raise not_allowed(f"a label name other than {', '.join(sorted(TAKEN_LABELS))}")
     return value

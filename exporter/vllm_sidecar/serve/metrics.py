@@ -6,6 +6,7 @@ would never be read. A scrape never waits for a server: it returns the result of
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import platform
 import zlib
@@ -22,7 +23,7 @@ from vllm_sidecar.exposition import Family, Renderer, labels_text
 from vllm_sidecar.logs import event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
@@ -98,6 +99,8 @@ class Exporter:
         self._sources: Sequence[MetricsSource] = ()
         self.node: Node | None = None
         """The GPUs; None if they are not watched."""
+        self.discovery: Callable[[], Samples] = dict
+        """Returns the series about the sources of servers."""
         self._own: dict[str, float] = {"window_seconds": window_seconds, "config_restart_needed": 0.0}
         self._errors = dict.fromkeys(ERROR_PARTS, 0.0)
         self._logged: set[str] = set()
@@ -117,10 +120,17 @@ class Exporter:
         """The targets by name, in the order of the configuration; derived signals are not computed."""
         return {source.name: source for source in self._sources}
 
-    async def prepare(self) -> None:
-        """Do the costly part of the next snapshots, one engine after the other, so that polls stay on time."""
-        for source in self._sources:
+    async def prepare(self) -> dict[str, Snapshot]:
+        """Return the newest snapshot of each target, made engine by engine, so that polls stay on time.
+
+        A target that is polled meanwhile is not computed again, which would never end with many targets.
+        """
+        found = {}
+        for source in list(self._sources):
             await source.prepare()
+            found[source.name] = source.snapshot()
+            await asyncio.sleep(0)
+        return found
 
     async def history(self, since: float, target: str | None, engine: str | None) -> dict[str, list[dict[str, object]]]:
         """Return the charts of the status page for the polls after a Unix time, by target; None for all of them."""
@@ -151,9 +161,10 @@ class Exporter:
     def set_sources(self, sources: Sequence[MetricsSource], window_seconds: float) -> None:
         """Export these targets from now on."""
         self._sources = sources
-        self._own["window_seconds"] = window_seconds
-        self._families = {name: _family(name, window_seconds) for name in SIGNALS}
-        self._renderer = Renderer()  # it caches HELP texts, which name the window
+        if window_seconds != self._own["window_seconds"]:
+            self._own["window_seconds"] = window_seconds
+            self._families = {name: _family(name, window_seconds) for name in SIGNALS}
+            self._renderer = Renderer()  # it caches HELP texts, which name the window
         self._cache.clear()
 
     def set_own(self, name: str, value: float) -> None:
@@ -166,26 +177,29 @@ class Exporter:
         self._errors[part] += 1.0
         self._cache.clear()
 
-    def render(self, *, openmetrics: bool, compressed: bool = False) -> bytes:
-        """Return all series in one of the formats, gzipped if `compressed`.
+    def render(
+        self, *, openmetrics: bool, compressed: bool = False, snapshots: Mapping[str, Snapshot] | None = None
+    ) -> bytes:
+        """Return all series in one of the formats, gzipped if `compressed`, from these snapshots or the newest ones.
 
         Until the next poll the bytes are the same, except for the ages at the end, which grow.
         """
         body = self._cache.get(openmetrics)
         if body is None:
-            body = Body(self._render(openmetrics))
+            body = Body(self._render(openmetrics, self.snapshots if snapshots is None else snapshots))
             self._cache[openmetrics] = body
         ages = self._renderer.render([(self._families[AGE], self._ages())], openmetrics=openmetrics)
         return body.gzipped(ages) if compressed else body.text + ages
 
-    def _render(self, openmetrics: bool) -> bytes:
-        targets = [snapshot.samples for snapshot in self.snapshots.values()]
+    def _render(self, openmetrics: bool, snapshots: Mapping[str, Snapshot]) -> bytes:
+        targets = [snapshot.samples for snapshot in snapshots.values()]
         node = self.node_samples()
         own: dict[str, list[tuple[str, Value]]] = {name: [("", value)] for name, value in self._own.items()}
         own["build_info"] = [(self._build, 1.0)]
         own["internal_errors_total"] = [(labels_text((("part", part),)), n) for part, n in self._errors.items()]
+        discovery = self.discovery()
         families = (
-            (family, [one for samples in (*targets, node, own) for one in samples.get(name, ())])
+            (family, [one for samples in (*targets, node, own, discovery) for one in samples.get(name, ())])
             for name, family in self._families.items()
         )
         return self._renderer.render(chain(self._own_process(), families), openmetrics=openmetrics, whole=False)

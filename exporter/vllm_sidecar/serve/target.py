@@ -27,7 +27,8 @@ from vllm_sidecar.serve.gpu_join import GpuJoin, gpus_here
 from vllm_sidecar.serve.history import History
 from vllm_sidecar.serve.snapshot import Snapshot, Snapshotter
 from vllm_sidecar.serve.target_log import TargetLog
-from vllm_sidecar.serve.target_parts import asleep, make_prober, make_slo_counters
+from vllm_sidecar.serve.target_parts import asleep, make_prober, make_slo_counters, poll_phase
+from vllm_sidecar.vllm.cancellation import is_canceled
 from vllm_sidecar.vllm.client import Client
 from vllm_sidecar.vllm.normalize import Normalizer
 from vllm_sidecar.vllm.probes.identity import ServerIdentity
@@ -155,15 +156,23 @@ class TargetLoop:
 
     async def _keep_polling(self) -> None:
         try:
+            due = self._clock() + poll_phase(self.target.name) * self._throttle.interval
             while True:
-                due = self._clock() + self._throttle.interval
-                await self.poll_once()
                 await asyncio.sleep(max(0.0, due - self._clock()))
+                # From the time at which it was due, so that a late poll delays no other one.
+                due = max(due, self._clock() - self._throttle.interval) + self._throttle.interval
+                await self.poll_once()
         except (Exception, asyncio.CancelledError) as error:
-            if _is_canceled():
+            if is_canceled():
                 raise
             self.drop_series(error)
             raise RuntimeError(f"polling of {self._label} ended") from error
+
+    def pause(self) -> None:
+        """Drop all series that would look live, without a failure: the target is not polled until `run` is called."""
+        self._health = replace(self._health, up=False, misses=0, reason=None, detail="")
+        self._readings = None
+        self._publish()
 
     def drop_series(self, error: BaseException) -> None:
         """Drop all series that would look live: `run` ended, which is a bug."""
@@ -181,7 +190,7 @@ class TargetLoop:
                 await self.probe_once()
                 pause = PROBE_TICK
             except (Exception, asyncio.CancelledError) as error:
-                if _is_canceled():
+                if is_canceled():
                     raise
                 self._log.bug(error)
                 pause = min(2.0 * pause, MAX_PROBE_PAUSE)
@@ -258,7 +267,7 @@ class TargetLoop:
             self._log.restarted(self._windows.restarts)
         if self._prober and (change.restarted or change.resumed):
             self._prober.restart()
-        return scraped.response.seconds
+        return scraped.response.cost
 
     def _poll_succeeded(self, scraped: Scrape, readings: Readings) -> None:
         """Store a successful poll and log its changes."""
@@ -372,16 +381,9 @@ class TargetLoop:
         slos = followed.rows(up=self._readings is not None) if followed else ()
         probes = self._prober.probes if self._prober else {}
         return self._snapshotter.take(
-            self._readings,
-            self._windows,
-            identity,
-            self._health,
-            self._scraped,
-            gpus,
-            slos,
-            probes,
+            self._readings, self._windows, identity, self._health, self._scraped, gpus, slos, probes,
             self._startup.seconds,
-        )
+        )  # fmt: skip
 
     @property
     def server_pid(self) -> int | None:
@@ -392,9 +394,3 @@ class TargetLoop:
     def gpus_used(self) -> int | None:
         """GPUs of this machine that the server uses, according to its parallel sizes; None if unknown."""
         return gpus_here(self._identity.flags, local=self._local)
-
-
-def _is_canceled() -> bool:
-    """Return whether the running task was canceled from outside; libraries raise CancelledError on their own, too."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
