@@ -44,6 +44,7 @@ _COMMANDS = {
     "serve": _Command("vllm_sidecar.serve.command", "watch vLLM and its GPUs, and serve /metrics for Prometheus"),
     "check-config": _Command("vllm_sidecar.config.command", "list all mistakes of a configuration file"),
     "generate": _Command("vllm_sidecar.generate.command", "write alert rules, dashboards and Alertmanager routes"),
+    "explain-quantiles": _Command("vllm_sidecar.tools.explain_command", "show what is behind the recent quantiles"),
     "promtool": _Command("vllm_sidecar.tools.command", "check rules, metrics and rule tests with promtool"),
     "simulate": _Command("vllm_sidecar.simulator.command", "serve the metrics of a simulated vLLM in an incident"),
 }

@@ -1,8 +1,9 @@
 """How far the recent quantiles are from the truth, beside `histogram_quantile` on the same windows.
 
-    python tests/bench/bench_accuracy.py [--full] [--seeds N]
+    python tests/bench/bench_accuracy.py [--full] [--seeds N] [--first-seed N]
 
-16 shapes of latency x 3 of vLLM's histograms x 6 rates of observations x seeds, and windows of a real server. An error
+16 shapes of latency x 3 of vLLM's histograms x 6 rates of observations x seeds, 12 shapes that no constant was chosen
+on, random mixtures, and windows of a real server. An error
 is relative to the exact quantile of what was observed in the window. A cell is a shape at a rate in a histogram, and
 one of p50, p90, p95, p99. `--full` takes ten times as many seeds, and adds how far off one would be who knew the true
 distribution of each bucket and the counts, but no sums: no reader of the buckets can do better.
@@ -23,11 +24,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent / "accuracy"))
 
+from held_out import held_out, mixtures
 from shapes import FAMILIES, SHAPES, WINDOW
 from suite import QS, RATES, Case, real, synthetic
 
 from vllm_sidecar.quantiles import window_quantiles
-from vllm_sidecar.quantiles.linear import interpolated, ranks
+from vllm_sidecar.quantiles.buckets import interpolated, ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 SEEDS = 4
 SHOWN = 12
+MIXTURES = 75
+"""Random mixtures per seed."""
 DRAWS = 20_000
 
 
@@ -82,11 +86,11 @@ def errors(case: Case, known: list[float] | None = None) -> Iterator[Error]:
         yield Error(case.shape, case.family, case.rate, q, *off)
 
 
-def all_errors(seeds: int, *, full: bool) -> Iterator[Error]:
+def all_errors(seeds: range, *, full: bool) -> Iterator[Error]:
     for shape in SHAPES:
         for family in FAMILIES:
             for rate in RATES:
-                for seed in range(seeds):
+                for seed in seeds:
                     case = synthetic(shape, family, rate, seed)
                     yield from errors(case, informed(case, family, seed) if full else None)
 
@@ -140,10 +144,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="ten times as many seeds, and the informed reader")
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--first-seed", type=int, default=0)
     arguments = parser.parse_args()
     seeds = arguments.seeds * (10 if arguments.full else 1)
     began = time.process_time()
-    found = list(all_errors(seeds, full=arguments.full))
+    found = list(all_errors(range(arguments.first_seed, arguments.first_seed + seeds), full=arguments.full))
     print(f"relative errors in percent, {seeds} seeds, {len(found)} quantiles")
     table("shape", found, lambda e: e.shape)
     table("observations a second", found, lambda e: e.rate)
@@ -151,6 +156,8 @@ def main() -> None:
     table("quantile", found, lambda e: f"p{100 * e.q:g}")
     table("all", found, lambda _: "all")
     result(found)
+    table("shapes held out", [e for case in held_out(seeds) for e in errors(case)], lambda e: e.shape)
+    table("random mixtures", [e for case in mixtures(MIXTURES * seeds) for e in errors(case)], lambda _: "all")
     recorded = [error for case, _ in real() for error in errors(case)]
     table("a real vLLM 0.32", recorded, lambda e: e.shape)
     print(f"\n{time.process_time() - began:.0f} s of CPU")

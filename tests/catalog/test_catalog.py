@@ -108,7 +108,7 @@ def test_each_name_of_vllm_alone_gives_its_signal(entry: Upstream, alias: str) -
     if signal.kind is Kind.HISTOGRAM:
         body = "".join(f'vllm:{alias}_bucket{{{pairs},le="{edge}"}} 2\n' for edge in ("1.0", "+Inf"))
     else:
-        body = f'vllm:cache_config_info{{engine="x",block_size="16"}} 1\nvllm:{alias}{{{pairs}}} 2\n'
+        body = f'vllm:cache_config_info{{engine="x",block_size="16"}} 1\nvllm:{alias}{{{pairs}}} 1\n'
     found = captured.read(body)
     assert signal.name in found.sources
     assert found.sources[signal.name] == f"vllm:{alias}"

@@ -48,7 +48,7 @@ REFUSED = {
     "half a line": (b"a 1\nb{c=", Reason.TRUNCATED),
     "half a number": (b"# TYPE a gauge\na 123", Reason.TRUNCATED),
     "half a comment": (b"# HELP vllm:num_requ", Reason.TRUNCATED),
-    "too many lines": (b"a 1\n" * (parser.MAX_LINES + 1), Reason.TOO_LARGE),
+    "line ends of Windows": (b"# TYPE a gauge\r\na 1\r\n", Reason.UNREADABLE),
 }
 
 
@@ -235,7 +235,7 @@ def _lines(size: int) -> bytes:
         (lambda size: b'a{b="' + rb"\n" * (size // 2) + b"\n", Reason.NOT_PROMETHEUS),
         (lambda size: os.urandom(1 << 20) * (size >> 20) + b"\n", Reason.NOT_PROMETHEUS),
         (_lines, Reason.NOT_PROMETHEUS),
-        (lambda size: b"\n" * (size - 1) + b"x\n", Reason.TOO_LARGE),
+        (lambda size: b"\n" * (size - 1) + b"x\n", Reason.EMPTY),
     ],
     ids=["one line without end", "one line", "an open quote with escapes", "noise", "prose", "line breaks"],
 )

@@ -81,7 +81,8 @@ def samples_of(families: Written) -> Samples:
             else:
                 parts = iter(value.quantiles)
                 count, suffix, label = value.observations, "", "quantile"
-            found[family.metric + "_count", pairs] = count
+            if value.total is not None or not isinstance(value, Histogram):
+                found[family.metric + "_count", pairs] = count
             if value.total is not None:
                 found[family.metric + "_sum", pairs] = value.total
             for edge, number in parts:
@@ -230,12 +231,11 @@ def test_a_family_without_series_is_not_mentioned() -> None:
     assert Renderer().render([(Family("a", "gauge", "Help."), [])], openmetrics=True) == b"# EOF\n"
 
 
-def test_a_histogram_has_a_line_for_each_bound_and_no_sum_where_none_is_known() -> None:
+def test_a_histogram_has_a_line_for_each_bound_and_neither_count_nor_sum_where_its_sum_is_unknown() -> None:
     series: list[tuple[Pairs, Value]] = [((("x", "50%"),), Histogram((0.5, 1.0), (1.0, 1.0, 4.0), None))]
     assert render(Renderer(), [(Family("a", "histogram", "Help."), series)], openmetrics=False) == (
         "# HELP a Help.\n# TYPE a histogram\n"
         'a_bucket{x="50%",le="0.5"} 1.0\na_bucket{x="50%",le="1.0"} 1.0\na_bucket{x="50%",le="+Inf"} 4.0\n'
-        'a_count{x="50%"} 4.0\n'
     )
 
 

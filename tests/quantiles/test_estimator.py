@@ -20,7 +20,7 @@ from vllm_sidecar.quantiles import estimate, estimates, window_quantiles
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm_sidecar.quantiles.observed import Observed
+    from vllm_sidecar.quantiles.buckets import Observed
 
 QS = (0.5, 0.9, 0.95, 0.99)
 MANY = (0.0, 0.001, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from exactly import counted, gathered, polled
+from exactly import counted, polled
 from hypothesis import example, given
 from hypothesis import strategies as st
 from properties import examples
 
 from vllm_sidecar.quantiles import estimate, estimates
-from vllm_sidecar.quantiles.evidence import joined
-from vllm_sidecar.quantiles.moments import fit
-from vllm_sidecar.quantiles.observed import Observed
+from vllm_sidecar.quantiles.buckets import Observed
+from vllm_sidecar.quantiles.evidence import Evidence
+from vllm_sidecar.quantiles.fit import fit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,41 +144,24 @@ def test_whatever_was_observed_each_gets_what_it_gets_alone(
 
 
 def test_side_by_side_polls_and_slots_are_numbered_through() -> None:
-    first, second = gathered([[1.2, 1.7], [], [1.1]], QUEUE), gathered([[0.02], [30.0, 0.004]], ITL)
-    found = joined([first, second])
-    assert (found.histograms, first.histograms) == (2, 1)
+    parts = window(QUEUE, [[1.2, 1.7], [1.1]]), window(ITL, [[0.02], [30.0, 0.004]])
+    found = Evidence(parts)
+    assert found.histograms == 2
     assert found.owner.tolist() == [0, 0, 1, 1, 1]
     assert found.source.tolist() == [0, 0, 1, 1]
     assert found.poll.tolist() == [0, 0, 1, 2, 3, 3]
     assert found.slot.tolist() == [0, 1, 0, 3, 2, 4]
     assert found.first.tolist() == [False, False, True, False, False]
     assert found.endless.tolist() == [False, False, False, False, True]
+    assert (found.row.tolist(), found.column.tolist()) == ([0, 1, 0, 1], [0, 1, 0, 1, 2])
     assert found.per_histogram(found.size).tolist() == [3.0, 3.0]
     assert found.per_owner(found.per_slot(found.count)).tolist() == [3.0, 3.0]
-    assert joined([first]) is first
 
 
-def test_a_stack_has_a_table_of_each_histogram() -> None:
-    found = joined([gathered([[1.2, 1.7], [1.1]], QUEUE), gathered([[0.02]], ITL)]).stacked()
-    assert found.counts.tolist() == [[[1.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]
-    assert [each.tolist() for each in found.rows] == [[0, 0, 1], [0, 1, 0]]
-    assert [each.tolist() for each in found.columns] == [[0, 0, 1], [0, 1, 0]]
-
-
-def test_some_polls_alone_are_numbered_anew() -> None:
-    whole = gathered([[1.2, 1.7], [0.4], [1.1]], QUEUE)
-    found = whole.only(np.array([True, False, True]))
-    assert found.poll.tolist() == [0, 0, 1]
-    assert found.slot.tolist() == [1, 2, 1]
-    assert found.total.tolist() == whole.total[[0, 2]].tolist()
-    assert found.lower.tolist() == whole.lower.tolist()
-
-
-def test_a_histogram_without_a_trusted_sum_keeps_its_shapes_beside_others() -> None:
+def test_a_histogram_without_a_known_sum_keeps_its_prior_beside_others() -> None:
     rng = Random(1)
     polls = [[rng.uniform(1.0, 2.0) for _ in range(5)] for _ in range(20)]
-    parts = [gathered(polls, QUEUE), gathered(polls, QUEUE, untrusted=range(20))]
-    found = fit(joined(parts), parts)
-    shape = found.shapes.mean[2:] * parts[1].width + parts[1].lower
-    assert found.means[2:] == pytest.approx(shape, rel=1e-9)
-    assert found.means[:2] == pytest.approx(fit(parts[0], parts[:1]).means, rel=1e-9)
+    known, unknown = window(QUEUE, polls), window(QUEUE, polls, untrusted=range(20))
+    together = fit(Evidence([known, unknown]))
+    assert together.mean[2:].tolist() == together.prior.mean[2:].tolist()
+    assert together.mean[:2] == pytest.approx(fit(Evidence([known])).mean, rel=1e-9)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vllm_sidecar.catalog import SIGNALS
+from vllm_sidecar.catalog.limits import LIMITS
 from vllm_sidecar.catalog.reasons import VLLM_REASONS, Reason
 from vllm_sidecar.series.health import ANOMALIES, MAX_FAILED_POLLS, Health
 
@@ -90,6 +91,7 @@ def test_before_the_first_poll_every_counter_is_zero_and_what_is_not_known_is_ab
         ("poll_server_time_ratio", "vllm"): 0.0,
         **{("poll_failures_total", "vllm", reason.value): 0.0 for reason in VLLM_REASONS},
         **{("dropped_values_total", "vllm", anomaly): 0.0 for anomaly in ANOMALIES},
+        **{("limit_hits_total", "vllm", limit): 0.0 for limit in LIMITS},
     }
 
 
@@ -100,6 +102,7 @@ def test_every_number_of_a_health_is_a_series() -> None:
         body_bytes=999,
         rejected_lines=3,
         anomalies={"negative": 2},
+        limits={"lines": 4},
         server_time_ratio=0.01,
         interval=25.0,
     )
@@ -112,6 +115,7 @@ def test_every_number_of_a_health_is_a_series() -> None:
         ("poll_server_time_ratio", "vllm"): 0.01,
         ("poll_failures_total", "vllm", "http_5xx"): 1.0,
         ("dropped_values_total", "vllm", "negative"): 2.0,
+        ("limit_hits_total", "vllm", "lines"): 4.0,
         ("last_success_timestamp_seconds", "vllm"): 1234.5,
         ("poll_duration_seconds", "vllm"): 0.25,
         ("poll_body_bytes", "vllm"): 999.0,

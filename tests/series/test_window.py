@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from readings import BOUNDS, START, histogram, observed, reading, window
 
-from vllm_sidecar.quantiles.observed import Observed
+from vllm_sidecar.quantiles.buckets import Observed
 from vllm_sidecar.series.window import COARSE, Extent, Increase, Window
 
 TOKENS = "generation_tokens_total"

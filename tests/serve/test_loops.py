@@ -80,6 +80,7 @@ class Server(Client):
         query: Sequence[tuple[str, str]] = (),  # noqa: ARG002
         accept: str = "",  # noqa: ARG002
         timeout: float | None = None,  # noqa: ASYNC109
+        max_size: int | None = None,  # noqa: ARG002
     ) -> Response:
         if path == "/metrics":
             self.scraped.append(virtual_time.now())

@@ -219,7 +219,7 @@ def test_of_a_source_that_is_down_only_its_health_and_what_the_sidecar_counts_is
     assert down.samples.keys() == {
         "up", "polls_total", "poll_failures_total", "poll_interval_seconds", "poll_server_time_ratio",
         "rejected_lines_total", "dropped_values_total", "config_changes_total", "config_last_change_timestamp_seconds",
-        "server_restarts_total", "server_startup_seconds", "window_gaps_total",
+        "server_restarts_total", "server_startup_seconds", "window_gaps_total", "limit_hits_total",
     }  # fmt: skip
     assert rows(down, "up") == {'source="vllm",model_name="m"': 0.0}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,14 +25,14 @@ GPUS = {
 }
 
 
-def snapshot(health: Health = UP, **samples: float | Mapping[str, float]) -> Snapshot:
+def snapshot(health: Health = UP, restarts: int = 0, **samples: float | Mapping[str, float]) -> Snapshot:
     """Make a snapshot; a number is the value of the first engine."""
     series = {
         name: list(value.items()) if not isinstance(value, float) else [(FIRST, value)]
         for name, value in samples.items()
     }
     read = readings({ENGINE: {"requests_running": 1.0}}) if health.up else None
-    return Snapshot("", series, health, ServerIdentity(), read, 0, None)  # type: ignore[arg-type]
+    return Snapshot("", series, health, ServerIdentity(), read, restarts, restarts, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -207,3 +208,22 @@ def test_the_worst_engine_speaks_for_the_target() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(3.14, "3.1 s"), (140.0, "140 s"), (1500.0, "25 min")])
 def test_durations_have_the_digits_that_people_read(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize(("restarts", "name"), [(2, "idle"), (3, "restarting"), (50, "restarting")])
+def test_a_server_that_keeps_restarting_is_not_fine(restarts: int, name: str) -> None:
+    state = target_state(snapshot(restarts=restarts, requests_running=0.0))
+    assert state.name == name
+    assert (state.severity is Level.BAD) == (name == "restarting")
+
+
+def test_states_take_time_in_proportion_to_the_engines_and_not_to_their_square() -> None:
+    def seconds(engines: int) -> float:
+        series = {f'model_name="m",engine="{n}"': 1.0 for n in range(engines)}
+        many = snapshot(requests_running=series, requests_waiting=series, stalled=series)
+        began = time.perf_counter()
+        assert len(engine_states(many)) == engines
+        return time.perf_counter() - began
+
+    few = min(seconds(200) for _ in range(3))
+    assert min(seconds(2000) for _ in range(3)) < 40 * few

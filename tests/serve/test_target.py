@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from email.utils import formatdate
 
@@ -75,9 +76,20 @@ async def test_before_the_first_success_the_target_is_down_and_says_why() -> Non
         (NO_LOG_STATS, "no_vllm_metrics"),
         (b"vllm_sidecar_up 1\n", "not_an_engine"),
         (b"\n" * 1_100_000, "empty"),
-        (b"a 1\n" * 1_100_000, "too_large"),
+        (BODY.replace(b"\n", b"\r\n"), "unreadable"),
+        (re.sub(rb"^vllm:", b"\xffvllm:", BODY, flags=re.MULTILINE), "unreadable"),
     ],
-    ids=["empty", "HTML", "prose", "half a line", "log stats off", "a sidecar", "newlines only", "too many lines"],
+    ids=[
+        "empty",
+        "HTML",
+        "prose",
+        "half a line",
+        "log stats off",
+        "a sidecar",
+        "newlines only",
+        "line ends of Windows",
+        "no series of vLLM",
+    ],
 )
 async def test_a_body_that_is_not_vllms_has_a_reason_and_the_next_good_one_is_used(body: bytes, reason: str) -> None:
     async with FakeVllm(body) as fake, run(config(fake.url)) as running:

@@ -6,8 +6,8 @@ from bisect import bisect_left
 from math import ceil
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.quantiles.evidence import Single, gather
-from vllm_sidecar.quantiles.observed import Observed
+from vllm_sidecar.quantiles.buckets import Observed
+from vllm_sidecar.quantiles.evidence import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -31,11 +31,14 @@ def exact(values: Sequence[float], q: float) -> float:
     return sorted(values)[max(0, ceil(q * len(values)) - 1)]
 
 
-def gathered(polls: Sequence[Sequence[float]], bounds: Sequence[float], untrusted: Container[int] = ()) -> Single:
-    """Return the evidence of polls that saw these values; the sums of some are not to be trusted."""
-    observed, counts = [], [0.0] * (len(bounds) + 1)
-    for number, values in enumerate(polls):
-        mine, total = counted(values, bounds)
-        observed.append(polled(mine, None if number in untrusted else total))
-        counts = [a + b for a, b in zip(counts, mine, strict=True)]
-    return gather(bounds, observed, counts)
+def observed(
+    polls: Sequence[Sequence[float]], bounds: Sequence[float], untrusted: Container[int] = ()
+) -> list[Observed]:
+    """Return what polls see of these values; the sums of some are unknown."""
+    seen = [polled(*counted(values, bounds)) for values in polls]
+    return [each._replace(total=None) if number in untrusted else each for number, each in enumerate(seen)]
+
+
+def gathered(polls: Sequence[Sequence[float]], bounds: Sequence[float], untrusted: Container[int] = ()) -> Evidence:
+    """Return the evidence of polls that saw these values; the sums of some are unknown."""
+    return Evidence([(tuple(bounds), [each for each in observed(polls, bounds, untrusted) if each.bins])])

@@ -7,7 +7,7 @@ from collections import Counter
 
 from readings import BOUNDS
 
-from vllm_sidecar.quantiles.observed import Observed
+from vllm_sidecar.quantiles.buckets import Observed
 
 
 def poll(*values: float, bounds: tuple[float, ...] = BOUNDS, summed: bool = True) -> Observed:

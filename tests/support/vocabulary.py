@@ -27,6 +27,7 @@ PLAIN_FOLDERS = (
     "exposition",
     "generate",
     "gpu",
+    "quantiles",
     "serve",
     "series",
     "simulator",

@@ -420,6 +420,15 @@ def test_max_lora_of_any_length_is_read_or_left_out() -> None:
     assert found.slots is None
 
 
-def test_a_name_with_a_thousand_suffixes_is_listed() -> None:
-    (name,) = read(body(model_name="m") + "vllm:x" + "_bucket" * 1000 + " 1\n").unknown
+def test_a_name_of_nothing_but_suffixes_is_listed() -> None:
+    (name,) = read(body(model_name="m") + "vllm:x" + "_bucket" * 35 + " 1\n").unknown
     assert name == "vllm:x"
+
+
+def test_series_with_and_without_the_served_model_are_not_two_engines_of_one_name() -> None:
+    with_model = body(engine="0", model_name="m")
+    found = Normalizer().normalize(
+        DifferentialParser().parse((with_model + with_model.replace(',model_name="m"', "")).encode()), "m"
+    )
+    assert [group.labels for group in found.engines] == [("m", "0")]
+    assert found.anomalies["unattributed"] > 0

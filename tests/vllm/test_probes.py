@@ -14,7 +14,7 @@ from places import CAPTURES
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.vllm.client import Response
-from vllm_sidecar.vllm.probes import ProbeClient, Prober, Probing
+from vllm_sidecar.vllm.probes import MAX_BODY, ProbeClient, Prober, Probing
 from vllm_sidecar.vllm.probes.local_process import ProcessFinder
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ class FakeClient:
         query: Sequence[tuple[str, str]] = (),
         accept: str = "",
         timeout: float = 0.0,  # noqa: ASYNC109
+        max_size: int = 0,
     ) -> Response:
-        assert (accept, timeout) == ("application/json", self.timeout)
+        assert (accept, timeout, max_size) == ("application/json", self.timeout, MAX_BODY)
         key = "?".join([path, *(f"{name}={value}" for name, value in query)])
         self.asked.append(key)
         answer = self.answers[key]

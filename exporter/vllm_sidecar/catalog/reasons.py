@@ -149,6 +149,13 @@ class Reason(StrEnum):
             "page or a login form."
         ),
     )
+    UNREADABLE = (
+        "unreadable",
+        (
+            "The body names metrics, but none of its lines could be read. The detail has the first error: check "
+            "whether a proxy changes the body, such as its line ends."
+        ),
+    )
     NO_VLLM_METRICS = (
         "no_vllm_metrics",
         (

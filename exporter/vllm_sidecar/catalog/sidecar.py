@@ -52,6 +52,10 @@ OWN: tuple[Signal, ...] = (
          "sentinel, zero, out_of_range. Of an engine that cannot be identified, or beyond the limit of 256 engines: "
          "unattributed, too_many_engines.",
          "source", "anomaly"),
+    _own("limit_hits_total", Kind.COUNTER,
+         "Polls at which the server exposed more than a limit of the sidecar allows; what exceeds it was left out, and "
+         "the rest was used. docs/metrics.md lists the limits.",
+         "source", "limit"),
     _own("window_gaps_total", Kind.COUNTER, "Resets of windows because polls had failed for too long."),
     _own("unknown_families", Kind.GAUGE,
          "vLLM metric families that are unknown to this release; the status lists them."),

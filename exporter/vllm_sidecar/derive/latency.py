@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from vllm_sidecar.catalog.derived import LATENCIES
 from vllm_sidecar.exposition.metric_values import Summary
-from vllm_sidecar.quantiles import bucket_edges, estimates
+from vllm_sidecar.quantiles import bucket_bounds, estimates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +87,7 @@ def p95_bounds(engine: EngineInputs) -> dict[tuple[str, str], float]:
     for name, histogram in LATENCIES.items():
         recent = engine.window.observed(histogram)
         if _are_enough(recent, engine.server.settings.min_observations):
-            lower, upper = bucket_edges(recent.bounds, recent.counts, BOUNDED_QUANTILE)
+            lower, upper = bucket_bounds(recent.bounds, recent.counts, BOUNDED_QUANTILE)
             found[name, "lower"] = lower
             if upper is not None:
                 found[name, "upper"] = upper

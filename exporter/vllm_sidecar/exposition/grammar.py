@@ -34,8 +34,22 @@ _EXEMPLAR = re.compile(
 )
 _TYPE = re.compile(rf"[ \t]*+#[ \t]++TYPE[ \t]++(?:({_QUOTED})|([^ \t\"]++))[ \t]++([a-z]++)[ \t\r]*+")
 _TYPE_START = re.compile(r"[ \t]*+#[ \t]++TYPE(?![^ \t])")
+MAX_NAME = 256
+"""Characters of the longest name of a metric or a label."""
+MAX_LABELS = 64
+"""Most labels of a series."""
+MAX_NUMBER = 128
+"""Characters of the longest number; a double has at most 17 digits that count."""
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _UNESCAPED = {"\\": "\\", '"': '"', "n": "\n"}
+
+
+class LimitError(ValueError):
+    """A line is refused because it exceeds a limit; `limit` is the name of the limit."""
+
+    def __init__(self, limit: str, text: str) -> None:
+        super().__init__(text)
+        self.limit = limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +67,7 @@ def parse_sample(line: str) -> Sample:
     Timestamps are accepted and dropped, because the sidecar uses the time of its own request. So are exemplars.
 
     Raises:
-        ValueError: the text is the error in the line.
+        ValueError: the text is the error in the line; LimitError if the line exceeds a limit.
     """
     match = _NAME.match(line)
     name, blank, at = (match[1], match[2], match.end()) if match else (None, "", 0)
@@ -64,9 +78,13 @@ def parse_sample(line: str) -> Sample:
         raise ValueError("no blank after the metric name")
     if not name:
         raise ValueError("no metric name")
+    if len(name) > MAX_NAME:
+        raise LimitError("name_length", f"the metric name is longer than {MAX_NAME} characters")
     value = _VALUE.match(line, at)
     if not value:
         raise ValueError("no valid number after the name and labels")
+    if len(value[1]) > MAX_NUMBER:
+        raise LimitError("number_length", f"the number is longer than {MAX_NUMBER} characters")
     rest = value.end()
     if rest < len(line) and not _EXEMPLAR.fullmatch(line, rest):
         raise ValueError("unexpected text after the value")
@@ -91,6 +109,10 @@ def _parse_labels(line: str, at: int, name: str | None, labels: dict[str, str]) 
                 raise ValueError("a label has no name")
             if label in labels:
                 raise ValueError(f"label {label} occurs twice")
+            if len(label) > MAX_NAME:
+                raise LimitError("name_length", f"a label name is longer than {MAX_NAME} characters")
+            if len(labels) == MAX_LABELS:
+                raise LimitError("labels", f"the series has more than {MAX_LABELS} labels")
             labels[label] = _unquote(text)
         at = match.end()
     return name, close.end()
@@ -119,4 +141,7 @@ def parse_type(line: str) -> tuple[str, str] | None:
     match = _TYPE.fullmatch(line)
     if not match or match[3] not in TYPES:
         raise ValueError("# TYPE needs a name and a known type")
-    return _unquote(match[1]) if match[1] else match[2], match[3]
+    name = _unquote(match[1]) if match[1] else match[2]
+    if len(name) > MAX_NAME:
+        raise LimitError("name_length", f"the metric name is longer than {MAX_NAME} characters")
+    return name, match[3]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,10 +46,12 @@ class Rejected:
 class Exposition:
     """One parsed body: `values[i]` belongs to `layout.series[i]`; `rejected` lines are left out of both.
 
-    `rejected_count` counts them all, `rejected` describes the first few.
+    `rejected_count` counts them all, `rejected` describes the first few. `limits` counts what was left out because the
+    body exceeds a limit of the parser, by the name of the limit.
     """
 
     layout: Layout
     values: Sequence[float]
     rejected: tuple[Rejected, ...] = ()
     rejected_count: int = 0
+    limits: Mapping[str, int] = field(default_factory=dict)

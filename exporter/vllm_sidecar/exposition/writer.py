@@ -11,9 +11,10 @@ from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.exposition.metric_values import Histogram
+from vllm_sidecar.slices import at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from vllm_sidecar.exposition.metric_values import Value
 
@@ -42,9 +43,15 @@ class Renderer:
     def render(
         self, families: Iterable[tuple[Family, Sequence[tuple[str, Value]]]], *, openmetrics: bool, whole: bool = True
     ) -> bytes:
+        """Render families without a pause; see `steps`."""
+        return at_once(self.steps(families, openmetrics=openmetrics, whole=whole))
+
+    def steps(
+        self, families: Iterable[tuple[Family, Sequence[tuple[str, Value]]]], *, openmetrics: bool, whole: bool = True
+    ) -> Generator[None, None, bytes]:
         """Render families with their series, each a text of labels (`a="b",c="d"`, see `labels_text`) and a value.
 
-        Without `whole` more text follows, and the last line of OpenMetrics is left out.
+        Pauses after each family. Without `whole` more text follows, and the last line of OpenMetrics is left out.
         """
         parts: list[str] = []
         headers = self._headers[openmetrics]
@@ -55,6 +62,7 @@ class Renderer:
                 if header is None:
                     header = headers[metric] = _header(family, openmetrics)
                 parts += (header, self._family(metric, series))
+                yield
         if openmetrics and whole:
             parts.append("# EOF\n")
         return "".join(parts).encode()
@@ -82,16 +90,20 @@ class Renderer:
             return f"{metric}{{{labels}}} {number(value)}\n" if labels else f"{metric} {number(value)}\n"
         # Histograms and summaries contain only finite numbers (see `vllm.normalize`), and %r of a finite float is
         # valid.
+        total = value.total
         if isinstance(value, Histogram):
-            text = self._template(metric, labels, value.bounds, _histogram_template)
-            text %= (*value.cumulative, value.cumulative[-1])
-            total = value.total
+            text = self._template(metric, labels, value.bounds, _histogram_template) % value.cumulative
+            if total is None:  # OpenMetrics demands the sum and the count, or neither; the bucket of +Inf is the count
+                return text
+            count = value.cumulative[-1]
         else:
             quantiles = value.quantiles
             text = self._template(metric, labels, tuple([q for q, _ in quantiles]), _summary_template)
-            text %= (*[v for _, v in quantiles], value.observations)
-            total = value.total
-        return text if total is None else f"{text}{metric}_sum{_braces(labels)} {total!r}\n"
+            text %= tuple([v for _, v in quantiles])
+            count = value.observations
+        braces = _braces(labels)
+        text = f"{text}{metric}_count{braces} {count!r}\n"
+        return text if total is None else f"{text}{metric}_sum{braces} {total!r}\n"
 
     def _template(
         self, metric: str, labels: str, bounds: tuple[float, ...], make: Callable[[str, str, tuple[float, ...]], str]
@@ -137,16 +149,14 @@ def _header(family: Family, openmetrics: bool) -> str:
 
 
 def _histogram_template(metric: str, labels: str, bounds: Sequence[float]) -> str:
-    return _template(f"{metric}_bucket", "le", [*map(number, bounds), "+Inf"], metric, labels)
+    return _template(f"{metric}_bucket", "le", [*map(number, bounds), "+Inf"], labels)
 
 
 def _summary_template(metric: str, labels: str, quantiles: Sequence[float]) -> str:
-    return _template(metric, "quantile", map(number, quantiles), metric, labels)
+    return _template(metric, "quantile", map(number, quantiles), labels)
 
 
-def _template(name: str, label: str, bounds: Iterable[str], metric: str, labels: str) -> str:
-    """Make the format of one series' lines: one for each bound, then the count."""
-    labels = labels.replace("%", "%%")
-    before = labels + "," if labels else ""
-    lines = [f'{name}{{{before}{label}="{bound}"}} %r\n' for bound in bounds]
-    return "".join((*lines, f"{metric}_count{_braces(labels)} %r\n"))
+def _template(name: str, label: str, bounds: Iterable[str], labels: str) -> str:
+    """Make the format of one series' lines, one for each bound."""
+    before = labels.replace("%", "%%") + "," if labels else ""
+    return "".join([f'{name}{{{before}{label}="{bound}"}} %r\n' for bound in bounds])

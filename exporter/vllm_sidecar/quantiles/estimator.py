@@ -1,33 +1,33 @@
-"""Runs the stages of the estimate, and is what the rest of the program calls."""
+"""Quantiles of what a histogram observed over the polls of a window: what the rest of the program calls."""
 
 from __future__ import annotations
 
-from itertools import chain, groupby
+from bisect import bisect_left
+from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from vllm_sidecar.quantiles.evidence import gather, is_told, joined
-from vllm_sidecar.quantiles.groups import groups
-from vllm_sidecar.quantiles.linear import interpolated, lower_edge, ranks
-from vllm_sidecar.quantiles.moments import fit
-from vllm_sidecar.quantiles.moving import moving
-from vllm_sidecar.quantiles.nodes import nodes
-from vllm_sidecar.quantiles.observed import Observed
-from vllm_sidecar.quantiles.order import order_statistics
-from vllm_sidecar.quantiles.refine import follow, refine
-from vllm_sidecar.quantiles.settle import Observations
+from vllm_sidecar.quantiles.buckets import (
+    Observed,
+    bucket_ending_at,
+    counts_of,
+    interpolated,
+    lower_bound,
+    ranks,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from vllm_sidecar.quantiles.evidence import Single
+    from collections.abc import Sequence
+    from types import ModuleType
 
     Window = tuple[Sequence[float], Sequence[Observed]]
 
+STEPS = 64
+"""Order statistics of one bucket that are looked at; with more observations than these they are evenly spaced."""
+_SAME = 1e-9
+
 
 class Quantile(NamedTuple):
-    """An estimated quantile, and the edges of the bucket that certainly holds it (`upper` is None for +Inf)."""
+    """An estimated quantile, and the bounds of the bucket that certainly contains it (`upper` is None for +Inf)."""
 
     q: float
     value: float
@@ -35,38 +35,52 @@ class Quantile(NamedTuple):
     upper: float | None
 
 
-class _Asked(NamedTuple):
-    """What is asked of a histogram that observed something."""
+class BucketEstimate(NamedTuple):
+    """The observations in one bucket."""
 
-    bounds: Sequence[float]
-    polls: Sequence[Observed]
-    counts: Sequence[float]
-    """Per bucket, over all polls."""
-    places: Sequence[tuple[int, float]]
-    """The bucket that holds each rank, and the rank within it."""
-    told: bool
-    """Whether any sum is to be trusted."""
+    lower: float
+    upper: float | None
+    """None for +Inf."""
+    observations: float
+    mean: float | None
+    """None without any sum; so are deviation and drift."""
+    deviation: float | None
+    """Standard deviation of the values."""
+    drift: float | None
+    """Standard deviation of what all observations of a poll share."""
+    exact_ratio: float
+    """Share of the values that are known exactly: single observations of a poll, whose sum is their value."""
+
+
+class Explanation(NamedTuple):
+    """How the quantiles of a histogram came about."""
+
+    quantiles: list[Quantile]
+    interpolated: list[float]
+    """The results of `histogram_quantile`, per quantile."""
+    buckets: list[BucketEstimate]
+    """The ones that contain anything, ascending."""
+    moving_level_belief: float
+    """Weight of the lognormal whose level moves from poll to poll, 0 to 1; that of the buckets is the rest."""
 
 
 def window_quantiles(
-    bounds: Sequence[float],
-    polls: Sequence[tuple[Sequence[float], float | None]],
-    qs: Sequence[float],
+    bounds: Sequence[float], polls: Sequence[tuple[Sequence[float], float | None]], qs: Sequence[float]
 ) -> list[float | None]:
     """Estimate quantiles of what a histogram observed over the polls of a window.
 
     A quantile q of N observations is the one of rank q N, rounded up, as in Prometheus. It is never outside the bucket
-    that holds this rank, grows with q and is finite; it is exact where every poll saw one observation; without any sum
-    it is what `histogram_quantile` gives.
+    that contains this rank, grows with q and is finite; it is exact where every poll saw one observation; without any
+    sum it is what `histogram_quantile` results in.
 
     Args:
-        bounds: upper edges of the finite buckets, ascending (n).
-        polls: per poll the increments of the n + 1 buckets, the last for +Inf, and the increment of the sum (None
-        where it is not to be trusted).
+        bounds: upper bounds of the finite buckets, ascending (n).
+        polls: per poll the increments of the n + 1 buckets, the last for +Inf, and the increment of the sum (None if
+            it is unknown).
         qs: quantiles within 0..1, ascending.
 
     Returns:
-        One value per quantile in the unit of the bounds; None where there was no observation.
+        One value per quantile in the unit of the bounds; None without observations.
     """
     sparse = [
         Observed(tuple([(bucket, count) for bucket, count in enumerate(counts) if count > 0.0]), total)
@@ -77,9 +91,9 @@ def window_quantiles(
 
 
 def estimate(bounds: Sequence[float], polls: Sequence[Observed], qs: Sequence[float]) -> list[Quantile]:
-    """Estimate quantiles with the edges of their buckets; empty where there was no observation.
+    """Estimate quantiles with the bounds of their buckets; empty without observations.
 
-    The arguments are those of `window_quantiles`, with polls that hold only the buckets that grew.
+    The arguments are those of `window_quantiles`, with polls that contain only the buckets that grew.
     """
     return estimates([(bounds, polls)], qs)[0]
 
@@ -89,82 +103,83 @@ def estimates(windows: Sequence[Window], qs: Sequence[float]) -> list[list[Quant
 
     `windows` are the bounds of each and its polls.
     """
-    asked = [_asked(bounds, polls, qs) for bounds, polls in windows]
-    values = iter(_read([one for one in asked if one and one.told]))
-    return [_quantiles(one, qs, next(values) if one.told else None) if one else [] for one in asked]
+    asked = [_seen(bounds, polls) for bounds, polls in windows]
+    read = [one for one in asked if _is_estimated(one)] if qs else []
+    values = iter(_model().values_of(read, qs) if read else ())
+    return [_quantiles(one, qs, next(values) if qs and _is_estimated(one) else None) for one in asked]
 
 
-def bucket_edges(bounds: Sequence[float], counts: Sequence[float], q: float) -> tuple[float, float | None]:
-    """Return the edges of the bucket that certainly holds a quantile; the upper is None for +Inf.
+def explain(bounds: Sequence[float], polls: Sequence[Observed], qs: Sequence[float]) -> Explanation:
+    """Estimate quantiles as `estimate` does, and return the estimates of each bucket too."""
+    window = _seen(bounds, polls)
+    bounds, polls = window
+    quantiles = estimate(bounds, polls, qs)
+    if not quantiles:
+        return Explanation([], [], [], 0.0)
+    counts = counts_of(bounds, polls)
+    line = [interpolated(bounds, bucket, rank, counts[bucket]) for bucket, rank in ranks(counts, qs)]
+    found = _model().found_of([window], qs)[0] if _is_estimated(window) else None
+    known = {slot.bucket: slot for slot in found.slots} if found else {}
+    buckets = []
+    for bucket, count in enumerate(counts):
+        if count > 0.0:
+            slot = known.get(bucket)
+            moments = (slot.mean, slot.deviation, slot.drift, slot.exact) if slot else (None, None, None, 0.0)
+            upper = bounds[bucket] if bucket < len(bounds) else None
+            buckets.append(BucketEstimate(lower_bound(bounds, bucket), upper, count, *moments))
+    return Explanation(quantiles, line, buckets, found.level_belief if found else 0.0)
 
-    `counts` are those of the n + 1 buckets and not all 0.
+
+def count_up_to(bounds: Sequence[float], polls: Sequence[Observed], threshold: float) -> float:
+    """Return how many of the observations of the polls are at or below a threshold.
+
+    It is exact if the threshold is a bucket bound, if no observation fell into the bucket of the threshold, and if a
+    poll's only observation did (its sum is its value). Otherwise the observations of that bucket are split as their
+    estimated distribution says, and without any sum as if they were evenly spread. The result is never outside what the
+    buckets certainly contain. `threshold` is in the unit of the bounds.
     """
-    bucket, _ = next(ranks(counts, (q,)))
-    return lower_edge(bounds, bucket), bounds[bucket] if bucket < len(bounds) else None
+    counts = counts_of(bounds, polls)
+    bucket = bucket_ending_at(bounds, threshold)
+    if bucket is not None:
+        return sum(counts[: bucket + 1])
+    split = bisect_left(bounds, threshold)
+    below, inside, whole = sum(counts[:split]), counts[split], sum(counts)
+    if not inside:
+        return below
+    steps = int(min(inside, STEPS)) or 1
+    # Half a rank below the whole one, so that no rounding of the floats makes it the next.
+    places = [below + max(1.0, round(inside * (step + 0.5) / steps + 0.5)) for step in range(steps)]
+    values = [quantile.value for quantile in estimate(bounds, polls, [(rank - 0.5) / whole for rank in places])]
+    return below + inside * sum(value <= threshold * (1.0 + _SAME) for value in values) / steps
 
 
-def _asked(bounds: Sequence[float], polls: Sequence[Observed], qs: Sequence[float]) -> _Asked | None:
-    """Return what is asked of one histogram; None where there was no observation."""
-    counts = [0.0] * (len(bounds) + 1)
-    for bucket, count in chain.from_iterable([poll.bins for poll in polls]):
-        counts[bucket] += count
-    if not bounds or not any(counts):
-        return None
-    told = any(is_told(poll) and poll.bins for poll in polls)
-    return _Asked(bounds, polls, counts, list(ranks(counts, qs)), told)
+def _model() -> ModuleType:
+    """Load the model, and numpy with it, when it is first needed: it is a third of the memory of the program."""
+    return import_module("vllm_sidecar.quantiles.model")
 
 
-def _quantiles(asked: _Asked, qs: Sequence[float], values: Sequence[float] | None) -> list[Quantile]:
-    """Return the values that were read, or else what `histogram_quantile` gives, with the edges of their buckets."""
-    bounds, counts, places = asked.bounds, asked.counts, asked.places
+def _seen(bounds: Sequence[float], polls: Sequence[Observed]) -> tuple[tuple[float, ...], list[Observed]]:
+    return tuple(bounds), [poll for poll in polls if poll.bins]
+
+
+def _is_estimated(window: tuple[tuple[float, ...], list[Observed]]) -> bool:
+    """Return whether there is anything to read: observations, buckets and sums."""
+    bounds, polls = window
+    return bool(bounds) and any(poll.has_sum for poll in polls)
+
+
+def _quantiles(
+    window: tuple[tuple[float, ...], list[Observed]], qs: Sequence[float], values: Sequence[float] | None
+) -> list[Quantile]:
+    """Return the values that were read, or those of `histogram_quantile`, with the bounds of their buckets."""
+    bounds, polls = window
+    if not bounds or not polls:
+        return []
+    counts = counts_of(bounds, polls)
+    places = list(ranks(counts, qs))
     if values is None:
         values = [interpolated(bounds, bucket, rank, counts[bucket]) for bucket, rank in places]
     return [
-        Quantile(q, value, lower_edge(bounds, bucket), bounds[bucket] if bucket < len(bounds) else None)
+        Quantile(q, value, lower_bound(bounds, bucket), bounds[bucket] if bucket < len(bounds) else None)
         for q, (bucket, _), value in zip(qs, places, values, strict=True)
     ]
-
-
-def _read(asked: Sequence[_Asked]) -> list[list[float]]:
-    """Read the ranks off both models, as far as each is believed."""
-    parts = [gather(one.bounds, one.polls, one.counts) for one in asked]
-    models = [moving(part) for part in parts]
-    doubted = [number for number, model in enumerate(models) if not model or model.belief < 1.0]
-    fitted = dict(zip(doubted, _fitted([parts[number] for number in doubted]), strict=True)) if doubted else {}
-    found = []
-    for number, (one, part, model) in enumerate(zip(asked, parts, models, strict=True)):
-        read = [_read_off(part, fitted[number], one.places)] if number in fitted else []
-        if model:
-            read.append(_read_off(part, follow(part, model), one.places))
-        belief = model.belief if model else 0.0
-        both = len(read) == 2
-        found.append([(1.0 - belief) * a + belief * b for a, b in zip(*read, strict=True)] if both else read[0])
-    return found
-
-
-def _fitted(parts: Sequence[Single]) -> Iterator[Observations]:
-    """Fit the model of buckets to histograms side by side, and yield the observations of each."""
-    evidence = joined(parts)
-    moments = fit(evidence, parts)
-    found = refine(evidence, moments, groups(evidence, moments, nodes(evidence, moments)))
-    first = 0
-    for part in parts:
-        last = first + len(part.poll)
-        yield Observations(found.values[first:last], found.weights[first:last])
-        first = last
-
-
-def _read_off(evidence: Single, observations: Observations, places: Sequence[tuple[int, float]]) -> list[float]:
-    """Read the ranks off the observations of their buckets."""
-    bounds, slots = evidence.bounds, evidence.slots
-    order = np.argsort(evidence.slot, kind="stable")
-    starts = np.searchsorted(evidence.slot[order], np.arange(len(slots) + 1)).tolist()
-    found = []
-    for bucket, same in groupby(places, key=lambda place: place[0]):
-        mine = order[starts[slots[bucket]] : starts[slots[bucket] + 1]]
-        values, weights = observations.values[mine].ravel(), observations.weights[mine] * evidence.count[mine][:, None]
-        lower = lower_edge(bounds, bucket)
-        for value in order_statistics(values, weights.ravel(), [rank for _, rank in same], signed=lower < 0.0):
-            inside = max(lower, value * evidence.scale)
-            found.append(min(bounds[bucket], inside) if bucket < len(bounds) else inside)
-    return found

@@ -1,239 +1,187 @@
-"""The polls of a window in the buckets that hold anything, in a unit in which the numbers are near 1."""
+"""The polls of some windows as arrays, in a unit in which the numbers of each histogram are near 1.
+
+Histograms are side by side in every array: polls (n), bins (b: one poll in one bucket) and slots (d: buckets that
+contain anything) are numbered through, histogram after histogram (h).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from itertools import chain
-from math import frexp, isnan, ldexp
-from typing import TYPE_CHECKING, NamedTuple
+from math import frexp, inf, ldexp
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vllm_sidecar.quantiles.linear import lower_edge
+from vllm_sidecar.quantiles.buckets import lower_bound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from vllm_sidecar.quantiles.observed import Observed
+    from vllm_sidecar.quantiles.buckets import Observed
 
     Flags = NDArray[np.bool_]
     Floats = NDArray[np.float64]
     Places = NDArray[np.intp]
+    Bounds = tuple[tuple[float, ...], ...]
 
-_LARGEST = 1e150
-"""Values beyond are taken for this one: the square of a float has to be a float."""
-
-
-class Stack(NamedTuple):
-    """Tables of polls and slots, one per histogram (h); what one has less than the largest is 0."""
-
-    rows: tuple[Places, Places]
-    """Table and row of each poll (n)."""
-    columns: tuple[Places, Places]
-    """Table and column of each slot (d)."""
-    counts: Floats
-    """(h, most polls, most slots)."""
+TINY = 1e-30
+"""A variance that is 0 for all purposes, and can be divided by."""
+NARROW = 1e-290
+"""A width that is 0 for all purposes, and can be divided by."""
+LARGEST = 1e150
+"""Larger values are taken as this one: the square of a float has to be a float."""
 
 
-@dataclass(frozen=True, slots=True)
+class Layout:
+    """All buckets of some histograms (m), one after the other."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        """Lay out the buckets with these finite upper bounds."""
+        ends: list[tuple[float, float]] = []
+        scale: list[float] = []
+        owner: list[int] = []
+        self.offset: list[int] = []
+        for one, mine in enumerate(bounds):
+            largest = max(abs(min(0.0, mine[0])), abs(mine[-1])) or 1.0
+            scale.append(ldexp(1.0, max(-1000, min(1000, frexp(largest)[1]))))
+            self.offset.append(len(owner))
+            owner += [one] * (len(mine) + 1)
+            ends += [(lower_bound(mine, i) / scale[-1], bound / scale[-1]) for i, bound in enumerate(mine)]
+            ends.append((mine[-1] / scale[-1], inf))
+        self.scale = np.array(scale)
+        self.owner = np.array(owner)
+        self.lower, self.upper = np.array(ends).T.copy()
+        self.first = np.zeros(len(owner), bool)
+        self.first[self.offset] = True
+        self.endless = self.upper == inf
+        # On the logarithmic axis the first bucket has no end: it is taken as e times wide. +Inf depends on the values.
+        top = np.log(np.maximum(NARROW, np.where(self.endless, 2.0 * self.lower, self.upper)))
+        bottom = np.where(self.lower > 0.0, np.log(np.maximum(NARROW, self.lower)), top - 1.0)
+        self.log_middle, self.log_width = 0.5 * (top + bottom), np.maximum(1e-12, top - bottom)
+        self.inner = (self.lower > 0.0) & (self.upper > self.lower) & ~self.first & ~self.endless
+        """Buckets that have logarithms."""
+
+
+layout_of = lru_cache(maxsize=16)(Layout)
+"""The buckets of an engine are the same in every scrape."""
+
+
 class Evidence:
-    """What n polls tell of d non-empty buckets, the slots, of one histogram or of some side by side.
+    """Counts and sums of n polls in the d non-empty buckets, the slots, of h histograms."""
 
-    Those have neither polls nor slots in common: both are numbered through, histogram after histogram. The values of
-    each are divided by its `scale`. A bin is a slot that a poll observed something in; there are b, those of a poll
-    next to each other, by slot.
-    """
-
-    lower: Floats
-    """Lower edges of the slots (d)."""
-    width: Floats
-    """Widths of the slots (d); that of +Inf reaches up to the largest value that any poll allows."""
-    first: Flags
-    """Whether each slot is the first bucket of its histogram (d)."""
-    endless: Flags
-    """Whether each slot is a +Inf bucket (d)."""
-    owner: Places
-    """Histogram of each slot (d)."""
-    source: Places
-    """Histogram of each poll (n)."""
-    poll: Places
-    """Poll of each bin (b); polls that observed nothing have no number."""
-    slot: Places
-    """Slot of each bin (b)."""
-    count: Floats
-    """Observations of each bin (b)."""
-    size: Floats
-    """Observations of each poll (n)."""
-    total: Floats
-    """Sum of each poll (n), drawn into the limits that the buckets set it; NaN where it is not to be trusted."""
-    least: Floats
-    """The smallest sum that the buckets allow each poll (n)."""
-    most: Floats
-
-    @property
-    def histograms(self) -> int:
-        """How many there are (h)."""
-        return int(self.owner[-1]) + 1
-
-    @property
-    def trusted(self) -> Flags:
-        """Whether the sum of each poll is to be trusted (n)."""
-        return ~np.isnan(self.total)
-
-    def per_poll(self, values: Floats) -> Floats:
-        """Add up over the bins of each poll (b -> n)."""
-        return _added(self.poll, values, len(self.size))
-
-    def per_slot(self, values: Floats) -> Floats:
-        """Add up over the bins of each slot (b -> d)."""
-        return _added(self.slot, values, len(self.width))
-
-    def per_histogram(self, values: Floats) -> Floats:
-        """Add up over the polls of each histogram (n -> h)."""
-        return _added(self.source, values, self.histograms)
-
-    def per_owner(self, values: Floats) -> Floats:
-        """Add up over the slots of each histogram (d -> h)."""
-        return _added(self.owner, values, self.histograms)
-
-    def stacked(self) -> Stack:
-        """Return the counts as a stack of tables."""
-        polls, slots = np.bincount(self.source, minlength=self.histograms), np.bincount(self.owner)
-        rows = self.source, np.arange(len(self.source)) - (np.cumsum(polls) - polls)[self.source]
-        columns = self.owner, np.arange(len(self.owner)) - (np.cumsum(slots) - slots)[self.owner]
-        counts = np.zeros((len(polls), int(polls.max()), int(slots.max())))
-        counts[rows[0][self.poll], rows[1][self.poll], columns[1][self.slot]] = self.count
-        return Stack(rows, columns, counts)
-
-    def only(self, polls: Flags) -> Evidence:
-        """Return what some of the polls tell (n); the slots are the same."""
-        bins = polls[self.poll]
-        return Evidence(
-            lower=self.lower,
-            width=self.width,
-            first=self.first,
-            endless=self.endless,
-            owner=self.owner,
-            source=self.source[polls],
-            poll=(np.cumsum(polls) - 1)[self.poll[bins]],
-            slot=self.slot[bins],
-            count=self.count[bins],
-            size=self.size[polls],
-            total=self.total[polls],
-            least=self.least[polls],
-            most=self.most[polls],
+    def __init__(self, windows: Sequence[tuple[tuple[float, ...], Sequence[Observed]]]) -> None:
+        """Gather polls, all of which observed something; `windows` are bounds and polls of each histogram."""
+        layout = self.layout = layout_of(tuple([bounds for bounds, _ in windows]))
+        self.windows = windows
+        self.histograms = len(windows)
+        polls = list(chain.from_iterable([mine for _, mine in windows]))
+        bins = [poll.bins for poll in polls]
+        self.source = np.repeat(np.arange(len(windows)), [len(mine) for _, mine in windows])
+        """Histogram of each poll (n)."""
+        self.bins = np.array(list(map(len, bins)))
+        """How many buckets each poll observed something in (n)."""
+        self.poll = np.repeat(np.arange(len(polls)), self.bins)
+        """Poll of each bin (b)."""
+        bucket, count = zip(*chain.from_iterable(bins), strict=True)
+        place = np.array(bucket) + np.array(layout.offset)[self.source][self.poll]
+        self.count: Floats = np.array(count, float)
+        """Observations of each bin (b)."""
+        self.counts = added(place, self.count, len(layout.owner))
+        """Observations of each bucket of the layout (m)."""
+        self.slot_of = np.cumsum(self.counts > 0.0) - 1
+        self.bucket = np.flatnonzero(self.counts > 0.0)
+        """Bucket of each slot (d)."""
+        self.slot = self.slot_of[place]
+        """Slot of each bin (b)."""
+        self.owner, self.first, self.endless = (
+            each[self.bucket] for each in (layout.owner, layout.first, layout.endless)
         )
+        self.lower, self.upper = layout.lower[self.bucket], layout.upper[self.bucket]
+        self.held = self.counts[self.bucket]
+        """Observations of each slot (d)."""
+        self.size = self.per_poll(self.count)
+        self._add_sums(np.array([poll.total for poll in polls], float))
 
+    def _add_sums(self, total: Floats) -> None:
+        """Limit the sums (n, NaN if unknown) to what the buckets allow; +Inf ends at the largest value of any sum."""
+        scale = self.layout.scale[self.source]
+        limit = LARGEST * np.minimum(1.0, scale)
+        total = np.maximum(-limit, np.minimum(limit, total)) / scale
+        self.least = self.per_poll(self.count * self.lower[self.slot])
+        """The smallest sum that the buckets allow each poll (n)."""
+        if self.endless.any():
+            last = np.flatnonzero(self.endless[self.slot])
+            slot, poll = self.slot[last], self.poll[last]
+            self.upper[self.endless] = self.lower[self.endless]
+            np.maximum.at(self.upper, slot, np.fmax(0.0, total - self.least)[poll] + self.lower[slot])
+        self.most = self.per_poll(self.count * self.upper[self.slot])
+        self.width = self.upper - self.lower
+        self.total = np.maximum(self.least, np.minimum(self.most, total))
+        """Sum of each poll; NaN if it is unknown (n)."""
+        self.trusted = ~np.isnan(self.total)
 
-@dataclass(frozen=True, slots=True)
-class Single(Evidence):
-    """The evidence of one histogram."""
+    def per_poll(self, values: Floats | Flags) -> Floats:
+        """Add up over the bins of each poll (b -> n)."""
+        return added(self.poll, values, len(self.source))
 
-    scale: float
-    """A power of two, so that nothing is rounded."""
-    bounds: Sequence[float]
-    """All finite bounds (m), as they are."""
-    counts: Sequence[float]
-    """Observations per bucket (m + 1)."""
-    buckets: tuple[int, ...]
-    """Slot -> bucket (d)."""
-    slots: dict[int, int]
-    """Bucket -> slot."""
+    def per_slot(self, values: Floats | Flags) -> Floats:
+        """Add up over the bins of each slot (b -> d)."""
+        return added(self.slot, values, len(self.bucket))
 
-    def table(self, values: Floats) -> Floats:
-        """Return what stands for the bins (b) as a table of polls and slots (n, d)."""
-        found = np.zeros((len(self.size), len(self.width)))
-        found[self.poll, self.slot] = values
+    def per_histogram(self, values: Floats | Flags) -> Floats:
+        """Add up over the polls of each histogram (n -> h)."""
+        return added(self.source, values, self.histograms)
+
+    def per_owner(self, values: Floats | Flags) -> Floats:
+        """Add up over the slots of each histogram (d -> h)."""
+        return added(self.owner, values, self.histograms)
+
+    @cached_property
+    def row(self) -> Places:
+        """Number of each poll within its histogram (n)."""
+        return _numbered(self.source)
+
+    @cached_property
+    def column(self) -> Places:
+        """Number of each slot within its histogram (d)."""
+        return _numbered(self.owner)
+
+    @cached_property
+    def alone(self) -> Flags:
+        """Whether each poll is a single observation with a known sum, which is its value (n)."""
+        found: Flags = (self.size == 1.0) & self.trusted
         return found
 
-    @property
-    def infinite(self) -> bool:
-        """Whether the last slot is the +Inf bucket."""
-        return self.buckets[-1] == len(self.bounds)
+    @cached_property
+    def pure(self) -> Flags:
+        """Whether each poll fell into one bucket and has a sum, which is the mean of that bucket (n)."""
+        found: Flags = (self.bins == 1) & self.trusted
+        return found
+
+    def places(self, values: Floats) -> Floats:
+        """Return values of slots in widths of their buckets (d)."""
+        found: Floats = (values - self.lower) / np.maximum(NARROW, self.width)
+        return found
+
+    def inside(self, values: Floats, slot: Places) -> Floats:
+        """Limit values, or rows of them, to the buckets of some slots."""
+        lower, upper = self.lower[slot], self.upper[slot]
+        if values.ndim > 1:
+            lower, upper = lower[:, None], upper[:, None]
+        found: Floats = np.maximum(lower, np.minimum(upper, values))
+        return found
 
 
-def _added(groups: Places, values: Floats, many: int) -> Floats:
-    """Add up the values of each group."""
-    return np.bincount(groups, values, many).astype(np.float64, copy=False)
+def _numbered(groups: Places) -> Places:
+    """Return the number of each element within its group; groups ascend."""
+    found: Places = np.arange(len(groups)) - np.searchsorted(groups, groups)
+    return found
 
 
-def gather(bounds: Sequence[float], polls: Sequence[Observed], counts: Sequence[float]) -> Single:
-    """Make the evidence of one histogram; `counts` are those of all polls together and not all 0."""
-    buckets = tuple([bucket for bucket, count in enumerate(counts) if count > 0.0])
-    slots = {bucket: slot for slot, bucket in enumerate(buckets)}
-    seen = [poll for poll in polls if poll.bins]
-    edges = [lower_edge(bounds, bucket) for bucket in buckets]
-    ends = [bounds[bucket] if bucket < len(bounds) else edges[-1] for bucket in buckets]
-    if buckets[-1] == len(bounds):
-        ends[-1] = _largest(seen, edges, slots, len(bounds))
-    largest = max(abs(edges[0]), abs(edges[-1]), abs(ends[-1])) or 1.0
-    scale = ldexp(1.0, max(-1000, min(1000, frexp(largest)[1])))
-    lower, upper = np.array(edges) / scale, np.array(ends) / scale
-    bins = list(chain.from_iterable([one.bins for one in seen]))
-    poll = np.repeat(np.arange(len(seen)), [len(one.bins) for one in seen])
-    slot = np.array([slots[bucket] for bucket, _ in bins], np.intp)
-    count = np.array([count for _, count in bins], np.float64)
-    size, least, most = (_added(poll, count * each, len(seen)) for each in (1.0, lower[slot], upper[slot]))
-    limit = _LARGEST * min(1.0, scale)
-    given = np.array([np.nan if one.total is None else one.total for one in seen])
-    total = np.maximum(least, np.minimum(most, np.maximum(-limit, np.minimum(limit, given)) / scale))
-    bucket = np.array(buckets)
-    return Single(
-        lower=lower,
-        width=upper - lower,
-        first=bucket == 0,
-        endless=bucket == len(bounds),
-        owner=np.zeros(len(buckets), np.intp),
-        source=np.zeros(len(seen), np.intp),
-        poll=poll,
-        slot=slot,
-        count=count,
-        size=size,
-        total=total,
-        least=least,
-        most=most,
-        scale=scale,
-        bounds=bounds,
-        counts=counts,
-        buckets=buckets,
-        slots=slots,
-    )
-
-
-def joined(parts: Sequence[Single]) -> Evidence:
-    """Put the evidence of histograms side by side."""
-    if len(parts) == 1:
-        return parts[0]
-    whole = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Evidence)}
-    slots, polls, bins = zip(*((len(part.width), len(part.size), len(part.poll)) for part in parts), strict=True)
-    whole["owner"] = np.repeat(np.arange(len(parts)), slots)
-    whole["source"] = np.repeat(np.arange(len(parts)), polls)
-    whole["slot"] += np.repeat(np.cumsum(slots) - slots, bins)
-    whole["poll"] += np.repeat(np.cumsum(polls) - polls, bins)
-    return Evidence(**whole)
-
-
-def is_told(poll: Observed) -> bool:
-    """Tell whether the sum of a poll is to be trusted."""
-    return poll.total is not None and not isnan(poll.total)
-
-
-def _largest(polls: Sequence[Observed], lower: Sequence[float], slots: dict[int, int], infinite: int) -> float:
-    """Return the largest value that a sum allows in the +Inf bucket: all others of the poll at their lower edges."""
-    largest = lower[-1]
-    for poll in polls:
-        if poll.total is not None and is_told(poll) and poll.bins[-1][0] == infinite:
-            least = sum([count * lower[slots[bucket]] for bucket, count in poll.bins])
-            largest = max(largest, min(_LARGEST, poll.total) - least + lower[-1])
-    return largest
-
-
-def centred(evidence: Evidence, values: Floats) -> tuple[Floats, Floats]:
-    """Return per slot the mean of what stands for the bins, by their counts (d), and per bin how far off it is (b).
-
-    Over the window the latter add up to 0.
-    """
-    means = evidence.per_slot(evidence.count * values) / evidence.per_slot(evidence.count)
-    return means, values - means[evidence.slot]
+def added(groups: Places, values: Floats | Flags, many: int) -> Floats:
+    """Add up the values of each of so many groups."""
+    found: Floats = np.bincount(groups, values, many).astype(float, copy=False)
+    return found

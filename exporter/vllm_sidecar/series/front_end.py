@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.routes import HOLDING, RELEASING, reaches_an_engine
 from vllm_sidecar.series.progress import SETTLE_SECONDS
+from vllm_sidecar.series.readings import drop_absent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -131,6 +132,7 @@ class FrontEnd:
         """Return the requests to engines that ended since the last poll, and how many of them ended with 2xx."""
         ended = succeeded = 0.0
         holds: dict[bool, float] = {}
+        drop_absent(self._counts, reading.counters)
         for key, value in reading.counters.items():
             if not isinstance(key, tuple) or key[0] != HTTP_REQUESTS:
                 continue

@@ -5,12 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_sidecar.quantiles import count_up_to, edge_of
+from vllm_sidecar.quantiles import bucket_ending_at, count_up_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_sidecar.quantiles.observed import Observed
+    from vllm_sidecar.quantiles.buckets import Observed
 
 
 class Objective(NamedTuple):
@@ -34,7 +34,7 @@ def objectives_of(objectives: Sequence[Objective], model: str) -> list[Objective
 
 def is_exact(bounds: Sequence[float], threshold: float) -> bool:
     """Return whether the counts of the buckets alone determine how many observations are good."""
-    return edge_of(bounds, threshold) is not None
+    return bucket_ending_at(bounds, threshold) is not None
 
 
 def is_certain(bounds: Sequence[float], poll: Observed, threshold: float) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.catalog.limits import LIMITS
 from vllm_sidecar.catalog.reasons import VLLM_REASONS, Reason
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Health:
     failures: Mapping[Reason, int] = field(default_factory=dict)
     anomalies: Mapping[str, int] = field(default_factory=dict)
     rejected_lines: int = 0
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Polls at which more was exposed than a limit allows, by the name of the limit."""
     reason: Reason | None = None
     """Reason of the last poll's failure; None if it succeeded."""
     detail: str = ""
@@ -74,10 +77,6 @@ class Health:
             detail=detail,
         )
 
-    def dropped(self, **anomalies: int) -> Health:
-        """Return the health after more values of the last poll were found to be impossible."""
-        return replace(self, anomalies=Counter(self.anomalies) + Counter(anomalies))
-
     def failed_internally(self, detail: str) -> Health:
         """Return the health after a successful poll whose result was lost to a bug."""
         failures = Counter(self.failures) + Counter((Reason.INTERNAL,))
@@ -92,6 +91,8 @@ class Health:
         if self.over_http:
             yield "rejected_lines_total", (source,), float(self.rejected_lines)
             yield "poll_server_time_ratio", (source,), self.server_time_ratio
+            for limit in LIMITS:
+                yield "limit_hits_total", (source, limit), float(self.limits.get(limit, 0))
         for anomaly in self.anomaly_kinds:
             yield "dropped_values_total", (source, anomaly), float(self.anomalies.get(anomaly, 0))
         if self.last_success is not None and self.seconds is not None:

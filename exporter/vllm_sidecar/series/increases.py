@@ -5,11 +5,11 @@ from __future__ import annotations
 from operator import add, ge, sub
 
 from vllm_sidecar.exposition.metric_values import Histogram
-from vllm_sidecar.quantiles.observed import Observed
+from vllm_sidecar.quantiles.buckets import Observed
 from vllm_sidecar.series.server_process import HOLD
 
 MOST_PER_SECOND = 1e6
-"""Observations per second beyond any server's; more are an anomaly."""
+"""Observations per second beyond any server's."""
 
 NOTHING = Observed((), None)
 
@@ -17,20 +17,13 @@ NOTHING = Observed((), None)
 class CounterSeries:
     """A counter, or the cumulative buckets of a histogram, at its last poll."""
 
-    __slots__ = ("_doubted", "_fell_at", "_last", "_lost")
+    __slots__ = ("_fell_at", "_last", "_lost")
 
     def __init__(self, values: tuple[float, ...]) -> None:
         self._last = values
         self._lost: tuple[float, ...] | None = None
         """By how much it fell; a series that returns to its old value has not increased by that."""
         self._fell_at = 0.0
-        self._doubted: float | None = None
-        """A value that the series could not have reached."""
-
-    @property
-    def is_anomalous(self) -> bool:
-        """The last poll had a value that is impossible for a server."""
-        return self._doubted is not None
 
     def reset(self, at: float) -> None:
         """Continue from 0."""
@@ -46,10 +39,9 @@ class CounterSeries:
     def grow(self, values: tuple[float, ...], at: float, seconds: float) -> tuple[float, ...] | None:
         """Take the values of a poll, `seconds` after the poll before; return their increases.
 
-        None if unknown: the series fell, or rose by more than a server can count. If an impossible value persists,
-        counting continues from it; if it does not, it has no effect.
+        None if unknown: the series fell, or rose by more than a server can count (see `vllm.plausible`), and counting
+        continues from its new value.
         """
-        doubted, self._doubted = self._doubted, None
         grown = tuple(map(sub, values, self._last))
         if min(grown) < 0.0:
             self._fall(values, at)
@@ -58,14 +50,8 @@ class CounterSeries:
             self._lost = None
         if self._lost and all(map(ge, grown, self._lost)):
             grown, self._lost = tuple(map(sub, grown, self._lost)), None
-        if grown[-1] <= MOST_PER_SECOND * max(1.0, seconds):
-            self._last = values
-            return grown
-        if doubted is not None and values[-1] >= doubted:
-            self._last = values
-        else:
-            self._doubted = values[-1]
-        return None
+        self._last = values
+        return grown if grown[-1] <= MOST_PER_SECOND * max(1.0, seconds) else None
 
 
 class HistogramSeries:
@@ -77,11 +63,6 @@ class HistogramSeries:
         self._last = histogram
         self._series = CounterSeries(histogram.cumulative)
 
-    @property
-    def is_anomalous(self) -> bool:
-        """The last poll had a count that is impossible for a server."""
-        return self._series.is_anomalous
-
     def reset(self, at: float) -> None:
         """Continue from 0."""
         self._last = zero(self._last)
@@ -90,7 +71,7 @@ class HistogramSeries:
     def grow(self, new: Histogram, at: float, seconds: float) -> Observed:
         """Take a poll's histogram; return its observations since the poll before, none where they are unknown."""
         old, self._last = self._last, new
-        if new is old and not self.is_anomalous:
+        if new is old:
             return NOTHING
         if new.bounds != old.bounds:
             self._series = CounterSeries(new.cumulative)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from vllm_sidecar.catalog.types import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from vllm_sidecar.exposition.metric_values import Histogram
 
+
+T = TypeVar("T")
 
 Key = str | tuple[str, ...]
 """Canonical signal name, or the name followed by the values of its labels beyond those of its scope."""
@@ -33,6 +35,17 @@ class Group(NamedTuple):
 
 
 TARGET = Group(Scope.TARGET, ())
+
+
+MOST_ABSENT = 1000
+"""Series of a group that are remembered although the last poll lacked them."""
+
+
+def drop_absent(known: dict[Key, T], present: Collection[Key]) -> None:
+    """Forget the series of a group that a poll lacks if they are too many: a server makes up new ones all the time."""
+    if len(known) > len(present) + MOST_ABSENT:
+        for key in known.keys() - set(present):
+            del known[key]
 
 
 class Engine(NamedTuple):
@@ -87,7 +100,7 @@ class Readings:
     missing: tuple[str, ...]
     """Signals of the checklist that this server does not expose (or not yet)."""
     unknown: tuple[str, ...]
-    """vLLM families that are not in the catalog: from a newer vLLM than this release."""
+    """The first of the vLLM families that are not in the catalog: from a newer vLLM than this release."""
     anomalies: Mapping[str, int]
     """Values left out at this poll, by kind (see `vllm.normalize`)."""
     engines: Mapping[Group, Engine] = field(default_factory=dict)
@@ -98,3 +111,9 @@ class Readings:
     """The first of the families with series that are left out because they belong to no engine, or to several."""
     not_an_engine: str = ""
     """Kind of the server if it is not an engine; empty if it is one, and if the kind is unknown."""
+    unknown_count: int = 0
+    """How many families are not in the catalog."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """How much this poll lacks because of a limit, by the name of the limit (see `catalog.limits`)."""
+    jumped: frozenset[Group] = frozenset()
+    """Groups with a counter that rose by more than a server can count, and stayed there: no increase spans it."""

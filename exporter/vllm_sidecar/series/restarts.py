@@ -13,6 +13,7 @@ counter that is missing in a body is not a reset.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,10 @@ CONFIRM = 60.0
 without an outage. Fallen counters were a restart if the process before does not return."""
 OUTAGE = 3
 """Successive failed polls after which fallen counters are those of a later process."""
+RECENT = 900.0
+"""Seconds for which a restart is a recent one."""
+MOST_TIMES = 100
+"""Most recent restarts that are counted."""
 MOST_PROCESSES = 8
 """Most processes behind one address that are distinguished."""
 
@@ -67,6 +72,7 @@ class Restarts:
         self._held_until: float | None = None
         self._fell_after: float | None = None
         """Time of the last answer of the process before, if a restart may have ended it."""
+        self._times: deque[float] = deque(maxlen=MOST_TIMES)
         self.count = 0
         """Later processes after the first."""
 
@@ -74,6 +80,10 @@ class Restarts:
     def several(self) -> bool:
         """Several servers answer, or may: none is followed."""
         return self._held_until is not None
+
+    def recent(self, now: float) -> int:
+        """Return how many restarts there were in the last minutes before a monotonic time, at most `MOST_TIMES`."""
+        return sum(at > now - RECENT for at in self._times)
 
     def missed(self) -> None:
         """Note a poll without an answer."""
@@ -125,6 +135,7 @@ class Restarts:
 
     def _restarted(self, answer: Answer) -> Change:
         self.count += 1
+        self._times.append(answer.at)
         # All processes that answered before have ended: counters above their old values are not their return.
         self._known = self._known[:1]
         return Change(restarted=True, fresh=frozenset(answer.values))

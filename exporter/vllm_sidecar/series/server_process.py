@@ -10,6 +10,7 @@ from operator import lt
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.series.readings import drop_absent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,8 +33,6 @@ FORGET = 600.0
 """Seconds after which absent engines (replicas, models) are forgotten."""
 MOST_GROUPS = 1000
 """With more groups, those absent longest are forgotten at once."""
-PLAUSIBLE_STARTS = (1e9, 1e11)
-"""Plausible Unix times of a start: a sandbox without a boot time exposes seconds since its own start."""
 REQUESTS = frozenset(
     ("requests_finished_total", "http_requests_total", "requests_rejected_total", "request_seconds",
      "time_to_first_token_seconds")
@@ -104,15 +103,10 @@ def _values(reading: Reading) -> dict[Key, float]:
     return {**reading.counters, **{name: found.cumulative[-1] for name, found in reading.histograms.items()}}
 
 
-def _started(readings: Readings) -> float | None:
-    started = readings.started
-    return started if started is not None and PLAUSIBLE_STARTS[0] < started < PLAUSIBLE_STARTS[1] else None
-
-
 def answer_of(at: float, readings: Readings, clock: float | None, *, outage: bool) -> Answer:
     """Return the comparable values of a poll."""
     values = {group: _values(reading) for group, reading in readings.groups.items()}
-    return Answer(at, readings, values, _started(readings), clock, outage)
+    return Answer(at, readings, values, readings.started, clock, outage)
 
 
 def note(process: Process, answer: Answer) -> None:
@@ -125,6 +119,7 @@ def note(process: Process, answer: Answer) -> None:
     for group, values in answer.values.items():
         known = process.values.setdefault(group, {})
         known.update(values)
+        drop_absent(known, values)
         process.left_out[group] = known.keys() - values.keys() if len(known) > len(values) else set()
         process.seen[group] = answer.at
     for group in groups_to_forget(process.seen, answer.at):
@@ -160,7 +155,7 @@ def changes(process: Process, answer: Answer) -> Change:
             process.fallen[group] = (answer.at, {k: then for k, then in known.items() if values.get(k, then) < then})
             if group in fresh:
                 known.clear()
-        elif _reappeared(process, answer, group) or _is_back(process, answer, group):
+        elif group in answer.readings.jumped or _reappeared(process, answer, group) or _is_back(process, answer, group):
             broken.add(group)
     return Change(broken=frozenset(broken), fresh=frozenset(fresh)) if broken or fresh else NOTHING
 

@@ -6,7 +6,7 @@ poll are included; counts of the process before after its last poll are unknown.
 that joins it, from before it was followed are not included.
 
 Increases are computed per series and then added. A series that falls adds nothing, and neither does its return to its
-old value; an increase that is impossible between two polls counts only as an anomaly.
+old value, or an increase that is impossible between two polls.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.catalog.upstream import ABORTED, FAILED
 from vllm_sidecar.series.good_observations import good_of, is_certain, is_exact, objectives_of, split
 from vllm_sidecar.series.increases import CounterSeries, HistogramSeries, zero
-from vllm_sidecar.series.readings import TARGET, Group
+from vllm_sidecar.series.readings import MOST_ABSENT, TARGET, Group, drop_absent
 from vllm_sidecar.series.server_process import groups_to_forget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Histogram
-    from vllm_sidecar.quantiles.observed import Observed
+    from vllm_sidecar.quantiles.buckets import Observed
     from vllm_sidecar.series.good_observations import Objective
     from vllm_sidecar.series.readings import Key, Reading, Readings
     from vllm_sidecar.series.store import WindowStore
@@ -81,8 +81,6 @@ class SloCounters:
         """Groups whose counters began at 0 since the poll before."""
         self._new: set[Group] = set()
         """Groups that appear for the first time at this poll."""
-        self.anomalies = 0
-        """Increases of the last poll that are impossible for a server, and were left out."""
 
     def use(self, objectives: Sequence[Objective], *, availability: bool) -> None:
         """Take other objectives; the counts of unchanged objectives remain."""
@@ -106,7 +104,7 @@ class SloCounters:
     def follow(self, readings: Readings, windows: WindowStore) -> None:
         """Count the increases since the poll before; `windows` already contain this one."""
         change = windows.change
-        self._seconds, self._at, self.anomalies = windows.now - self._at, windows.now, 0
+        self._seconds, self._at = windows.now - self._at, windows.now
         if change.restarted or change.resumed:
             self._unanswered.clear()
             self._series.clear()
@@ -197,21 +195,20 @@ class SloCounters:
         if not isinstance(series, HistogramSeries):
             # In a known group only labeled counters can be new, at their first use; a new histogram had been left out.
             series = known[name] = HistogramSeries(zero(new) if group in self._fresh else new)
-        seen = series.grow(new, self._at, self._seconds)
-        self.anomalies += series.is_anomalous
-        return seen
+        return series.grow(new, self._at, self._seconds)
 
     def _grown(self, group: Group, reading: Reading) -> Grown:
         """Return the increases of the relevant labeled counters since their last poll."""
         found: Grown = {}
         known = self._series[group]
+        if len(known) > MOST_ABSENT:
+            drop_absent(known, (*reading.counters, *reading.histograms))
         for key, value in reading.counters.items():
             if isinstance(key, tuple) and key[0] in COUNTED:
                 series = known.get(key)
                 if not isinstance(series, CounterSeries):
                     series = known[key] = CounterSeries((value if group in self._new else 0.0,))
                 grown = series.grow((value,), self._at, self._seconds)
-                self.anomalies += series.is_anomalous
                 if grown is not None:
                     found.setdefault(key[0], {})[key[1:]] = grown[0]
         return found

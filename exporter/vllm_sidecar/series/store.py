@@ -46,6 +46,11 @@ class WindowStore:
         return self._restarts.count
 
     @property
+    def recent_restarts(self) -> int:
+        """Restarts of the server in the last 15 minutes."""
+        return self._restarts.recent(self.now)
+
+    @property
     def several(self) -> bool:
         """Several servers answer at the address, so none is followed."""
         return self._restarts.several

@@ -15,7 +15,7 @@ from operator import sub
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from vllm_sidecar.exposition.metric_values import Histogram
-from vllm_sidecar.quantiles.observed import Observed
+from vllm_sidecar.quantiles.buckets import Observed
 from vllm_sidecar.series.progress import ProgressTracker
 from vllm_sidecar.series.readings import Reading
 

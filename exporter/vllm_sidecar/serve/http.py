@@ -14,7 +14,8 @@ from vllm_sidecar.serve.negotiation import has_already, takes_gzip, takes_openme
 from vllm_sidecar.serve.page import asset, page
 from vllm_sidecar.serve.page.runbooks import runbook
 from vllm_sidecar.serve.state import without_targets
-from vllm_sidecar.serve.status import NodeGpus, status
+from vllm_sidecar.serve.status import NodeGpus, status_steps
+from vllm_sidecar.slices import in_slices
 
 if TYPE_CHECKING:
     from vllm_sidecar.config import Config, ConfigError
@@ -54,6 +55,7 @@ def make_app(sidecar: Running) -> web.Application:
     app.router.add_post("/-/reload", _reload)
     app.router.add_get("/api/v1/status", _status)
     app.router.add_get("/api/v1/history", _history)
+    app.router.add_get("/api/v1/quantiles", _quantiles)
     app.router.add_get("/debug/last-scrape", _last_scrape)
     return app
 
@@ -118,7 +120,7 @@ async def _status(request: web.Request) -> web.Response:
     snapshots = await exporter.prepare()
     gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
     reason = None if exporter.sources else without_targets(sidecar.config)
-    report = status(snapshots.values(), gpus, reason, discovery_status(sidecar.finder))
+    report = await in_slices(status_steps(snapshots.values(), gpus, reason, discovery_status(sidecar.finder)))
     return web.json_response(report, dumps=_json)
 
 
@@ -138,6 +140,12 @@ async def _last_scrape(request: web.Request) -> web.Response:
         "X-Upstream-Seconds": f"{response.seconds:.6f}",
     }
     return web.Response(body=response.body, headers=headers)
+
+
+async def _quantiles(request: web.Request) -> web.Response:
+    found = await request.app[SIDECAR].exporter.explanations()
+    report = [{"target": name or None, "quantiles": quantiles} for name, quantiles in found.items()]
+    return web.json_response({"targets": report}, dumps=_json)
 
 
 async def _history(request: web.Request) -> web.Response:

@@ -21,9 +21,10 @@ from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
 from vllm_sidecar.exposition import Family, Renderer, labels_text
 from vllm_sidecar.logs import event
+from vllm_sidecar.slices import at_once, in_slices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
@@ -75,6 +76,9 @@ class MetricsSource(Protocol):
     async def history(self, since: float, engine: str | None) -> list[dict[str, object]]:
         """Return the charts of the status page for the polls after a Unix time, of one engine or (None) of all."""
 
+    async def explanations(self) -> list[dict[str, object]]:
+        """Return how the recent quantiles of each engine came about."""
+
     async def prepare(self) -> None:
         """Do the costly part of the next snapshot, one engine after the other."""
 
@@ -108,6 +112,12 @@ class Exporter:
         self._renderer = Renderer()
         self._families = {name: _family(name, window_seconds) for name in SIGNALS}
         self._cache: dict[bool, Body] = {}
+        self._formats: set[bool] = set()
+        """Formats that were asked for: text, OpenMetrics (True)."""
+        self._changes = 0
+        self._late: set[bool] = set()
+        """Formats whose bytes were already outdated when they were made: for one scrape, not until the next poll."""
+        self._preparing = asyncio.Lock()
         self._process = ProcessCollector(registry=CollectorRegistry())
 
     @property
@@ -121,21 +131,33 @@ class Exporter:
         return {source.name: source for source in self._sources}
 
     async def prepare(self) -> dict[str, Snapshot]:
-        """Return the newest snapshot of each target, made engine by engine, so that polls stay on time.
+        """Make the next snapshots and their bytes in slices, so that polls stay on time; return the snapshots.
 
         A target that is polled meanwhile is not computed again, which would never end with many targets.
         """
-        found = {}
-        for source in list(self._sources):
-            await source.prepare()
-            found[source.name] = source.snapshot()
-            await asyncio.sleep(0)
-        return found
+        async with self._preparing:  # scrapers at the same time share one result
+            for openmetrics in self._late:
+                self._cache.pop(openmetrics, None)
+            self._late.clear()
+            found = {}
+            for source in list(self._sources):
+                await source.prepare()
+                found[source.name] = source.snapshot()
+            for openmetrics in self._formats - self._cache.keys():
+                changes = self._changes
+                self._cache[openmetrics] = Body(await in_slices(self._text(openmetrics, found)))
+                if changes != self._changes:
+                    self._late.add(openmetrics)
+            return found
 
     async def history(self, since: float, target: str | None, engine: str | None) -> dict[str, list[dict[str, object]]]:
         """Return the charts of the status page for the polls after a Unix time, by target; None for all of them."""
         wanted = [source for source in self._sources if target in (None, source.name)]
         return {source.name: await source.history(since, engine) for source in wanted}
+
+    async def explanations(self) -> dict[str, list[dict[str, object]]]:
+        """Return how the recent quantiles came about, by target."""
+        return {source.name: await source.explanations() for source in self._sources}
 
     def node_samples(self) -> Samples:
         """Return the series of the GPUs; none if a bug prevents that: the targets' series remain."""
@@ -156,6 +178,7 @@ class Exporter:
 
     def changed(self) -> None:
         """Drop the cached bytes: a target was polled."""
+        self._changes += 1
         self._cache.clear()
 
     def set_sources(self, sources: Sequence[MetricsSource], window_seconds: float) -> None:
@@ -165,17 +188,17 @@ class Exporter:
             self._own["window_seconds"] = window_seconds
             self._families = {name: _family(name, window_seconds) for name in SIGNALS}
             self._renderer = Renderer()  # it caches HELP texts, which name the window
-        self._cache.clear()
+        self.changed()
 
     def set_own(self, name: str, value: float) -> None:
         """Set a signal of the sidecar itself."""
         self._own[name] = value
-        self._cache.clear()
+        self.changed()
 
     def count_error(self, part: str) -> None:
         """Count a bug of a part of the sidecar, one of ERROR_PARTS; the program continues."""
         self._errors[part] += 1.0
-        self._cache.clear()
+        self.changed()
 
     def render(
         self, *, openmetrics: bool, compressed: bool = False, snapshots: Mapping[str, Snapshot] | None = None
@@ -184,14 +207,15 @@ class Exporter:
 
         Until the next poll the bytes are the same, except for the ages at the end, which grow.
         """
+        self._formats.add(openmetrics)
         body = self._cache.get(openmetrics)
         if body is None:
-            body = Body(self._render(openmetrics, self.snapshots if snapshots is None else snapshots))
-            self._cache[openmetrics] = body
+            newest = self.snapshots if snapshots is None else snapshots
+            body = self._cache[openmetrics] = Body(at_once(self._text(openmetrics, newest)))
         ages = self._renderer.render([(self._families[AGE], self._ages())], openmetrics=openmetrics)
         return body.gzipped(ages) if compressed else body.text + ages
 
-    def _render(self, openmetrics: bool, snapshots: Mapping[str, Snapshot]) -> bytes:
+    def _text(self, openmetrics: bool, snapshots: Mapping[str, Snapshot]) -> Generator[None, None, bytes]:
         targets = [snapshot.samples for snapshot in snapshots.values()]
         node = self.node_samples()
         own: dict[str, list[tuple[str, Value]]] = {name: [("", value)] for name, value in self._own.items()}
@@ -202,7 +226,7 @@ class Exporter:
             (family, [one for samples in (*targets, node, own, discovery) for one in samples.get(name, ())])
             for name, family in self._families.items()
         )
-        return self._renderer.render(chain(self._own_process(), families), openmetrics=openmetrics, whole=False)
+        return self._renderer.steps(chain(self._own_process(), families), openmetrics=openmetrics, whole=False)
 
     def _ages(self) -> list[tuple[str, Value]]:
         """Return how long ago each source answered, by the monotonic clock, so that clocks need not be in sync."""

@@ -22,10 +22,11 @@ from vllm_sidecar.exposition import labels_text
 from vllm_sidecar.exposition.metric_values import Summary
 from vllm_sidecar.logs import event
 from vllm_sidecar.series.readings import TARGET, Group
+from vllm_sidecar.slices import at_once
 from vllm_sidecar.vllm.engines import shown_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from vllm_sidecar.derive.inputs import GpuInputs
     from vllm_sidecar.exposition.metric_values import Value
@@ -62,6 +63,8 @@ class Snapshot:
     """The last successful poll; None before the first and while the source is down."""
     restarts: int
     """Restarts of the server that were detected."""
+    recent_restarts: int
+    """Those of the last 15 minutes."""
     scraped: Scrape | None
     """The last body and its parsed form, kept while the source is down."""
     probes: Mapping[str, ProbeHealth] = field(default_factory=dict)
@@ -93,15 +96,31 @@ class Snapshotter:
         probes: Mapping[str, ProbeHealth] | None = None,
         startup: float | None = None,
     ) -> Snapshot:
-        """Make a snapshot; `readings` is None while the source is down, `gpus` if none belong to the target.
+        """Make a snapshot without a pause; see `steps`."""
+        return at_once(self.steps(readings, windows, identity, health, scraped, gpus, slos, probes, startup))
 
-        `startup` is the duration of the server's last start in seconds, None if unknown.
+    def steps(
+        self,
+        readings: Readings | None,
+        windows: WindowStore,
+        identity: ServerIdentity,
+        health: Health,
+        scraped: Scrape | None,
+        gpus: GpuInputs | None,
+        slos: Iterable[SloSample],
+        probes: Mapping[str, ProbeHealth] | None,
+        startup: float | None,
+    ) -> Generator[None, None, Snapshot]:
+        """Make a snapshot, with a pause after each engine.
+
+        `readings` is None while the source is down, `gpus` if none belong to the target. `startup` is the duration of
+        the server's last start in seconds, None if unknown.
         """
         samples: Samples = defaultdict(list)
         if readings is not None:
             self._forget(readings)
-            self._cumulative(readings, samples)
-            self._derived(readings, windows, identity, samples, gpus)
+            yield from self._cumulative(readings, samples)
+            yield from self._derived(readings, windows, identity, samples, gpus)
             self._sources(readings, samples)
             self._engines(readings, samples)
         self._server(readings, windows, identity, samples)
@@ -111,10 +130,21 @@ class Snapshotter:
             self._add(samples, name, labels, value)
         for name, labels, value in _probe_samples(probes or {}):
             self._add(samples, name, labels, value)
+        yield
         for name, (model, *labels), value in slos:
             samples[name].append((self._text(Group(Scope.MODEL, (model,)), (name, *labels)), value))
         self._add_reused(samples, health.failures, health.failure_samples)
-        return Snapshot(self.target, samples, health, identity, readings, windows.restarts, scraped, probes or {})
+        return Snapshot(
+            self.target,
+            samples,
+            health,
+            identity,
+            readings,
+            windows.restarts,
+            windows.recent_restarts,
+            scraped,
+            probes or {},
+        )
 
     def _forget(self, readings: Readings) -> None:
         """Drop the texts of engines that disappeared, and all texts if so many mean that labels keep changing."""
@@ -137,8 +167,9 @@ class Snapshotter:
     def _add(self, samples: Samples, name: str, labels: Sequence[str], value: Value) -> None:
         samples[name].append((self._text(TARGET, (name, *labels)), value))
 
-    def _cumulative(self, readings: Readings, samples: Samples) -> None:
+    def _cumulative(self, readings: Readings, samples: Samples) -> Generator[None, None, None]:
         for group, reading in readings.groups.items():
+            yield
             whole = self._text(group, "")
             for scalars in (reading.counters, reading.gauges):
                 for key, value in scalars.items():
@@ -156,7 +187,7 @@ class Snapshotter:
         identity: ServerIdentity,
         samples: Samples,
         gpus: GpuInputs | None,
-    ) -> None:
+    ) -> Generator[None, None, None]:
         engines = windows.of(Scope.ENGINE)
         server = ServerInputs(
             windows.get(TARGET),
@@ -172,6 +203,7 @@ class Snapshotter:
         models: dict[str, dict[str, Window]] = defaultdict(dict)
         work: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
         for group, window in engines.items():
+            yield
             model, number = group.labels
             models[model][number] = window
             if group in readings.engines:
@@ -182,6 +214,7 @@ class Snapshotter:
             count = max(1, sum(other == config for other in readings.cache_config.values()))
             self._compute(group, EngineInputs(model, window, server, config, count), samples)
         for model, members in models.items():
+            yield
             group = Group(Scope.MODEL, (model,))
             self._compute(group, ModelInputs(members, windows.get(group), server, work[model]), samples)
 
@@ -207,7 +240,7 @@ class Snapshotter:
                 samples[name].append((whole, result if isinstance(result, Summary) else float(result)))  # type: ignore[arg-type]
 
     def _sources(self, readings: Readings, samples: Samples) -> None:
-        self._add(samples, "unknown_families", (), float(len(readings.unknown)))
+        self._add(samples, "unknown_families", (), float(readings.unknown_count))
         self._add(samples, "unknown_labels", (), float(len(readings.unknown_labels)))
 
         def make() -> Iterable[tuple[str, Sequence[str], float]]:

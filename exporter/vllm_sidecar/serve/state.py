@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.catalog.alerts import standard
 from vllm_sidecar.catalog.reasons import HINTS, NOT_ONE_ENGINE
+from vllm_sidecar.slices import at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
     from vllm_sidecar.config import Config
     from vllm_sidecar.exposition.metric_values import Value
@@ -25,6 +26,7 @@ LONG_WAIT_SECONDS = standard("VllmQueueWaitHigh", "wait")
 PRESSURE = standard("VllmKvCachePressure", "pressure")
 PREEMPTIONS = standard("VllmKvCachePressure", "preemptions")
 FAILING = standard("VllmErrorRatioHigh", "errors")
+RESTARTS = standard("VllmCrashLoop", "restarts")
 HELD = standard("VllmKvCacheHeld", "held")
 """The page uses the default thresholds of the alerts."""
 LIMITS = {
@@ -61,6 +63,10 @@ def target_state(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> State:
 
     `gpus` are the series of its GPUs, if known.
     """
+    return _state(snapshot, [state for _, state in at_once(_engine_states(snapshot, gpus))])
+
+
+def _state(snapshot: Snapshot, engines: Sequence[State]) -> State:
     health = snapshot.health
     if health.reason in NOT_ONE_ENGINE:
         return State(health.reason.value, Level.BAD, HINTS[health.reason])
@@ -68,7 +74,9 @@ def target_state(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> State:
         if health.reason is None:
             return State("starting", Level.WATCH, "waiting for the first answer")
         return State("down", Level.BAD, f"down: {health.reason.value}. {HINTS[health.reason]}")
-    states = [state for _, state in engine_states(snapshot, gpus)]
+    states = [*engines]
+    if snapshot.recent_restarts >= RESTARTS:
+        states.append(State("restarting", Level.BAD, f"restarting: {snapshot.recent_restarts} times in 15 minutes"))
     errors = dict(snapshot.samples.get("recent_error_ratio", ())).values()
     worst = max((value for value in errors if isinstance(value, float)), default=0.0)
     if worst > FAILING:
@@ -91,22 +99,57 @@ def without_targets(config: Config) -> State | None:
 
 def engine_states(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> list[tuple[str, State]]:
     """Return the state of each engine, with the text of its labels."""
+    return at_once(_engine_states(snapshot, gpus))
+
+
+def _engine_states(snapshot: Snapshot, gpus: Samples) -> Generator[None, None, list[tuple[str, State]]]:
     running = snapshot.samples.get("requests_running", ()) if snapshot.readings else ()
-    return [(text, _engine(_Engine(snapshot, text, gpus))) for text, _ in running]
+    index = _Index(snapshot.samples, {text for text, _ in running})
+    states: list[tuple[str, State]] = []
+    for text, _ in running:
+        yield
+        states.append((text, _engine(_Engine(index, text, gpus))))
+    return states
+
+
+class _Index:
+    """The series of each engine by signal: a search for each value would take the square of the number of engines."""
+
+    def __init__(self, samples: Samples, engines: Collection[str]) -> None:
+        self._samples = samples
+        self._engines = frozenset(engines)
+        self._found: dict[str, dict[str, list[tuple[str, Value]]]] = {}
+
+    def of(self, name: str, engine: str) -> Sequence[tuple[str, Value]]:
+        """Return the series of a signal of an engine, which is given as the text of its labels."""
+        found = self._found.get(name)
+        if found is None:
+            found = self._found[name] = {}
+            for text, value in self._samples.get(name, ()):
+                found.setdefault(self._engine_of(text), []).append((text, value))
+        return found.get(engine, ())
+
+    def _engine_of(self, text: str) -> str:
+        """Return the labels of an engine that a series begins with; further labels follow a comma."""
+        end = len(text)
+        while end > 0 and text[:end] not in self._engines:
+            end = text.rfind(",", 0, end)
+        return text[: max(end, 0)]
 
 
 class _Engine:
     """The values of one engine; a missing value counts as 0."""
 
-    def __init__(self, snapshot: Snapshot, text: str, gpus: Samples) -> None:
-        self._samples = snapshot.samples
+    def __init__(self, index: _Index, text: str, gpus: Samples) -> None:
+        self._index = index
         self._text = text
         self._gpus = gpus
 
     def get(self, name: str, absent: float = 0.0, **label: str) -> float:
         """Return a value, or the sum of those that differ in one more label; `label` selects one value of it."""
         own = self._text + "".join(f',{key}="{value}"' for key, value in label.items())
-        found = [value for text, value in self._samples.get(name, ()) if text == own or text.startswith(own + ",")]
+        series = self._index.of(name, self._text)
+        found = [value for text, value in series if text == own or text.startswith(own + ",")]
         return sum(value for value in found if isinstance(value, float)) if found else absent
 
     def gpus(self) -> str:
@@ -249,7 +292,8 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 600.0 else f"{seconds / 60.0:.0f} min"
 
 
-def states_json(snapshot: Snapshot, gpus: Samples) -> Mapping[str, object]:
-    """Return the states of a target and its engines for the status."""
-    engines = [{"labels": text, "state": state.as_json()} for text, state in engine_states(snapshot, gpus)]
-    return {"state": target_state(snapshot, gpus).as_json(), "engines": engines}
+def states_json(snapshot: Snapshot, gpus: Samples) -> Generator[None, None, dict[str, object]]:
+    """Return the states of a target and its engines for the status, in steps."""
+    states = yield from _engine_states(snapshot, gpus)
+    engines = [{"labels": text, "state": state.as_json()} for text, state in states]
+    return {"state": _state(snapshot, [state for _, state in states]).as_json(), "engines": engines}

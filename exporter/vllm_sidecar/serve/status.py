@@ -11,15 +11,18 @@ from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.reasons import GPU_HINTS, HINTS
 from vllm_sidecar.exposition.metric_values import Histogram, Summary
 from vllm_sidecar.serve.state import NO_GPUS, states_json
+from vllm_sidecar.slices import at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from vllm_sidecar.catalog.reasons import Reason
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
     from vllm_sidecar.serve.snapshot import Snapshot
     from vllm_sidecar.serve.state import Samples, State
+
+    Steps = Generator[None, None, dict[str, object]]
 
 
 class NodeGpus(NamedTuple):
@@ -35,6 +38,16 @@ def status(
     without_targets: State | None = None,
     discovery: Sequence[Mapping[str, object]] = (),
 ) -> dict[str, object]:
+    """Return the status without a pause; see `status_steps`."""
+    return at_once(status_steps(snapshots, gpus, without_targets, discovery))
+
+
+def status_steps(
+    snapshots: Iterable[Snapshot],
+    gpus: NodeGpus | None = None,
+    without_targets: State | None = None,
+    discovery: Sequence[Mapping[str, object]] = (),
+) -> Steps:
     """Return the status of everything as plain JSON values.
 
     Args:
@@ -46,16 +59,19 @@ def status(
     known = list(snapshots)
     # With several targets the owner of the GPUs is unknown.
     joined = gpus.samples if gpus and len(known) == 1 else NO_GPUS
+    targets = []
+    for snapshot in known:
+        targets.append((yield from _target(snapshot, joined)))  # noqa: PERF401 - a comprehension cannot pause
     return {
         "version": __version__,
         "state": without_targets.as_json() if without_targets else None,
-        "targets": [_target(snapshot, joined) for snapshot in known],
-        "gpus": _gpus(gpus) if gpus else None,
+        "targets": targets,
+        "gpus": (yield from _gpus(gpus)) if gpus else None,
         "discovery": list(discovery),
     }
 
 
-def _gpus(gpus: NodeGpus) -> dict[str, object]:
+def _gpus(gpus: NodeGpus) -> Steps:
     health = gpus.health
     return {
         "up": health.up,
@@ -65,28 +81,29 @@ def _gpus(gpus: NodeGpus) -> dict[str, object]:
         "last_success": health.last_success,
         "interval_seconds": health.interval,
         "poll_seconds": health.seconds,
-        "signals": _signals(gpus.samples),
+        "signals": (yield from _signals(gpus.samples)),
     }
 
 
-def _signals(samples: Samples) -> dict[str, object]:
-    return {
-        name: {
-            "unit": SIGNALS[name].unit.suffix,
-            "series": [{"labels": labels, **_value(value)} for labels, value in series],
-        }
-        for name, series in samples.items()
-        if SIGNALS[name].kind != "info"
-    }
+def _signals(samples: Samples) -> Steps:
+    found: dict[str, object] = {}
+    for name, series in samples.items():
+        yield
+        if SIGNALS[name].kind != "info":
+            found[name] = {
+                "unit": SIGNALS[name].unit.suffix,
+                "series": [{"labels": labels, **_value(value)} for labels, value in series],
+            }
+    return found
 
 
-def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
+def _target(snapshot: Snapshot, gpus: Samples) -> Steps:
     health, readings, scraped = snapshot.health, snapshot.readings, snapshot.scraped
     identity = snapshot.identity
     return {
         "target": snapshot.target or None,
         "up": health.up,
-        **states_json(snapshot, gpus),
+        **(yield from states_json(snapshot, gpus)),
         "last_error": _error(health, HINTS),
         "misses": health.misses,
         "polls": health.polls,
@@ -110,7 +127,7 @@ def _target(snapshot: Snapshot, gpus: Samples) -> dict[str, object]:
         "unattributed": list(readings.unattributed) if readings else [],
         "rejected_lines": [asdict(line) for line in scraped.exposition.rejected] if scraped else [],
         "sources": dict(readings.sources) if readings else {},
-        "signals": _signals(snapshot.samples),
+        "signals": (yield from _signals(snapshot.samples)),
     }
 
 

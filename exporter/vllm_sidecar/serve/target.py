@@ -23,11 +23,21 @@ from vllm_sidecar.derive.inputs import DeriveSettings
 from vllm_sidecar.series.health import MAX_FAILED_POLLS, Health
 from vllm_sidecar.series.startup import Startup
 from vllm_sidecar.series.store import WindowStore
+from vllm_sidecar.serve.explanations import explanations
 from vllm_sidecar.serve.gpu_join import GpuJoin, gpus_here
 from vllm_sidecar.serve.history import History
 from vllm_sidecar.serve.snapshot import Snapshot, Snapshotter
 from vllm_sidecar.serve.target_log import TargetLog
-from vllm_sidecar.serve.target_parts import asleep, make_prober, make_slo_counters, poll_phase
+from vllm_sidecar.serve.target_parts import (
+    asleep,
+    check_usable,
+    exceeded,
+    make_prober,
+    make_slo_counters,
+    poll_phase,
+    why_no_metrics,
+)
+from vllm_sidecar.slices import at_once, in_slices
 from vllm_sidecar.vllm.cancellation import is_canceled
 from vllm_sidecar.vllm.client import Client
 from vllm_sidecar.vllm.normalize import Normalizer
@@ -38,7 +48,7 @@ from vllm_sidecar.vllm.served_model import ServedModel
 from vllm_sidecar.vllm.throttle import Throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from vllm_sidecar.config import Config, Target
     from vllm_sidecar.gpu.monitor import GpuMonitor
@@ -48,8 +58,6 @@ if TYPE_CHECKING:
     from vllm_sidecar.vllm.probes import Prober
 
 SOURCE = "vllm"
-HEALTH_TIMEOUT = 2.0
-NO_METRICS = "no vLLM metric in the body"
 POLLS_NEEDED = 3
 """Polls before their cost may lengthen the interval: the first one of a busy server would do so for a minute."""
 PROBE_TICK = 1.0
@@ -96,11 +104,13 @@ class TargetLoop:
         self._history = History()
         self._readings: Readings | None = None
         self._scraped: Scrape | None = None
-        self._log = TargetLog(self._label)
+        self._log = TargetLog(self._label, clock)
         self._health_detail: str | None = None
         """Result of /health since the body has no metric of vLLM; None if it was not requested."""
         self._hold_until = -math.inf
         self._current: Snapshot | None = None
+        self._published = 0
+        """How often `_current` became old."""
         self._use_polling(target, config, client or Client(target, config.scrape))
         self._use_derivation(target, config)
         self._health = replace(self._health, model_name=self._served.name(self._identity))
@@ -239,17 +249,15 @@ class TargetLoop:
         if self._prober:
             self._prober.expire(self._clock())
         self._current = None
+        self._published += 1
         self._changed()
 
     async def _poll(self) -> float:
         now = self._clock()
         scraped = await self._scraper.scrape()
         served = self._identity.served_model
-        readings = self._normalizer.normalize(scraped.exposition, served)
-        if readings.not_an_engine:
-            raise PollError(Reason.NOT_AN_ENGINE, f"the metrics are those of {readings.not_an_engine}")
-        if not readings.dialect.prefix:
-            raise PollError(Reason.NO_VLLM_METRICS, self._health_detail or NO_METRICS)
+        readings = await in_slices(self._normalizer.steps(scraped.exposition, served, now))
+        check_usable(readings, scraped.exposition, self._health_detail)
         date = scraped.response.date
         async with self._windows_lock:
             self._windows.expect(self._throttle.interval)
@@ -261,8 +269,6 @@ class TargetLoop:
         self._gpu_join.follow(self._windows, now, restarted=change.restarted or change.resumed)
         if self._slo_counters:
             self._slo_counters.follow(readings, self._windows)
-            if self._slo_counters.anomalies:
-                self._health = self._health.dropped(impossible=self._slo_counters.anomalies)
         if change.restarted:
             self._log.restarted(self._windows.restarts)
         if self._prober and (change.restarted or change.resumed):
@@ -282,6 +288,7 @@ class TargetLoop:
             body_bytes=len(response.body),
             rejected_lines=health.rejected_lines + exposition.rejected_count,
             anomalies=Counter(health.anomalies) + Counter(readings.anomalies),
+            limits=Counter(health.limits) + Counter(exceeded(readings, self._identity)),
         )
         self._log.succeeded(scraped, readings)
 
@@ -317,12 +324,7 @@ class TargetLoop:
 
     async def _check_health(self) -> None:
         """Find out with `/health` why there are no metrics: a healthy server probably runs with them disabled."""
-        try:
-            await self._client.get("/health", timeout=HEALTH_TIMEOUT)
-        except PollError as error:
-            self._health_detail = f"{NO_METRICS}, and /health fails: {error.detail}"
-        else:
-            self._health_detail = f"{NO_METRICS} though /health is fine: is vLLM running with --disable-log-stats?"
+        self._health_detail = await why_no_metrics(self._client)
         if self._health.reason is Reason.NO_VLLM_METRICS:
             self._health = replace(self._health, detail=self._health_detail)
 
@@ -350,16 +352,16 @@ class TargetLoop:
         """Return the data of the last poll; the same object until the next one."""
         if self._current is None:
             try:
-                self._current = self._make_snapshot()
+                self._current = at_once(self._make_snapshot())
             except Exception as error:  # noqa: BLE001 - a bug in a derivation must not blank the other targets
                 self._log.bug(error)
                 self._health = self._health.failed_internally(f"{type(error).__name__}: {error}")
                 self._readings = None
-                self._current = self._make_snapshot()
+                self._current = at_once(self._make_snapshot())
         return self._current
 
     async def prepare(self) -> None:
-        """Do the costly part of the next snapshot engine by engine, so that many engines do not delay other tasks."""
+        """Make the next snapshot engine by engine, so that many engines do not delay other tasks."""
         if self._current is not None or self._readings is None:
             return
         async with self._windows_lock:
@@ -367,6 +369,11 @@ class TargetLoop:
                 with contextlib.suppress(Exception):  # the snapshot raises it again and logs the signal
                     latency.prepare(window, self._snapshotter.settings.min_observations)
                 await asyncio.sleep(0)
+            published = self._published
+            with contextlib.suppress(Exception):  # `snapshot` raises it again and handles it
+                made = await in_slices(self._make_snapshot())
+                if published == self._published:
+                    self._current = made
 
     async def history(self, since: float, engine: str | None) -> list[dict[str, object]]:
         """Return the charts of the status page for the polls after a Unix time, of one engine or (None) of all."""
@@ -374,16 +381,20 @@ class TargetLoop:
             return []
         return await self._history.draw(self._windows, self._wall() - self._clock(), since, engine)
 
-    def _make_snapshot(self) -> Snapshot:
+    async def explanations(self) -> list[dict[str, object]]:
+        """Return how the recent quantiles of each engine came about."""
+        return await explanations(self._windows) if self._health.up else []
+
+    def _make_snapshot(self) -> Generator[None, None, Snapshot]:
         identity = self._identity
         gpus = self._gpu_join.view(self._windows)
         followed = self._slo_counters if not self._windows.several else None
         slos = followed.rows(up=self._readings is not None) if followed else ()
         probes = self._prober.probes if self._prober else {}
-        return self._snapshotter.take(
-            self._readings, self._windows, identity, self._health, self._scraped, gpus, slos, probes,
-            self._startup.seconds,
-        )  # fmt: skip
+        health, startup = self._health, self._startup.seconds
+        return self._snapshotter.steps(
+            self._readings, self._windows, identity, health, self._scraped, gpus, slos, probes, startup
+        )
 
     @property
     def server_pid(self) -> int | None:

@@ -6,18 +6,26 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.derived import LATENCIES
+from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.catalog.upstream import ASLEEP
 from vllm_sidecar.series.good_observations import Objective
 from vllm_sidecar.series.slo_counters import SloCounters
+from vllm_sidecar.serve.snapshot import MAX_MODELS
 from vllm_sidecar.vllm.probes import Prober, Probing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_sidecar.config import Config, SloSettings, Target
+    from vllm_sidecar.exposition.layout import Exposition
     from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.vllm.client import Client
+    from vllm_sidecar.vllm.probes.identity import ServerIdentity
+
+
+HEALTH_TIMEOUT = 2.0
+NO_METRICS = "no vLLM metric in the body"
 
 
 def make_prober(
@@ -51,6 +59,36 @@ def make_slo_counters(counted: SloCounters | None, slos: SloSettings) -> SloCoun
         return SloCounters(found, availability=slos.availability)
     counted.use(found, availability=slos.availability)
     return counted
+
+
+def check_usable(readings: Readings, exposition: Exposition, health_detail: str | None) -> None:
+    """Check that a body is that of an engine; `health_detail` is the result of `why_no_metrics`, None if unknown.
+
+    Raises:
+        PollError: NOT_AN_ENGINE, NO_VLLM_METRICS or UNREADABLE.
+    """
+    if readings.not_an_engine:
+        raise PollError(Reason.NOT_AN_ENGINE, f"the metrics are those of {readings.not_an_engine}")
+    if not readings.dialect.prefix:
+        raise PollError(Reason.NO_VLLM_METRICS, health_detail or NO_METRICS)
+    if not readings.engines and exposition.rejected:
+        first = exposition.rejected[0]
+        raise PollError(Reason.UNREADABLE, f"no series of an engine could be read; line {first.line}: {first.why}")
+
+
+async def why_no_metrics(client: Client) -> str:
+    """Find out with `/health` why there are no metrics: a healthy server probably runs with them disabled."""
+    try:
+        await client.get("/health", timeout=HEALTH_TIMEOUT)
+    except PollError as error:
+        return f"{NO_METRICS}, and /health fails: {error.detail}"
+    return f"{NO_METRICS} though /health is fine: is vLLM running with --disable-log-stats?"
+
+
+def exceeded(readings: Readings, identity: ServerIdentity) -> list[str]:
+    """Return the names of the limits that a server exceeds (see `catalog.limits`)."""
+    models = ["models"] if len(identity.models) > MAX_MODELS else []
+    return [*models, *(name for name, count in readings.limits.items() if count)]
 
 
 def asleep(readings: Readings) -> bool:

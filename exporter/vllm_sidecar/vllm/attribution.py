@@ -5,21 +5,28 @@ Every decision depends on the series that are present, never on a version number
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.catalog import upstream
 from vllm_sidecar.catalog.types import Kind, Scope
 from vllm_sidecar.series.readings import Group
-from vllm_sidecar.vllm.engines import UNATTRIBUTED, UNNUMBERED, Assigned, EngineIdentity, Engines
+from vllm_sidecar.vllm.engines import TOO_MANY, UNATTRIBUTED, UNNUMBERED, Assigned, EngineIdentity, Engines
 from vllm_sidecar.vllm.names import PARTS, Names, family_of, only_engines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from vllm_sidecar.exposition.layout import Labels, Layout
 
     Pick = Callable[[Sequence[float]], tuple[float, ...]]
+
+
+AT_ONCE = 1000
+"""Series that are sorted in one go."""
+MAX_LABEL = 512
+"""Characters of the longest label value of a series that is read, except the list of LoRA adapters. It would be
+repeated on each series of its engine."""
 
 
 def _dimensions(scope: Scope) -> dict[str, frozenset[str]]:
@@ -64,13 +71,12 @@ class _Alike(NamedTuple):
 
 
 class Attribution:
-    """The series of one layout, each with its engine or model.
+    """The series of one layout, each with its engine or model; `attribute` makes it.
 
-    `engines` remembers the names of the target's engines, `served` is the model's name for a body that does not contain
-    it.
+    `served` is the model's name for a body that does not contain it.
     """
 
-    def __init__(self, layout: Layout, engines: Engines, served: str | None) -> None:
+    def __init__(self, layout: Layout, served: str | None) -> None:
         self.layout, self.served = layout, served
         self.names = Names(layout)
         self.prefix = next(iter(self.names.prefixes), "")
@@ -85,17 +91,30 @@ class Attribution:
         self.unknown_labels: set[str] = set()
         self.unattributed: set[str] = set()
         self.assigned = Assigned({}, {})
+        self.only_model: str | None = None
+        """The model of all engines, otherwise the served one; None if there are several."""
         self.cache_config: dict[Group, dict[str, str]] = {}
-        self._sort()
-        self._identify()
-        self._assign(engines)
+        self.limits: Counter[str] = Counter()
+        """How much was left out because of a limit, by the name of the limit."""
+
+    def steps(self, engines: Engines) -> Generator[None, None, None]:
+        """Fill the tables; `engines` remembers the names of the target's engines."""
+        yield
+        yield from self._sort()
+        yield from self._identify()
+        yield from self._assign(engines)
         self._find_cache_config()
 
-    def _sort(self) -> None:
+    def _sort(self) -> Generator[None, None, None]:
         """Sort the series by name; a name under several prefixes is read under the best one."""
         by_prefix: dict[str, dict[str, list[Found]]] = {prefix: defaultdict(list) for prefix in self.names.prefixes}
         for slot, series in enumerate(self.layout.series):
+            if slot % AT_ONCE == 0:
+                yield
             prefix, name = self.names.split.get(series.name, ("", ""))
+            if name != upstream.LORA_INFO and any(len(value) > MAX_LABEL for _, value in series.labels):
+                self.limits["label_length"] += 1
+                continue
             found = Found(slot, series.labels, dict(series.labels), series.name)
             table = by_prefix.get(prefix)
             if table is None:
@@ -134,11 +153,14 @@ class Attribution:
                     addresses[label].add(value)
         return next((label for label, values in sorted(addresses.items()) if len(values) > 1), "")
 
-    def _identify(self) -> None:
+    def _identify(self) -> Generator[None, None, None]:
         """Collect the engine labels of all series of engines."""
         found: dict[Labels, _Alike] = {}
         for name, dimensions in _OF_ENGINES.items():
-            for slot, pairs, _, written in self.series.get(name, ()):
+            yield
+            for place, (slot, pairs, _, written) in enumerate(self.series.get(name, ())):
+                if place % AT_ONCE == 0:
+                    yield
                 rest = tuple([pair for pair in pairs if pair[0] not in dimensions])
                 alike = found.get(rest)
                 if alike is None:
@@ -148,13 +170,17 @@ class Attribution:
                 alike.written.add(written)
         self.alike = list(found.values())
 
-    def _assign(self, engines: Engines) -> None:
+    def _assign(self, engines: Engines) -> Generator[None, None, None]:
         """Find the engine of each series of an engine."""
         families: dict[EngineIdentity, set[str]] = defaultdict(set)
         for identity, _, names, _ in self.alike:
             families[identity] |= names
             self.unknown_labels.update(name for name, _ in identity.labels)
+        yield
         self.assigned = engines.assign(families, self.served)
+        models = {engine.group.labels[0] for engine in self.assigned.engines.values()}
+        self.only_model = models.pop() if len(models) == 1 else self.served
+        yield
         for identity, slots, _, written in self.alike:
             engine = self.assigned.engines.get(identity)
             if engine:
@@ -171,6 +197,8 @@ class Attribution:
     def leave_out(self, why: str, count: int, written: Iterable[str]) -> None:
         """Count series that belong to no engine, and record the names of their families."""
         self.anomalies[why] = self.anomalies.get(why, 0) + count
+        if why == TOO_MANY:
+            self.limits["engines"] += count
         self.unattributed.update(written)
 
     def _find_cache_config(self) -> None:
@@ -189,16 +217,18 @@ class Attribution:
             return Group(scope, ())
         if scope is Scope.ENGINE:
             return self.engine_groups.get(found.slot)
-        model = _model(found.labels) or self.only_model()
+        model = _model(found.labels) or self.only_model
         if model:
             return Group(scope, (model,))
         self.leave_out(UNATTRIBUTED, 1, (found.name,))
         return None
 
-    def only_model(self) -> str | None:
-        """Return the model of all engines, otherwise the served one; None if there are several."""
-        models = {engine.group.labels[0] for engine in self.assigned.engines.values()}
-        return models.pop() if len(models) == 1 else self.served
+
+def attribute(layout: Layout, engines: Engines, served: str | None) -> Generator[None, None, Attribution]:
+    """Attribute the series of a layout in steps; `engines` remembers the names of the target's engines."""
+    attribution = Attribution(layout, served)
+    yield from attribution.steps(engines)
+    return attribution
 
 
 def _model(labels: Mapping[str, str]) -> str:

@@ -112,6 +112,7 @@ class Client:
         query: Sequence[tuple[str, str]] = (),
         accept: str = METRICS_ACCEPT,
         timeout: float | None = None,  # noqa: ASYNC109 - it names the phase, which asyncio.timeout around get() cannot
+        max_size: int | None = None,
     ) -> Response:
         """Fetch `path` below the target's url.
 
@@ -120,6 +121,7 @@ class Client:
             query: Pairs; names may repeat.
             accept: The Accept header.
             timeout: Seconds for everything from connecting to the last byte; None for `scrape.timeout`.
+            max_size: Most bytes of the body, if that is less than `scrape.max_body_size`.
 
         Raises:
             PollError: Any outcome other than status 200 with a complete body within the limits.
@@ -132,7 +134,7 @@ class Client:
         progress = _Progress()
         try:
             async with asyncio.timeout(seconds) as deadline:
-                return await self._fetch(url, where, accept, progress)
+                return await self._fetch(url, where, accept, progress, max_size)
         except PollError:
             raise
         except TimeoutError as error:
@@ -141,7 +143,7 @@ class Client:
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise classify(error, where, reading=progress.phase == _READING) from error
 
-    async def _fetch(self, url: URL, where: str, accept: str, progress: _Progress) -> Response:
+    async def _fetch(self, url: URL, where: str, accept: str, progress: _Progress, max_size: int | None) -> Response:
         if self._session is None:
             raise RuntimeError("Client.get outside `async with`")
         headers = self._headers(accept)
@@ -151,7 +153,7 @@ class Client:
         ) as answer:
             progress.phase = _READING
             check_status(answer.status, answer.headers.get("Location"), where)
-            body = await self._read(answer, where)
+            body = await self._read(answer, where, max_size)
         seconds, waited = time.perf_counter() - progress.sent_at, waiting_clock() - progress.waited_before
         encoding = answer.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in ("", "identity"):
@@ -160,8 +162,10 @@ class Client:
         content_type, date = answer.headers.get("Content-Type", ""), unix_time(answer.headers.get("Date", ""))
         return Response(body, content_type, seconds, date, waited)
 
-    async def _read(self, answer: aiohttp.ClientResponse, where: str) -> bytes:
-        limit = self._scrape.max_body_size
+    async def _read(self, answer: aiohttp.ClientResponse, where: str, max_size: int | None) -> bytes:
+        limit, name = self._scrape.max_body_size, " (max_body_size)"
+        if max_size is not None and max_size < limit:
+            limit, name = max_size, ""
         if (answer.content_length or 0) <= limit:
             pieces: list[bytes] = []
             size = 0
@@ -173,7 +177,7 @@ class Client:
             else:
                 return b"".join(pieces)
         answer.close()
-        raise PollError(Reason.TOO_LARGE, f"{where}: the body is larger than {limit} bytes (max_body_size)")
+        raise PollError(Reason.TOO_LARGE, f"{where}: the body is larger than {limit} bytes{name}")
 
     def _headers(self, accept: str) -> dict[str, str]:
         headers = {"user-agent": f"vllm-sidecar/{__version__}"}

@@ -6,16 +6,19 @@ they are handled; their sources are in vLLM's release history, see the comments 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog import upstream
+from vllm_sidecar.catalog.routes import reaches_an_engine
 from vllm_sidecar.catalog.types import Kind, Merge, Scope, Upstream
 from vllm_sidecar.series.readings import Adapters, Dialect, Group, Key
-from vllm_sidecar.vllm.attribution import Attribution, Found
+from vllm_sidecar.slices import at_once
+from vllm_sidecar.vllm.attribution import AT_ONCE, MAX_LABEL, Attribution, Found, attribute
 from vllm_sidecar.vllm.engines import Engines
 from vllm_sidecar.vllm.mapping import (
+    MAX_BUCKETS,
     BodyMapping,
     GroupMapping,
     HistogramMapping,
@@ -24,9 +27,10 @@ from vllm_sidecar.vllm.mapping import (
     histogram_mapping,
     scalar_mapping,
 )
+from vllm_sidecar.vllm.plausible import OBSERVATIONS_PER_SECOND, SUM_PER_SECOND, Growing, most_per_second
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from vllm_sidecar.catalog.types import Signal
     from vllm_sidecar.exposition.layout import Labels, Layout
@@ -38,15 +42,29 @@ _MERGE: dict[Merge, Callable[[Iterable[float]], float]] = {Merge.SUM: sum, Merge
 
 MOST_NAMED = 20
 """Families without an engine that are listed by name."""
+MOST_UNKNOWN = 100
+"""Families that are not in the catalog that are listed by name."""
+MOST_COPIES = 1000
+"""Most series of API servers, or of a proxy, that one value of one engine is made of."""
+MAX_ADAPTERS = 10_000
+"""Most LoRA adapters that are read."""
+MOST_KEYS = 1000
+"""Most series of one labeled signal of one engine, model or server, such as HTTP routes with their status."""
 
 
 def compile_mapping(layout: Layout, engines: Engines | None = None, served: str | None = None) -> BodyMapping:
-    """Compute the meaning of each series of a layout.
+    """Compute the meaning of each series of a layout without a pause; see `compile_steps`."""
+    return at_once(compile_steps(layout, engines or Engines(), served))
+
+
+def compile_steps(layout: Layout, engines: Engines, served: str | None) -> Generator[None, None, BodyMapping]:
+    """Compute the meaning of each series of a layout, in steps.
 
     `engines` remembers the names of the target's engines, `served` is the model's name for a body that does not contain
     it.
     """
-    return _Compiler(Attribution(layout, engines or Engines(), served)).compile()
+    attribution = yield from attribute(layout, engines, served)
+    return (yield from _Compiler(attribution).compile())
 
 
 class _Compiler:
@@ -57,19 +75,31 @@ class _Compiler:
         self.sources: dict[str, str] = {}
         self.scalars: dict[Group, dict[Kind, dict[Key, Merged]]] = defaultdict(lambda: defaultdict(dict))
         self.histograms: dict[Group, list[HistogramMapping]] = defaultdict(list)
+        self.growing: dict[int, Growing] = {}
+        """Series that only grow, by slot."""
+        self._shared: dict[Growing, Growing] = {}
 
-    def compile(self) -> BodyMapping:
+    def compile(self) -> Generator[None, None, BodyMapping]:
         """Fill the tables, and return the mapping."""
         for entry in upstream.UPSTREAM:
-            self._entry(entry)
-        for entry in (upstream.HTTP_REQUESTS, upstream.OPEN_FDS):
-            self._scalar(entry, self._of.plain[entry.aliases[0]], 1.0)
+            yield from self._entry(entry)
+        yield from self._scalar(upstream.OPEN_FDS, self._of.plain[upstream.OPEN_FDS.aliases[0]], 1.0)
+        yield from self._http_requests()
         self._waiting()
+        yield
         self._transfers()
+        yield
         self._unswap()
-        groups = sorted(set(self.scalars) | set(self.histograms))
+        yield
+        unknown = self._of.names.unknown()
+        if len(unknown) > MOST_UNKNOWN:
+            self._of.limits["families"] += len(unknown) - MOST_UNKNOWN
+        groups: list[GroupMapping] = []
+        for known in sorted(set(self.scalars) | set(self.histograms)):
+            groups.append(self._group(known))
+            yield
         return BodyMapping(
-            groups=[self._group(group) for group in groups],
+            groups=groups,
             dialect=self._dialect(),
             started=next((found.slot for found in self._of.plain[upstream.PROCESS_START]), None),
             created=[
@@ -87,18 +117,21 @@ class _Compiler:
                 for entry in upstream.UPSTREAM
                 if entry.checklist and entry.signal.name not in self.sources
             ),
-            unknown=self._of.names.unknown(),
+            unknown=unknown[:MOST_UNKNOWN],
             unknown_labels=tuple(sorted(self._of.unknown_labels)),
             unattributed=tuple(sorted(self._of.unattributed)[:MOST_NAMED]),
             not_an_engine=self._of.not_an_engine(),
             anomalies=self._of.anomalies,
+            unknown_count=len(unknown),
+            limits=dict(self._of.limits),
+            growing=self.growing,
         )
 
     def _adapters(self) -> list[list[tuple[int, Adapters]]]:
         written: dict[Labels, list[tuple[int, Adapters]]] = defaultdict(list)
         for found in self._of.series[upstream.LORA_INFO]:
             of = tuple(sorted(pair for pair in found.labels.items() if pair[0] not in upstream.LORA_LABELS))
-            written[of].append((found.slot, _adapters(found.labels)))
+            written[of].append((found.slot, _adapters(found.labels, self._of.limits)))
         return list(written.values())
 
     def _dialect(self) -> Dialect:
@@ -108,12 +141,23 @@ class _Compiler:
         rust = self._of.layout.openmetrics and not python and not self._of.cache_config
         return Dialect(self._of.prefix, engine, "rust" if rust else "python", not python and not rust)
 
-    def _entry(self, entry: Upstream) -> None:
+    def _http_requests(self) -> Generator[None, None, None]:
+        """Read the routes that reach an engine first: the others may be many, such as those of a scanner."""
+        to_engines: list[Found] = []
+        others: list[Found] = []
+        for found in self._of.plain[upstream.HTTP_REQUESTS.aliases[0]]:
+            reaches = reaches_an_engine(found.labels.get("handler", ""), found.labels.get("method", ""))
+            (to_engines if reaches else others).append(found)
+        yield
+        yield from self._scalar(upstream.HTTP_REQUESTS, [*to_engines, *others], 1.0)
+
+    def _entry(self, entry: Upstream) -> Generator[None, None, None]:
+        yield
         candidates = list(chain.from_iterable(map(self._candidates, entry.aliases)))
         if entry.signal.kind is Kind.HISTOGRAM:
             chosen = next((name for name, _ in candidates if self._of.series.get(name + "_bucket")), None)
             if chosen:
-                self._histogram(entry, chosen)
+                yield from self._histogram(entry, chosen)
             return
         # Copies per API server (label pid) may be stale, even the largest of them; an older name without copies is
         # better (vLLM 0.9.2 with several API servers has both).
@@ -122,7 +166,7 @@ class _Compiler:
         found = next(whole, present[0][1] if present else [])
         factor = self._factor(entry, found)
         if found and factor is not None:
-            self._scalar(entry, found, factor)
+            yield from self._scalar(entry, found, factor)
 
     def _candidates(self, alias: str) -> list[tuple[str, list[Found]]]:
         """Return the series of an alias, and of its form from Ray without `_total`."""
@@ -147,34 +191,59 @@ class _Compiler:
         only = sizes.pop() if len(sizes) == 1 else ""
         return float(only) if only.isdecimal() else None
 
-    def _scalar(self, entry: Upstream, found: list[Found], factor: float) -> None:
+    def _scalar(self, entry: Upstream, found: list[Found], factor: float) -> Generator[None, None, None]:
         signal = entry.signal
         alike: dict[tuple[Group, Key], dict[Labels, list[int]]] = defaultdict(lambda: defaultdict(list))
         counter = signal.kind is Kind.COUNTER
-        for series in found:
+        per_second = most_per_second(signal) if counter else 0.0
+        keys: Counter[Group] = Counter()
+        for place, series in enumerate(found):
+            if place % AT_ONCE == 0:
+                yield
             group = self._of.group_of(signal.scope, series)
             if group is None:
                 continue
             # The sum over reasons has a name of its own; `requests_waiting` is that sum.
             plain = not signal.labels or signal is upstream.REQUESTS_WAITING.signal
             key: Key = signal.name if plain else (signal.name, *(series.labels.get(x, "") for x in signal.labels))
+            if (group, key) not in alike and not self._fits(keys, group, MOST_KEYS, "series_per_signal"):
+                continue
+            if counter:
+                self._grows(series.slot, group, per_second)
             member = _member(signal, series.pairs) if counter else _apart_from_copies(series.pairs)
-            alike[group, key][member].append(series.slot)
+            members = alike[group, key]
+            if member not in members and len(members) == MOST_COPIES:
+                self._of.limits["copies"] += 1
+                continue
+            members[member].append(series.slot)
             self.sources.setdefault(signal.name, series.name)
         for (group, key), copies in alike.items():
-            members = tuple(copies) if counter and any(copies) else ()
-            merged = Merged(key, list(copies.values()), _MERGE[entry.merge], factor, members)
+            distinct = tuple(copies) if counter and any(copies) else ()
+            merged = Merged(key, list(copies.values()), _MERGE[entry.merge], factor, distinct)
             self.scalars[group][signal.kind][key] = merged
+
+    def _fits(self, counted: Counter[Group], group: Group, most: int, limit: str) -> bool:
+        """Count one more of a group; return False, and count it as left out by a limit, if there are too many."""
+        counted[group] += 1
+        if counted[group] > most:
+            self._of.limits[limit] += 1
+            return False
+        return True
+
+    def _grows(self, slot: int, group: Group, per_second: float) -> None:
+        growing = Growing(group, per_second)
+        self.growing[slot] = self._shared.setdefault(growing, growing)
 
     def _waiting(self) -> None:
         """Split the waiting requests by reason if vLLM does (0.20.0 on); add the swapped requests of v0."""
         name = upstream.REQUESTS_WAITING.signal.name
         for reason, source in ((None, upstream.WAITING_BY_REASON), ("swapped", upstream.SWAPPED)):
             alike: dict[tuple[Group, Key], dict[Labels, list[int]]] = defaultdict(lambda: defaultdict(list))
+            keys: Counter[Group] = Counter()
             for found in self._of.series[source]:
                 key: Key = (name, reason or found.labels.get("reason", ""))
                 group = self._of.group_of(Scope.ENGINE, found)
-                if group:
+                if group and ((group, key) in alike or self._fits(keys, group, MOST_KEYS, "series_per_signal")):
                     alike[group, key][_apart_from_copies(found.pairs)].append(found.slot)
             for (group, key), copies in alike.items():
                 self.scalars[group][Kind.GAUGE][key] = Merged(key, list(copies.values()), sum, 1.0)
@@ -196,37 +265,48 @@ class _Compiler:
                 if group and (not kind.label or (found.labels.get(kind.label, "") == kind.value) is not kind.other):
                     key: Key = (signal.name, kind.connector, kind.result)
                     parts[group, key][("", found.name), *found.pairs].append(found.slot)
+                    self._grows(found.slot, group, OBSERVATIONS_PER_SECOND)
                     self.sources.setdefault(signal.name, found.name)
         for (group, key), members in parts.items():
             merged = Merged(key, list(members.values()), sum, 1.0, tuple(members))
             self.scalars[group][signal.kind][key] = merged
 
-    def _histogram(self, entry: Upstream, source: str) -> None:
+    def _histogram(self, entry: Upstream, source: str) -> Generator[None, None, None]:
         found: dict[Group, dict[Labels, dict[float, int]]] = defaultdict(lambda: defaultdict(dict))
-        for series in self._of.series[source + "_bucket"]:
+        copies: Counter[Group] = Counter()
+        for place, series in enumerate(self._of.series[source + "_bucket"]):
+            if place % AT_ONCE == 0:
+                yield
             bound = bucket_bound(series.labels.get("le", ""))
             group = self._of.group_of(entry.signal.scope, series)
             rest = tuple([pair for pair in series.pairs if pair[0] != "le"])
             if bound is not None and group:
+                if rest not in found[group] and not self._fits(copies, group, MOST_COPIES, "copies"):
+                    continue
                 found[group][rest][bound] = series.slot
+                self._grows(series.slot, group, OBSERVATIONS_PER_SECOND)
         totals = {x.pairs: x.slot for x in self._of.series.get(source + "_sum", ())}
         for group, parts in found.items():
-            mappings = [histogram_mapping(entry.signal.name, slots, totals.get(rest)) for rest, slots in parts.items()]
-            usable = (
-                [mapping for mapping in mappings if mapping and mapping.bounds == mappings[0].bounds]
-                if mappings[0]
-                else []
-            )
+            yield
+            for rest, slots in parts.items():
+                if len(slots) > MAX_BUCKETS + 1:
+                    self._of.limits["buckets"] += len(slots) - MAX_BUCKETS - 1
+                if (total := totals.get(rest)) is not None:
+                    self._grows(total, group, SUM_PER_SECOND)
+            mappings = {
+                rest: histogram_mapping(entry.signal.name, slots, totals.get(rest)) for rest, slots in parts.items()
+            }
+            first = next(iter(mappings.values()))
+            usable = {rest: each for rest, each in mappings.items() if first and each and each.bounds == first.bounds}
             if len(usable) < len(mappings):
                 self._of.anomalies["bad_histogram"] = (
                     self._of.anomalies.get("bad_histogram", 0) + len(mappings) - len(usable)
                 )
-            if usable:
-                others = [(mapping.pick, mapping.total) for mapping in usable[1:]]
-                copies = any(not upstream.COPIES.isdisjoint(dict(rest)) for rest in parts)
-                members = tuple(rest for rest, mapping in zip(parts, mappings, strict=True) if mapping in usable)
+            if first and usable:
+                others = [(each.pick, each.total) for each in usable.values() if each is not first]
+                several = any(not upstream.COPIES.isdisjoint(dict(rest)) for rest in parts)
                 self.histograms[group].append(
-                    usable[0]._replace(others=others, members=members if copies else ())
+                    first._replace(others=others, members=tuple(usable) if several else ())
                 )  # fmt: skip
                 self.sources[entry.signal.name] = self._of.series[source + "_bucket"][0].name.removesuffix("_bucket")
 
@@ -268,9 +348,13 @@ def _apart_from_copies(pairs: Labels) -> Labels:
     return tuple([pair for pair in pairs if pair[0] not in upstream.COPIES])
 
 
-def _adapters(labels: Mapping[str, str]) -> Adapters:
+def _adapters(labels: Mapping[str, str], limits: Counter[str]) -> Adapters:
     def names(label: str) -> tuple[str, ...]:
-        return tuple(sorted({name.strip() for name in labels.get(label, "").split(",")} - {""}))
+        every = sorted({name.strip() for name in labels.get(label, "").split(",")} - {""})
+        short = [name for name in every if len(name) <= MAX_LABEL][:MAX_ADAPTERS]
+        if len(short) < len(every):
+            limits["adapters"] += len(every) - len(short)
+        return tuple(short)
 
     slots = labels.get("max_lora", "")
     return Adapters(

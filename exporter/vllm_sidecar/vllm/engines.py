@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
 MAX_ENGINES = 256
 """Most engines per target; the series of others are left out and counted."""
-MAX_SHAPES = 32
+MAX_IDENTITIES = 2
+"""Sets of labels that are compared with each other are at most this many times the limit of engines: some families of
+an engine may have fewer labels than others."""
+MAX_SHAPES = 16
 """Most sets of label names that are compared with each other; a server has one or two."""
-MAX_EXTRA_LABELS = 20
+MAX_EXTRA_LABELS = 8
 """Most unknown labels that names can contain; engines that differ in others get a hash."""
 MAX_NAME = 40
 """Longest value of the label `engine`."""
@@ -118,7 +121,9 @@ class Engines:
 
         `served` is the model's name for a body that does not contain it.
         """
-        clusters, refused = _clusters(found)
+        compared, refused = self._compared(found)
+        clusters, ambiguous = _clusters(compared)
+        refused |= ambiguous
         named: list[_Cluster] = []
         for cluster in clusters:
             cluster.model = cluster.model or served or ""
@@ -128,13 +133,26 @@ class Engines:
                 refused |= dict.fromkeys(cluster.members, UNATTRIBUTED)
         # Known engines first: new ones never take a name or a place from them.
         named.sort(key=lambda one: (self._key(one) not in self._names, one.heaviest))
+        # Series without a model, next to the same series with the served one, may be of any engine.
+        refused |= {one: UNATTRIBUTED for cluster in named for one in cluster.members}
         for cluster in named[self._limit :]:
             refused |= dict.fromkeys(cluster.members, TOO_MANY)
         engines: dict[EngineIdentity, Engine] = {}
         for cluster, name in self._name(named[: self._limit]):
             engine = Engine(Group(Scope.ENGINE, (cluster.model, name)), cluster.labels)
             engines |= dict.fromkeys(cluster.members, engine)
-        return Assigned(engines, refused)
+        return Assigned(engines, {one: why for one, why in refused.items() if one not in engines})
+
+    def _compared(
+        self, found: Mapping[EngineIdentity, Collection[str]]
+    ) -> tuple[Mapping[EngineIdentity, Collection[str]], dict[EngineIdentity, str]]:
+        """Return the identities that are compared with each other, known ones first, and those that are too many."""
+        most = MAX_IDENTITIES * self._limit
+        if len(found) <= most:
+            return found, {}
+        ranked = sorted(found, key=lambda one: (one not in self._names, -len(found[one])))
+        kept = set(ranked[:most])
+        return {one: families for one, families in found.items() if one in kept}, dict.fromkeys(ranked[most:], TOO_MANY)
 
     @staticmethod
     def _key(cluster: _Cluster) -> EngineIdentity:

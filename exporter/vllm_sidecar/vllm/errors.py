@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
+from vllm_sidecar.vllm.urls import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,7 @@ def check_status(status: int, location: str | None, where: str) -> None:
     if status == 200:
         return
     if status in (301, 302, 303, 307, 308):
-        goal = re.sub(r"//[^/]*@", "//", re.split(r"[?#]", location or "nowhere")[0])
+        goal = re.split(r"[?#]", without_credentials(location or "nowhere"))[0]
         raise PollError(Reason.REDIRECT, f"{where}: status {status} redirects to {goal[:200]}")
     default = {4: Reason.HTTP_4XX, 5: Reason.HTTP_5XX}.get(status // 100, Reason.HTTP_OTHER)
     raise PollError(_STATUS_REASONS.get(status, default), f"{where}: status {status}")

@@ -8,11 +8,13 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.series.readings import Adapters, Dialect, Engine, Group, Key
+from vllm_sidecar.vllm.plausible import MOST_RATIO, most_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from vllm_sidecar.exposition.layout import Labels
+    from vllm_sidecar.vllm.plausible import Growing
 
     Pick = Callable[[Sequence[float]], tuple[float, ...]]
 
@@ -39,6 +41,8 @@ class ScalarMapping:
     keys: tuple[Key, ...] = ()
     pick: Pick = field(default=lambda _: ())
     merged: list[Merged] = field(default_factory=list)
+    ratios: tuple[Key, ...] = ()
+    """Keys of ratios, which are at most 1."""
 
 
 class HistogramMapping(NamedTuple):
@@ -84,6 +88,10 @@ class BodyMapping:
     unattributed: tuple[str, ...]
     not_an_engine: str
     anomalies: dict[str, int]
+    unknown_count: int
+    limits: dict[str, int]
+    """How much was left out because of a limit, by the name of the limit."""
+    growing: dict[int, Growing]
 
     def newest_adapters(self, values: Sequence[float]) -> Adapters | None:
         """Return the newest LoRA info of each engine by its value, a time; older ones remain exposed."""
@@ -118,11 +126,20 @@ def bucket_bound(text: str) -> float | None:
     return None if bound != bound else bound
 
 
+MAX_BUCKETS = 128
+"""Most finite buckets of a histogram; vLLM has 40 at most. Of more, every few are merged: estimates take the square of
+their number."""
+
+
 def histogram_mapping(name: str, slots: dict[float, int], total: int | None) -> HistogramMapping | None:
     """Make the mapping of one histogram; None without finite bounds, or without +Inf."""
     edges = sorted(slots)
     if len(edges) < 2 or edges[-1] != inf:
         return None
+    if len(edges) > MAX_BUCKETS + 1:
+        # Buckets are cumulative, so without a bound two neighbors are one; the last finite bound stays.
+        finite = len(edges) - 1
+        edges = [*(edges[(place + 1) * finite // MAX_BUCKETS - 1] for place in range(MAX_BUCKETS)), inf]
     return HistogramMapping(name, tuple(edges[:-1]), _pick([slots[bound] for bound in edges]), total, [])
 
 
@@ -133,4 +150,6 @@ def scalar_mapping(entries: Iterable[Merged]) -> ScalarMapping:
     for entry in entries:
         alone = len(entry.slots) == 1 and len(entry.slots[0]) == 1 and entry.factor == 1.0 and not entry.members
         (single if alone else merged).append(entry)
-    return ScalarMapping(tuple(entry.key for entry in single), _pick([entry.slots[0][0] for entry in single]), merged)
+    keys = tuple(entry.key for entry in single)
+    ratios = tuple(key for key in (*keys, *(entry.key for entry in merged)) if most_of(key) == MOST_RATIO)
+    return ScalarMapping(keys, _pick([entry.slots[0][0] for entry in single]), merged, ratios)

@@ -5,7 +5,7 @@ known layout only copies values. Values that cannot be true are left out and cou
 
 - `not_finite`: NaN or infinity, which cannot be compared;
 - `negative`: below zero, as no signal here can be; v0 exposes -1 as the hit rate of a disabled prefix cache;
-- `impossible`: a number above 64 bits;
+- `impossible`: more than a server can have, or can have reached since the previous poll (see `plausible`, `growth`);
 - `bad_histogram`: cumulative bucket counts that fall, or a missing bucket bound;
 - `unattributed`: series of no engine, or of several: nothing names their model, or they lack the labels that
   distinguish the engines of the body;
@@ -22,18 +22,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.exposition.metric_values import Histogram
 from vllm_sidecar.series.readings import Group, Key, Reading, Readings
-from vllm_sidecar.vllm.compiler import compile_mapping
+from vllm_sidecar.slices import at_once
+from vllm_sidecar.vllm.compiler import compile_steps
 from vllm_sidecar.vllm.engines import Engines
+from vllm_sidecar.vllm.growth import Accepted, Growth
+from vllm_sidecar.vllm.plausible import MOST, MOST_NOW, MOST_RATIO, is_time, most_of
 from vllm_sidecar.vllm.sums import Sums
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from vllm_sidecar.exposition.layout import Exposition, Layout
     from vllm_sidecar.vllm.mapping import BodyMapping, GroupMapping, HistogramMapping, ScalarMapping
 
-MOST = 2.0**63
-"""Largest count of any server, in any unit."""
 MAPPINGS = 2
 """Layouts whose mappings are cached: the newest and the previous one, which may return."""
 
@@ -54,29 +55,48 @@ class Normalizer:
         self._mappings: list[_Known] = []
         self._engines = Engines()
         self._sums = Sums()
+        self._growth = Growth()
         self._started: float | None = None
         self._groups: Mapping[Group, Reading] = {}
 
-    def normalize(self, exposition: Exposition, served: str | None = None) -> Readings:
-        """Read one exposition; never raises, missing values are left out of the readings.
+    def normalize(self, exposition: Exposition, served: str | None = None, at: float | None = None) -> Readings:
+        """Read one exposition without a pause; see `steps`."""
+        return at_once(self.steps(exposition, served, at))
 
-        `served` is the model's name for a body that does not contain it.
+    def steps(
+        self, exposition: Exposition, served: str | None = None, at: float | None = None
+    ) -> Generator[None, None, Readings]:
+        """Read one exposition in steps; never raises, missing values are left out of the readings.
+
+        Args:
+            exposition: The body.
+            served: The model's name for a body that does not contain it.
+            at: Monotonic time of the poll in seconds; None for a body without a predecessor.
         """
-        _, _, mapping, before = self._mapping(exposition, served)
-        values = exposition.values
+        _, _, mapping, before = yield from self._mapping(exposition, served)
         anomalies: Counter[str] = Counter(mapping.anomalies)
-        started = _finite(values, mapping.started)
+        started = _time(exposition.values, mapping.started, anomalies)
         if started is not None and started != self._started:
             self._started = started
             self._sums.forget()
+            self._growth.forget()
             self._groups = {}
-        groups = {group.group: self._read(group, values, before, anomalies) for group in mapping.groups}
+        accepted = Accepted(exposition.values)
+        if at is not None:
+            accepted = yield from self._growth.steps(exposition.layout, mapping.growing, exposition.values, at)
+        values = accepted.values
+        if accepted.doubted:
+            anomalies["impossible"] += accepted.doubted
+        groups: dict[Group, Reading] = {}
+        for group in mapping.groups:
+            groups[group.group] = self._read(group, values, before, anomalies)
+            yield
         self._groups = groups
         return Readings(
             groups=groups,
             dialect=mapping.dialect,
             started=started,
-            created={group: values[slot] for group, slot in mapping.created if isfinite(values[slot])},
+            created={group: values[slot] for group, slot in mapping.created if is_time(values[slot])},
             cache_config=mapping.cache_config,
             adapters=mapping.newest_adapters(values),
             sources=mapping.sources,
@@ -87,14 +107,18 @@ class Normalizer:
             unknown_labels=mapping.unknown_labels,
             unattributed=mapping.unattributed,
             not_an_engine=mapping.not_an_engine,
+            unknown_count=mapping.unknown_count,
+            limits={**exposition.limits, **mapping.limits},
+            jumped=accepted.jumped,
         )
 
-    def _mapping(self, exposition: Exposition, served: str | None) -> _Known:
+    def _mapping(self, exposition: Exposition, served: str | None) -> Generator[None, None, _Known]:
         layout = exposition.layout
         for known in self._mappings:
             if known.layout is layout and known.served == served:
                 return known
-        new = _Known(layout, served, compile_mapping(layout, self._engines, served), {})
+        mapping = yield from compile_steps(layout, self._engines, served)
+        new = _Known(layout, served, mapping, {})
         self._mappings = [new, *self._mappings][:MAPPINGS]
         return new
 
@@ -105,9 +129,9 @@ class Normalizer:
         before: dict[tuple[Group, str], Histogram],
         anomalies: Counter[str],
     ) -> Reading:
-        counters = _scalars(group.counters, values, anomalies)
+        counters = _scalars(group.counters, values, anomalies, MOST)
         self._add_up(group, values, counters)
-        gauges = _scalars(group.gauges, values, anomalies)
+        gauges = _scalars(group.gauges, values, anomalies, MOST_NOW)
         if group.waiting_sum and all(key in gauges for key in group.waiting_sum):
             gauges["requests_waiting"] = sum(gauges[key] for key in group.waiting_sum)
         histograms: dict[str, Histogram] = {}
@@ -138,21 +162,32 @@ class Normalizer:
                     (counters[key],) = self._sums.follow((group.group, key), {(): (counters[key],)})
 
 
-def _finite(values: Sequence[float], slot: int | None) -> float | None:
-    return values[slot] if slot is not None and isfinite(values[slot]) else None
+def _time(values: Sequence[float], slot: int | None, anomalies: Counter[str]) -> float | None:
+    """Return the Unix time in a slot; None without one, or if it cannot be true."""
+    if slot is None:
+        return None
+    if not is_time(values[slot]):
+        anomalies["not_finite" if not isfinite(values[slot]) else "impossible"] += 1
+        return None
+    return values[slot]
 
 
-def _scalars(mapping: ScalarMapping, values: Sequence[float], anomalies: Counter[str]) -> dict[Key, float]:
+def _scalars(mapping: ScalarMapping, values: Sequence[float], anomalies: Counter[str], most: float) -> dict[Key, float]:
+    """Return counters or gauges without those that cannot be true; `most` is the lowest limit of any of them."""
     picked = mapping.pick(values)
     result = dict(zip(mapping.keys, picked, strict=True))
     for key, slots, merge, factor, _ in mapping.merged:
         result[key] = merge(max(values[slot] for slot in alike) for alike in slots) * factor
     # One sum in C finds NaN and too large values, one minimum finds negative ones; both are rare.
-    if not sum(result.values()) <= MOST or min(result.values(), default=0.0) < 0.0:
+    if not sum(result.values()) <= most or min(result.values(), default=0.0) < 0.0:
         for key, value in list(result.items()):
-            if not 0.0 <= value <= MOST:
+            if not 0.0 <= value <= most_of(key):
                 anomalies["not_finite" if not isfinite(value) else "negative" if value < 0.0 else "impossible"] += 1
                 del result[key]
+    for key in mapping.ratios:
+        if result.get(key, 0.0) > MOST_RATIO:
+            anomalies["impossible"] += 1
+            del result[key]
     return result
 
 
@@ -169,7 +204,7 @@ def _histogram(
     parts = [(cumulative, total)]
     for pick, slot in mapping.others:
         parts.append((pick(values), values[slot] if slot is not None else None))
-    if mapping.members and all(isfinite(sum(buckets)) for buckets, _ in parts):
+    if mapping.members and all(sum(buckets) <= MOST for buckets, _ in parts):
         cumulative, total = _added_up(mapping, parts, sums, group)
     elif mapping.others:
         cumulative = tuple(map(sum, zip(*(buckets for buckets, _ in parts), strict=True)))
@@ -182,8 +217,8 @@ def _histogram(
         return None
     if before is not None and _sum_alone_fell(before, cumulative, total):
         anomalies["sum_fell"] += 1
-    if total is not None and not abs(total) <= MOST:
-        anomalies["not_finite" if not isfinite(total) else "impossible"] += 1
+    if total is not None and not 0.0 <= total <= MOST:
+        anomalies["not_finite" if not isfinite(total) else "negative" if total < 0.0 else "impossible"] += 1
         total = None
     return Histogram(mapping.bounds, cumulative, total)
 
@@ -196,7 +231,7 @@ def _added_up(
         (group, mapping.name, mapping.bounds), dict(zip(mapping.members, (p for p, _ in parts), strict=True))
     )
     totals = {m: (total,) for m, (_, total) in zip(mapping.members, parts, strict=True) if total is not None}
-    if len(totals) < len(parts) or not all(isfinite(total) for (total,) in totals.values()):
+    if len(totals) < len(parts) or not all(abs(total) <= MOST for (total,) in totals.values()):
         return cumulative, None
     return cumulative, sums.follow((group, mapping.name), totals)[0]
 

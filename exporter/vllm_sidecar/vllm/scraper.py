@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.exposition import DifferentialParser
+from vllm_sidecar.slices import in_slices
 
 if TYPE_CHECKING:
     from vllm_sidecar.exposition.layout import Exposition
@@ -41,4 +42,4 @@ class Scraper:
             PollError: The body could not be fetched, or is not an exposition.
         """
         response = self.last_response = await self._client.get(self._path)
-        return Scrape(self._parser.parse(response.body, response.content_type), response)
+        return Scrape(await in_slices(self._parser.steps(response.body, response.content_type)), response)

@@ -49,6 +49,9 @@ LOAD_PER_INTERVAL: Final = 6.0
 LOAD_EXPIRES: Final = 3.0
 """Intervals of /load after which its value is too old to be exported."""
 
+MAX_BODY: Final = 4 << 20
+"""Bytes of the largest answer that is read, enough for 5,000 models; JSON is read without a pause."""
+
 _PARSERS: Final[Mapping[FactSource, Callable[[bytes], Facts]]] = {
     FactSource.VERSION: parse_version,
     FactSource.MODELS: parse_models,
@@ -77,6 +80,7 @@ class ProbeClient(Protocol):
         query: Sequence[tuple[str, str]] = (),
         accept: str = "",
         timeout: float = ...,  # noqa: ASYNC109 - the client owns its deadline
+        max_size: int = ...,
     ) -> Response:
         """Fetch `path` with a deadline in seconds; raises PollError unless the answer is a body with status 200."""
         ...
@@ -226,7 +230,11 @@ class Prober:
         process = self._process
         try:
             answer = await self._client.get(
-                str(source), query=_QUERIES.get(source, ()), accept="application/json", timeout=self._timeout
+                str(source),
+                query=_QUERIES.get(source, ()),
+                accept="application/json",
+                timeout=self._timeout,
+                max_size=MAX_BODY,
             )
         except PollError as error:
             if process == self._process:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from vllm_sidecar.vllm.plausible import MOST_NOW
 from vllm_sidecar.vllm.probes import flag_values
 from vllm_sidecar.vllm.probes.flags import FLAGS, Flag, Path
 from vllm_sidecar.vllm.probes.identity import Facts, ModelCard
@@ -87,8 +88,8 @@ def parse_load(body: bytes) -> Facts:
         ValueError: The body has another form.
     """
     load = flag_values.real(_object(body).get("server_load"))
-    if load is None or load < 0:
-        raise ValueError('no number from 0 under "server_load"')
+    if load is None or not 0.0 <= load <= MOST_NOW:
+        raise ValueError('no number of requests under "server_load"')
     return Facts(requests_in_flight=load)
 
 

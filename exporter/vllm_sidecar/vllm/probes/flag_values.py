@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
+from vllm_sidecar.vllm.urls import cut_text, without_credentials
+
 FlagValue = str | int | float | bool
 
 MAX_TEXT = 512
@@ -20,7 +22,8 @@ MAX_TEXT = 512
 NONE = "none"
 """Value of a flag whose feature the server reports as off; a flag that no source reports is absent instead."""
 
-_MAX_READ = 65536
+_MAX_READ = 4096
+"""Characters of a text that are read: texts are cut before anything else is done with them."""
 
 _EXACT = 2**53
 """Flags become gauges, so an integer that a double cannot hold is not a flag value."""
@@ -30,8 +33,6 @@ _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _HUMAN = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,16})?)([kKmMgGtT])")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,16}")
-_USER_PART = re.compile(r"(?<=://)[^/?#]*@")
-_URL_TAIL = re.compile(r"(://[^?#]*)[?#].*", re.DOTALL)
 _REPR_PAIR = re.compile(r"\b(method|model|num_spec_tokens|num_speculative_tokens)=('[^']*'|\"[^\"]*\"|[^,()]+)")
 
 
@@ -39,10 +40,10 @@ def text(value: object) -> str | None:
     """Clean a text of at most 512 characters; None for anything that is not text, is empty, or is `None`."""
     if not isinstance(value, str):
         return None
-    printable = "".join(c if c.isprintable() else " " for c in value[:_MAX_READ].strip())
+    printable = "".join(c if c.isprintable() else " " for c in cut_text(value, _MAX_READ).strip())
     # JSON and /proc can both carry lone surrogates, which would fail when the metrics are written.
     utf8 = printable.encode("utf-8", "replace").decode("utf-8")
-    safe = _URL_TAIL.sub(r"\1", _USER_PART.sub("", utf8)).strip()[:MAX_TEXT]
+    safe = without_credentials(utf8).strip()[:MAX_TEXT]
     return safe if safe and safe not in {"None", "null"} else None
 
 
