@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from places import EXPORTER
+from places import EXPORTER, ROOT
 
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.config import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 EXAMPLE = EXPORTER / "config.example.yaml"
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture
@@ -62,15 +63,33 @@ def test_every_key_of_the_example_has_a_comment_above_it() -> None:
     assert bare == ["  key_file: null"]
 
 
-def test_the_list_of_targets_in_the_example_is_valid(write: Callable[[str], Path]) -> None:
-    text = EXAMPLE.read_text(encoding="utf-8")
-    commented = re.findall(r"^# (targets:.*|  .*)$", text, re.MULTILINE)
+def commented(section: str) -> str:
+    """The lines of a section that the example has only in a comment."""
+    found = re.search(rf"^# {section}:\n(?:#  .*\n)+", EXAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
+    return re.sub(r"^# ", "", found[0], flags=re.MULTILINE)
 
-    config = load(write("\n".join(commented)))
+
+def test_the_list_of_targets_in_the_example_is_valid(write: Callable[[str], Path]) -> None:
+    config = load(write(commented("targets")))
 
     assert [target.name for target in config.all_targets] == ["chat", "code"]
     assert config.targets[0].args == ("vllm", "serve", "Qwen/Qwen3-8B", "--max-num-seqs", "128")
     assert config.targets[1].url == "https://code.example.com/vllm"
+
+
+def test_the_sources_in_the_example_are_valid(write: Callable[[str], Path]) -> None:
+    config = load(write(commented("discovery")))
+
+    assert [place for place, _ in config.discovery.lists] == ["file.0", "http.0", "dns.0", "kubernetes.0"]
+    assert config.all_targets == ()
+
+
+def test_the_sources_in_the_document_about_discovery_are_valid(write: Callable[[str], Path]) -> None:
+    blocks = re.findall(r"```yaml\n(discovery:.*?)```", (DOCS / "discovery.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 6
+    for block in blocks:
+        config = load(write(block.replace("bearer_token_file: /run/secrets/inventory-token", "bearer_token: x")))
+        assert config.discovery.is_used
 
 
 def test_every_key_is_described_and_has_a_default() -> None:

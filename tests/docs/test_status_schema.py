@@ -84,7 +84,9 @@ def test_the_status_of_the_gpus_is_described_whether_they_are_read_or_not() -> N
         assert problems(as_read(status([], NodeGpus(health, samples)))) == []
 
 
-@pytest.mark.parametrize("settings", [{"vllm": {"headless": True}}, {"gpu": {"only": True}}])
+@pytest.mark.parametrize(
+    "settings", [{"vllm": {"headless": True}}, {"gpu": {"only": True}}, {"discovery": {"kubernetes": [{}]}}]
+)
 def test_a_sidecar_without_a_server_is_described(settings: dict[str, object]) -> None:
     state = without_targets(Config.model_validate(settings))
     assert state is not None

@@ -19,6 +19,7 @@ from properties import examples
 from running import config
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
+from vllm_sidecar.config import NamedTarget
 from vllm_sidecar.serve.target import NOT_ONE_ENGINE_HOLD, TargetLoop
 from vllm_sidecar.vllm.client import Client, Response
 from vllm_sidecar.vllm.probes.schedule import MAX_INTERVAL
@@ -360,3 +361,27 @@ def test_a_health_endpoint_that_hangs_delays_no_poll_of_a_server_without_metrics
     assert server.intervals() == pytest.approx([1.0] * 59, rel=1e-9)
     assert len(server.probed["/health"]) == 1
     assert "/health fails" in target_loop.health.detail
+
+
+def test_polls_of_many_targets_are_spread_over_the_interval_and_stay_there() -> None:
+    servers = [Server() for _ in range(40)]
+    settings = config()
+
+    async def one(server: Server, name: str) -> None:
+        named = NamedTarget(name=name, url="http://127.0.0.1:8000")
+        clock = asyncio.get_running_loop().time
+        await TargetLoop(named, settings, lambda: None, client=server, clock=clock).run()
+
+    async def play_all() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(20.5), asyncio.TaskGroup() as tasks:
+                for number, server in enumerate(servers):
+                    tasks.create_task(one(server, f"llm/chat-{number}"))
+
+    virtual_time.run(play_all())
+
+    begin = min(server.scraped[0] for server in servers) // 1.0
+    tenths = Counter(int(10 * ((server.scraped[-1] - begin) % 1.0)) for server in servers)
+    assert max(tenths.values()) <= 10, tenths
+    assert all(server.intervals() == pytest.approx([1.0] * len(server.intervals())) for server in servers)
+    assert all(len(server.scraped) in (20, 21) for server in servers)

@@ -15,7 +15,7 @@ from places import CAPTURES
 
 from vllm_sidecar.config import Config, ConfigError
 from vllm_sidecar.gpu.monitor import GpuMonitor
-from vllm_sidecar.serve import app
+from vllm_sidecar.serve import app, watched_targets
 from vllm_sidecar.serve.app import Sidecar
 from vllm_sidecar.serve.event_loop import LoopTime
 from vllm_sidecar.serve.target import TargetLoop
@@ -173,9 +173,9 @@ async def test_a_long_interval_that_becomes_short_is_not_waited_for() -> None:
 
 async def test_a_connection_goes_on_where_nothing_changed_that_it_needs() -> None:
     async with running() as run:
-        client = run.sidecar._target_loops[""]._client
+        client = run.sidecar._targets._loops[""]._client
         await run.reload(limits={"adapters": 7}, windows={"length": "9s"}, vllm={"labels": {"team": "a"}})
-        assert run.sidecar._target_loops[""]._client is client
+        assert run.sidecar._targets._loops[""]._client is client
 
 
 async def test_another_window_is_cut_from_what_is_kept() -> None:
@@ -187,7 +187,9 @@ async def test_another_window_is_cut_from_what_is_kept() -> None:
         assert b"in the last 0.2 s" in run.sidecar.exporter.render(openmetrics=False)
         await run.reload(windows={"length": "30s", "keep": "1m"})
         (window,) = (
-            window for group, window in run.sidecar._target_loops[""]._windows._groups.items() if len(group.labels) == 2
+            window
+            for group, window in run.sidecar._targets._loops[""]._windows._groups.items()
+            if len(group.labels) == 2
         )
         assert window.seconds > 0.3, "polls that fell out of the short window are in the long one"
         samples = await run.scraped(2)
@@ -232,7 +234,7 @@ async def test_a_bug_while_new_targets_are_made_changes_nothing(monkeypatch: pyt
         def broken(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(app, "TargetLoop", broken)
+        monkeypatch.setattr(watched_targets, "TargetLoop", broken)
         error = await run.reload(vllm={"url": "http://127.0.0.1:1"}, limits={"adapters": 7})
         assert error is not None
         assert "internal error: ZeroDivisionError" in str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from yarl import URL
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog.reasons import GPU_HINTS, GPU_REASONS, HINTS, VLLM_REASONS, PollError, Reason
 from vllm_sidecar.vllm.client import Client, join
+from vllm_sidecar.vllm.waiting import new_event_loop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,3 +193,16 @@ async def test_the_fake_answers_like_vllm() -> None:
         assert (await failure(fake.url, "/server_info")).reason is Reason.HTTP_404
         fake.endpoints["/server_info"] = (200, {"a": 1})
         assert (await fetch(fake.url, "/server_info")).body == b'{"a":1}'
+
+
+def test_the_time_in_which_the_event_loop_is_busy_is_not_a_cost_of_the_server() -> None:
+    async def seconds() -> float:
+        async with FakeVllm(BODY) as fake:
+            fake.delay = 0.05
+            request = asyncio.create_task(fetch(fake.url))
+            await asyncio.sleep(0.02)
+            time.sleep(0.5)  # noqa: ASYNC251 - other targets are read, or a scrape is made
+            return (await request).cost
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        assert runner.run(seconds()) < 0.3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from vllm_sidecar.catalog.derived import DERIVED
+from vllm_sidecar.catalog.discovery import DISCOVERY
 from vllm_sidecar.catalog.gpu_fields import GPU_FIELDS, GPU_STATE
 from vllm_sidecar.catalog.server import SERVER
 from vllm_sidecar.catalog.sidecar import OWN
@@ -21,6 +22,7 @@ for _signal in (
     *GPU_STATE,
     *SLO,
     *OWN,
+    *DISCOVERY,
 ):
     if _signal.name in SIGNALS:
         raise ValueError(f"signal {_signal.name} is listed twice in the catalog")
@@ -36,6 +38,7 @@ def signal_of(metric: str) -> Signal | None:
 
 __all__ = [
     "DERIVED",
+    "DISCOVERY",
     "GPU_FIELDS",
     "GPU_STATE",
     "HTTP_REQUESTS",

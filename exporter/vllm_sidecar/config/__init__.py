@@ -4,6 +4,15 @@ The only part of the program that reads YAML. All mistakes of a file are reporte
 """
 
 from vllm_sidecar.config.config_errors import ConfigError
+from vllm_sidecar.config.discovery import (
+    DiscoveredTarget,
+    DiscoverySettings,
+    DnsList,
+    FileList,
+    HttpList,
+    PodList,
+    ServerList,
+)
 from vllm_sidecar.config.gpu import GpuSettings
 from vllm_sidecar.config.loader import ConfigSource, load
 from vllm_sidecar.config.overrides import CONFIG_FILE, flag, is_secret, keys, kinds, unknown_variables, variable
@@ -18,7 +27,7 @@ from vllm_sidecar.config.schema import (
     WindowSettings,
 )
 from vllm_sidecar.config.service_levels import LatencyObjective, SloSettings
-from vllm_sidecar.config.targets import NamedTarget, SoleTarget, Target
+from vllm_sidecar.config.targets import HttpServer, NamedTarget, SoleTarget, Target
 from vllm_sidecar.config.values import TAKEN_LABELS, format_duration, parse_duration
 from vllm_sidecar.config.web import DEFAULT_PORT, WebSettings
 
@@ -29,15 +38,23 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConfigSource",
+    "DiscoveredTarget",
+    "DiscoverySettings",
+    "DnsList",
+    "FileList",
     "GpuSettings",
+    "HttpList",
+    "HttpServer",
     "LatencyObjective",
     "LimitSettings",
     "LogSettings",
     "MetricSettings",
     "NamedTarget",
+    "PodList",
     "ProbeSettings",
     "ProgressSettings",
     "ScrapeSettings",
+    "ServerList",
     "SloSettings",
     "SoleTarget",
     "Target",

@@ -63,8 +63,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _summary(config: Config) -> str:
     targets = config.all_targets
-    count = "1 target" if len(targets) == 1 else f"{len(targets)} targets" if targets else "GPUs and no target"
+    every = format_duration(config.scrape.interval if targets or config.discovery.is_used else config.gpu.interval)
+    return f"OK, {_watched(config)} every {every}, served on {', '.join(config.web.listen_address)}"
+
+
+def _watched(config: Config) -> str:
+    """Return what a sidecar with this configuration watches, in a few words."""
     if config.headless:
-        count = "GPUs of a worker without an HTTP server (vllm.headless)"
-    every = format_duration(config.scrape.interval if targets else config.gpu.interval)
-    return f"OK, {count} every {every}, served on {', '.join(config.web.listen_address)}"
+        return "GPUs of a worker without an HTTP server (vllm.headless)"
+    targets = len(config.all_targets)
+    found = ", ".join(name for name, _ in config.discovery.lists)
+    if not targets and not found:
+        return "GPUs and no target"
+    parts = [f"{targets} target{'' if targets == 1 else 's'}"] if targets else []
+    return " and ".join([*parts, *([f"the targets of discovery.{found}"] if found else [])])

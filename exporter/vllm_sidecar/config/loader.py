@@ -190,4 +190,5 @@ def _given(section: BaseModel, parents: KeyPath = ()) -> Iterator[KeyPath]:
 
 def _names_a_server(config: Config) -> bool:
     """Return whether a configuration itself names the servers or GPUs to watch."""
-    return bool(config.targets) or config.gpu.only or bool({"url", "unix_socket"} & config.vllm.model_fields_set)
+    listed = bool(config.targets) or config.discovery.is_used
+    return listed or config.gpu.only or bool({"url", "unix_socket"} & config.vllm.model_fields_set)

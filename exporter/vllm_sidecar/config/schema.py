@@ -14,6 +14,7 @@ from pydantic import (
     field_validator,
 )
 
+from vllm_sidecar.config.discovery import DiscoverySettings
 from vllm_sidecar.config.gpu import GpuSettings
 from vllm_sidecar.config.lists import mistake, validated
 from vllm_sidecar.config.section import Section, written
@@ -156,6 +157,10 @@ class Config(Section):
         default=(),
         description="Several servers instead of the one in vllm; each has a unique name and the keys of vllm.",
     )
+    discovery: DiscoverySettings = Field(
+        default=DiscoverySettings(),
+        description="Servers that are found while the sidecar runs, in addition to `targets`; see docs/discovery.md.",
+    )
 
     gpu: GpuSettings = Field(default=GpuSettings(), description="The GPUs of this node.")
 
@@ -165,14 +170,18 @@ class Config(Section):
         if value.simulate and "vllm" in info.data and info.data["vllm"].headless is True:
             allowed = "false with vllm.headless: the simulated GPUs belong to a simulated vLLM server"
             raise ValidationError.from_exception_data("gpu", [mistake(("simulate",), allowed, True)])
+        if value.simulate and "discovery" in info.data and info.data["discovery"].is_used:
+            allowed = "false with discovery: the simulated GPUs belong to one simulated vLLM server"
+            raise ValidationError.from_exception_data("gpu", [mistake(("simulate",), allowed, True)])
         return value
 
     @field_validator("gpu")
     @classmethod
     def _only_without_vllm(cls, value: GpuSettings, info: ValidationInfo) -> GpuSettings:
         named = "vllm" in info.data and info.data["vllm"].model_fields_set
-        if value.only and (named or info.data.get("targets")):
-            allowed = "true only without vllm (in the file, by flag or environment) and targets"
+        found = "discovery" in info.data and info.data["discovery"].is_used
+        if value.only and (named or found or info.data.get("targets")):
+            allowed = "true only without vllm (in the file, by flag or environment), targets and discovery"
             raise ValidationError.from_exception_data("gpu", [mistake(("only",), allowed, True)])
         return value
 
@@ -189,12 +198,26 @@ class Config(Section):
             )
         return validated("targets", mistakes, handler, value)
 
+    @field_validator("discovery")
+    @classmethod
+    def _instead_of_the_sole_target(cls, value: DiscoverySettings, info: ValidationInfo) -> DiscoverySettings:
+        if value.is_used and ("vllm" not in info.data or info.data["vllm"].model_fields_set):
+            allowed = "either vllm (in the file, by flag or environment) or discovery, not both"
+            raise ValidationError.from_exception_data("discovery", [mistake((), allowed, {})])
+        return value
+
     @property
     def all_targets(self) -> tuple[Target, ...]:
-        """The servers to watch: those listed, or the sole one; none with gpu.only or next to a headless worker."""
-        return () if self.gpu.only or self.headless else self.targets or (self.vllm,)
+        """The servers that the configuration names: those listed, or the sole one; discovery adds others.
+
+        None with gpu.only, next to a headless worker, or where discovery finds all of them.
+        """
+        if self.gpu.only or self.headless:
+            return ()
+        return self.targets or (() if self.discovery.is_used else (self.vllm,))
 
     @property
     def headless(self) -> bool:
         """Whether the server next to the sidecar is a worker without an HTTP server."""
-        return not (self.targets or self.gpu.only or self.gpu.simulate) and self.vllm.is_headless
+        given = self.targets or self.discovery.is_used or self.gpu.only or self.gpu.simulate
+        return not given and self.vllm.is_headless

@@ -28,20 +28,10 @@ WORKER_INDEX = "LWS_WORKER_INDEX"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class Target(Section):
-    """How to reach one vLLM server, and its known command line."""
-
-    if TYPE_CHECKING:
-        # Declared here for code that handles any target; below it is a key of one kind and a constant of the other.
-        @property
-        def name(self) -> str | None:
-            """Value of the label `target`; None for the sole target, whose series do not have the label."""
+class HttpServer(Section):
+    """How to reach an HTTP server: its address, and the credentials for it."""
 
     url: Url = Field(default="http://127.0.0.1:8000", description="Address of the server; a path prefix is allowed.")
-    metrics_path: HttpPath = Field(default="/metrics", description="Path of the metrics below url.")
-    labels: StaticLabels = Field(
-        default={}, validate_default=True, description="Labels for every series of the server."
-    )
     headers: Headers = Field(default={}, validate_default=True, description="Headers for every request; kept secret.")
     bearer_token_file: FilePath | None = Field(
         default=None, description="File with the token for the Authorization header."
@@ -53,18 +43,6 @@ class Target(Section):
     cert_file: FilePath | None = Field(default=None, description="Certificate to show to the server.")
     key_file: FilePath | None = Field(default=None, description="Key of cert_file, unless that file holds it too.")
     insecure_skip_verify: bool = Field(default=False, description="Accept any certificate of the server.")
-    unix_socket: SocketPath | None = Field(
-        default=None, description="Connect through this socket; the host in url is then only the Host header."
-    )
-    args: Arguments = Field(
-        default=(),
-        repr=False,
-        description="The server's command line, a list or one text, for flags that it does not report.",
-    )
-
-    def is_same_server(self, other: "Target") -> bool:
-        """Whether this is the same server, regardless of how it is reached and of its labels."""
-        return all(getattr(self, key) == getattr(other, key) for key in ("url", "unix_socket", "metrics_path"))
 
     @field_validator("bearer_token_file", "bearer_token")
     @classmethod
@@ -81,6 +59,33 @@ class Target(Section):
         if value is not None and info.data.get("cert_file", value) is None:
             raise not_allowed("key_file only together with cert_file")
         return value
+
+
+class Target(HttpServer):
+    """How to reach one vLLM server, and its known command line."""
+
+    if TYPE_CHECKING:
+        # Declared here for code that handles any target; below it is a key of one kind and a constant of the other.
+        @property
+        def name(self) -> str | None:
+            """Value of the label `target`; None for the sole target, whose series do not have the label."""
+
+    metrics_path: HttpPath = Field(default="/metrics", description="Path of the metrics below url.")
+    labels: StaticLabels = Field(
+        default={}, validate_default=True, description="Labels for every series of the server."
+    )
+    unix_socket: SocketPath | None = Field(
+        default=None, description="Connect through this socket; the host in url is then only the Host header."
+    )
+    args: Arguments = Field(
+        default=(),
+        repr=False,
+        description="The server's command line, a list or one text, for flags that it does not report.",
+    )
+
+    def is_same_server(self, other: "Target") -> bool:
+        """Whether this is the same server, regardless of how it is reached and of its labels."""
+        return all(getattr(self, key) == getattr(other, key) for key in ("url", "unix_socket", "metrics_path"))
 
 
 class SoleTarget(Target):

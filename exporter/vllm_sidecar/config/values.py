@@ -93,7 +93,7 @@ def split_listen_address(address: str) -> tuple[str | None, int]:
     return match["v6"] or match["host"] or None, int(match["port"])
 
 
-def _url(value: str) -> str:
+def server_url(value: str) -> str:
     """Check the address of a server and drop a trailing slash."""
     allowed = "http://HOST[:PORT][/PREFIX] or https://..."
     try:
@@ -111,7 +111,8 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _http_path(value: str) -> str:
+def http_path(value: str) -> str:
+    """Check the path of a request."""
     if not value.startswith("/") or not value.isprintable() or any(character in value for character in " ?#"):
         raise not_allowed("a path that starts with / and has no blank, ? or #")
     return value
@@ -124,7 +125,8 @@ def label_name(value: str) -> str:
     return value
 
 
-def _static_label(value: str) -> str:
+def static_label(value: str) -> str:
+    """Check the name of a label that is added to all series of a target."""
     if label_name(value) in TAKEN_LABELS:
         raise not_allowed(f"a label name other than {', '.join(sorted(TAKEN_LABELS))}")
     return value
@@ -229,10 +231,11 @@ Bytes = Annotated[
         ]
     ),
 ]
-Url = Annotated[str, AfterValidator(_url), described(type="string", pattern=r"^https?://[^\s?#]+$")]
-HttpPath = Annotated[str, AfterValidator(_http_path), described(type="string", pattern=r"^/[^ ?#]*$")]
+Url = Annotated[str, AfterValidator(server_url), described(type="string", pattern=r"^https?://[^\s?#]+$")]
+HttpPath = Annotated[str, AfterValidator(http_path), described(type="string", pattern=r"^/[^ ?#]*$")]
 Text = Annotated[str, AfterValidator(_not_blank), described(type="string", pattern=r"\S")]
 SocketPath = Annotated[Path, BeforeValidator(_path), described(**_TEXT)]
+PathPattern = Annotated[Path, BeforeValidator(_path), described(**_TEXT)]
 FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file), described(**_TEXT)]
 Token = Annotated[SecretStr, AfterValidator(_token), described(type="string", pattern=r"^[!-~]+$")]
 Headless = Annotated[bool | str, BeforeValidator(_headless), described(enum=[True, False, "auto"])]
@@ -242,7 +245,7 @@ Arguments = Annotated[
     described(anyOf=[{"type": "string"}, {"type": "array", "items": {"type": "string"}}]),
 ]
 StaticLabels = Annotated[
-    Mapping[Annotated[str, AfterValidator(_static_label)], Text],
+    Mapping[Annotated[str, AfterValidator(static_label)], Text],
     AfterValidator(as_frozen),
     described(
         type="object",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from vllm_sidecar.config import Config, flag, is_secret
+from vllm_sidecar.config import Config, DiscoveredTarget, DiscoverySettings, HttpServer, flag, is_secret
 from vllm_sidecar.config.overrides import variable
 from vllm_sidecar.config.targets import Target
 from vllm_sidecar.generate.markdown import cell
@@ -57,6 +57,9 @@ def _sections() -> Iterator[Keys]:
             item = _item(each)
             if item:
                 yield Keys(path, cell(each.description or ""), _rows_of_item(item), is_list=True)
+        if section is DiscoverySettings:
+            meaning = "The key `target` of every source: how its entries become targets; with the other keys of `vllm`."
+            yield Keys("discovery.*.target", meaning, _rows_of_item(DiscoveredTarget), is_list=True)
 
 
 def _section(annotation: object) -> type[BaseModel] | None:
@@ -64,12 +67,12 @@ def _section(annotation: object) -> type[BaseModel] | None:
 
 
 def _rows_of_item(item: type[BaseModel]) -> list[KeyRow]:
-    """List the keys of an item; those that a target shares with `vllm` are listed there."""
-    shared = Target.model_fields if issubclass(item, Target) else {}
+    """List the keys of an item; those that it shares unchanged with `vllm` are listed there."""
+    shared = Target.model_fields if issubclass(item, HttpServer) else {}
     return [
         KeyRow(f"`{key}`", _default(each), "", "", cell(each.description or ""))
         for key, each in item.model_fields.items()
-        if key not in shared
+        if key not in shared or (shared[key].description, shared[key].default) != (each.description, each.default)
     ]
 
 
@@ -93,6 +96,8 @@ def _flag(path: tuple[str, ...], field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
+    if isinstance(field.default, BaseModel):
+        return "`{}`"
     if field.default and _item(field):
         return f"{len(field.default)} items, listed in the example file"
     return f"`{_flow(field.default)}`"

@@ -18,6 +18,7 @@ from vllm_sidecar.catalog import (
     UPSTREAM,
 )
 from vllm_sidecar.catalog.dashboards import DASHBOARDS
+from vllm_sidecar.catalog.discovery import DISCOVERY, SOURCE_HINTS
 from vllm_sidecar.catalog.gpu_fields import PREFIX as GPU_PREFIX
 from vllm_sidecar.catalog.reasons import GPU_HINTS, GPU_REASONS, HINTS, VLLM_REASONS
 from vllm_sidecar.catalog.types import Kind
@@ -43,6 +44,7 @@ TROUBLESHOOTING = "docs/troubleshooting.md"
 GPUS = "docs/gpu.md"
 ALERTS = "docs/alerts.md"
 DASHBOARD_DOCS = "docs/dashboards.md"
+DISCOVERY_DOCS = "docs/discovery.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def sections() -> dict[str, dict[str, str]]:
         GPUS: {"gpu fields": gpu_fields()},
         ALERTS: {"alerts": alerts(), "without the sidecar": plain_alerts()},
         DASHBOARD_DOCS: {"dashboards": dashboards()},
+        DISCOVERY_DOCS: {"discovery reasons": _reasons((one.value, hint) for one, hint in SOURCE_HINTS.items())},
     }
 
 
@@ -91,7 +94,7 @@ def metrics() -> str:
         server=[_row(signal) for signal in SERVER],
         gpus=[_row(signal) for signal in (*(entry.signal for entry in GPU_FIELDS), *GPU_STATE)],
         slos=[_row(signal) for signal in SLO],
-        own=[_row(signal) for signal in OWN],
+        own=[_row(signal) for signal in (*OWN, *DISCOVERY)],
     )  # fmt: skip
 
 
@@ -139,7 +142,7 @@ def _number(signal: Signal) -> str:
 
 
 def _reasons(rows: Iterable[tuple[str, str]]) -> str:
-    """Write a table of reasons of failed polls."""
+    """Write a table of reasons, with the hint of each."""
     return JINJA.get_template("reasons.md.j2").render(rows=[(reason, cell(hint)) for reason, hint in rows])
 
 

@@ -124,7 +124,7 @@ def main(root: Path, how: WriteOptions) -> Changes:
         Earlier(f"{CHART_FILES}/*.yaml", BY_CHART),
         Earlier(f"{CHART_FILES}/dashboards/*.json", BY_DASHBOARDS),
     )
-    found = documents | in_folder | grafana | chart_files(root, boards)
+    found = documents | in_folder | grafana | chart_files(root, dashboards)
     return _put(root, found, WriteOptions(how.check, force=True, prune=how.prune), earlier, notes)
 
 

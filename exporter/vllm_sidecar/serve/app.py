@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from vllm_sidecar import __version__, logs
 from vllm_sidecar.catalog.metric_profiles import MetricProfile
 from vllm_sidecar.config import ConfigError
+from vllm_sidecar.discovery import Finder
+from vllm_sidecar.discovery.report import samples as discovery_samples
 from vllm_sidecar.gpu.monitor import GpuMonitor
 from vllm_sidecar.logs import event
 from vllm_sidecar.serve.event_loop import LoopTime, loop_factory
@@ -22,16 +24,18 @@ from vllm_sidecar.serve.listener.web_file import WebFileInUse
 from vllm_sidecar.serve.metrics import Exporter
 from vllm_sidecar.serve.own_metrics import own_samples
 from vllm_sidecar.serve.supervision import supervise
-from vllm_sidecar.serve.target import TargetLoop
+from vllm_sidecar.serve.watched_targets import Changes, WatchedTargets, cancel
 from vllm_sidecar.vllm.threads import in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine
 
-    from vllm_sidecar.config import Config, Target
+    from vllm_sidecar.config import Config
 
 RELOAD_PAUSE_SECONDS = 0.2
 """Pause between a reload and the next one: of many SIGHUPs in a row, the last one counts."""
+DISCOVERY_PAUSE_SECONDS = 0.2
+"""Time in which changes of lists are collected: many pods change together."""
 READ_SECONDS = 10.0
 """How long a reload waits for the file, which may be on a file system that hangs."""
 
@@ -45,14 +49,16 @@ class Sidecar:
         self.config = config
         self._load = load
         self.exporter = Exporter(config.windows.length, MetricProfile(config.metrics.profile))
-        self._target_loops: dict[str, TargetLoop] = {}
         self._group = asyncio.TaskGroup()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        """Tasks of the targets, by name."""
+        self._targets = WatchedTargets(self._group, self.exporter, self._gpus_of_target)
+        self._list_changed = asyncio.Event()
+        self.finder = Finder(config.discovery, self._list_changed.set, self._start_source)
+        self.exporter.discovery = lambda: discovery_samples(self.finder)
         self._reloading = asyncio.Lock()
         self._reload_requested = asyncio.Event()
         self._read_task: asyncio.Task[Config] | None = None
         self._reload_task: asyncio.Task[None] | None = None
+        self._discovery_task: asyncio.Task[None] | None = None
         self._gpus: GpuMonitor | None = None
         self._gpu_task: asyncio.Task[None] | None = None
         self._report_loaded()
@@ -67,9 +73,9 @@ class Sidecar:
         if self.config.headless:
             event(_log, logging.INFO, "headless", detail="a worker without an HTTP server: only its GPUs are watched")
         self._start_gpus()
-        for target in self.config.all_targets:
-            self._start_target(self._make_target(target, self.config))
-        self._export()
+        self.finder.use(self.config.discovery)
+        await self._use_targets(self.config)
+        self._discovery_task = self._group.create_task(self._follow_discovery(), name="discovery")
 
     async def stop(self) -> None:
         """Stop polling.
@@ -77,9 +83,11 @@ class Sidecar:
         Raises:
             ExceptionGroup: A part ended and could not be restarted.
         """
-        for task in (self._reload_task, self._gpu_task, self._read_task, *self._tasks.values()):
+        for task in (self._reload_task, self._discovery_task, self._gpu_task, self._read_task):
             if task is not None:
                 task.cancel()
+        self.finder.stop()
+        self._targets.cancel()
         await self._group.__aexit__(*sys.exc_info())
 
     def request_reload(self) -> None:
@@ -135,36 +143,42 @@ class Sidecar:
             event(_log, logging.WARNING, "restart_needed", changed="web")
         self.exporter.set_own("config_restart_needed", float(config.web != before.web))
         config = config.model_copy(update={"web": before.web})
-        wanted = {target.name or "": target for target in config.all_targets}
-        kept = {
-            name
-            for name, target in wanted.items()
-            if name in self._target_loops and target.is_same_server(self._target_loops[name].target)
-        }
-        new = [self._make_target(target, config) for name, target in wanted.items() if name not in kept]
+        self.finder.use(config.discovery)
+        try:
+            changes = await self._use_targets(config)
+        except Exception:
+            self.finder.use(before.discovery)
+            raise
         # Nothing below can fail because of the configuration.
         self.config = config
         logs.setup(config.log.level, config.log.format)
-        removed = self._target_loops.keys() - kept
-        await self._stop_targets(removed)
-        for name in kept:
-            await self._apply_to(self._target_loops[name], wanted[name])
-        for target_loop in new:
-            self._start_target(target_loop)
         await self._apply_to_gpus(before)
-        self._export()
         changed = ",".join(name for name in type(config).model_fields if getattr(config, name) != getattr(before, name))
-        event(_log, logging.INFO, "config_reloaded", changed=changed or "nothing", targets=len(wanted), kept=len(kept),
-              started=len(new), stopped=len(removed))  # fmt: skip
+        event(_log, logging.INFO, "config_reloaded", changed=changed or "nothing",
+              targets=changes.kept + changes.started, **changes._asdict())  # fmt: skip
 
-    async def _apply_to(self, target_loop: TargetLoop, target: Target) -> None:
-        """Apply changed settings to a target; its polling is interrupted only if the settings of polling changed."""
-        if not target_loop.needs_new_client(target, self.config):
-            await target_loop.apply(target, self.config)
-            return
-        await _cancel(self._tasks.pop(target_loop.name))
-        await target_loop.apply(target, self.config)
-        self._start_target(target_loop)
+    async def _use_targets(self, config: Config) -> Changes:
+        """Watch the targets of the configuration and those that were found."""
+        selection = self.finder.select(config.all_targets, self._targets.targets)
+        return await self._targets.use(selection.targets, config)
+
+    async def _follow_discovery(self) -> None:
+        """Use each change of a list; several changes within a moment are used together."""
+        while True:
+            await self._list_changed.wait()
+            await asyncio.sleep(DISCOVERY_PAUSE_SECONDS)
+            self._list_changed.clear()
+            async with self._reloading:
+                try:
+                    changes = await self._use_targets(self.config)
+                except Exception as error:  # noqa: BLE001 - a bug must not stop the polling
+                    event(_log, logging.ERROR, "internal_error", part="discovery", exc_info=error)
+                    continue
+            if changes.started or changes.stopped:
+                event(_log, logging.INFO, "targets_changed", **changes._asdict())
+
+    def _start_source(self, source: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        return self._group.create_task(source, name=name)
 
     async def _apply_to_gpus(self, before: Config) -> None:
         config = self.config
@@ -180,7 +194,9 @@ class Sidecar:
 
     def _start_gpus(self) -> None:
         if self.config.gpu.enabled:
-            self._gpus = GpuMonitor(self.config, self.exporter.changed, self._server_pids, self._gpus_used)
+            self._gpus = GpuMonitor(
+                self.config, self.exporter.changed, self._targets.server_pids, self._targets.gpus_used
+            )
             supervised = supervise(self._gpus, "gpus", lambda: self.exporter.count_error("gpus"))
             self._gpu_task = self._group.create_task(supervised, name="gpus")
         self.exporter.node = self._gpus
@@ -188,46 +204,12 @@ class Sidecar:
 
     async def _stop_gpus(self) -> None:
         if self._gpu_task is not None:
-            await _cancel(self._gpu_task)
+            await cancel(self._gpu_task)
         self._gpus = self._gpu_task = None
 
-    def _server_pids(self) -> list[int]:
-        """Return the processes of the servers on this machine."""
-        return [pid for target_loop in list(self._target_loops.values()) if (pid := target_loop.server_pid) is not None]
-
-    def _gpus_used(self) -> int | None:
-        """Return how many GPUs of this machine all servers use together; None if it is unknown for one of them."""
-        sizes = [target_loop.gpus_used for target_loop in self._target_loops.values()]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if known and len(known) == len(sizes) else None
-
     def _gpus_of_target(self) -> GpuMonitor | None:
-        """Return the GPUs to join with a target; None with several targets, because their owner is then unknown."""
-        return self._gpus if len(self.config.all_targets) == 1 else None
-
-    def _make_target(self, target: Target, config: Config) -> TargetLoop:
-        return TargetLoop(target, config, self.exporter.changed, gpus=self._gpus_of_target)
-
-    def _start_target(self, target_loop: TargetLoop) -> None:
-        self._target_loops[target_loop.name] = target_loop
-        label = target_loop.name or str(target_loop.target.url)
-        supervised = supervise(target_loop, label, lambda: self.exporter.count_error("target"))
-        self._tasks[target_loop.name] = self._group.create_task(supervised, name=f"poll {label}")
-
-    async def _stop_targets(self, names: Iterable[str]) -> None:
-        for name in names:
-            del self._target_loops[name]
-            await _cancel(self._tasks.pop(name))
-
-    def _export(self) -> None:
-        ordered = [self._target_loops[target.name or ""] for target in self.config.all_targets]
-        profile = MetricProfile(self.config.metrics.profile)
-        self.exporter.set_sources(ordered, self.config.windows.length, profile)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+        """Return the GPUs to join with a target; None where there may be several, because their owner is unknown."""
+        return self._gpus if len(self.config.all_targets) == 1 and not self.config.discovery.is_used else None
 
 
 def run(config: Config, load: Callable[[], Config]) -> int:

@@ -12,6 +12,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.vllm.waiting import use_waiting_clock
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,12 +55,15 @@ class TimedSelector(selectors.DefaultSelector):
         super().__init__()
         self._times = times
         self._returned: float | None = None
+        self.waited = 0.0
+        """Seconds in which the loop had nothing to do."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for files or for `timeout` seconds."""
         called = time.monotonic()
         ready = super().select(timeout)
         now = time.monotonic()
+        self.waited += now - called
         if self._returned is not None:
             late = now - called - timeout if timeout is not None and not ready else 0.0
             self._times.turn(called - self._returned, late)
@@ -68,4 +73,11 @@ class TimedSelector(selectors.DefaultSelector):
 
 def loop_factory(times: LoopTime) -> Callable[[], asyncio.AbstractEventLoop]:
     """Return what makes an event loop whose turns are measured."""
-    return lambda: asyncio.SelectorEventLoop(TimedSelector(times))
+
+    def make() -> asyncio.AbstractEventLoop:
+        selector = TimedSelector(times)
+        loop = asyncio.SelectorEventLoop(selector)
+        use_waiting_clock(loop, lambda: selector.waited)
+        return loop
+
+    return make

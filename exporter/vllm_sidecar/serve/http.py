@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import hdrs, web, web_response
 
+from vllm_sidecar.discovery.report import status as discovery_status
 from vllm_sidecar.exposition import CONTENT_TYPE_OPENMETRICS, CONTENT_TYPE_TEXT
 from vllm_sidecar.serve.negotiation import has_already, takes_gzip, takes_openmetrics
 from vllm_sidecar.serve.page import asset, page
@@ -19,6 +20,7 @@ from vllm_sidecar.slices import in_slices
 
 if TYPE_CHECKING:
     from vllm_sidecar.config import Config, ConfigError
+    from vllm_sidecar.discovery import Finder
     from vllm_sidecar.serve.metrics import Exporter
     from vllm_sidecar.serve.page import Asset
 
@@ -28,6 +30,7 @@ class Running(Protocol):
 
     config: Config
     exporter: Exporter
+    finder: Finder
 
     async def reload(self) -> ConfigError | None:
         """Load the configuration again; return its error, if any."""
@@ -83,10 +86,10 @@ async def _metrics(request: web.Request) -> web.Response:
     exporter = request.app[SIDECAR].exporter
     try:
         async with asyncio.timeout(_seconds_left(request)):
-            await exporter.prepare()
+            snapshots = await exporter.prepare()
     except TimeoutError:
         return web.Response(status=503, text=TOO_LATE)
-    body = exporter.render(openmetrics=openmetrics, compressed=compressed)
+    body = exporter.render(openmetrics=openmetrics, compressed=compressed, snapshots=snapshots)
     return web.Response(body=body, headers=headers)
 
 
@@ -113,6 +116,8 @@ async def _ready(request: web.Request) -> web.Response:
     healths = [source.health for source in exporter.sources.values()]
     if not healths and exporter.node:  # only GPUs are watched
         healths.append(exporter.node.health)
+    if not healths and sidecar.finder.has_answered:  # nothing to watch, so a rollout must not wait for it
+        return web.Response(text="vllm-sidecar is ready: discovery lists no server.\n")
     if any(health.last_success is not None for health in healths):
         return web.Response(text="vllm-sidecar is ready.\n")
     return web.Response(status=503, text="no target has been polled successfully yet.\n")
@@ -131,9 +136,10 @@ async def _reload(request: web.Request) -> web.Response:
 async def _status(request: web.Request) -> web.Response:
     sidecar = request.app[SIDECAR]
     exporter = sidecar.exporter
-    await exporter.prepare()
+    snapshots = await exporter.prepare()
     gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
-    report = await in_slices(status_steps(exporter.snapshots.values(), gpus, without_targets(sidecar.config)))
+    reason = None if exporter.sources else without_targets(sidecar.config)
+    report = await in_slices(status_steps(snapshots.values(), gpus, reason, discovery_status(sidecar.finder)))
     return web.json_response(report, dumps=_json)
 
 

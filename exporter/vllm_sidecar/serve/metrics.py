@@ -106,6 +106,9 @@ class Exporter:
         """The GPUs; None if they are not watched."""
         self.live: Callable[[], Samples] = dict
         """Returns series of the sidecar itself that change with each scrape, such as its requests."""
+        self.discovery: Callable[[], Samples] = dict
+        """Returns the series about the sources of servers."""
+        self._profile = profile
         self._own: dict[str, float] = {"window_seconds": window_seconds, "config_restart_needed": 0.0}
         self._errors = dict.fromkeys(ERROR_PARTS, 0.0)
         self._logged: set[str] = set()
@@ -116,6 +119,8 @@ class Exporter:
         self._formats: set[bool] = set()
         """Formats that were asked for: text, OpenMetrics (True)."""
         self._changes = 0
+        self._late: set[bool] = set()
+        """Formats whose bytes were already outdated when they were made: for one scrape, not until the next poll."""
         self._preparing = asyncio.Lock()
         self._process = ProcessCollector(registry=CollectorRegistry())
 
@@ -129,16 +134,25 @@ class Exporter:
         """The targets by name, in the order of the configuration; derived signals are not computed."""
         return {source.name: source for source in self._sources}
 
-    async def prepare(self) -> None:
-        """Make the next snapshots and their bytes in slices, so that polls stay on time."""
+    async def prepare(self) -> dict[str, Snapshot]:
+        """Make the next snapshots and their bytes in slices, so that polls stay on time; return the snapshots.
+
+        A target that is polled meanwhile is not computed again, which would never end with many targets.
+        """
         async with self._preparing:  # scrapers at the same time share one result
-            for source in self._sources:
+            for openmetrics in self._late:
+                self._cache.pop(openmetrics, None)
+            self._late.clear()
+            found = {}
+            for source in list(self._sources):
                 await source.prepare()
+                found[source.name] = source.snapshot()
             for openmetrics in self._formats - self._cache.keys():
                 changes = self._changes
-                text = await in_slices(self._text(openmetrics))
-                if changes == self._changes:
-                    self._cache[openmetrics] = Body(text)
+                self._cache[openmetrics] = Body(await in_slices(self._text(openmetrics, found)))
+                if changes != self._changes:
+                    self._late.add(openmetrics)
+            return found
 
     async def history(self, since: float, target: str | None, engine: str | None) -> dict[str, list[dict[str, object]]]:
         """Return the charts of the status page for the polls after a Unix time, by target; None for all of them."""
@@ -179,9 +193,11 @@ class Exporter:
     ) -> None:
         """Export these targets from now on, with the signals of a profile."""
         self._sources = sources
-        self._own["window_seconds"] = window_seconds
-        self._families = _families(window_seconds, profile)
-        self._renderer = Renderer()  # it caches HELP texts, which name the window
+        if window_seconds != self._own["window_seconds"] or profile != self._profile:
+            self._profile = profile
+            self._own["window_seconds"] = window_seconds
+            self._families = _families(window_seconds, profile)
+            self._renderer = Renderer()  # it caches HELP texts, which name the window
         self.changed()
 
     def set_own(self, name: str, value: float) -> None:
@@ -194,28 +210,32 @@ class Exporter:
         self._errors[part] += 1.0
         self.changed()
 
-    def render(self, *, openmetrics: bool, compressed: bool = False) -> bytes:
-        """Return all series in one of the formats, gzipped if `compressed`.
+    def render(
+        self, *, openmetrics: bool, compressed: bool = False, snapshots: Mapping[str, Snapshot] | None = None
+    ) -> bytes:
+        """Return all series in one of the formats, gzipped if `compressed`, from these snapshots or the newest ones.
 
         Until the next poll the bytes are the same, except for the end: ages, and series of the sidecar itself.
         """
         self._formats.add(openmetrics)
         body = self._cache.get(openmetrics)
         if body is None:
-            body = self._cache[openmetrics] = Body(at_once(self._text(openmetrics)))
+            newest = self.snapshots if snapshots is None else snapshots
+            body = self._cache[openmetrics] = Body(at_once(self._text(openmetrics, newest)))
         fresh = [(self._families[AGE], self._ages())]
         fresh += [(self._families[name], list(samples)) for name, samples in self.live().items()]
         end = self._renderer.render(fresh, openmetrics=openmetrics)
         return body.gzipped(end) if compressed else body.text + end
 
-    def _text(self, openmetrics: bool) -> Generator[None, None, bytes]:
-        targets = [snapshot.samples for snapshot in self.snapshots.values()]
+    def _text(self, openmetrics: bool, snapshots: Mapping[str, Snapshot]) -> Generator[None, None, bytes]:
+        targets = [snapshot.samples for snapshot in snapshots.values()]
         node = self.node_samples()
         own: dict[str, list[tuple[str, Value]]] = {name: [("", value)] for name, value in self._own.items()}
         own["build_info"] = [(self._build, 1.0)]
         own["internal_errors_total"] = [(labels_text((("part", part),)), n) for part, n in self._errors.items()]
+        discovery = self.discovery()
         families = (
-            (family, [one for samples in (*targets, node, own) for one in samples.get(name, ())])
+            (family, [one for samples in (*targets, node, own, discovery) for one in samples.get(name, ())])
             for name, family in self._families.items()
         )
         return self._renderer.steps(chain(self._own_process(), families), openmetrics=openmetrics, whole=False)

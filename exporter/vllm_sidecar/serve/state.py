@@ -87,11 +87,13 @@ def _state(snapshot: Snapshot, engines: Sequence[State]) -> State:
 
 
 def without_targets(config: Config) -> State | None:
-    """Return why no server is watched although nothing is wrong; None if one is watched."""
+    """Return why no server is watched; None if that is not intended."""
     if config.headless:
         watched = "only its GPUs are watched" if config.gpu.enabled else "and its GPUs are not watched (gpu.devices)"
         words = f"a worker without an HTTP server (vllm.headless): nothing is polled, {watched}"
         return State("headless", Level.FINE, words)
+    if config.discovery.is_used:
+        return State("no_servers", Level.WATCH, "no server is listed by the sources of discovery")
     return State("gpus_only", Level.FINE, "watching the GPUs of this node (gpu.only)") if config.gpu.only else None
 
 

@@ -15,7 +15,7 @@ from vllm_sidecar.serve.state import NO_GPUS, states_json
 from vllm_sidecar.slices import at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from vllm_sidecar.catalog.reasons import Reason
     from vllm_sidecar.exposition.metric_values import Value
@@ -34,18 +34,28 @@ class NodeGpus(NamedTuple):
 
 
 def status(
-    snapshots: Iterable[Snapshot], gpus: NodeGpus | None = None, without_targets: State | None = None
+    snapshots: Iterable[Snapshot],
+    gpus: NodeGpus | None = None,
+    without_targets: State | None = None,
+    discovery: Sequence[Mapping[str, object]] = (),
 ) -> dict[str, object]:
     """Return the status without a pause; see `status_steps`."""
-    return at_once(status_steps(snapshots, gpus, without_targets))
+    return at_once(status_steps(snapshots, gpus, without_targets, discovery))
 
 
 def status_steps(
-    snapshots: Iterable[Snapshot], gpus: NodeGpus | None = None, without_targets: State | None = None
+    snapshots: Iterable[Snapshot],
+    gpus: NodeGpus | None = None,
+    without_targets: State | None = None,
+    discovery: Sequence[Mapping[str, object]] = (),
 ) -> Steps:
-    """Return the status of all targets, and of the GPUs (None if they are not watched), as plain JSON values.
+    """Return the status of everything as plain JSON values.
 
-    `without_targets` explains why there are no targets, if that is intended.
+    Args:
+        snapshots: Those of the targets.
+        gpus: None if they are not watched.
+        without_targets: Why there are no targets, if there are none and that is intended.
+        discovery: The status of each source of servers.
     """
     known = list(snapshots)
     # With several targets the owner of the GPUs is unknown.
@@ -58,6 +68,7 @@ def status_steps(
         "state": without_targets.as_json() if without_targets else None,
         "targets": targets,
         "gpus": (yield from _gpus(gpus)) if gpus else None,
+        "discovery": list(discovery),
     }
 
 

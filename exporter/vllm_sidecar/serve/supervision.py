@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from vllm_sidecar.logs import event
+from vllm_sidecar.vllm.cancellation import is_canceled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,8 +69,7 @@ async def _end_of(part: Supervised) -> BaseException:
     try:
         await part.run()
     except (Exception, asyncio.CancelledError) as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if is_canceled():
             raise asyncio.CancelledError from error
         return error
     return RuntimeError("it returned")

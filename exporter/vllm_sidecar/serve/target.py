@@ -34,9 +34,11 @@ from vllm_sidecar.serve.target_parts import (
     exceeded,
     make_prober,
     make_slo_counters,
+    poll_phase,
     why_no_metrics,
 )
 from vllm_sidecar.slices import at_once, in_slices
+from vllm_sidecar.vllm.cancellation import is_canceled
 from vllm_sidecar.vllm.client import Client
 from vllm_sidecar.vllm.normalize import Normalizer
 from vllm_sidecar.vllm.probes.identity import ServerIdentity
@@ -164,15 +166,23 @@ class TargetLoop:
 
     async def _keep_polling(self) -> None:
         try:
+            due = self._clock() + poll_phase(self.target.name) * self._throttle.interval
             while True:
-                due = self._clock() + self._throttle.interval
-                await self.poll_once()
                 await asyncio.sleep(max(0.0, due - self._clock()))
+                # From the time at which it was due, so that a late poll delays no other one.
+                due = max(due, self._clock() - self._throttle.interval) + self._throttle.interval
+                await self.poll_once()
         except (Exception, asyncio.CancelledError) as error:
-            if _is_canceled():
+            if is_canceled():
                 raise
             self.drop_series(error)
             raise RuntimeError(f"polling of {self._label} ended") from error
+
+    def pause(self) -> None:
+        """Drop all series that would look live, without a failure: the target is not polled until `run` is called."""
+        self._health = replace(self._health, up=False, misses=0, reason=None, detail="")
+        self._readings = None
+        self._publish()
 
     def drop_series(self, error: BaseException) -> None:
         """Drop all series that would look live: `run` ended, which is a bug."""
@@ -190,7 +200,7 @@ class TargetLoop:
                 await self.probe_once()
                 pause = PROBE_TICK
             except (Exception, asyncio.CancelledError) as error:
-                if _is_canceled():
+                if is_canceled():
                     raise
                 self._log.bug(error)
                 pause = min(2.0 * pause, MAX_PROBE_PAUSE)
@@ -263,7 +273,7 @@ class TargetLoop:
             self._log.restarted(self._windows.restarts)
         if self._prober and (change.restarted or change.resumed):
             self._prober.restart()
-        return scraped.response.seconds
+        return scraped.response.cost
 
     def _poll_succeeded(self, scraped: Scrape, readings: Readings) -> None:
         """Store a successful poll and log its changes."""
@@ -395,9 +405,3 @@ class TargetLoop:
     def gpus_used(self) -> int | None:
         """GPUs of this machine that the server uses, according to its parallel sizes; None if unknown."""
         return gpus_here(self._identity.flags, local=self._local)
-
-
-def _is_canceled() -> bool:
-    """Return whether the running task was canceled from outside; libraries raise CancelledError on their own, too."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

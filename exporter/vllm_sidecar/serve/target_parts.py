@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.derived import LATENCIES
@@ -98,3 +99,8 @@ def asleep(readings: Readings) -> bool:
         if group.scope is Scope.ENGINE
         for state in ASLEEP
     )
+
+
+def poll_phase(name: str | None) -> float:
+    """Return where in its interval a target is polled, from 0 to 1, so that the polls of many are spread; 0 for one."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=4).digest()) / 2**32 if name else 0.0

@@ -24,6 +24,7 @@ from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.redaction import KNOWN, Secrets, redact_body
 from vllm_sidecar.vllm.credentials import Certificates, TokenFile, basic_auth, header_value
 from vllm_sidecar.vllm.errors import check_status, classify
+from vllm_sidecar.vllm.waiting import waiting_clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,13 @@ class Response:
     """Seconds from sending the request to the last byte."""
     date: float | None = None
     """The server's clock when it answered: Unix time of the Date header; None without the header."""
+    waited: float | None = None
+    """The part of `seconds` in which the event loop waited; None if it was not measured."""
+
+    @property
+    def cost(self) -> float:
+        """Seconds that the answer may have cost the server: without those in which this process was busy."""
+        return self.seconds if self.waited is None else self.waited
 
 
 @dataclass(slots=True)
@@ -55,6 +63,7 @@ class _Progress:
 
     phase: str = _CONNECTING
     sent_at: float = 0.0
+    waited_before: float = 0.0
 
 
 class Client:
@@ -154,14 +163,14 @@ class Client:
             progress.phase = _READING
             check_status(answer.status, answer.headers.get("Location"), where)
             body = await self._read(answer, where, max_size)
-        seconds = time.perf_counter() - progress.sent_at
+        seconds, waited = time.perf_counter() - progress.sent_at, waiting_clock() - progress.waited_before
         encoding = answer.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in ("", "identity"):
             detail = f"{where}: the body is compressed ({encoding[:40]!r}), which was not requested"
             raise PollError(Reason.BAD_ENCODING, detail)
         content_type = self._secrets.hide(answer.headers.get("Content-Type", ""))
         body = self._secrets.hide_in_body(redact_body(body))
-        return Response(body, content_type, seconds, unix_time(answer.headers.get("Date", "")))
+        return Response(body, content_type, seconds, unix_time(answer.headers.get("Date", "")), waited)
 
     async def _read(self, answer: aiohttp.ClientResponse, where: str, max_size: int | None) -> bytes:
         limit, name = self._scrape.max_body_size, " (max_body_size)"
@@ -222,7 +231,8 @@ def _tracing() -> aiohttp.TraceConfig:
 
     async def on_sent(_session: aiohttp.ClientSession, context: Any, _parameters: object) -> None:
         progress: _Progress = context.trace_request_ctx
-        progress.phase, progress.sent_at = _WAITING, time.perf_counter()
+        progress.phase = _WAITING
+        progress.sent_at, progress.waited_before = time.perf_counter(), waiting_clock()
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_headers_sent.append(on_sent)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
-    from vllm_sidecar.config import Target
+    from vllm_sidecar.config import HttpServer
 
 READ_SECONDS = 5.0
 """How long a request waits for its files."""
@@ -103,9 +103,9 @@ def basic_auth(address: URL) -> str | None:
 
 
 class Certificates:
-    """A target's TLS context, made at its first use and again after one of its files was replaced or was unusable."""
+    """The TLS context for a server, made at its first use and again after one of its files was replaced or unusable."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: HttpServer) -> None:
         self._target = target
         files = {"ca_file": target.ca_file, "cert_file": target.cert_file, "key_file": target.key_file}
         self._files = {name: path for name, path in files.items() if path is not None}

@@ -252,7 +252,7 @@ class Prober:
         except ValueError as error:
             if self.identity.source_errors.get(source) != BAD_BODY:
                 log.warning("answer of %s is not vLLM's: %s", source, error)
-            self._failed(source, BAD_BODY, Failure.UNUSABLE, answer.seconds)
+            self._failed(source, BAD_BODY, Failure.UNUSABLE, answer.cost)
             self._drop_unconfirmed(source)
             return
         if source is FactSource.LOAD:
