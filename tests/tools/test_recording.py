@@ -184,10 +184,7 @@ def saved(path: Path, *texts: str) -> Path:
     return path
 
 
-HEAD = (
-    '{"recording":1,"started":1.0,"servers":[{"name":"","url":""}],'
-    '"interval":1,"hashed":false,"program":"x"}'
-)
+HEAD = '{"recording":1,"started":1.0,"servers":[{"name":"","url":""}],"interval":1,"hashed":false,"program":"x"}'
 
 
 @pytest.mark.parametrize(
