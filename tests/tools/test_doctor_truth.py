@@ -105,6 +105,10 @@ def test_each_finding_has_a_meaning_a_cause_and_a_next_step(tmp_path: Path) -> N
         assert each.cause
         assert each.meaning.next
         assert each.evidence
+    queue = found.findings[0]
+    assert queue.name == "queueing:batch"
+    assert queue.since is not None
+    assert 100.0 < queue.since < 200.0, "the incident began at 60 s of 259"
     report = found.as_json()
     assert report["severity"] == "bad"
     assert report["symptoms"]["wrong output"].startswith("unknown: answers are not read")

@@ -1,4 +1,4 @@
-"""What each finding means: its symptom, the alert that has its cause, the next command, and the flag to turn.
+"""The meaning of each finding: its symptom, the alert that has its cause, the next command, and the flag to turn.
 
 DATA: states are those of `serve.state`, causes those of the alerts.
 """
@@ -23,7 +23,7 @@ class Symptom(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a finding means; empty where there is nothing to say."""
+    """The meaning of a finding; empty where there is nothing to say."""
 
     symptom: Symptom
     alert: str = ""

@@ -12,6 +12,8 @@ from vllm_sidecar.tools.doctor.readings import Readings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from vllm_sidecar.tools.doctor.state_ages import Ages
+
 COMPATIBILITY = ("tokenizer", "chat_template", "generation_config", "quantization", "dtype", "max_model_len")
 """Flags that decide whether model, prompts and answers fit each other."""
 CAPACITY = (
@@ -28,7 +30,9 @@ class Source:
     name: str
     seconds: float | None
     notes: tuple[str, ...] = ()
-    """What limits the diagnosis."""
+    """Limits of the diagnosis."""
+    ages: Ages = field(default_factory=dict)
+    """For how long the states of targets and engines were seen; empty if unknown."""
 
 
 @dataclass
@@ -92,13 +96,14 @@ def diagnose(status: Mapping[str, Any], source: Source) -> list[Diagnosis]:
 
 def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source: Source) -> Diagnosis:
     readings = Readings(dict(target))
-    found = findings(readings)
+    name = target.get("target") or ""
+    found = findings(readings, {labels: age for (owner, labels), age in source.ages.items() if owner == name})
     if gpus and gpus.get("up"):
         found += gpu_findings(Readings(dict(gpus)))
     identity = target.get("identity") or {}
     return Diagnosis(
         source,
-        target.get("target") or "",
+        name,
         target["state"],
         _identity(identity),
         found,

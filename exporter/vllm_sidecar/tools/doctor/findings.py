@@ -12,7 +12,7 @@ from vllm_sidecar.tools.doctor.causes import MEANINGS, Meaning, Symptom
 from vllm_sidecar.tools.doctor.readings import Readings, labels_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 BAD, WATCH = "bad", "watch"
 LEAST_REQUESTS = 10
@@ -49,9 +49,9 @@ class Finding:
         return self.hint or _CAUSES.get(self.meaning.alert, "")
 
 
-def findings(target: Readings) -> list[Finding]:
-    """Return what is wrong, the worst first."""
-    found = [*_states(target), *_of_server(target)]
+def findings(target: Readings, ages: Mapping[str, float]) -> list[Finding]:
+    """Return what is wrong, the worst first; `ages` are the seconds of states by the labels of engines."""
+    found = [*_states(target, ages), *_of_server(target)]
     for text in _engines(target):
         found += _of_engine(target, text)
     return sorted(found, key=lambda each: each.severity != BAD)
@@ -61,19 +61,19 @@ def _engines(target: Readings) -> list[str]:
     return [str(each["labels"]) for each in target.target.get("engines") or ()]
 
 
-def _states(target: Readings) -> Iterator[Finding]:
+def _states(target: Readings, ages: Mapping[str, float]) -> Iterator[Finding]:
     state = target.target["state"]
     error = target.target.get("last_error") or {}
     if state["name"] in MEANINGS and not _engines(target):
         detail = f" ({error['detail']})" if error.get("detail") else ""
-        yield Finding(state["name"], state["severity"], state["text"] + detail, hint=error.get("hint", ""))
+        yield Finding(state["name"], state["severity"], state["text"] + detail, "", ages.get(""), error.get("hint", ""))
     elif state["name"] == "failing":
         yield Finding("failing", state["severity"], state["text"])
     for engine in target.target.get("engines") or ():
         own = engine["state"]
         if own["name"] not in _FINE and own["severity"] != "fine":
             name = _named(own["name"], target, engine["labels"])
-            since = target.value("work_without_progress_seconds", engine["labels"]) or None
+            since = target.value("work_without_progress_seconds", engine["labels"]) or ages.get(engine["labels"])
             yield Finding(name, own["severity"], own["text"], _subject(engine["labels"]), since)
 
 

@@ -17,6 +17,7 @@ from vllm_sidecar.logs import UserError
 from vllm_sidecar.serve.app import Sidecar
 from vllm_sidecar.serve.status import NodeGpus, status
 from vllm_sidecar.tools.doctor.diagnosis import Source
+from vllm_sidecar.tools.doctor.state_ages import StateAges
 from vllm_sidecar.tools.recording.events import METRICS, Exchange, Head, Server
 from vllm_sidecar.tools.recording.playback import Playback, outline
 from vllm_sidecar.tools.recording.writer import Writer
@@ -37,13 +38,16 @@ async def live(config: Config, seconds: float, show: Callable[[str], None]) -> O
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
     began = time.monotonic()
+    ages = StateAges()
     await sidecar.start()
     try:
         while not stop.is_set() and (left := seconds - (time.monotonic() - began)) > 0.0:
+            ages.follow(sidecar.exporter.snapshots.values(), time.monotonic())
             show(f"observing for {format_duration(round(left) or 1)} more; Ctrl-C shows what is known")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), min(TICK, left))
         exporter = sidecar.exporter
+        ages.follow(exporter.snapshots.values(), time.monotonic())
         gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
         found = json.loads(json.dumps(status(exporter.snapshots.values(), gpus)))
     finally:
@@ -54,7 +58,7 @@ async def live(config: Config, seconds: float, show: Callable[[str], None]) -> O
     if observed < STALL_SECONDS:
         notes.append(f"a stall: it is called one after {STALL_SECONDS:.0f} s, and {observed:.0f} s were observed")
     urls = ", ".join(str(target.url).rpartition("@")[2] for target in config.all_targets)
-    return found, Source(urls, observed, tuple(notes))
+    return found, Source(urls, observed, tuple(notes), ages.at(time.monotonic()))
 
 
 async def sidecar_status(url: str, timeout_seconds: float) -> Observed:
@@ -89,15 +93,19 @@ async def recording(path: Path, show: Callable[[str], None]) -> Observed:
     found = outline(path)
     playback = Playback(path, found)
 
+    ages = StateAges()
+
     async def pause() -> None:
+        ages.follow((each.snapshot() for each in playback.loops), playback.at)
         show(f"playing: {playback.at / max(found.seconds, 1.0):.0%}")
 
-    await playback.run(15.0, pause)
+    await playback.run(5.0, pause)
+    ages.follow((each.snapshot() for each in playback.loops), found.seconds)
     notes = [f"the recording is not complete: {found.cut_off}"] if found.cut_off else []
     if found.seconds < STALL_SECONDS:
         notes.append(f"a stall: it is called one after {STALL_SECONDS:.0f} s, and {found.seconds:.0f} s were recorded")
     report = json.loads(json.dumps(status([each.snapshot() for each in playback.loops])))
-    return report, Source(f"end of {path}", found.seconds, tuple(notes))
+    return report, Source(f"end of {path}", found.seconds, tuple(notes), ages.at(found.seconds))
 
 
 async def bodies(paths: Sequence[Path], apart: float) -> Observed:

@@ -44,7 +44,7 @@ def lines(found: Diagnosis, *, markdown: bool = False, color: bool = False) -> I
 def _finding(each: Finding, head: str, item: str) -> Iterator[str]:
     subject = f" ({each.subject})" if each.subject else ""
     yield f"{head}{each.severity.upper()} {each.name}{subject}: {each.meaning.symptom}"
-    since = f", for {seconds_text(each.since)}" if each.since else ""
+    since = f", seen for {seconds_text(each.since)}" if each.since else ""
     rows = (
         ("evidence", each.evidence + since),
         ("likely", each.cause),
