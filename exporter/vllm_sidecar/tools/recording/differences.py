@@ -88,9 +88,10 @@ def _value(line: str) -> str:
 
 
 def _edits(before: Lines, after: Lines) -> list[tuple[int, int, Lines]] | None:
-    old, new = list(map(_head, before)), list(map(_head, after))
-    if old == new:
+    different = [(old, new) for old, new in zip(before, after, strict=False) if old != new]
+    if len(before) == len(after) and all(_head(old) == _head(new) for old, new in different):
         return []
+    old, new = list(map(_head, before)), list(map(_head, after))
     if max(len(old), len(new)) > MOST_LINES:
         return None
     codes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
