@@ -123,5 +123,5 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise UserError(f"--serve: got {arguments.serve!r}; allowed: {error}") from None
     found = outline(arguments.file)
     return listening(
-        arguments.serve, "--serve", lambda: asyncio.run(serve(arguments.file, found, host, port, arguments.speed))
+        (arguments.serve,), "--serve", lambda: asyncio.run(serve(arguments.file, found, host, port, arguments.speed))
     )
