@@ -48,6 +48,11 @@ _COMMANDS = {
     "generate": _Command("vllm_sidecar.generate.command", "write alert rules, dashboards and Alertmanager routes"),
     "explain-quantiles": _Command("vllm_sidecar.tools.explain_command", "show what is behind the recent quantiles"),
     "promtool": _Command("vllm_sidecar.tools.command", "check rules, metrics and rule tests with promtool"),
+    "doctor": _Command(
+        "vllm_sidecar.tools.doctor.command", "diagnose a server: symptoms, evidence, cause, next command"
+    ),
+    "record": _Command("vllm_sidecar.tools.recording.command", "record every answer of vLLM servers into a file"),
+    "replay": _Command("vllm_sidecar.tools.replay.command", "list the alerts that a recording would have raised"),
     "simulate": _Command("vllm_sidecar.simulator.command", "serve the metrics of a simulated vLLM in an incident"),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scenario_run import SCRAPE, ScenarioRun
 
@@ -13,6 +13,7 @@ from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.config import Config
 from vllm_sidecar.serve.metrics import Exporter
 from vllm_sidecar.serve.state import target_state
+from vllm_sidecar.serve.status import status
 from vllm_sidecar.serve.target import TargetLoop
 from vllm_sidecar.vllm.client import Response
 
@@ -72,6 +73,8 @@ class Played:
     scrapes: ScenarioRun = field(default_factory=ScenarioRun)
     states: list[tuple[float, State]] = field(default_factory=list)
     """The target's state at each scrape."""
+    status: dict[str, Any] = field(default_factory=dict)
+    """What the sidecar's API shows at the end."""
     ran: int = 0
     """Requests that finished behind the address since the first poll."""
     fault: float | None = None
@@ -125,6 +128,7 @@ async def play(case: Case) -> Played:
         if second % SCRAPE == 0:
             played.scrapes.add(_samples(exporter))
             played.states.append((float(second), target_state(target_loop.snapshot())))
+    played.status = json.loads(json.dumps(status([target_loop.snapshot()])))
     played.ran = server.finished - (before or 0)
     played.fault = next((world.fault for world in server.worlds if world.fault is not None), None)
     return played

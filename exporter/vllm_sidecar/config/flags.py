@@ -10,7 +10,7 @@ from vllm_sidecar.config.overrides import CONFIG_FILE, flag, is_secret, keys, ki
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from pydantic.fields import FieldInfo
 
@@ -26,12 +26,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--log.level", metavar="LEVEL", help="debug, info, warning or error (default info)")
     parser.add_argument("--log.format", metavar="FORMAT", help="logfmt or json (default logfmt)")
+    _add_keys(parser, "web", ())
+    add_server_flags(parser)
+
+
+def add_server_flags(parser: argparse._ActionsContainer, without: Collection[str] = ()) -> None:
+    """Add a flag for each key of a server, such as --vllm.ca-file, except secrets and those in `without`."""
+    _add_keys(parser, "vllm", without)
+
+
+def _add_keys(parser: argparse._ActionsContainer, section: str, without: Collection[str]) -> None:
     for path, field in keys():
-        if path[0] in ("web", "vllm") and not is_secret(field):
+        if path[0] == section and path[-1] not in without and not is_secret(field):
             _add_key(parser, path, field)
 
 
-def _add_key(parser: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
+def _add_key(parser: argparse._ActionsContainer, path: tuple[str, ...], field: FieldInfo) -> None:
     """Add the flag of a key, such as --vllm.ca-file; one that is true or false may be given without a value."""
     dotted = ".".join(path)
     text = str(field.description).rstrip(".").replace("%", "%%")

@@ -86,9 +86,9 @@ def check_metrics(source: Path | str) -> Result:
     return _run(_needed(), "check", "metrics", text=text)
 
 
-def test_rules(path: Path) -> Result:
-    """Run a file of rule unit tests; errors as of `check_rules`."""
-    return _run(_needed(), "test", "rules", str(path))
+def test_rules(path: Path, timeout: float = TIMEOUT) -> Result:  # noqa: PT028 - it is not a test
+    """Run a file of rule unit tests for at most `timeout` seconds; errors as of `check_rules`."""
+    return _run(_needed(), "test", "rules", str(path), timeout=timeout)
 
 
 test_rules.__test__ = False  # type: ignore[attr-defined] # pytest must not take it for one of its own
@@ -127,13 +127,13 @@ def _needed() -> str:
     return program
 
 
-def _run(program: str, *arguments: str, text: str | None = None) -> Result:
+def _run(program: str, *arguments: str, text: str | None = None, timeout: float = TIMEOUT) -> Result:
     try:
         done = subprocess.run(  # noqa: S603 - the result says whether it failed
-            [program, *arguments], input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            [program, *arguments], input=text, capture_output=True, text=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:
-        raise PromtoolError(f"{program} {' '.join(arguments[:2])} did not end within {TIMEOUT:g} s") from None
+        raise PromtoolError(f"{program} {' '.join(arguments[:2])} did not end within {timeout:g} s") from None
     output = (done.stdout + done.stderr).strip()
     return Result(done.returncode == 0, tuple(_problems(output)) if done.returncode else (), output)
 

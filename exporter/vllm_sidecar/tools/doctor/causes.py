@@ -1,0 +1,108 @@
+"""The meaning of each finding: its symptom, the alert that has its cause, the next command, and the flag to turn.
+
+DATA: states are those of `serve.state`, causes those of the alerts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Symptom(StrEnum):
+    """Kinds of symptoms, as an incident is split into them."""
+
+    AVAILABILITY = "availability"
+    ERRORS = "errors"
+    TTFT = "high TTFT"
+    ITL = "slow ITL"
+    MEMORY = "KV cache and memory"
+    OUTPUT = "wrong output"
+    MONITORING = "monitoring"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """The meaning of a finding; empty where there is nothing to say."""
+
+    symptom: Symptom
+    alert: str = ""
+    """The alert with the same condition: its cause, and its runbook."""
+    next: str = ""
+    """The next command or look."""
+    flag: str = ""
+    """The flag to turn, in which direction, and what that costs."""
+
+
+_LOGS = "read the last lines of vLLM's log (kubectl logs POD -c vllm --tail=200, or journalctl -u vllm)"
+_MORE_SEATS = (
+    "--max-num-seqs up, while the KV cache has room: costs ITL, because steps get larger, and KV blocks; "
+    "otherwise one more replica"
+)
+_MORE_CACHE = (
+    "--gpu-memory-utilization up (less reserve for peaks of activations), --kv-cache-dtype fp8 (some accuracy), or "
+    "--max-num-seqs down (fewer preemptions, longer queue); --max-model-len down refuses the longest prompts"
+)
+
+MEANINGS: dict[str, Meaning] = {
+    "down": Meaning(Symptom.AVAILABILITY, "VllmTargetDown", _LOGS),
+    "several_servers": Meaning(Symptom.MONITORING, "VllmTargetNotOneServer", "run doctor on the address of one pod"),
+    "not_an_engine": Meaning(Symptom.MONITORING, "VllmTargetNotOneServer", "run doctor on the address of one engine"),
+    "unhealthy": Meaning(Symptom.AVAILABILITY, "VllmEngineStalled", _LOGS),
+    "stalled": Meaning(
+        Symptom.AVAILABILITY, "VllmEngineStalled", "py-spy dump --pid PID of EngineCore and nvidia-smi, then restart"
+    ),
+    "no_progress": Meaning(
+        Symptom.AVAILABILITY, "VllmEngineStalled", "run doctor --for 150s: after 120 s without progress it is a stall"
+    ),
+    "asleep": Meaning(Symptom.AVAILABILITY, "VllmAsleepWithRequests", "curl -X POST http://HOST:8000/wake_up"),
+    "gauges_stale": Meaning(
+        Symptom.MONITORING, "VllmGaugesStale", "send one short request: if it is answered, the server is idle"
+    ),
+    "kv_cache_full": Meaning(
+        Symptom.MEMORY, "VllmKvCachePressure", "compare the lengths of prompts and answers with yesterday's",
+        _MORE_CACHE,
+    ),
+    "kv_cache_held": Meaning(
+        Symptom.MEMORY, "VllmKvCacheHeld", "send one short request, look again, then search the log for transfer"
+    ),
+    "queueing:batch": Meaning(
+        Symptom.TTFT, "VllmQueueWaitHigh", "compare requests per second with the past", _MORE_SEATS
+    ),
+    "queueing:kv_cache": Meaning(
+        Symptom.TTFT, "VllmQueueWaitHigh", "compare the lengths of prompts and answers with the past", _MORE_CACHE
+    ),
+    "queueing:adapter": Meaning(
+        Symptom.TTFT, "VllmLoraSlotsExhausted", "count the adapters that are requested at once",
+        "--max-loras up: costs GPU memory for each slot; or replicas of their own for some adapters",
+    ),
+    "queueing:transfer": Meaning(Symptom.TTFT, "VllmKvTransferFailures", "search the log for the KV connector"),
+    "queueing": Meaning(Symptom.TTFT, "VllmQueueWaitHigh", "find the limit: --max-num-seqs and KV-cache usage"),
+    "failing": Meaning(Symptom.ERRORS, "VllmErrorRatioHigh", _LOGS),
+    "rejecting": Meaning(
+        Symptom.ERRORS, "VllmRejectionRatioHigh", "compare requests per second with the past",
+        "--max-num-queued-reqs up (a longer queue, higher TTFT), or more replicas",
+    ),
+    "aborting": Meaning(Symptom.ERRORS, "VllmAbortRatioHigh", "compare the timeouts of clients with request times"),
+    "restarting": Meaning(Symptom.AVAILABILITY, "VllmCrashLoop", "kubectl logs POD -c vllm --previous --tail=200"),
+    "slow_first_token": Meaning(
+        Symptom.TTFT, "VllmTimeToFirstTokenSloBurn", "see whether queue or prefill takes the time",
+        "--max-num-batched-tokens up shortens the prefill of long prompts: costs ITL",
+    ),
+    "slow_decode": Meaning(
+        Symptom.ITL, "VllmInterTokenLatencySloBurn", "nvidia-smi -q -d PERFORMANCE, and the size of steps",
+        "--max-num-batched-tokens or --max-num-seqs down: costs throughput and TTFT",
+    ),
+    "corrupted": Meaning(Symptom.OUTPUT, "VllmRequestsCorrupted", "take the replica out of the router, check its GPU"),
+    "drafts_rejected": Meaning(
+        Symptom.ITL, "VllmSpecDecodeAcceptanceLow", "see which positions of the drafts are still accepted",
+        "num_speculative_tokens in --speculative-config down, or no speculation: costs ITL at low load",
+    ),
+    "engines_uneven": Meaning(
+        Symptom.TTFT, "VllmDataParallelImbalance", "compare the running requests of the engines"
+    ),
+    "gpu_throttled": Meaning(Symptom.ITL, "VllmGpuThrottled", "nvidia-smi -q -d PERFORMANCE,TEMPERATURE"),
+    "gpu_lost": Meaning(Symptom.AVAILABILITY, "VllmGpuLost", "dmesg | grep -i xid; drain the node"),
+    "gpu_starved": Meaning(Symptom.TTFT, "VllmGpuStarved", "top: is a CPU of the API server at 100 %?"),
+}  # fmt: skip
+"""By the name of a finding: a state, with the limit of a queue after a colon, or one of `findings`."""

@@ -1,0 +1,160 @@
+"""The status of a sidecar -> diagnoses as plain values: the seven steps of the runbook, and what is unknown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vllm_sidecar.tools.doctor.causes import Symptom
+from vllm_sidecar.tools.doctor.findings import BAD, WATCH, Finding, findings, gpu_findings, symptoms
+from vllm_sidecar.tools.doctor.readings import Readings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from vllm_sidecar.tools.doctor.state_ages import Ages
+
+COMPATIBILITY = ("tokenizer", "chat_template", "generation_config", "quantization", "dtype", "max_model_len")
+"""Flags that decide whether model, prompts and answers fit each other."""
+CAPACITY = (
+    *("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "kv_cache_dtype", "tensor_parallel_size"),
+    *("pipeline_parallel_size", "data_parallel_size", "enable_prefix_caching", "speculative_config", "max_loras"),
+)
+"""Flags that decide how much a server can take."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a status was taken from, and for how long the server was observed (None if unknown)."""
+
+    name: str
+    seconds: float | None
+    notes: tuple[str, ...] = ()
+    """Limits of the diagnosis."""
+    ages: Ages = field(default_factory=dict)
+    """For how long the states of targets and engines were seen; empty if unknown."""
+
+
+@dataclass
+class Diagnosis:
+    """The diagnosis of one target."""
+
+    source: Source
+    target: str
+    state: Mapping[str, str]
+    identity: Mapping[str, object]
+    findings: list[Finding]
+    symptoms: Mapping[Symptom, str]
+    shape: Mapping[str, float]
+    """Mean tokens and rates."""
+    unknown: list[str] = field(default_factory=list)
+
+    @property
+    def severity(self) -> str:
+        """`bad`, `watch` or `fine`: the worst finding, or the state; `unknown` if it is seen to work on nothing."""
+        found = {each.severity for each in self.findings} | {self.state["severity"]}
+        worst = BAD if BAD in found else WATCH if WATCH in found else "fine"
+        works = not self.symptoms[Symptom.AVAILABILITY].startswith("unknown") or self.state["name"] == "idle"
+        return worst if works or worst != "fine" else "unknown"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "source": self.source.name,
+            "observed_seconds": self.source.seconds,
+            "target": self.target or None,
+            "severity": self.severity,
+            "state": dict(self.state),
+            "identity": dict(self.identity),
+            "symptoms": {str(symptom): answer for symptom, answer in self.symptoms.items()},
+            "shape": dict(self.shape),
+            "findings": [
+                {
+                    "finding": each.name,
+                    "severity": each.severity,
+                    "subject": each.subject or None,
+                    "symptom": str(each.meaning.symptom),
+                    "evidence": each.evidence,
+                    "since_seconds": each.since,
+                    "likely_cause": each.cause or None,
+                    "next": each.meaning.next or None,
+                    "flag": each.meaning.flag or None,
+                    "runbook": each.meaning.alert or None,
+                }
+                for each in self.findings
+            ],
+            "unknown": self.unknown,
+        }
+
+
+def diagnose(status: Mapping[str, Any], source: Source) -> list[Diagnosis]:
+    """Diagnose every target of a status."""
+    gpus = status.get("gpus")
+    targets = status.get("targets") or []
+    return [_diagnosis(target, gpus if len(targets) == 1 else None, source) for target in targets]
+
+
+def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source: Source) -> Diagnosis:
+    readings = Readings(dict(target))
+    name = target.get("target") or ""
+    found = findings(readings, {labels: age for (owner, labels), age in source.ages.items() if owner == name})
+    if gpus and gpus.get("up"):
+        found += gpu_findings(Readings(dict(gpus)))
+    identity = target.get("identity") or {}
+    return Diagnosis(
+        source,
+        name,
+        target["state"],
+        _identity(identity),
+        found,
+        symptoms(readings, found),
+        dict(_shape(readings)),
+        [*source.notes, *_unknown(target, identity, gpus)],
+    )
+
+
+def _identity(identity: Mapping[str, Any]) -> dict[str, object]:
+    flags = identity.get("flags") or {}
+    models = identity.get("models") or []
+    known: dict[str, object] = {
+        "version": identity.get("version"),
+        "fingerprint": identity.get("fingerprint"),
+        "models": [each["id"] for each in models if not each.get("parent")],
+        "adapters": {each["id"]: each["parent"] for each in models if each.get("parent")},
+        **{name: flags.get(name) for name in (*COMPATIBILITY, *CAPACITY)},
+        "config_changes_seen": identity.get("changes"),
+    }
+    return {name: value for name, value in known.items() if value not in (None, [], {})}
+
+
+def _shape(readings: Readings) -> Iterator[tuple[str, float]]:
+    for name, value in (
+        ("prompt_tokens_mean_since_start", readings.mean("request_prompt_tokens")),
+        ("generation_tokens_mean_since_start", readings.mean("request_generation_tokens")),
+        ("requests_per_second", readings.value("recent_requests_per_second")),
+        ("prompt_tokens_per_second", readings.value("recent_prompt_tokens_per_second")),
+        ("generation_tokens_per_second", readings.value("recent_generation_tokens_per_second")),
+        ("requests_running", readings.value("requests_running")),
+        ("requests_waiting", readings.value("requests_waiting")),
+        ("kv_cache_usage_ratio", readings.largest("kv_cache_usage_ratio")),
+        ("cache_hit_ratio", readings.largest("recent_cache_hit_ratio", cache="local")),
+    ):
+        if value is not None:
+            yield name, value
+
+
+def _unknown(target: Mapping[str, Any], identity: Mapping[str, Any], gpus: Mapping[str, Any] | None) -> Iterator[str]:
+    flags = identity.get("flags") or {}
+    missing = [name for name in COMPATIBILITY if name not in flags]
+    if missing:
+        yield f"no source exposes {', '.join(missing)} (see /server_info, or vllm.args of the sidecar)"
+    if not identity.get("version"):
+        yield "the version of vLLM"
+    if gpus is None:
+        yield "the GPUs: they are not watched here"
+    elif not gpus.get("up"):
+        error = gpus.get("last_error") or {}
+        yield f"the GPUs: {error.get('reason', 'not read yet')}"
+    if target.get("missing"):
+        yield f"signals that the server does not expose: {', '.join(target['missing'])}"
+    yield "whether prompts, answers and rates differ from the past: a diagnosis has no history"

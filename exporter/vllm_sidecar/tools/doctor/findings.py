@@ -1,0 +1,176 @@
+"""States and signals of one target -> findings, each with its evidence; no thresholds but those of the alerts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.catalog.alerts import ALERTS, Profile, standard
+from vllm_sidecar.catalog.objectives import SLOS
+from vllm_sidecar.serve.state import LIMITS, seconds_text
+from vllm_sidecar.tools.doctor.causes import MEANINGS, Meaning, Symptom
+from vllm_sidecar.tools.doctor.readings import Readings, labels_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+BAD, WATCH = "bad", "watch"
+LEAST_REQUESTS = 10
+"""Fewest requests of the window from which a share is taken."""
+_CAUSES = {each.name: each.cause for each in ALERTS} | {each.alert: each.cause for each in SLOS}
+_LIMIT_OF = {slo.name: slo.thresholds[Profile.STANDARD] for slo in SLOS if slo.thresholds}
+_TTFT, _ITL = "recent_time_to_first_token_seconds", "recent_inter_token_latency_seconds"
+_RATES = ("recent_generation_tokens_per_second", "recent_prompt_tokens_per_second", "recent_requests_per_second")
+_FINE = ("healthy", "idle", "starting", "no_engines")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, or may be."""
+
+    name: str
+    severity: str
+    evidence: str
+    subject: str = ""
+    """The engine; empty for the server."""
+    since: float | None = None
+    """Seconds for which it was seen; None if unknown."""
+    hint: str = ""
+    """Instead of the alert's cause, where the server itself reports one."""
+
+    @property
+    def meaning(self) -> Meaning:
+        """Its symptom, the next command and the flag."""
+        return MEANINGS[self.name]
+
+    @property
+    def cause(self) -> str:
+        """The likeliest cause."""
+        return self.hint or _CAUSES.get(self.meaning.alert, "")
+
+
+def findings(target: Readings, ages: Mapping[str, float]) -> list[Finding]:
+    """Return what is wrong, the worst first; `ages` are the seconds of states by the labels of engines."""
+    found = [*_states(target, ages), *_of_server(target)]
+    for text in _engines(target):
+        found += _of_engine(target, text)
+    return sorted(found, key=lambda each: each.severity != BAD)
+
+
+def _engines(target: Readings) -> list[str]:
+    return [str(each["labels"]) for each in target.target.get("engines") or ()]
+
+
+def _states(target: Readings, ages: Mapping[str, float]) -> Iterator[Finding]:
+    state = target.target["state"]
+    error = target.target.get("last_error") or {}
+    if state["name"] in MEANINGS and not _engines(target):
+        detail = f" ({error['detail']})" if error.get("detail") else ""
+        yield Finding(state["name"], state["severity"], state["text"] + detail, "", ages.get(""), error.get("hint", ""))
+    elif state["name"] == "failing":
+        yield Finding("failing", state["severity"], state["text"])
+    for engine in target.target.get("engines") or ():
+        own = engine["state"]
+        if own["name"] not in _FINE and own["severity"] != "fine":
+            name = _named(own["name"], target, engine["labels"])
+            since = target.value("work_without_progress_seconds", engine["labels"]) or ages.get(engine["labels"])
+            yield Finding(name, own["severity"], own["text"], _subject(engine["labels"]), since)
+
+
+def _named(state: str, target: Readings, engine: str) -> str:
+    if state == "queueing":
+        limit = next((each for each in LIMITS if target.value("admission_limit", engine, limit=each)), "")
+        return f"queueing:{limit}" if limit else state
+    return state
+
+
+def _of_server(target: Readings) -> Iterator[Finding]:
+    ratio = target.largest("recent_error_ratio")
+    if ratio is not None and ratio > standard("VllmErrorRatioHigh", "errors") and not _is_failing(target):
+        yield Finding("failing", BAD, f"{ratio:.0%} of the requests end in server errors")
+    restarts = target.value("server_restarts_total") or 0.0
+    if restarts:
+        yield Finding("restarting", BAD if restarts >= standard("VllmCrashLoop", "restarts") else WATCH,
+                      f"{restarts:.0f} restarts were seen")  # fmt: skip
+    uneven = target.largest("recent_data_parallel_imbalance_ratio", load="generation_tokens")
+    running = target.value("requests_running") or 0.0
+    engines = len(_engines(target))
+    if (uneven or 0.0) > standard("VllmDataParallelImbalance", "imbalance") and running >= engines * standard(
+        "VllmDataParallelImbalance", "running"
+    ):
+        yield Finding("engines_uneven", WATCH, f"imbalance of generated tokens {uneven:.0%} over {engines} engines")
+    if target.largest("gpu_starved"):
+        yield Finding("gpu_starved", WATCH, "requests wait while every GPU is idle")
+
+
+def _is_failing(target: Readings) -> bool:
+    return bool(target.target["state"]["name"] == "failing")
+
+
+def _of_engine(target: Readings, engine: str) -> Iterator[Finding]:
+    subject = _subject(engine)
+    for signal, slo, name in (
+        (_TTFT, "time_to_first_token", "slow_first_token"),
+        (_ITL, "inter_token_latency", "slow_decode"),
+    ):
+        value, limit = target.quantile(signal, engine, "0.95"), _LIMIT_OF[slo]
+        if value is not None and value > limit:
+            evidence = f"p95 of the last minute is {_latency(value)}, the objective is {_latency(limit)}"
+            yield Finding(name, WATCH, evidence, subject)
+    drafted = target.value("recent_spec_decode_accepted_length_tokens", engine)
+    if drafted is not None and drafted < standard("VllmSpecDecodeAcceptanceLow", "gain"):
+        yield Finding("drafts_rejected", WATCH, f"a step yields {drafted:.2f} tokens, without drafts 1", subject)
+    if target.value("requests_corrupted_total", engine):
+        yield Finding("corrupted", BAD, "vLLM counts requests with NaN in their logits", subject)
+    requests = target.value("recent_requests", engine) or 0.0
+    aborted = target.value("recent_requests", engine, outcome="aborted") or 0.0
+    if requests >= LEAST_REQUESTS and aborted / requests > standard("VllmAbortRatioHigh", "aborted"):
+        yield Finding("aborting", WATCH, f"clients abort {aborted / requests:.0%} of their requests", subject)
+
+
+def _latency(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1.0 else seconds_text(seconds)
+
+
+def gpu_findings(gpus: Readings) -> Iterator[Finding]:
+    """Return what is wrong with the GPUs of the node."""
+    if gpus.largest("gpu_lost"):
+        yield Finding("gpu_lost", BAD, "a GPU is lost")
+    for reason in ("hw_slowdown", "hw_thermal", "hw_power_brake", "sw_thermal"):
+        if gpus.largest("gpu_throttled", reason=reason):
+            yield Finding("gpu_throttled", WATCH, f"a GPU is throttled: {reason}")
+
+
+def _subject(engine: str) -> str:
+    labels = labels_of(engine)
+    return f"{labels.get('model_name', '')} engine {labels.get('engine', '')}".strip()
+
+
+def symptoms(target: Readings, found: list[Finding]) -> dict[Symptom, str]:
+    """Return for each symptom `yes`, `no`, or `unknown` with the reason."""
+    present = {each.meaning.symptom for each in found}
+    result = {}
+    for symptom in Symptom:
+        why = _unknown(symptom, target)
+        result[symptom] = "yes" if symptom in present else f"unknown: {why}" if why else "no"
+    return result
+
+
+def _unknown(symptom: Symptom, target: Readings) -> str:
+    """Return why the absence of a symptom is not known; empty if it is."""
+    if symptom is Symptom.OUTPUT:
+        return "answers are not read; only NaN is counted, by servers with VLLM_COMPUTE_NANS_IN_LOGITS"
+    if not target.target.get("up"):
+        return "" if symptom in (Symptom.AVAILABILITY, Symptom.MONITORING) else "there are no metrics"
+    known, why = {
+        Symptom.AVAILABILITY: (_makes_progress(target), "no token or request was seen to finish"),
+        Symptom.ERRORS: (target.has("recent_error_ratio"), "no request was seen to end, or the server counts none"),
+        Symptom.TTFT: (target.has_quantiles(_TTFT), "fewer than 5 first tokens in the last minute"),
+        Symptom.ITL: (target.has_quantiles(_ITL), "too few tokens in the last minute"),
+        Symptom.MEMORY: (target.has("kv_cache_usage_ratio"), "the server does not expose its KV-cache usage"),
+    }.get(symptom, (True, ""))
+    return "" if known else why
+
+
+def _makes_progress(target: Readings) -> bool:
+    return any(target.value(rate) for rate in _RATES)

@@ -1,0 +1,128 @@
+"""A server, a sidecar, saved bodies or a recording -> the status of the sidecar about it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm_sidecar.catalog.reasons import PollError
+from vllm_sidecar.config import Config, format_duration
+from vllm_sidecar.logs import UserError
+from vllm_sidecar.serve.app import Sidecar
+from vllm_sidecar.serve.status import NodeGpus, status
+from vllm_sidecar.tools.doctor.diagnosis import Source
+from vllm_sidecar.tools.doctor.state_ages import StateAges
+from vllm_sidecar.tools.recording.events import METRICS, Exchange, Head, Server
+from vllm_sidecar.tools.recording.playback import Playback, outline
+from vllm_sidecar.tools.recording.writer import Writer
+from vllm_sidecar.vllm.client import Client, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Observed = tuple[dict[str, Any], Source]
+STALL_SECONDS = 120.0
+TICK = 1.0
+
+
+async def live(config: Config, seconds: float, show: Callable[[str], None]) -> Observed:
+    """Watch servers with the sidecar itself for so many seconds, or until SIGINT; without an HTTP server."""
+    sidecar = Sidecar(config, lambda: config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    began = time.monotonic()
+    ages = StateAges()
+    await sidecar.start()
+    try:
+        while not stop.is_set() and (left := seconds - (time.monotonic() - began)) > 0.0:
+            ages.follow(sidecar.exporter.snapshots.values(), time.monotonic())
+            show(f"observing for {format_duration(round(left) or 1)} more; Ctrl-C shows what is known")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), min(TICK, left))
+        exporter = sidecar.exporter
+        ages.follow(exporter.snapshots.values(), time.monotonic())
+        gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
+        found = json.loads(json.dumps(status(exporter.snapshots.values(), gpus)))
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        await sidecar.stop()
+    observed = time.monotonic() - began
+    notes = []
+    if observed < STALL_SECONDS:
+        notes.append(f"a stall: it is called one after {STALL_SECONDS:.0f} s, and {observed:.0f} s were observed")
+    urls = ", ".join(str(target.url).rpartition("@")[2] for target in config.all_targets)
+    return found, Source(urls, observed, tuple(notes), ages.at(time.monotonic()))
+
+
+async def sidecar_status(url: str, timeout_seconds: float) -> Observed:
+    """Take the status that a running sidecar has.
+
+    Raises:
+        UserError: It cannot be reached, or is not a sidecar.
+    """
+    config = Config.model_validate({"vllm": {"url": url}})
+    try:
+        async with Client(config.vllm, config.scrape) as client:
+            answer = await client.get("/api/v1/status", accept="application/json", timeout=timeout_seconds)
+        found = json.loads(answer.body)
+        targets = found["targets"]
+        if not all({"state", "signals"} <= set(each) for each in targets):
+            raise ValueError("no state")  # noqa: TRY301 - reported like any other answer of another program
+    except PollError as error:
+        raise UserError(f"no status of a sidecar: {error.detail}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{url} answers, but it is not a sidecar; without --from its metrics are read") from None
+    if not targets:
+        raise UserError(f"the sidecar at {url} watches no server")
+    return found, Source(f"sidecar {url}", None)
+
+
+async def recording(path: Path, show: Callable[[str], None]) -> Observed:
+    """Play a recording to its end.
+
+    Raises:
+        RecordingError: It cannot be read.
+    """
+    found = outline(path)
+    playback = Playback(path, found)
+
+    ages = StateAges()
+
+    async def pause() -> None:
+        ages.follow((each.snapshot() for each in playback.loops), playback.at)
+        show(f"playing: {playback.at / max(found.seconds, 1.0):.0%}")
+
+    await playback.run(5.0, pause)
+    ages.follow((each.snapshot() for each in playback.loops), found.seconds)
+    notes = [f"the recording is not complete: {found.cut_off}"] if found.cut_off else []
+    if found.seconds < STALL_SECONDS:
+        notes.append(f"a stall: it is called one after {STALL_SECONDS:.0f} s, and {found.seconds:.0f} s were recorded")
+    report = json.loads(json.dumps(status([each.snapshot() for each in playback.loops])))
+    return report, Source(f"end of {path}", found.seconds, tuple(notes), ages.at(found.seconds))
+
+
+async def bodies(paths: Sequence[Path], apart: float) -> Observed:
+    """Read one saved body of /metrics, or two that were saved `apart` seconds one after the other.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="vllm-sidecar-") as folder:
+        path = Path(folder) / "bodies"
+        with Writer(path) as writer:
+            writer.head(Head(time.time(), (Server("", ""),), max(apart, 1.0), hashed=False, program=""))
+            for number, file in enumerate(paths):
+                at = 1.0 + number * apart
+                writer.write(Exchange(0, at, 0.0, METRICS, Response(file.read_bytes(), "text/plain", 0.0)))
+        report, _ = await recording(path, lambda _: None)
+    names = " and ".join(map(str, paths))
+    if len(paths) == 1:
+        return report, Source(names, None, ("rates, recent latencies and stalls: one body has no time",))
+    return report, Source(names, apart, (f"a stall: the bodies are {apart:.0f} s apart",))

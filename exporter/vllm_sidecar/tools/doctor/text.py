@@ -1,0 +1,63 @@
+"""Diagnoses -> text for a terminal, or Markdown for the channel of an incident."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_sidecar.serve.state import seconds_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from vllm_sidecar.tools.doctor.diagnosis import Diagnosis
+    from vllm_sidecar.tools.doctor.findings import Finding
+
+_COLORS = {"bad": "\033[31m", "watch": "\033[33m", "fine": "\033[32m", "unknown": "\033[33m"}
+_END = "\033[0m"
+
+
+def lines(found: Diagnosis, *, markdown: bool = False, color: bool = False) -> Iterator[str]:
+    """Yield the lines of one diagnosis; colors only for a terminal."""
+    head, item = ("### ", "- ") if markdown else ("", "  ")
+    word = found.severity.upper()
+    shown = f"{_COLORS[found.severity]}{word}{_END}" if color else f"**{word}**" if markdown else word
+    name = f"{found.target}: " if found.target else ""
+    yield f"{name}{shown}: {found.state['text']}"
+    seen = "" if found.source.seconds is None else f", observed for {found.source.seconds:.0f} s"
+    yield f"({found.source.name}{seen})"
+    for title, part in (
+        ("Server", _pairs(found.identity)),
+        ("Symptoms", (f"{symptom}: {answer}" for symptom, answer in found.symptoms.items())),
+        ("Request shape and load", _pairs(found.shape)),
+    ):
+        yield ""
+        yield f"{head}{title}"
+        yield from (f"{item}{text}" for text in part)
+    for each in found.findings:
+        yield ""
+        yield from _finding(each, head, item)
+    yield ""
+    yield f"{head}Unknown"
+    yield from (f"{item}{text}" for text in found.unknown)
+
+
+def _finding(each: Finding, head: str, item: str) -> Iterator[str]:
+    subject = f" ({each.subject})" if each.subject else ""
+    yield f"{head}{each.severity.upper()} {each.name}{subject}: {each.meaning.symptom}"
+    since = f", seen for {seconds_text(each.since)}" if each.since else ""
+    rows = (
+        ("evidence", each.evidence + since),
+        ("likely", each.cause),
+        ("next", each.meaning.next),
+        ("flag", each.meaning.flag),
+        ("runbook", f"rules/runbooks/{each.meaning.alert}.md" if each.meaning.alert else ""),
+    )
+    yield from (f"{item}{name}: {text}" for name, text in rows if text)
+
+
+def _pairs(values: Mapping[str, object]) -> Iterator[str]:
+    if not values:
+        yield "nothing is known"
+    for name, value in values.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        yield f"{name}: {shown}"

@@ -1,0 +1,62 @@
+"""The servers that a command of an operator is about: addresses on the command line, otherwise the configuration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yarl import URL
+
+from vllm_sidecar.config import Config, NamedTarget, SoleTarget, Target, load
+from vllm_sidecar.config.flags import add_server_flags, file_of, given_flags
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `serve` also takes: the file of the configuration, and the keys of a server."""
+    group = parser.add_argument_group(
+        "how to reach the server", "the flags, environment variables and configuration file of 'serve'"
+    )
+    group.add_argument("--config.file", type=Path, metavar="FILE", help="YAML file of 'serve'")
+    add_server_flags(group, without=("url", "labels", "headless"))
+
+
+def configuration(arguments: argparse.Namespace, urls: Sequence[str], settings: Mapping[str, object]) -> Config:
+    """Return the configuration with these servers; without any, those of the file or the environment.
+
+    Args:
+        arguments: Of `add_config_arguments`.
+        urls: Addresses of servers; several share all other keys, such as the file with the token.
+        settings: Further values by dotted path.
+
+    Raises:
+        ConfigError: With every mistake found.
+    """
+    flags = given_flags(arguments)
+    named = flags.pop("config.file", None)
+    file = file_of(named if isinstance(named, Path) else None)
+    given = {**flags, **settings}
+    if not urls:
+        return load(file, given, os.environ)
+    different = list(dict.fromkeys(urls))
+    configs = [load(file, {**given, "vllm.url": url}, os.environ) for url in different]
+    if len(configs) == 1:
+        return configs[0]
+    targets = tuple(map(_named, configs, names(different)))
+    return configs[0].model_copy(update={"vllm": SoleTarget(), "targets": targets})
+
+
+def _named(config: Config, name: str) -> NamedTarget:
+    fields = {key: getattr(config.vllm, key) for key in Target.model_fields}
+    return NamedTarget.model_construct(**fields, name=name)
+
+
+def names(urls: Sequence[str]) -> list[str]:
+    """Name servers by their addresses, without the scheme where that distinguishes them."""
+    whole = [str(URL(url).with_user(None)).rstrip("/") for url in urls]
+    short = [each.partition("://")[2] for each in whole]
+    return [name if short.count(name) == 1 else full for name, full in zip(short, whole, strict=True)]
