@@ -156,7 +156,7 @@ def test_only_gpus_and_a_vllm_exclude_each_other(capsys: pytest.CaptureFixture[s
     assert main(["serve", "--gpu.only", "--vllm.url", "http://127.0.0.1:8000"]) == 1
     assert capsys.readouterr().err == (
         "vllm-sidecar: command line: gpu.only: got true; "
-        "allowed: true only without vllm (in the file, by flag or environment) and targets\n"
+        "allowed: true only without vllm (in the file, by flag or environment), targets and discovery\n"
     )
 
 

@@ -14,8 +14,8 @@ from yarl import URL
 
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog.reasons import GPU_HINTS, GPU_REASONS, HINTS, VLLM_REASONS, PollError, Reason
+from vllm_sidecar.serve.event_loop import LoopTime, loop_factory
 from vllm_sidecar.vllm.client import Client, join
-from vllm_sidecar.vllm.waiting import new_event_loop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,5 +204,5 @@ def test_the_time_in_which_the_event_loop_is_busy_is_not_a_cost_of_the_server() 
             time.sleep(0.5)  # noqa: ASYNC251 - other targets are read, or a scrape is made
             return (await request).cost
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(LoopTime())) as runner:
         assert runner.run(seconds()) < 0.3

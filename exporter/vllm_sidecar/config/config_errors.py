@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
@@ -25,6 +26,7 @@ KeyPath = tuple[str, ...]
 
 _SECRET_KEYS = {"headers", "args", "bearer_token", "basic_auth_users", "key"}
 _SHOWN_CHARACTERS = 80
+_QUERY = re.compile(r"(?<=[?#]).+", re.DOTALL)
 _ALLOWED = {
     "bool_type": "true or false",
     "dict_type": "a mapping of names to texts",
@@ -101,16 +103,19 @@ def show(path: KeyPath, value: object) -> str:
     if (whole_target and isinstance(value, str)) or _SECRET_KEYS.intersection(path):
         return HIDDEN
     if isinstance(value, str):
-        value = redact(_without_user(value))
+        value = redact(_bare_url(value))
         value = value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}..."
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _without_user(text: str) -> str:
-    """Hide all before the last @ of a URL: the password in one that was refused may hold any character."""
+def _bare_url(text: str) -> str:
+    """Hide all before the last @ of a URL and after its first ? or #: secrets in a refused one hold any character."""
     before, slashes, after = text.partition("//")
+    if not slashes:
+        return text
     host = after.rpartition("@")[2]
-    return f"{before}//{HIDDEN}@{host}" if slashes and host != after else text
+    user = f"{HIDDEN}@" if host != after else ""
+    return f"{before}//{user}{_QUERY.sub(HIDDEN, host)}"
 
 
 def _allowed(root: type[BaseModel], error: ErrorDetails, path: KeyPath) -> str:

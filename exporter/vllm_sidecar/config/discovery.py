@@ -10,11 +10,13 @@ from vllm_sidecar.config.label_texts import LabelText
 from vllm_sidecar.config.section import Section, written
 from vllm_sidecar.config.targets import HttpServer, Target
 from vllm_sidecar.config.values import (
+    STATIC_LABEL,
     PathPattern,
     Seconds,
     Text,
     as_frozen,
     as_tuple,
+    described,
     label_name,
     not_allowed,
     server_url,
@@ -102,7 +104,26 @@ def _namespace(value: str) -> str:
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_patterns), AfterValidator(_not_empty)]
 Conditions = Annotated[Mapping[Annotated[str, AfterValidator(_known_label)], Patterns], AfterValidator(as_frozen)]
-LabelTexts = Annotated[Mapping[Annotated[str, AfterValidator(static_label)], LabelText], AfterValidator(as_frozen)]
+LabelTexts = Annotated[
+    Mapping[Annotated[str, AfterValidator(static_label)], LabelText],
+    AfterValidator(as_frozen),
+    described(type="object", propertyNames=STATIC_LABEL, additionalProperties={"type": "string"}),
+]
+NameServer = Annotated[str, AfterValidator(_name_server), described(type="string", pattern=f"^{_NAME_SERVER.pattern}$")]
+HostName = Annotated[str, AfterValidator(_host_name), described(type="string", pattern=r"^[a-zA-Z0-9_.-]{1,254}$")]
+Namespace = Annotated[
+    str, AfterValidator(_namespace), described(type="string", pattern=rf"^(\*|{_NAMESPACE.pattern})$")
+]
+Port = Annotated[
+    int | str,
+    BeforeValidator(_port),
+    described(
+        anyOf=[
+            {"type": "integer", "minimum": 1, "maximum": 65535},
+            {"type": "string", "pattern": f"^{_PORT_NAME.pattern}$"},
+        ]
+    ),
+]
 
 
 class DiscoveredTarget(Target):
@@ -155,24 +176,23 @@ class FileList(ListSettings):
 class HttpList(HttpServer, ListSettings):
     """A web service in the format of Prometheus' http_sd_configs."""
 
-    url: Annotated[str, AfterValidator(_source_url)] = Field(description="Address of the list; a query is allowed.")
+    url: Annotated[str, AfterValidator(_source_url), described(type="string", pattern=r"^https?://[^\s#]+$")] = Field(
+        description="Address of the list; a query is allowed."
+    )
     refresh: Seconds = written("60s", "Time between two requests.")
 
 
 class DnsList(ListSettings):
     """The records of DNS names."""
 
-    names: Annotated[
-        tuple[Annotated[str, AfterValidator(_host_name)], ...],
-        BeforeValidator(as_tuple),
-        AfterValidator(_not_empty),
-    ] = Field(description="Names to look up, such as that of a headless Service.")
+    names: Annotated[tuple[HostName, ...], BeforeValidator(as_tuple), AfterValidator(_not_empty)] = Field(
+        description="Names to look up, such as that of a headless Service."
+    )
     type: Literal["A", "AAAA", "SRV"] = Field(default="A", description="Type of the records.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port of the servers; SRV records have their own.")
-    servers: Annotated[
-        tuple[Annotated[str, AfterValidator(_name_server)], ...],
-        BeforeValidator(as_tuple),
-    ] = Field(default=(), description="Name servers, instead of those of this machine.")
+    servers: Annotated[tuple[NameServer, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), description="Name servers, instead of those of this machine."
+    )
     refresh: Seconds = written("30s", "Time between two lookups.")
 
 
@@ -182,15 +202,14 @@ class PodList(HttpServer, ListSettings):
     url: Annotated[str, AfterValidator(_api_url)] | None = Field(  # type: ignore[assignment] # None is the cluster
         default=None, description="Address of the API server; null: that of the cluster in which the sidecar runs."
     )
-    namespaces: Annotated[
-        tuple[Annotated[str, AfterValidator(_namespace)], ...],
-        BeforeValidator(as_tuple),
-    ] = Field(default=(), description="Namespaces of the pods; none: that of the sidecar's own pod; *: all.")
+    namespaces: Annotated[tuple[Namespace, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), description="Namespaces of the pods; none: that of the sidecar's own pod; *: all."
+    )
     label_selector: Text | None = Field(default=None, description="Labels that pods must have, such as app=vllm.")
     field_selector: Text | None = Field(
         default=None, description="Fields that pods must have, such as spec.nodeName=gpu-7."
     )
-    port: Annotated[int | str, BeforeValidator(_port)] = Field(
+    port: Port = Field(
         default=8000, description="Port of the server in the pod: a number, or the name of a container's port."
     )
     refresh: Seconds = written("60s", "Length of one watch request.")

@@ -216,6 +216,8 @@ def described(**schema: Any) -> WithJsonSchema:
 
 
 _TEXT = {"type": "string", "minLength": 1}
+STATIC_LABEL = {"pattern": "^(?!__)[a-zA-Z_][a-zA-Z0-9_]*$", "not": {"enum": sorted(TAKEN_LABELS)}}
+"""The name of a label that may be added, for editors."""
 Seconds = Annotated[
     float,
     BeforeValidator(parse_duration),
@@ -249,7 +251,7 @@ StaticLabels = Annotated[
     AfterValidator(as_frozen),
     described(
         type="object",
-        propertyNames={"pattern": "^(?!__)[a-zA-Z_][a-zA-Z0-9_]*$", "not": {"enum": sorted(TAKEN_LABELS)}},
+        propertyNames=STATIC_LABEL,
         additionalProperties={"type": "string", "pattern": r"\S"},
     ),
 ]

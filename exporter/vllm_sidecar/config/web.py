@@ -3,10 +3,10 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from vllm_sidecar.config.section import Section
-from vllm_sidecar.config.values import FilePath, HttpPath, as_tuple, not_allowed, split_listen_address
+from vllm_sidecar.config.values import FilePath, HttpPath, as_tuple, described, not_allowed, split_listen_address
 
 DEFAULT_PORT = 10190
 """Port of `/metrics` unless the config sets another.
@@ -67,6 +67,12 @@ def _host_name(value: str) -> str:
     return value.lower()
 
 
+def _one_or_many(pattern: str) -> WithJsonSchema:
+    """Describe a text, or a list of such texts."""
+    text = {"type": "string", "pattern": pattern}
+    return described(anyOf=[text, {"type": "array", "items": text}])
+
+
 class WebSettings(Section):
     """The sidecar's own HTTP server."""
 
@@ -74,6 +80,7 @@ class WebSettings(Section):
         tuple[Annotated[str, AfterValidator(_listen_address)], ...],
         BeforeValidator(_addresses),
         AfterValidator(_not_empty),
+        _one_or_many(r"^\s*unix:/|:\d{1,5}\s*(,|$)"),
     ] = Field(
         default=(f":{DEFAULT_PORT}",),
         description="Where to serve /metrics: HOST:PORT, [IPV6]:PORT, :PORT for every interface, or unix:/PATH; one or "
@@ -97,7 +104,11 @@ class WebSettings(Section):
         description="Most open connections, at most as many as open files allow; for one more, the one that has been "
         "idle for the longest time is closed.",
     )
-    allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], BeforeValidator(_names)] = Field(
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_host_name)], ...],
+        BeforeValidator(_names),
+        _one_or_many(r"^[A-Za-z0-9_., -]+$"),
+    ] = Field(
         default=(),
         description="Names by which browsers may open the pages, besides addresses, localhost and names without a "
         "public domain; .example.com allows all names below it. Metrics are served under any name.",
