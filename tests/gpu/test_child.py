@@ -239,7 +239,7 @@ async def test_events_are_those_that_come_after_the_registration(stub: Stub) -> 
 
 async def test_events_that_come_together_are_all_there(stub: Stub) -> None:
     async with following(QUICK._replace(interval=2.0, slow_interval=2.0)) as run:
-        await run.until_polled()
+        await run.until(lambda: has_events(run))  # only from then on events are delivered
         stub.add(*[f"event 0 8 {code}" for code in range(200)])
         await run.until(lambda: len(run.events()) == 200)
         assert [data for _, _, data in run.events()] == list(range(200))

@@ -25,7 +25,7 @@ from vllm_sidecar.tools.doctor.causes import MEANINGS
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.io
+pytestmark = [pytest.mark.io, pytest.mark.slow]  # promtool and whole programs, for seconds each
 IDLE, LOAD = CAPTURES / "0.32.0__baseline__idle.prom", CAPTURES / "0.32.0__baseline__load.prom"
 
 

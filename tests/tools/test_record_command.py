@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.io
+pytestmark = [pytest.mark.io, pytest.mark.slow]  # promtool and whole programs, for seconds each
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(EXPORTER)}
 

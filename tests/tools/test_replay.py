@@ -35,7 +35,7 @@ from vllm_sidecar.tools.replay.scrapes import Scrapes
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.io
+pytestmark = [pytest.mark.io, pytest.mark.slow]  # promtool and whole programs, for seconds each
 
 INCIDENT = "healthy 60s -> queue-buildup 300s -> healthy"
 NOT_OF_VLLM = re.compile(
