@@ -67,7 +67,9 @@ def picture(case: Case, values: Sequence[float]) -> str:
     for (name, colour, width), line in zip(LINES, (true, ours, alone), strict=True):
         parts.append(curve(line, colour, width))
         parts.append(text(LEFT + 215 * [entry[0] for entry in LINES].index(name), TOP - 26, name, "start", colour))
-    parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "time per output token; dashed: bounds of vLLM's buckets"))
+    parts.append(
+        text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "time per output token; dashed: bounds of vLLM's buckets")
+    )
     return "\n".join([*parts, "</svg>", ""])
 
 
