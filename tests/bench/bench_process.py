@@ -69,7 +69,7 @@ def replaying(folder: Path, port: int) -> subprocess.Popen[bytes]:
     for number, body in enumerate(recorded()):
         paths.append(folder / f"{number:03}.prom")
         paths[-1].write_bytes(body)
-    return subprocess.Popen([sys.executable, HERE.parent / "fake_vllm.py", *paths, "--port", str(port)])
+    return subprocess.Popen([sys.executable, HERE.parent / "support" / "fake_vllm.py", *paths, "--port", str(port)])
 
 
 def peer(stack: ExitStack, folder: Path, upstream: int) -> int | None:
