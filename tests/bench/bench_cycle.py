@@ -31,11 +31,13 @@ class Cycle:
     """The stages of one target without its socket."""
 
     name = ""
+    labels = ()
+    last_success_age = 0.0
 
     def __init__(self) -> None:
         self._parser, self._normalizer = DifferentialParser(), Normalizer()
         self._windows, self._snapshotter = WindowStore(60.0, 300.0), Snapshotter("", (), DeriveSettings())
-        self._health = Health("vllm").succeeded(last_success=0.0, seconds=0.01)
+        self.health = Health("vllm").succeeded(last_success=0.0, seconds=0.01)
         self._exporter = Exporter(60.0)
         self._exporter.set_sources([self], 60.0)
         self._at = 0.0
@@ -47,7 +49,7 @@ class Cycle:
         self._exporter.changed()
 
     def snapshot(self) -> Snapshot:
-        return self._snapshotter.take(self._readings, self._windows, ServerIdentity(), self._health)
+        return self._snapshotter.take(self._readings, self._windows, ServerIdentity(), self.health)
 
     def scrape(self) -> bytes:
         for window in self._windows.of(Scope.ENGINE).values():
@@ -62,7 +64,7 @@ def measured(bodies: list[bytes]) -> tuple[float, float, float]:
     for number, body in enumerate(bodies):
         began = time.process_time()
         cycle.poll(body)
-        scraped = time.process_time()
+        polled = time.process_time()
         cycle.scrape()
         scraped = time.process_time()
         if number % 10 == 0:
@@ -71,8 +73,8 @@ def measured(bodies: list[bytes]) -> tuple[float, float, float]:
             for _ in text_string_to_metric_families(text):
                 pass
             peers.append(time.process_time() - start)
-        polls.append(scraped - began)
-        scrapes.append(scraped - scraped)
+        polls.append(polled - began)
+        scrapes.append(scraped - polled)
     return median(polls[WARM_UP:]), median(scrapes[WARM_UP:]), median(peers[1:])
 
 
