@@ -102,13 +102,9 @@ class FakeKubernetes:
         self._oldest = self._version
 
     def send(self, event: dict[str, Any]) -> None:
-        """Send every watch an event as it is."""
+        """Send every open watch an event as it is; later watches do not get it."""
         self._events.append((self._version, event, False))
         self._wake()
-
-    def forget(self) -> None:
-        """Send no later watch the events until now."""
-        self._events = [(number, event, is_pod) for number, event, is_pod in self._events if is_pod]
 
     def disconnect(self) -> None:
         """Cut the connections of all watches."""
@@ -159,7 +155,7 @@ class FakeKubernetes:
             return web.json_response({"kind": "Status", "code": 410, "message": "too old resource version"}, status=410)
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
         await answer.prepare(request)
-        task = asyncio.create_task(self._stream(request, answer, version))
+        task = asyncio.create_task(self._stream(request, answer, version, len(self._events)))
         self._watches.add(task)
         try:
             await asyncio.wait_for(task, float(request.query["timeoutSeconds"]))
@@ -172,12 +168,13 @@ class FakeKubernetes:
             self._watches.discard(task)
         return answer
 
-    async def _stream(self, request: web.Request, answer: web.StreamResponse, version: int) -> None:
+    async def _stream(self, request: web.Request, answer: web.StreamResponse, version: int, began: int) -> None:
         sent = 0
         while True:
             changed = self._changed
-            for number, event, is_pod in self._events[sent:]:
-                if not is_pod or (number > version and self._selected(request, event["object"])):
+            for place, (number, event, is_pod) in enumerate(self._events[sent:], sent):
+                wanted = number > version and self._selected(request, event["object"]) if is_pod else place >= began
+                if wanted:
                     await answer.write(json.dumps(event).encode() + b"\n")
             sent = len(self._events)
             await changed.wait()
