@@ -1,4 +1,4 @@
-"""What is told of how quantiles came about."""
+"""How quantiles came about, bucket by bucket."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ CREDENTIAL = "Pl4nted-{}-cr3dential"
 HERS = "pl4nted{}0thers"
 """What the server itself holds as a secret: the sidecar cannot know it, only its form."""
 IN_A_LINE = "pl4ntedInALine"
-"""In a line of a body that is no sample."""
+"""In a line of a body that is not a sample."""
 Answer = Callable[[str, "Mapping[str, str]", str], bytes]
 """Path, headers, and the credential -> the whole answer."""
 

@@ -33,7 +33,7 @@ BEGAN = 1.79e9
 
 
 class Followed:
-    """A tally that has followed some polls, with its windows."""
+    """SLO counters that have followed some polls, with their windows."""
 
     def __init__(self, *polls: Readings, objective: Objective = AT_BOUND, gap: float = 1.0) -> None:
         self.counters = SloCounters((objective,), availability=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import aiodns
 
 from vllm_sidecar.catalog.discovery import SourceReason
-from vllm_sidecar.discovery.entries import Entry, check_count
+from vllm_sidecar.discovery.entries import Entry
 from vllm_sidecar.discovery.errors import SourceError
 from vllm_sidecar.discovery.source import Source
 
@@ -47,11 +47,7 @@ class DnsSource(Source):
         finally:
             await resolver.close()
         entries = [entry for name in self._settings.names for entry in self._found.get(name, ())]
-        check_count(len(entries))
-        self.found(entries)
-        if error is not None:
-            raise error
-        self.succeeded()
+        self.use(entries, error)
         return self._refresh
 
     async def _look_up(self, resolver: aiodns.DNSResolver, name: str) -> Sequence[Entry]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.catalog.discovery import SourceReason
 from vllm_sidecar.config.regular_files import read_regular
-from vllm_sidecar.discovery.entries import MOST_BYTES, Entry, check_count, read_groups, read_json, read_yaml
+from vllm_sidecar.discovery.entries import MOST_BYTES, Entry, read_groups, read_json, read_yaml
 from vllm_sidecar.discovery.errors import SourceError
 from vllm_sidecar.discovery.source import Source
 from vllm_sidecar.vllm.threads import in_daemon_thread
@@ -55,11 +55,7 @@ class FileSource(Source):
             raise SourceError(SourceReason.UNREADABLE, f"not read within {READ_SECONDS:g} s")
         self._files, error = self._reading.result()
         entries = [entry for path in sorted(self._files) for entry in self._files[path].entries]
-        check_count(len(entries))
-        self.found(entries)
-        if error is not None:
-            raise error
-        self.succeeded()
+        self.use(entries, error)
         return self._refresh
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.discovery import SOURCE_HINTS, SourceReason
+from vllm_sidecar.discovery.entries import check_count
 from vllm_sidecar.discovery.errors import SourceError
 from vllm_sidecar.discovery.selection import ListedTargets
 from vllm_sidecar.discovery.target_rules import Refusal, TargetRules
@@ -105,6 +106,18 @@ class Source(ABC):
         targets = [one for one in self._results if not isinstance(one, Refusal)]
         self.listed = ListedTargets(targets, [one for one in self._results if isinstance(one, Refusal)])
         self._changed()
+
+    def use(self, entries: Sequence[Entry], error: SourceError | None) -> None:
+        """Take the entries of several lists, of which some may be old because of the error.
+
+        Raises:
+            SourceError: That error, or there are too many entries.
+        """
+        check_count(len(entries))
+        self.found(entries)
+        if error is not None:
+            raise error
+        self.succeeded()
 
     def _result(self, entry: Entry | Refusal) -> NamedTarget | Refusal:
         return entry if isinstance(entry, Refusal) else self._rules.apply(entry)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_SAME = 1e-9
+SAME = 1e-9
 """Bounds are written as decimals: two that differ by less than this share are the same."""
 
 
@@ -44,8 +44,8 @@ def bucket_bounds(bounds: Sequence[float], counts: Sequence[float], q: float) ->
 
 def bucket_ending_at(bounds: Sequence[float], threshold: float) -> int | None:
     """Return the index of the bucket whose upper bound is the threshold; None if there is none."""
-    index = bisect_left(bounds, threshold * (1.0 - _SAME))
-    return index if index < len(bounds) and isclose(bounds[index], threshold, rel_tol=_SAME) else None
+    index = bisect_left(bounds, threshold * (1.0 - SAME))
+    return index if index < len(bounds) and isclose(bounds[index], threshold, rel_tol=SAME) else None
 
 
 def counts_of(bounds: Sequence[float], polls: Sequence[Observed]) -> list[float]:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.quantiles.buckets import (
+    SAME,
     Observed,
     bucket_ending_at,
     counts_of,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 STEPS = 64
 """Order statistics of one bucket that are looked at; with more observations than these they are evenly spaced."""
-_SAME = 1e-9
 
 
 class Quantile(NamedTuple):
@@ -150,7 +150,7 @@ def count_up_to(bounds: Sequence[float], polls: Sequence[Observed], threshold: f
     # Half a rank below the whole one, so that no rounding of the floats makes it the next.
     places = [below + max(1.0, round(inside * (step + 0.5) / steps + 0.5)) for step in range(steps)]
     values = [quantile.value for quantile in estimate(bounds, polls, [(rank - 0.5) / whole for rank in places])]
-    return below + inside * sum(value <= threshold * (1.0 + _SAME) for value in values) / steps
+    return below + inside * sum(value <= threshold * (1.0 + SAME) for value in values) / steps
 
 
 def _model() -> ModuleType:

@@ -74,7 +74,8 @@ class Evidence:
 
     def __init__(self, windows: Sequence[tuple[tuple[float, ...], Sequence[Observed]]]) -> None:
         """Gather polls, all of which observed something; `windows` are bounds and polls of each histogram."""
-        layout = self.layout = layout_of(tuple([bounds for bounds, _ in windows]))
+        self.bounds = tuple([bounds for bounds, _ in windows])
+        layout = self.layout = layout_of(self.bounds)
         self.windows = windows
         self.histograms = len(windows)
         polls = list(chain.from_iterable([mine for _, mine in windows]))
@@ -140,6 +141,11 @@ class Evidence:
         return added(self.owner, values, self.histograms)
 
     @cached_property
+    def buckets_in_use(self) -> tuple[Bounds, tuple[int, ...]]:
+        """The bounds of all histograms and the buckets of the slots: many windows have the same."""
+        return self.bounds, tuple(self.bucket.tolist())
+
+    @cached_property
     def row(self) -> Places:
         """Number of each poll within its histogram (n)."""
         return _numbered(self.source)
@@ -173,6 +179,12 @@ class Evidence:
             lower, upper = lower[:, None], upper[:, None]
         found: Floats = np.maximum(lower, np.minimum(upper, values))
         return found
+
+
+def beyond(value: Floats, limit: Floats) -> Floats:
+    """Return how far values are beyond a limit: 0 at it, 1 at twice as much."""
+    found: Floats = np.maximum(0.0, np.minimum(1.0, value / limit - 1.0))
+    return found
 
 
 def _numbered(groups: Places) -> Places:

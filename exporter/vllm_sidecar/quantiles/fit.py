@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vllm_sidecar.quantiles.evidence import TINY
+from vllm_sidecar.quantiles.evidence import TINY, beyond
 from vllm_sidecar.quantiles.prior import MISFIT, drifts, suggest, with_ends
 
 if TYPE_CHECKING:
@@ -222,5 +222,4 @@ class _Fit:
 
 def _beyond_chance(value: Floats, error: Floats) -> Floats:
     """Return a value as far as it is beyond chance."""
-    share = np.maximum(0.0, np.minimum(1.0, value / (_CHANCE * error + TINY) - 1.0))
-    return np.maximum(0.0, value) * share
+    return np.maximum(0.0, value) * beyond(value, _CHANCE * error + TINY)

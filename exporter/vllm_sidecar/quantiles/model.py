@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.quantiles.buckets import Observed
     from vllm_sidecar.quantiles.evidence import Flags, Floats, Places
+    from vllm_sidecar.quantiles.fit import Fit
+    from vllm_sidecar.quantiles.level import MovingLevel
     from vllm_sidecar.quantiles.posterior import Posterior
 
     Windows = Sequence[tuple[tuple[float, ...], Sequence[Observed]]]
@@ -46,30 +48,46 @@ class Found(NamedTuple):
     """Weight of the lognormal with a moving level, 0 to 1."""
 
 
+class _Stages(NamedTuple):
+    """The results of the stages for some windows."""
+
+    evidence: Evidence
+    fitted: Fit
+    level: MovingLevel | None
+
+
+def _run(windows: Windows) -> _Stages:
+    evidence = Evidence(windows)
+    fitted = fit(evidence)
+    return _Stages(evidence, fitted, moving_level(evidence, fitted))
+
+
 def values_of(windows: Windows, qs: Sequence[float]) -> list[list[float]]:
     """Return the values of ascending quantiles of each window; all polls observed something, and some have sums."""
     with np.errstate(all="ignore"):
-        evidence = Evidence(windows)
-        found = fit(evidence)
-        slots, rank = _asked(evidence, qs)
-        wanted = np.zeros(len(evidence.bucket), bool)
-        wanted[slots] = True
-        posterior = read(evidence, found, moving_level(evidence, found), wanted)
-        return list(_unscaled(evidence, qs, slots, _order_statistics(evidence, posterior, wanted, slots, rank)))
+        return _values(_run(windows), qs)
+
+
+def _values(stages: _Stages, qs: Sequence[float]) -> list[list[float]]:
+    evidence = stages.evidence
+    slots, rank = _asked(evidence, qs)
+    wanted = np.zeros(len(evidence.bucket), bool)
+    wanted[slots] = True
+    posterior = read(*stages, wanted)
+    return list(_unscaled(evidence, qs, slots, _order_statistics(evidence, posterior, wanted, slots, rank)))
 
 
 def found_of(windows: Windows, qs: Sequence[float]) -> list[Found]:
     """Return the same with what was found of each bucket."""
     with np.errstate(all="ignore"):
-        evidence = Evidence(windows)
-        fitted = fit(evidence)
-        level = moving_level(evidence, fitted)
-        everything = np.ones(len(evidence.bucket), bool)
-        read_off = read(evidence, fitted, level, everything)
-        slot, many = read_off.slot, len(everything)
-        mean = added(slot, read_off.weights * read_off.values, many) / evidence.held
-        off = read_off.values - mean[slot]
-        variance = added(slot, read_off.weights * off * off, many) / evidence.held
+        stages = _run(windows)
+        evidence, fitted, level = stages
+        posterior = read(*stages, np.ones(len(evidence.bucket), bool))
+        slot, many = posterior.slot, len(evidence.bucket)
+        mean = added(slot, posterior.weights * posterior.values, many) / evidence.held
+        off = posterior.values - mean[slot]
+        variance = added(slot, posterior.weights * off * off, many) / evidence.held
+        values = _values(stages, qs)
     belief = np.zeros(evidence.histograms)
     if level:
         belief[evidence.source[evidence.poll[level.bins]]] = level.belief
@@ -84,8 +102,8 @@ def found_of(windows: Windows, qs: Sequence[float]) -> list[Found]:
     slots = [SlotMoments(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
     owner = evidence.owner.tolist()
     return [
-        Found(values, [each for each, its in zip(slots, owner, strict=True) if its == one], float(belief[one]))
-        for one, values in enumerate(values_of(windows, qs))
+        Found(mine, [each for each, its in zip(slots, owner, strict=True) if its == one], float(belief[one]))
+        for one, mine in enumerate(values)
     ]
 
 

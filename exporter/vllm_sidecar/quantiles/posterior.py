@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vllm_sidecar.quantiles.evidence import NARROW, TINY, added
+from vllm_sidecar.quantiles.evidence import NARROW, TINY, added, beyond
 from vllm_sidecar.quantiles.fit import entropy_variance
 from vllm_sidecar.quantiles.prior import NODES, NORMAL, SHARES, WEIGHTS
 
@@ -290,13 +290,13 @@ def _slow_requests(evidence: Evidence, fit: Fit, bins: _Bins) -> _Slow | None:
     level = np.maximum(NARROW, level)
     away = np.log(np.maximum(1e-6, mean / level[slot])) * np.sqrt(count)
     deviation = np.maximum(1e-6, _medians(np.abs(away), count, slot, many) / _QUARTILE)
-    sure = added(slot, _beyond(away, _APART * deviation[slot]), many)
+    sure = added(slot, beyond(away, _APART * deviation[slot]), many)
     belief = small * np.minimum(1.0, sure)
     some = np.flatnonzero(belief[bins.slot] > 0.0)
     if not len(some):
         return None
     left = count * (mean - level[slot]) + level[slot]
-    slow = _beyond(np.log(np.maximum(1e-6, left / level[slot])), _SLOW * deviation[slot])
+    slow = beyond(np.log(np.maximum(1e-6, left / level[slot])), _SLOW * deviation[slot])
     whole = np.maximum(NARROW, added(slot, slow, many))
     usual = _Usual(level, deviation, added(slot, slow * left, many) / whole, whole / added(slot, count, many).clip(1.0))
     return _Slow(belief, some, *_split(evidence, bins, some, usual))
@@ -321,7 +321,7 @@ def _split(evidence: Evidence, bins: _Bins, some: Places, usual: _Usual) -> tupl
     level, width, lower = usual.level[slot], evidence.width[slot], evidence.lower[slot]
     own = np.where(pure, evidence.total[bins.poll[some]] - count * lower, count * level)
     left = own - (count - 1.0) * level
-    slow = _beyond(np.log(np.maximum(1e-6, left / level)), _SLOW * usual.deviation[slot])
+    slow = beyond(np.log(np.maximum(1e-6, left / level)), _SLOW * usual.deviation[slot])
     several = np.maximum(1.0, (left - level) / width)  # more than one request if one could not be that slow
     value = np.where(pure, (left - level) / several + level, usual.slow[slot])
     share = np.minimum(1.0, np.where(pure, slow * several / count, usual.share[slot]))
@@ -331,11 +331,6 @@ def _split(evidence: Evidence, bins: _Bins, some: Places, usual: _Usual) -> tupl
     values = np.concatenate([body, value[:, None]], axis=1)
     weights = np.concatenate([(1.0 - share)[:, None] * WEIGHTS, share[:, None]], axis=1)
     return lower[:, None] + np.maximum(0.0, np.minimum(width[:, None], values)), weights
-
-
-def _beyond(value: Floats, limit: Floats) -> Floats:
-    """Return how far values are beyond a limit: 0 at it, 1 at twice as much."""
-    return np.maximum(0.0, np.minimum(1.0, value / limit - 1.0))
 
 
 def _medians(values: Floats, weights: Floats, groups: Places, many: int) -> Floats:

@@ -94,7 +94,7 @@ def _geometry(bounds: Bounds, slots: tuple[int, ...]) -> _Geometry:
 def suggest(evidence: Evidence) -> Prior:
     """Return the prior of each slot."""
     layout, lower, width, last = evidence.layout, evidence.lower, evidence.width, evidence.endless
-    geometry = _geometry(tuple([bounds for bounds, _ in evidence.windows]), tuple(evidence.bucket.tolist()))
+    geometry = _geometry(*evidence.buckets_in_use)
     place, variance, shape = _smooth(evidence, geometry, evidence.counts)
     if last.any():
         # +Inf is as a bucket up to twice the mean of what is beyond its bound, with the share of an exponential there.
@@ -247,7 +247,7 @@ def with_ends(evidence: Evidence, prior: Prior, mean: Floats, variance: Floats) 
     If values end in a bucket, the density of its neighbor continues until it has used up the count of the bucket. Both
     priors are weighted by the likelihood of the fitted mean, which has a variance (d).
     """
-    ends = _outermost(tuple([bounds for bounds, _ in evidence.windows]), tuple(evidence.bucket.tolist()))
+    ends = _outermost(*evidence.buckets_in_use)
     if ends is None:
         return prior
     layout = evidence.layout
@@ -335,7 +335,7 @@ def drifts(evidence: Evidence, counts: Floats, reach: Floats) -> Floats:
     """
     if len(evidence.bucket) == evidence.histograms:
         return np.zeros(len(evidence.slot))
-    sides = _sides(tuple([bounds for bounds, _ in evidence.windows]), tuple(evidence.bucket.tolist()))
+    sides = _sides(*evidence.buckets_in_use)
     poll, slot = evidence.poll, evidence.slot
     table, rows = _nearness(counts.shape[1]) @ counts, (evidence.source[poll], evidence.row[poll])
     whole = evidence.per_owner(evidence.held)[evidence.owner]
