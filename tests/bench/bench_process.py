@@ -94,7 +94,9 @@ def cost(process: psutil.Process) -> tuple[float, float, float]:
 def compare(names: list[tuple[str, int]], bases: list[str], seconds: float) -> None:
     """Print CPU per second and memory of the processes over some seconds, in which sidecars are scraped each 5 s."""
     processes = [(name, psutil.Process(pid)) for name, pid in names]
-    time.sleep(10.0)  # start-up is not what this measures
+    time.sleep(10.0)  # start-up, which includes loading numpy for the first estimate, is not what this measures
+    for base in bases:
+        urllib.request.urlopen(f"{base}/metrics", timeout=5).read()  # noqa: S310 - loopback
     before = [cost(process)[0] for _, process in processes]
     began = time.monotonic()
     while time.monotonic() - began < seconds:
