@@ -9,6 +9,8 @@ import asyncio
 import selectors
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import vllm_sidecar.quantiles.model  # noqa: F401 - otherwise a thread would load it, for which such a loop cannot wait
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 

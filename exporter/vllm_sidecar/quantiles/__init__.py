@@ -24,10 +24,12 @@ from vllm_sidecar.quantiles.estimator import (
     estimate,
     estimates,
     explain,
+    is_loaded,
+    load,
     window_quantiles,
 )  # fmt: skip
 
 __all__ = [
     "BucketEstimate", "Explanation", "Observed", "Quantile", "bucket_bounds", "bucket_ending_at", "count_up_to",
-    "estimate", "estimates", "explain", "window_quantiles",
+    "estimate", "estimates", "explain", "is_loaded", "load", "window_quantiles",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ from vllm_sidecar.series.store import WindowStore
 from vllm_sidecar.serve.explanations import explanations
 from vllm_sidecar.serve.gpu_join import GpuJoin, gpus_here
 from vllm_sidecar.serve.history import History
+from vllm_sidecar.serve.model_loading import model_loaded
 from vllm_sidecar.serve.snapshot import Snapshot, Snapshotter
 from vllm_sidecar.serve.target_log import TargetLog
 from vllm_sidecar.serve.target_parts import (
@@ -258,6 +259,7 @@ class TargetLoop:
         served = self._identity.served_model
         readings = await in_slices(self._normalizer.steps(scraped.exposition, served, now))
         check_usable(readings, scraped.exposition, self._health_detail)
+        await model_loaded(readings)
         date = scraped.response.date
         async with self._windows_lock:
             self._windows.expect(self._throttle.interval)
