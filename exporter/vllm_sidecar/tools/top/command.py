@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.logs import UserError, print_error
 from vllm_sidecar.tools.recording.command import duration
-from vllm_sidecar.tools.targets import add_config_arguments, configuration, sidecar_configuration
+from vllm_sidecar.tools.targets import add_config_arguments, configuration, names, sidecar_configuration
 from vllm_sidecar.tools.terminal import Progress, without_log
 
 if TYPE_CHECKING:
@@ -71,9 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _feeds(arguments: argparse.Namespace) -> list[Feed]:
     from vllm_sidecar.tools.top.feeds import PolledServers, RunningSidecar
 
-    found: list[Feed] = []
-    for url in dict.fromkeys(arguments.sidecars):
-        found.append(RunningSidecar(sidecar_configuration(arguments, url), arguments.timeout))  # noqa: PERF401 - of two kinds
+    sidecars = list(dict.fromkeys(arguments.sidecars))
+    configs = [sidecar_configuration(arguments, url) for url in sidecars]
+    found: list[Feed] = [
+        RunningSidecar(name, config, arguments.timeout) for name, config in zip(names(sidecars), configs, strict=True)
+    ]
     if arguments.urls or not found:
         config = configuration(arguments, arguments.urls, {})
         if not config.all_targets and not config.discovery.is_used:

@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from vllm_sidecar.catalog.reasons import PollError
+from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.serve.app import Sidecar
 from vllm_sidecar.serve.state import without_targets
 from vllm_sidecar.serve.status import NodeGpus, status_steps
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.config import Config
 
-_OTHER_PROGRAM = "it answers, but it is not a sidecar; without --from its metrics are read"
+_OTHER_PROGRAM = "this is not a sidecar; without --from its metrics are read"
 STATUS, HISTORY = "/api/v1/status", "/api/v1/history"
 
 
@@ -89,10 +89,9 @@ class PolledServers:
 class RunningSidecar:
     """A sidecar that runs elsewhere: its status and its history over HTTP."""
 
-    def __init__(self, config: Config, timeout: float) -> None:
-        self._target = config.all_targets[0]
-        (self.name,) = names([self._target.url])
-        self._client = Client(self._target, config.scrape)
+    def __init__(self, name: str, config: Config, timeout: float) -> None:
+        self.name = name
+        self._client = Client(config.all_targets[0], config.scrape)
         self._timeout = timeout
 
     async def __aenter__(self) -> Self:
@@ -125,7 +124,8 @@ class RunningSidecar:
             if not isinstance(found.get("targets"), list):
                 raise TypeError("no targets")  # noqa: TRY301 - reported like any other answer of another program
         except PollError as error:
-            raise FeedError(str(error)) from None
+            hint = f"; {_OTHER_PROGRAM}" if error.reason is Reason.HTTP_404 else ""
+            raise FeedError(f"{error}{hint}") from None
         except (ValueError, AttributeError, TypeError):
             raise FeedError(_OTHER_PROGRAM) from None
         return found  # type: ignore[no-any-return]

@@ -109,6 +109,8 @@ def fleet_page(
 
 def summary(servers: Sequence[Server], width: int, glyphs: Glyphs) -> Line:
     """Return the line about all servers: how many in which state, and their load together."""
+    if not servers:
+        return cut_line([Text("waiting for the first answers")], width, glyphs)
     parts: list[Text] = [Text(f"{len(servers)} server{'s' if len(servers) != 1 else ''}", "bold")]
     for severity, words in (("bad", "bad"), ("watch", "to watch"), ("fine", "fine")):
         count = sum(server.state.severity == severity for server in servers)

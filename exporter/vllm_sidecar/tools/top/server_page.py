@@ -34,7 +34,9 @@ def server_page(server: Server, trail: Trail, view: View, now: float, width: int
     head: list[Line] = [(Text(text, state.severity),) for text in wrapped(state.text, width, 3, glyphs)]
     if facts:
         head.append(cut_line([Text(joined(facts, glyphs), "dim")], width, glyphs))
-    body = list(_families(server, values, trail, now, width, glyphs, notes=engine is None))
+    body = (
+        [] if not server.engines else list(_families(server, values, trail, now, width, glyphs, notes=engine is None))
+    )
     if engine is None:
         body += _gpus(server.gpus, width, glyphs)
         body += _adapters(server, width, glyphs)

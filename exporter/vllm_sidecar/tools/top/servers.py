@@ -108,7 +108,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Report:
-    """What one feed knows at one time."""
+    """The servers of one feed at one time."""
 
     servers: tuple[Server, ...]
     gpus: Gpus | None = None

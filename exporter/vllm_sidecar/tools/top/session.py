@@ -1,4 +1,4 @@
-"""The running screen: each feed is refreshed at its own pace, keys change the view, both paint."""
+"""The running screen: each feed is refreshed at its own interval, keys change the view, both paint."""
 
 from __future__ import annotations
 

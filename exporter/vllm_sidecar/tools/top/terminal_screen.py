@@ -1,7 +1,7 @@
 """The terminal while the screen is shown: curses paints lines, reads keys, and restores everything at the end.
 
-curses is part of Python and knows the terminal from its terminfo entry, so the command needs no extra: it also runs in
-the container of a sidecar.
+curses is part of Python and takes the abilities of the terminal from its terminfo entry. So the command needs no extra,
+and also runs in the container of a sidecar.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What keys change: the page that is shown, its order, its cursor. A key and a page -> the next view; pure."""
+"""The page that is shown, its order and its cursor, which keys change. A key and a page -> the next view; pure."""
 
 from __future__ import annotations
 
