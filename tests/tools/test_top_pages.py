@@ -139,7 +139,7 @@ def test_a_fleet_in_trouble_shows_the_worst_server_first_and_in_words() -> None:
         "queueing      canary           31s   34s     -  18%    -   24   546    -  2200",
         "healthy       stable          70ms  70ms     -  18%    -   12     0    -  1100",
     ]
-    assert lines[16:18] == [
+    assert lines[21:23] == [
         "── 10.0.0.9:10190 " + "─" * 61,
         "no answer of the sidecar: refused: Connection refused",
     ]

@@ -177,7 +177,7 @@ def _panel(
     lines: list[Line] = [(Text(name + glyphs.rule * (width - width_of(name)), "dim"),)]
     words = wrapped(server.state.text, width, 2, glyphs)
     lines += [(Text(text, server.state.severity),) for text in words]
-    if height < TALL:
+    if height < TALL or not server.engines:
         return lines
     trail = trails.get(server.place, ())
     half = len(FAMILIES) // 2

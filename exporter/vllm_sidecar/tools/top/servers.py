@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_sidecar.serve.state import LIMITS
 from vllm_sidecar.tools.doctor.readings import Readings, labels_of
 from vllm_sidecar.tools.top.families import Values, combined, read
 from vllm_sidecar.tools.top.figures import Unit, figure
@@ -230,10 +229,7 @@ def _more(key: str, readings: Readings, flags: Mapping[str, object]) -> str:
     if key == "kv" and (free := readings.value("kv_cache_free_tokens")) is not None:
         return f", {figure(free, Unit.RATE)} tokens free"
     wait = readings.largest("live_queue_wait_seconds")
-    if key == "waiting" and wait:
-        reason = next((text for limit, text in LIMITS.items() if readings.value("admission_limit", limit=limit)), "")
-        return f", now {figure(wait, Unit.SECONDS)}" + (f": {reason}" if reason else "")
-    return ""
+    return f", waiting for {figure(wait, Unit.SECONDS)}" if key == "waiting" and wait else ""
 
 
 def _gpus(status: Mapping[str, Any] | None) -> Gpus | None:
