@@ -50,6 +50,18 @@ def configuration(arguments: argparse.Namespace, urls: Sequence[str], settings: 
     return configs[0].model_copy(update={"vllm": SoleTarget(), "targets": targets})
 
 
+def sidecar_configuration(arguments: argparse.Namespace, url: str) -> Config:
+    """Return how to reach a running sidecar: with the flags that were given.
+
+    Neither the file nor the environment is read: their credentials are those of vLLM, and not for other addresses.
+
+    Raises:
+        ConfigError: With every mistake found.
+    """
+    flags = {name: value for name, value in given_flags(arguments).items() if name != "config.file"}
+    return load(None, {**flags, "vllm.url": url}, {})
+
+
 def _named(config: Config, name: str) -> NamedTarget:
     fields = {key: getattr(config.vllm, key) for key in Target.model_fields}
     return NamedTarget.model_construct(**fields, name=name)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
 
@@ -51,6 +54,11 @@ class Readings:
     def has(self, name: str) -> bool:
         """Return whether any series of a signal exists."""
         return bool(self._series(name))
+
+    def series(self, name: str) -> Iterator[tuple[dict[str, str], float | None]]:
+        """Yield the labels and the value of each series of a signal that is neither a histogram nor a summary."""
+        for each in self._series(name):
+            yield labels_of(each["labels"]), each.get("value")
 
     def _series(self, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (self._signals.get(name) or {}).get("series") or []

@@ -1,0 +1,131 @@
+"""Where the screen takes its values from: vLLM servers that the command polls itself, or sidecars that do."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from vllm_sidecar.catalog.reasons import PollError, Reason
+from vllm_sidecar.serve.app import Sidecar
+from vllm_sidecar.serve.state import without_targets
+from vllm_sidecar.serve.status import NodeGpus, status_steps
+from vllm_sidecar.slices import in_slices
+from vllm_sidecar.tools.targets import names
+from vllm_sidecar.tools.top.drawing import SPAN
+from vllm_sidecar.vllm.client import Client
+from vllm_sidecar.vllm.probes.local_process import local_listener
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vllm_sidecar.config import Config
+
+_OTHER_PROGRAM = "this is not a sidecar; without --from its metrics are read"
+STATUS, HISTORY = "/api/v1/status", "/api/v1/history"
+
+
+class FeedError(Exception):
+    """A feed has no values now; the text says why."""
+
+
+class Feed(Protocol):
+    """One origin of values."""
+
+    name: str
+
+    async def status(self) -> Mapping[str, Any]:
+        """Return what /api/v1/status returns.
+
+        Raises:
+            FeedError: It cannot be read.
+        """
+
+    async def history(self, target: str) -> Sequence[Mapping[str, Any]]:
+        """Return the engines of a target in /api/v1/history for the last `SPAN` seconds.
+
+        Raises:
+            FeedError: It cannot be read.
+        """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+class PolledServers:
+    """vLLM servers that are polled here with the loops of the sidecar, and the GPUs next to them."""
+
+    def __init__(self, config: Config) -> None:
+        targets = config.all_targets
+        self.name = names([targets[0].url])[0] if len(targets) == 1 else "servers"
+        self._config = config
+        if not any(local_listener(target.url, target.unix_socket) for target in targets):
+            # The GPUs of this machine have nothing to do with servers elsewhere.
+            self._config = config.model_copy(update={"gpu": config.gpu.model_copy(update={"devices": "none"})})
+        self._sidecar = Sidecar(self._config, lambda: self._config)
+
+    async def __aenter__(self) -> Self:
+        await self._sidecar.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._sidecar.stop()
+
+    async def status(self) -> Mapping[str, Any]:
+        """Return the status of all servers; it is computed in slices, so that polls stay on time."""
+        exporter = self._sidecar.exporter
+        snapshots = await exporter.prepare()
+        gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
+        reason = None if snapshots else without_targets(self._config)
+        return await in_slices(status_steps(snapshots.values(), gpus, reason))
+
+    async def history(self, target: str) -> Sequence[Mapping[str, Any]]:
+        """Return the stored polls of a target."""
+        found = await self._sidecar.exporter.history(time.time() - SPAN, target, None)
+        return found.get(target, ())
+
+
+class RunningSidecar:
+    """A sidecar that runs elsewhere: its status and its history over HTTP."""
+
+    def __init__(self, name: str, config: Config, timeout: float) -> None:
+        self.name = name
+        self._client = Client(config.all_targets[0], config.scrape)
+        self._timeout = timeout
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._client.__aexit__(*error)
+
+    async def status(self) -> Mapping[str, Any]:
+        """Request the status."""
+        found = await self._get(STATUS)
+        if not all({"state", "signals"} <= set(each) for each in found["targets"]):
+            raise FeedError(_OTHER_PROGRAM)
+        return found
+
+    async def history(self, target: str) -> Sequence[Mapping[str, Any]]:
+        """Request the history of a target."""
+        wanted = [("target", target)] if target else []
+        found = await self._get(HISTORY, [("since", f"{time.time() - SPAN:.0f}"), *wanted])
+        engines: Sequence[Mapping[str, Any]] = next(
+            (each["engines"] for each in found["targets"] if (each["target"] or "") == target), ()
+        )
+        return engines
+
+    async def _get(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Mapping[str, Any]:
+        try:
+            answer = await self._client.get(path, query=query, accept="application/json", timeout=self._timeout)
+            found = json.loads(answer.body)
+            if not isinstance(found.get("targets"), list):
+                raise TypeError("no targets")  # noqa: TRY301 - reported like any other answer of another program
+        except PollError as error:
+            hint = f"; {_OTHER_PROGRAM}" if error.reason is Reason.HTTP_404 else ""
+            raise FeedError(f"{error}{hint}") from None
+        except (ValueError, AttributeError, TypeError):
+            raise FeedError(_OTHER_PROGRAM) from None
+        return found  # type: ignore[no-any-return]
