@@ -28,6 +28,10 @@ LEAST_OBSERVATIONS = 20.0
 """Fewest observations of each side for which a measure is judged."""
 
 
+LARGEST = 20.0
+"""Largest logarithm of a ratio that is shown: almost no data has no limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A measure of another side against A: the logarithm of their ratio, or the difference of shares.
@@ -93,10 +97,10 @@ class Difference:
         known = [each.visible for each in self.changes if each is not None and each.visible is not None]
         if not known or len(known) < len(self.changes):
             return None
-        return exp(max(known)) - 1.0 if is_ratio(self.measure) else max(known)
+        return self._shown(max(known)) - is_ratio(self.measure)
 
     def _shown(self, change: float) -> float:
-        return exp(change) if is_ratio(self.measure) else change
+        return exp(max(-LARGEST, min(LARGEST, change))) if is_ratio(self.measure) else change
 
 
 def differences(a: Observation, others: Sequence[Observation]) -> list[Difference]:

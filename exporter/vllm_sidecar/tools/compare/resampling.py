@@ -1,8 +1,8 @@
 """Sums between polls -> a ratio with its standard error, by a bootstrap over blocks of polls.
 
 Requests overlap several polls, so polls in a row resemble each other and must not be drawn one by one: blocks of them
-are. The error is that of the block length, or of twice the length, whichever is larger, so blocks that still resemble
-each other widen the interval. Few blocks make an uncertain error, which Student's t with the number of blocks allows
+are. The error is that of the block length, or of twice the length, whichever is larger, and blocks that still resemble
+each other widen it. Few blocks make an uncertain error, which Student's t with the number of blocks allows
 for. (Künsch 1989 for blocks; Schmeiser 1982 for ten to thirty of them.)
 """
 
@@ -27,6 +27,7 @@ LEAST_BLOCKS = 6
 POLLS_PER_BLOCK = 2
 LEAST_POLLS = LEAST_BLOCKS * POLLS_PER_BLOCK
 DRAWS = 1000
+MOST_CORRELATION = 0.95
 SEED = 20
 _NORMAL = NormalDist()
 
@@ -52,12 +53,28 @@ def estimate(tops: Sequence[Floats], bottoms: Sequence[Floats], *, logarithmic: 
     top, bottom = float(tops[0].sum()), float(bottoms[0].sum())
     if np.count_nonzero(bottoms[0]) < LEAST_BLOCKS or (logarithmic and top <= 0.0):
         return None
-    found = [
-        (_error(tops[length], bottoms[length], logarithmic=logarithmic), len(bottoms[length]) - 1)
-        for length in range(len(tops))
-    ]
+    short, *longer = (_error(*sums, logarithmic=logarithmic) for sums in zip(tops, bottoms, strict=True))
+    found = [_widened(short, tops[0], bottoms[0])]
+    found += [(error, len(sums) - 1.0) for error, sums in zip(longer, bottoms[1:], strict=True)]
     error, freedom = max(found)
     return Estimate(top / bottom, error, freedom, bottom) if error < inf else None
+
+
+def _widened(error: float, top: Floats, bottom: Floats) -> tuple[float, float]:
+    """Return the error if successive blocks still resemble each other, and its degrees of freedom.
+
+    A queue that builds up and drains takes longer than a block. Blocks with the correlation c from one to the next (an
+    autoregression of first order) count as (1 - c) / (1 + c) of their number. A correlation that unrelated blocks often
+    show by chance is not counted.
+    """
+    off = top - top.sum() / bottom.sum() * bottom
+    count, scatter = len(off), float(off @ off)
+    seen = float(off[1:] @ off[:-1]) / scatter if scatter > 0.0 else 0.0
+    if seen < 1.0 / sqrt(count):
+        return error, count - 1.0
+    correlation = min(MOST_CORRELATION, seen + 1.0 / count)  # the mean of unrelated blocks is -1 / count
+    worth = (1.0 - correlation) / (1.0 + correlation)
+    return error / sqrt(worth), max(2.0, count * worth - 1.0)
 
 
 def _error(top: Floats, bottom: Floats, *, logarithmic: bool) -> float:

@@ -87,8 +87,16 @@ def _parts(report: Report) -> Iterator[tuple[str, Table | tuple[str, ...]]]:
 
 def _row(row: Difference) -> tuple[str, ...]:
     values = [_value(side.value, row) for side in (row.a, *row.others)]
-    mark = "DIFFERENT" if row.is_different else "" if row.is_judged or not row.measure.judged else "not judged"
-    return (_title(row), *values, _shown(row), _interval(row), _smallest(row), mark)
+    return (_title(row), *values, _shown(row), _interval(row), _smallest(row), _mark(row))
+
+
+def _mark(row: Difference) -> str:
+    if row.is_different:
+        return "DIFFERENT"
+    if not row.measure.judged:
+        return ""
+    some = [_LETTERS[index + 1] for index, each in enumerate(row.changes[:25]) if each is not None and each.is_certain]
+    return f"only {', '.join(some)} differs" if some else "" if row.is_judged else "not judged"
 
 
 def _title(row: Difference) -> str:
@@ -131,7 +139,9 @@ def _range(ends: tuple[float, float], row: Difference) -> str:
 def _smallest(row: Difference) -> str:
     if row.smallest is None or not row.measure.judged:
         return ""
-    return f"{row.smallest:.0%}" if is_ratio(row.measure) else f"{row.smallest * 100:.1f} points"
+    if not is_ratio(row.measure):
+        return f"{row.smallest * 100:.1f} points"
+    return f"{row.smallest:.0%}" if row.smallest < FACTORS else f"x{row.smallest + 1.0:.3g}"
 
 
 def _buckets(histogram: Histogram, letters: Sequence[str]) -> Table:
