@@ -28,6 +28,8 @@ LEAST_OBSERVATIONS = 20.0
 """Fewest observations of each side for which a measure is judged."""
 
 
+DRIFT, DRIFT_SHARE = 2.0, 0.5
+"""Smallest visible difference beyond which a measure drifts: as a share of A, and in shares."""
 LARGEST = 20.0
 """Largest logarithm of a ratio that is shown: almost no data has no limit."""
 
@@ -99,8 +101,16 @@ class Difference:
             return None
         return self._shown(max(known)) - is_ratio(self.measure)
 
+    @property
+    def is_drifting(self) -> bool:
+        """Whether a judged measure changes so much while it is observed that only a multiple would show."""
+        smallest = self.smallest if self.is_judged else None
+        return smallest is not None and smallest > (DRIFT if is_ratio(self.measure) else DRIFT_SHARE)
+
     def _shown(self, change: float) -> float:
-        return exp(max(-LARGEST, min(LARGEST, change))) if is_ratio(self.measure) else change
+        most = LARGEST if is_ratio(self.measure) else 1.0
+        limited = max(-most, min(most, change))
+        return exp(limited) if is_ratio(self.measure) else limited
 
 
 def differences(a: Observation, others: Sequence[Observation]) -> list[Difference]:

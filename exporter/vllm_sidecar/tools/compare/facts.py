@@ -1,4 +1,4 @@
-"""What is known about the identity of servers, and where it differs."""
+"""The known facts about the identity of servers, and those that differ."""
 
 from __future__ import annotations
 

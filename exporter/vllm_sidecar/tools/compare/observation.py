@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vllm_sidecar.exposition.metric_values import Histogram
     from vllm_sidecar.series.readings import Readings
 
+SIDECAR = "sidecar+"
+"""Before the address of a sidecar, where a source is named."""
 Key = tuple[str, ...]
 """A signal, followed by the values of its labels beyond those of its engine."""
 EngineKey = tuple[tuple[str, ...], Key]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog import SIGNALS
-from vllm_sidecar.catalog.reasons import HINTS, PollError
+from vllm_sidecar.catalog.reasons import HINTS, PollError, Reason
 from vllm_sidecar.catalog.types import PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.logs import UserError
@@ -34,6 +34,10 @@ Stored = dict[Server, dict[float, list["Sample"]]]
 """Samples by server and Unix time of the scrape."""
 MOST_NAMED = 5
 """Servers that an error lists."""
+_HINTS = {
+    Reason.HTTP_4XX: "Check --selector: matchers are written as in PromQL, such as 'pod=\"vllm-0\"'",
+    Reason.HTTP_404: "The address is not that of Prometheus, or lacks the path before /api/v1",
+}
 _OWN = {"__name__", "le", *(label for signal in SIGNALS.values() for label in signal.label_names)} - {"target"}
 
 
@@ -102,11 +106,7 @@ async def _series(
             raise ValueError("not a matrix")  # noqa: TRY301 - reported like any other answer of another program
         return [row for each in data["result"] if (row := _row(each)) is not None]
     except PollError as error:
-        hint = (
-            f"the matchers are: {window.matchers or 'none'}; they are written as in PromQL, such as 'pod=\"vllm-0\"'"
-            if "400" in error.reason or "422" in error.detail or "400" in error.detail
-            else HINTS[error.reason]
-        )
+        hint = _HINTS.get(error.reason, HINTS[error.reason])
         raise UserError(f"Prometheus: {error.reason}: {error.detail}. {hint}") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise UserError("the address answers, but not as the HTTP API of Prometheus; name it without /api/v1") from None

@@ -12,7 +12,7 @@ from vllm_sidecar.tools.compare.facts import compare_facts
 from vllm_sidecar.tools.compare.measures import OUTPUT, PROMPT, TTFT
 from vllm_sidecar.tools.compare.resampling import LEAST_POLLS
 from vllm_sidecar.tools.compare.shape import explanations
-from vllm_sidecar.tools.compare.sums import is_ratio, shared_bounds, shares_by_bucket
+from vllm_sidecar.tools.compare.sums import bucket_counts, is_ratio, shared_bounds, shares_by_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,9 +156,12 @@ def _limits(sides: Sequence[Observation], rows: Sequence[Difference]) -> list[st
             found.append(f"{side.name}: nothing was observed twice, so nothing was measured")
         elif len(side.intervals) < LEAST_POLLS and not side.notes:
             found.append(f"{side.name}: {len(side.intervals)} polls; {LEAST_POLLS} are needed to judge a difference")
+    drifting = [row.measure.title.format(bound="a bound") for row in rows if row.is_drifting and not row.is_different]
+    if drifting:
+        found.append(f"observe for longer: {'; '.join(drifting)} drift: one long queue looks like a slower server")
     few = [row.measure.title.format(bound="a bound") for row in rows if row.measure.judged and not row.is_judged]
     if few and any(row.is_judged for row in rows):
-        found.append(f"too little data to judge: {', '.join(few)}")
+        found.append(f"too little data to judge: {'; '.join(few)}")
     for name in SHOWN_HISTOGRAMS:
         bounds = {side.bounds[name] for side in sides if name in side.bounds}
         if len(bounds) > 1:
@@ -168,7 +171,7 @@ def _limits(sides: Sequence[Observation], rows: Sequence[Difference]) -> list[st
 
 def _histogram(sides: Sequence[Observation], name: str) -> Histogram | None:
     bounds = shared_bounds(sides, name)
-    if not bounds:
+    if not bounds or not all(bucket_counts([side], name) for side in sides):
         return None
     columns = [shares_by_bucket(side, name, bounds) for side in sides]
     rows = [(row[0][0], tuple(share for _, share in row)) for row in zip(*columns, strict=True)]

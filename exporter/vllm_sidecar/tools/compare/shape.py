@@ -1,7 +1,7 @@
 """Whether another request shape or load alone explains a difference of latency.
 
 Histograms of lengths and of latencies are marginal: no request is in both, so latencies cannot be compared among
-requests of the same length. What remains is a limit. A step of the engine costs at most in proportion to what is in it,
+requests of the same length. There is only a limit. A step of the engine costs at most in proportion to what is in it,
 so while no request waits, latency grows at most as much as the largest of its inputs: tokens per request and tokens per
 second. A difference beyond that limit has another cause. Waiting grows faster than load, so where requests wait and the
 load differs, nothing can be concluded.

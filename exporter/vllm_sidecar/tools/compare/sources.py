@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vllm_sidecar.config import load
 from vllm_sidecar.config.flags import given_flags
 from vllm_sidecar.logs import UserError
+from vllm_sidecar.tools.compare.observation import SIDECAR
 from vllm_sidecar.tools.targets import configuration
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from vllm_sidecar.tools.compare.observation import Observation
 
 T = TypeVar("T")
-SIDECAR = "sidecar+"
 LIVE_SECONDS, STORED_SECONDS = 60.0, 1800.0
 """How long servers are observed, and the length of a window of Prometheus, by default."""
 LARGEST = "256MiB"
@@ -212,7 +212,7 @@ async def _files(
 
 
 def _place(source: str) -> tuple[list[Path], str]:
-    """Split a source into its files and the name of a server; a file with such a name comes first."""
+    """Split a source into its files and the name of a server; a file with such a name is preferred."""
     if Path(source).exists():
         return [Path(source)], ""
     name, _, server = source.partition("#")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.tools.compare.resampling import Estimate, Floats
 
 Pair = tuple[float, float]
-"""What a poll adds to the numerator and to the denominator of a measure."""
+"""The amounts that a poll adds to the numerator and to the denominator of a measure."""
 
 
 class Side(NamedTuple):

@@ -31,8 +31,7 @@ def lines(report: Report, *, markdown: bool = False, color: bool = False) -> Ite
     """Yield the lines of a report; colors only for a terminal."""
     yield _headline(report, markdown=markdown, color=color)
     for letter, side in zip(_letters(report), report.sides, strict=True):
-        seconds = "" if side.seconds is None else f", observed for {side.seconds:.0f} s"
-        yield f"{'- ' if markdown else ''}{letter}: {side.source}{seconds}, {_polls(side)}"
+        yield f"{'- ' if markdown else ''}{letter}: {side.source}, {_observed(side)}"
     for title, part in _parts(report):
         yield ""
         yield f"### {title}" if markdown else title
@@ -42,9 +41,13 @@ def lines(report: Report, *, markdown: bool = False, color: bool = False) -> Ite
             yield from (f"{'- ' if markdown else '  '}{text}" for text in part)
 
 
-def _polls(side: Observation) -> str:
+def _observed(side: Observation) -> str:
     count = len(side.intervals)
-    return "not observed" if not count else f"{count + side.servers} polls"
+    if not count:
+        return "not observed"
+    if side.seconds is None:
+        return "since the start of its server"
+    return f"observed for {side.seconds:.0f} s, {count + side.servers} polls"
 
 
 def _headline(report: Report, *, markdown: bool, color: bool) -> str:
@@ -56,10 +59,14 @@ def _headline(report: Report, *, markdown: bool, color: bool) -> str:
         Result.DIFFERENT: f"A and {others} differ in {'; '.join(map(_title, report.different))}",
         Result.FACTS: f"{', '.join(each.name for each in report.facts)}; in what was measured, "
         "there is no difference that this much data can show",
-        Result.UNKNOWN: "nothing could be judged; see the end of the report",
+        Result.UNKNOWN: f"{_also(report)}nothing that was measured could be judged; see the end of the report",
         Result.SAME: "there is no difference that this much data can show",
     }[result]
     return f"{shown}: {text}"
+
+
+def _also(report: Report) -> str:
+    return f"{', '.join(each.name for each in report.facts)} differ, and " if report.facts else ""
 
 
 def _parts(report: Report) -> Iterator[tuple[str, Table | tuple[str, ...]]]:
@@ -95,6 +102,8 @@ def _mark(row: Difference) -> str:
         return "DIFFERENT"
     if not row.measure.judged:
         return ""
+    if row.is_drifting:
+        return "drifts"
     some = [_LETTERS[index + 1] for index, each in enumerate(row.changes[:25]) if each is not None and each.is_certain]
     return f"only {', '.join(some)} differs" if some else "" if row.is_judged else "not judged"
 

@@ -8,11 +8,11 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog.reasons import HINTS
+from vllm_sidecar.catalog.reasons import HINTS, Reason
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.serve.target import TargetLoop
 from vllm_sidecar.tools.compare.facts import facts_of
-from vllm_sidecar.tools.compare.observation import Growth, Observation, bounds_of, values_of
+from vllm_sidecar.tools.compare.observation import SIDECAR, Growth, Observation, bounds_of, values_of
 from vllm_sidecar.tools.recording.playback import Playback, outline
 from vllm_sidecar.tools.targets import names
 
@@ -43,6 +43,8 @@ class Watcher:
         reason = target.health.reason
         if reason is not None:
             self._why = f"{reason}: {target.health.detail}. {HINTS[reason]}"
+            if reason is Reason.NOT_AN_ENGINE:
+                self._why += f" A sidecar is named {SIDECAR}http://HOST:PORT"
         readings = target.readings
         if readings is None or readings is self._last:
             return
