@@ -24,7 +24,11 @@ def test_equal_servers_are_rarely_different_and_slower_ones_always() -> None:
         if (report := compare([a, b])).different
     ]
     assert len(false) <= MOST_FALSE, false
+    answers = []
     for a, b in zip(first[:6], windows(3, 6, **{"traffic.slowdown": 1.5}), strict=True):
         report = compare([a, b])
         assert "itl" in {row.measure.name for row in report.different}
-        assert {each.answer for each in report.explanations} == {"no"}
+        answers += [each.answer for each in report.explanations if each.measure == "itl"]
+    # A minute of one server may by chance have so much more load than that of the other that it may explain it.
+    assert "unknown" not in answers
+    assert answers.count("no") > answers.count("may be"), answers
