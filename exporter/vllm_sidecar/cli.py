@@ -52,6 +52,9 @@ _COMMANDS = {
         "vllm_sidecar.tools.doctor.command", "diagnose a server: symptoms, evidence, cause, next command"
     ),
     "top": _Command("vllm_sidecar.tools.top.command", "show servers on one screen: states, load, latencies, GPUs"),
+    "compare": _Command(
+        "vllm_sidecar.tools.compare.command", "compare servers, or one at two times: differences that are not noise"
+    ),
     "record": _Command("vllm_sidecar.tools.recording.command", "record every answer of vLLM servers into a file"),
     "replay": _Command("vllm_sidecar.tools.replay.command", "list the alerts that a recording would have raised"),
     "simulate": _Command("vllm_sidecar.simulator.command", "serve the metrics of a simulated vLLM in an incident"),

@@ -346,6 +346,11 @@ class TargetLoop:
         return None if self._succeeded_at is None else self._clock() - self._succeeded_at
 
     @property
+    def readings(self) -> Readings | None:
+        """The last successful poll; None before the first and while the source is down."""
+        return self._readings
+
+    @property
     def health(self) -> Health:
         """How the last polls went; unlike a snapshot it costs nothing."""
         return self._health
