@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -355,6 +356,24 @@ async def test_a_server_that_wants_a_token_says_so() -> None:
     await runner.cleanup()
     assert process.returncode == 1
     assert b"no traffic was seen: http_401" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("through", ["server", "sidecar"])
+def test_ctrl_c_exports_what_was_seen_so_far(through: str) -> None:
+    with simulator("--speed", "3") as (_, url), sidecar("--vllm.url", url) as base:
+        source = [url] if through == "server" else ["--from", base]
+        command = [sys.executable, "-m", "vllm_sidecar", "shape", *source, "--window", "300s"]
+        environment = os.environ | {"PYTHONPATH": str(EXPORTER)}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            time.sleep(12.0)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+    assert "meta-llama/Llama-3.1-8B-Instruct: " in out
+    assert "\033" not in out
 
 
 @pytest.mark.slow

@@ -73,7 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="with -o: replace files that exist")
     parser.add_argument("--expect", type=Path, metavar="PROFILE", help="compare with the profile of another load")
     parser.add_argument(
-        "--timeout", type=duration, default=30.0, metavar="TIME", help="of a request of --from and --prometheus"
+        "--timeout",
+        type=duration,
+        default=30.0,
+        metavar="TIME",
+        help="of a request of --from and --prometheus (default 30s)",
     )
     add_config_arguments(parser)
     parser.set_defaults(command=run)
