@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_sidecar.logs import UserError
 from vllm_sidecar.quantiles import Observed
 from vllm_sidecar.tools.shape import pairing
 from vllm_sidecar.tools.shape.arrivals import arrivals, counts_of, dispersion
+from vllm_sidecar.tools.shape.builder import build
 from vllm_sidecar.tools.shape.canonical import readings_of
 from vllm_sidecar.tools.shape.lengths import Correlation, Within, correlation, finished, fitted
 from vllm_sidecar.tools.shape.prometheus import _traffic as made_of
@@ -247,3 +250,24 @@ def test_servers_in_prometheus_are_added_up_on_one_clock() -> None:
     assert {each.engine for each in traffic.intervals} == {(0, "0"), (1, "0")}
     assert (traffic.started, traffic.seconds, traffic.polls) == (1000.0, 67.0, 10)
     assert len(finished(traffic, None, drawing())) == 8
+
+
+@pytest.mark.parametrize(
+    ("seen", "after", "expected"),
+    [
+        ({PROMPTS: one(1, 80.0, 2.0), OUTPUTS: one(1, 30.0)}, 2.0, "no poll has both lengths of the same requests"),
+        ({PROMPTS: one(1, 80.0, 2.0), OUTPUTS: one(1, 60.0, 2.0)}, 0.0, "no request arrived in 1s"),
+        ({}, 2.0, "no request finished in 1s with 2 polls (0 arrived, 2 are still open)"),
+    ],
+)
+def test_traffic_without_a_profile_says_why(seen: dict[str, Observed], after: float, expected: str) -> None:
+    traffic = Traffic("t", seconds=1.0, polls=2, models={"m"}, bounds={PROMPTS: BOUNDS, OUTPUTS: BOUNDS})
+    traffic.intervals = [interval(1.0, before=2.0, after=after, **seen)]
+    with pytest.raises(UserError, match=re.escape(expected)):
+        build(traffic, prefixes=1, seed=1)
+
+
+def test_a_server_without_lengths_is_named() -> None:
+    traffic = Traffic("t", seconds=1.0, polls=2, models={"m"}, intervals=[interval(1.0)])
+    with pytest.raises(UserError, match="does not expose request_prompt_tokens and request_generation_tokens"):
+        build(traffic, prefixes=1, seed=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from statistics import fmean, median
+from statistics import median
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.config import format_duration
@@ -67,13 +67,15 @@ def build(traffic: Traffic, *, prefixes: int, seed: int) -> Profile:
     _check(traffic, came)
     related = correlation(traffic)
     served = finished(traffic, related, draw)
+    if not served:
+        raise UserError(f"{traffic.source}: no poll has both lengths of the same requests; take a longer --window")
     ratio = HitRatio(traffic)
     block = traffic.block_size or DEFAULT_BLOCK
     replay, borrowed, cut = _replay(came, served, ratio, (block, prefixes, traffic.max_model_len), draw)
     (model,) = traffic.models
     opened = [each.open_after for each in traffic.intervals if each.open_after is not None]
     streamed = streaming_ratio(traffic.answer_sizes)
-    adapters = adapter_shares(traffic, fmean(opened) if opened else None)
+    adapters = adapter_shares(traffic, sum(opened) / traffic.polls if opened else None)
     return Profile(
         model=model,
         window=WindowPart(
@@ -120,9 +122,14 @@ def _check(traffic: Traffic, came: Arrivals) -> None:
     if missing:
         raise UserError(f"{traffic.source}: the server does not expose {' and '.join(missing)}, so lengths are unknown")
     if not traffic.observed(PROMPTS) or not traffic.observed(OUTPUTS):
-        known = f"{len(came.at)} arrived, {came.open_at_end} are still open" if came.at else "none arrived"
+        known = f"{len(came.at)} arrived, {came.open_at_end} are still open"
         raise UserError(
             f"{traffic.source}: no request finished in {seen} ({known}), and lengths are exposed only then: "
+            "take a longer --window"
+        )
+    if not came.at:
+        raise UserError(
+            f"{traffic.source}: no request arrived in {seen}, and those that finished had arrived before: "
             "take a longer --window"
         )
 
