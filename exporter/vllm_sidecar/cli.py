@@ -57,6 +57,9 @@ _COMMANDS = {
     ),
     "record": _Command("vllm_sidecar.tools.recording.command", "record every answer of vLLM servers into a file"),
     "replay": _Command("vllm_sidecar.tools.replay.command", "list the alerts that a recording would have raised"),
+    "shape": _Command(
+        "vllm_sidecar.tools.shape.command", "export the traffic of a server as inputs of load-testing tools"
+    ),
     "simulate": _Command("vllm_sidecar.simulator.command", "serve the metrics of a simulated vLLM in an incident"),
 }
 

@@ -34,7 +34,11 @@ def answer(body: bytes, at: float, content_type: str = "text/plain; version=0.0.
 
 def polls(script: str, seconds: int, server: int = 0, **overrides: object) -> Iterator[Exchange]:
     """Yield one poll a second of a simulated server; a crashed one refuses."""
-    look = Lookalike(read_script(script, None, overrides), STARTED)
+    yield from played(Lookalike(read_script(script, None, overrides), STARTED), seconds, server)
+
+
+def played(look: Lookalike, seconds: int, server: int = 0) -> Iterator[Exchange]:
+    """Yield one poll a second of a simulated server; a crashed one refuses."""
     for second in range(1, seconds + 1):
         at = float(second)
         look.advance(at)

@@ -339,6 +339,10 @@ HTTP_REQUESTS = _counter(
     "handler", "method", "status", scope=Scope.TARGET,
 )  # fmt: skip
 """Exposed by the front end, not by vLLM, so its name has no prefix."""
+HTTP_ANSWER_BYTES = "http_response_size_bytes"
+"""Summary of the Content-Length of HTTP answers by route (label handler); a streamed one counts as 0."""
+GENERATING_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+"""Routes whose answers may be streamed."""
 OPEN_FDS = Upstream(
     Signal(
         "server_open_fds", Kind.GAUGE, Unit.NONE,
