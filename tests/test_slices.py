@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllm_sidecar.slices import SLICE, at_once, in_slices
+from vllm_sidecar.slices import SLICE, EvenSlices, at_once, in_slices
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -45,6 +45,36 @@ async def test_other_tasks_run_between_the_slices_of_a_long_computation() -> Non
     await in_slices(busy(20, SLICE))
     task.cancel()
     assert turns >= 19
+
+
+async def test_a_computation_next_to_tasks_that_fill_a_core_gets_half_of_it() -> None:
+    """Each turn of the others takes five slices; with slices of a fixed length the computation would need 20 turns."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            at_once(busy(1, 5 * SLICE))
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    assert await EvenSlices().run(busy(20, SLICE)) == 20
+    task.cancel()
+    assert 3 <= turns <= 7
+
+
+async def test_even_slices_of_a_short_computation_have_no_pause() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        turns += 1
+
+    task = asyncio.create_task(other())
+    assert await EvenSlices().run(busy(5)) == 5
+    assert not turns
+    await task
 
 
 async def test_an_error_of_a_computation_is_raised_where_it_is_awaited() -> None:

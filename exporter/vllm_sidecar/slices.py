@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 SLICE = 0.01
 """Seconds after which a computation pauses at its next yield."""
+LONGEST_SLICE = 0.25
+"""Most seconds of a slice that grows with the time that other tasks take."""
 
 
 def at_once(steps: Generator[None, None, T]) -> T:
@@ -38,3 +40,33 @@ async def in_slices(steps: Generator[None, None, T]) -> T:
         if time.perf_counter() >= until:
             await asyncio.sleep(0)
             until = time.perf_counter() + SLICE
+
+
+class EvenSlices:
+    """Slices of one long computation that is done while many short ones are: each has half of the time of a full core.
+
+    A slice lasts as long as other tasks took in the pause before it, at least `SLICE` and at most `LONGEST_SLICE`. With
+    slices of a fixed length a computation would get the less, the more other tasks are waiting: a scrape of hundreds of
+    servers would never end once their polls fill a core. Only one computation at a time may have such slices, as each
+    of two would wait longer for the other.
+    """
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + SLICE
+
+    async def run(self, steps: Generator[None, None, T]) -> T:
+        """Return the result of a computation."""
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            await self.pause()
+
+    async def pause(self) -> None:
+        """Let other tasks run, if the slice is over."""
+        began = time.perf_counter()
+        if began >= self._until:
+            await asyncio.sleep(0)
+            ended = time.perf_counter()
+            self._until = ended + min(max(SLICE, ended - began), LONGEST_SLICE)

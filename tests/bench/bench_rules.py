@@ -53,16 +53,18 @@ ROUNDS = 5
 HERE = Path(__file__).parents[2]
 
 
-async def one_body() -> bytes:
-    """Return what a sidecar exports of one server under load."""
-    look = Lookalike(read_script("healthy", None, {}), WALL)
+async def bodies_over_time(count: int) -> list[bytes]:
+    """Return what a sidecar exports of one server under load, at so many scrapes in a row."""
+    look, found = Lookalike(read_script("healthy", None, {}), WALL), []
     async with FakeVllm() as fake, run(config(fake.url)) as watched:
         fake.body = lambda: exposition(look)
-        for second in range(1, 75):
-            look.advance(second * POLL)
+        for poll in range(1, 76 + int(SCRAPE / POLL) * (count - 1)):
+            look.advance(poll * POLL)
             watched.clock[0] += POLL
             await watched.target_loop.poll_once()
-        return watched.exporter.render(openmetrics=False)
+            if poll >= 75 and not (poll - 75) % int(SCRAPE / POLL):
+                found.append(watched.exporter.render(openmetrics=False))
+    return found
 
 
 def serve(body: bytes, port: int) -> None:
@@ -170,7 +172,7 @@ def main() -> None:
         print("skipped: apt-get install prometheus")
         return
     checkouts = {"now": HERE, **({"before": options.before.resolve()} if options.before else {})}
-    body, port = asyncio.run(one_body()), free_port()
+    (body,), port = asyncio.run(bodies_over_time(1)), free_port()
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()

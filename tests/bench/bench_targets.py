@@ -4,7 +4,10 @@ One process plays all servers on the addresses 127.0.x.y: each replays the bodie
 a place of its own. It also notes when each poll arrives. The sidecar finds the servers in a file and is scraped with
 gzip each 15 s; CPU is measured with and without scrapes, because percentiles are computed at a scrape.
 
-    python tests/bench/bench_targets.py [TARGETS...] [--shards N] [--seconds S]     64 and 256, one process, 30 s each
+    python tests/bench/bench_targets.py [TARGETS...] [--shards N] [--run M] [--seconds S]    64 and 256, one process
+
+With --run only the first M of N shards run, because a machine with few cores cannot run them all: every shard reads the
+whole list, and costs the same whether the others run or not.
 """
 
 from __future__ import annotations
@@ -119,11 +122,14 @@ def addresses(count: int, port: int) -> list[str]:
 
 
 def scrape(base: str) -> tuple[int, float]:
-    """Return the bytes of a scrape as they are sent, and how long it took."""
+    """Return the bytes of a scrape as they are sent, and how long it took; no bytes if it is not answered."""
     request = urllib.request.Request(f"{base}/metrics", headers={"Accept-Encoding": "gzip"})  # noqa: S310 - loopback
     began = time.monotonic()
-    with urllib.request.urlopen(request, timeout=60) as found:  # noqa: S310 - loopback
-        return len(found.read()), time.monotonic() - began
+    try:
+        with urllib.request.urlopen(request, timeout=60) as found:  # noqa: S310 - loopback
+            return len(found.read()), time.monotonic() - began
+    except OSError:
+        return 0, time.monotonic() - began
 
 
 def pause(seconds: float, bases: list[str]) -> Iterator[tuple[int, float]]:
@@ -143,13 +149,13 @@ def cpu(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def measure(count: int, shards: int, seconds: float) -> None:
+def measure(count: int, shards: int, run: int, seconds: float) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         played = servers(stack)
         (folder / "list.json").write_text(json.dumps([{"targets": addresses(count, played.port)}]))
         running = []
-        for shard in range(shards):
+        for shard in range(run):
             config = folder / f"{shard}.yaml"
             discovery = {"shard": f"{shard}/{shards}", "limit": count, "file": [{"files": ["list.json"]}]}
             config.write_text(json.dumps({"gpu": {"devices": "none"}, "discovery": discovery}))
@@ -165,20 +171,33 @@ def measure(count: int, shards: int, seconds: float) -> None:
             scrapes = list(pause(seconds, scraped))
             took = time.monotonic() - began
             results.append(((cpu(processes) - used) / took, played.gaps(), scrapes))
-        report(count, shards, processes, results, bases)
+        watched = count if run == shards else sum(watched_by(base) for base in bases)
+        title = f"{count} targets in {shards} process{'es' if shards > 1 else ''}"
+        print(title if run == shards else f"{title}, of which {run} ran, with {watched} targets")
+        report(watched, processes, results, bases)
 
 
-def report(count: int, shards: int, processes: list[psutil.Process], results: list[object], bases: list[str]) -> None:
-    sizes = []
+def watched_by(base: str) -> int:
+    """Return how many targets a gateway watches."""
+    with urllib.request.urlopen(f"{base}/metrics", timeout=60) as found:  # noqa: S310 - loopback
+        lines = found.read().decode().splitlines()
+    name = 'vllm_sidecar_discovery_targets{discovery="file.0",state="watched"} '
+    return next(int(float(line.removeprefix(name))) for line in lines if line.startswith(name))
+
+
+def report(count: int, processes: list[psutil.Process], results: list[object], bases: list[str]) -> None:
+    sizes, shards = [], len(processes)
     for base in bases:
         with urllib.request.urlopen(f"{base}/metrics", timeout=60) as found:  # noqa: S310 - loopback
             sizes.append(len(found.read()))
     memory = [process.memory_info().rss / 2**20 for process in processes]
-    print(f"{count} targets in {shards} process{'es' if shards > 1 else ''}")
     for text, (used, gaps, scrapes) in zip(("without scrapes", "a scrape each 15 s"), results, strict=True):
         late, of_each = quantiles(gaps, n=100), 1000 * used / count
         print(f"  {text:18}  {used / shards:.3f} s of CPU a second in each process, {of_each:.2f} ms per target")
         print(f"{'':22}polls: median {median(gaps):.3f} s, p99 {late[98]:.3f} s, longest {max(gaps):.3f} s apart")
+        unanswered = sum(not size for size, _ in scrapes)
+        if unanswered:
+            print(f"{'':22}{unanswered} of {len(scrapes)} scrapes were not answered")
         if scrapes:
             sent, took = max(size for size, _ in scrapes) / 2**20, [seconds for _, seconds in scrapes]
             print(f"{'':22}/metrics: {max(sizes) / 2**20:.1f} MiB, {sent:.2f} MiB gzipped, answered in "
@@ -190,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", type=int, default=[64, 256])
     parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--run", type=int, help="how many of the shards run")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -198,7 +218,7 @@ def main() -> None:
         return
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for count in options.targets:
-        measure(count, options.shards, options.seconds)
+        measure(count, options.shards, options.run or options.shards, options.seconds)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from fake_vllm import FakeVllm
 from readings import ENGINE, engine, histogram, readings
 from running import WALL, config, run
 
+from vllm_sidecar import slices
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.derive import latency
 from vllm_sidecar.derive.inputs import DeriveSettings
@@ -140,8 +141,11 @@ def test_what_has_too_few_observations_is_not_prepared(monkeypatch: pytest.Monke
     latency.prepare(busy().of(Scope.ENGINE)[ENGINE], 13.0)
 
 
-async def test_a_scrape_of_many_engines_lets_others_run_in_between_and_gets_one_moment() -> None:
+async def test_a_scrape_of_many_engines_lets_others_run_in_between_and_gets_one_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The latencies of one engine after the other are estimated; a poll waits until they are done."""
+    monkeypatch.setattr(slices, "SLICE", 0.0)
     script = Script.model_validate({"phases": ["healthy"], "server": {"data_parallel_size": 4}, "traffic": {"rate": 8}})
     look = Lookalike(script, WALL)
     async with FakeVllm() as fake, run(config(fake.url)) as watched:

@@ -22,7 +22,7 @@ from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
 from vllm_sidecar.exposition import Family, Renderer, labels_text
 from vllm_sidecar.logs import event
-from vllm_sidecar.slices import at_once, in_slices
+from vllm_sidecar.slices import EvenSlices, at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -80,7 +80,7 @@ class MetricsSource(Protocol):
     async def explanations(self) -> list[dict[str, object]]:
         """Return how the recent quantiles of each engine came about."""
 
-    async def prepare(self) -> None:
+    async def prepare(self, slices: EvenSlices) -> None:
         """Do the costly part of the next snapshot, one engine after the other."""
 
 
@@ -143,13 +143,13 @@ class Exporter:
             for openmetrics in self._late:
                 self._cache.pop(openmetrics, None)
             self._late.clear()
-            found = {}
+            found, slices = {}, EvenSlices()
             for source in list(self._sources):
-                await source.prepare()
+                await source.prepare(slices)
                 found[source.name] = source.snapshot()
             for openmetrics in self._formats - self._cache.keys():
                 changes = self._changes
-                self._cache[openmetrics] = Body(await in_slices(self._text(openmetrics, found)))
+                self._cache[openmetrics] = Body(await slices.run(self._text(openmetrics, found)))
                 if changes != self._changes:
                     self._late.add(openmetrics)
             return found

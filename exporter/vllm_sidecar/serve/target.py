@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.gpu.monitor import GpuMonitor
     from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.series.slo_counters import SloCounters
+    from vllm_sidecar.slices import EvenSlices
     from vllm_sidecar.vllm.client import Response
     from vllm_sidecar.vllm.probes import Prober
 
@@ -367,7 +368,7 @@ class TargetLoop:
                 self._current = at_once(self._make_snapshot())
         return self._current
 
-    async def prepare(self) -> None:
+    async def prepare(self, slices: EvenSlices) -> None:
         """Make the next snapshot engine by engine, so that many engines do not delay other tasks."""
         if self._current is not None or self._readings is None:
             return
@@ -375,10 +376,10 @@ class TargetLoop:
             for window in self._windows.of(Scope.ENGINE).values():
                 with contextlib.suppress(Exception):  # the snapshot raises it again and logs the signal
                     latency.prepare(window, self._snapshotter.settings.min_observations)
-                await asyncio.sleep(0)
+                await slices.pause()
             published = self._published
             with contextlib.suppress(Exception):  # `snapshot` raises it again and handles it
-                made = await in_slices(self._make_snapshot())
+                made = await slices.run(self._make_snapshot())
                 if published == self._published:
                     self._current = made
 
