@@ -53,7 +53,7 @@ class Group:
 
     @property
     def kills(self) -> int:
-        """Processes that were ended for want of memory."""
+        """Processes that were ended because memory was missing."""
         text = (self._path / ("memory.oom_control" if self._old else "memory.events")).read_text()
         return int((re.findall(r"^oom_kill (\d+)$", text, re.MULTILINE) or ["0"])[0])
 

@@ -142,7 +142,7 @@ class _Counting(logging.Handler):
 
 
 async def soak(every: int, interval: str = "1s") -> AsyncIterator[Checkpoint]:
-    """Run for ever; yield a checkpoint at the end of so many periods. To be run in `virtual_time`."""
+    """Run forever; yield a checkpoint at the end of so many periods. To be run in `virtual_time`."""
     config = Config.model_validate({
         "targets": [{"name": name, "url": f"http://127.0.0.1:{port}"} for port, name in enumerate(("a", "b"), 1)],
         "introspection": {"proc": False}, "gpu": {"devices": "none"}, "scrape": {"interval": interval},

@@ -128,12 +128,14 @@ def _mean_before_decode(engine: EngineInputs) -> float | None:
     window, decode = engine.window, _mean(engine, "request_decode_seconds")
     until = window.now - (decode or 0.0)
     first = last = None
+    ended = window.now
     for at, reading in window.history() if decode else ():
         if first is None or at <= until - window.seconds:
             first = reading
         if last is None or at <= until:
-            last = reading
-    if first is not None and last is not None:
+            last, ended = reading, at
+    are_close = until - ended < (decode or 0.0) / 2.0  # otherwise the polls are too far apart for that
+    if first is not None and last is not None and are_close:
         seen = between(first.histograms.get(TTFT), last.histograms.get(TTFT))
         count = sum([count for _, count in seen.bins]) if seen else 0.0
         if seen and seen.total is not None and count > 0.0:
