@@ -107,6 +107,17 @@ def test_queue_and_prefill_that_exceed_the_whole_are_scaled_down_to_it() -> None
     assert found == {"queue": 0.75, "prefill": 0.25, "other": 0.0}
 
 
+def test_first_tokens_are_those_of_the_requests_that_finished_which_came_by_the_time_of_decoding_before() -> None:
+    """A queue begins: first tokens come late, but the requests that finish now did not wait yet."""
+    polls = []
+    for second in range(61):
+        early, late, over = min(second, 40), max(0, second - 40), max(0, second - 20)
+        first = observed(*[1.0] * early, *[3.5] * late)
+        polls.append({TTFT: first, QUEUE: observed(0.5, times=over), PREFILL: observed(0.5, times=over),
+                      "request_decode_seconds": observed(20.0, times=over)})  # fmt: skip
+    assert first_token_shares(engine(window(*polls))) == {"queue": 0.5, "prefill": 0.5, "other": 0.0}
+
+
 @pytest.mark.parametrize(
     ("whole", "queue", "prefill"),
     [

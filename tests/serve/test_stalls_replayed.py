@@ -50,6 +50,18 @@ def test_an_engine_that_hangs_is_stalled_though_nobody_or_few_come(rate: float) 
     assert server.says() == "stalled"
 
 
+def test_an_engine_that_hangs_behind_a_full_queue_is_stalled_though_all_others_are_refused() -> None:
+    """Requests that admission control refuses end, too, but none of them is one that the engine holds."""
+    server = busy()
+    server.engines[ENGINE].hung, server.rate = True, 0.0
+    refused = ("http_requests_total", "/v1/completions", "POST", "5xx")
+
+    def refuse(_: float) -> None:
+        server.http[refused] = server.http.get(refused, 0.0) + 5.0
+
+    assert 120.0 <= server.when(200, each=refuse)["stalled"] <= PAGE
+
+
 @pytest.mark.parametrize(
     ("shows", "patience", "sign"),
     [

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from places import EXPORTER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
@@ -55,13 +55,27 @@ class Started:
 
 
 @contextmanager
-def started(*flags: str, variables: Mapping[str, str] | None = None) -> Iterator[tuple[Started, str]]:
-    """Run `vllm-sidecar serve` with flags and environment variables; yield the process and its base URL."""
+def started(
+    *flags: str, variables: Mapping[str, str] | None = None, joins: Callable[[int], object] | None = None
+) -> Iterator[tuple[Started, str]]:
+    """Run `vllm-sidecar serve` with flags and environment variables; yield the process and its base URL.
+
+    `joins` gets the process's number before the program starts, as for a cgroup.
+    """
+    before = None if joins is None else lambda: joins(os.getpid())
     command = [sys.executable, "-m", "vllm_sidecar", "serve", "--web.listen-address", "127.0.0.1:0", *flags]
     environment = os.environ | {"PYTHONPATH": str(EXPORTER), **(variables or {})}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        with log.open("wb") as stream, subprocess.Popen(command, stderr=stream, env=environment) as process:
+        with (
+            log.open("wb") as stream,
+            subprocess.Popen(
+                command,
+                stderr=stream,
+                env=environment,
+                preexec_fn=before,  # noqa: PLW1509 - nothing else runs yet
+            ) as process,
+        ):
             try:
                 running = Started(process, log)
                 yield running, running.wait_until_listening()

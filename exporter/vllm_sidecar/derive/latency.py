@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from vllm_sidecar.catalog.derived import LATENCIES
 from vllm_sidecar.exposition.metric_values import Summary
 from vllm_sidecar.quantiles import bucket_bounds, estimates
+from vllm_sidecar.series.window import between
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.quantiles import Quantile
     from vllm_sidecar.series.window import Increase, Window
 
+TTFT = "time_to_first_token_seconds"
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 BOUNDED_QUANTILE = 0.95
 """The quantile that is exported with the bounds of its bucket: the one for alerts."""
@@ -102,18 +104,40 @@ def _mean(engine: EngineInputs, histogram: str) -> float | None:
 
 
 def first_token_shares(engine: EngineInputs) -> dict[str, float]:
-    """Split the mean time to the first token into queue, prefill and other; the ratios add up to 1.
+    """Split the mean time to the first token of finished requests into queue, prefill and other; they add up to 1.
 
-    Other is the front end: tokenization, templates, and the way to the engine and back.
-
-    Queue and prefill are observed when a request finishes, and the first token when it arrives, so over one window they
-    are not the same requests: if queue and prefill exceed the total they are scaled down to it.
-    Empty without observations.
+    Other is the front end: tokenization, templates, and the way to the engine and back. If queue and prefill exceed the
+    total they are scaled down to it. Empty without observations.
     """
-    whole = _mean(engine, "time_to_first_token_seconds")
+    whole = _mean_before_decode(engine)
     queue = _mean(engine, "request_queue_seconds")
     prefill = _mean(engine, "request_prefill_seconds")
     if not whole or queue is None or prefill is None:
         return {}
     known = max(whole, queue + prefill)
     return {"queue": queue / known, "prefill": prefill / known, "other": max(0.0, known - queue - prefill) / known}
+
+
+def _mean_before_decode(engine: EngineInputs) -> float | None:
+    """Return the mean time to the first token of the requests that finished in the window, about.
+
+    Queue and prefill are observed when a request finishes, and the first token when it arrives: earlier by the time of
+    decoding. Over the same seconds they are those of other requests, and a queue that has just begun would look like
+    time in the front end. None without observations.
+    """
+    window, decode = engine.window, _mean(engine, "request_decode_seconds")
+    until = window.now - (decode or 0.0)
+    first = last = None
+    ended = window.now
+    for at, reading in window.history() if decode else ():
+        if first is None or at <= until - window.seconds:
+            first = reading
+        if last is None or at <= until:
+            last, ended = reading, at
+    are_close = until - ended < (decode or 0.0) / 2.0  # otherwise the polls are too far apart for that
+    if first is not None and last is not None and are_close:
+        seen = between(first.histograms.get(TTFT), last.histograms.get(TTFT))
+        count = sum([count for _, count in seen.bins]) if seen else 0.0
+        if seen and seen.total is not None and count > 0.0:
+            return seen.total / count
+    return _mean(engine, TTFT)

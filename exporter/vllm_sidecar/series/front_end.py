@@ -86,9 +86,10 @@ class FrontEnd:
     def follow(self, at: float, reading: Reading, trackers: Iterable[ProgressTracker], in_flight: float | None) -> None:
         """Take a newer reading of the server, after those of its engines; `in_flight` is the last value of `/load`."""
         trackers = list(trackers)
-        ended, succeeded = self._count(at, reading)
+        succeeded = self._count(at, reading)
         completed = sum(progress.completed for progress in trackers)
-        self._excess += ended - max(0.0, completed - self._completed) / self.requests_per_post
+        # A client that left is counted with 2xx; a 5xx may never have reached an engine that refuses or fails requests.
+        self._excess += succeeded - max(0.0, completed - self._completed) / self.requests_per_post
         self._completed = completed
         for progress in trackers:
             progress.departed.follow(at, self._excess, progress.still_since)
@@ -128,9 +129,9 @@ class FrontEnd:
         self.connections_since = self.in_flight_since = self._lowest_files = None
         self._lowest_load = inf
 
-    def _count(self, at: float, reading: Reading) -> tuple[float, float]:
-        """Return the requests to engines that ended since the last poll, and how many of them ended with 2xx."""
-        ended = succeeded = 0.0
+    def _count(self, at: float, reading: Reading) -> float:
+        """Count the requests to engines that ended since the last poll; return how many of them ended with 2xx."""
+        succeeded = 0.0
         holds: dict[bool, float] = {}
         drop_absent(self._counts, reading.counters)
         for key, value in reading.counters.items():
@@ -148,11 +149,10 @@ class FrontEnd:
             elif status != CLIENT_ERROR:
                 self.measured = True
                 self._ended += whole
-                ended += grown
                 succeeded += grown if status == SUCCESS else 0.0
         if holds:
             self.on_hold, self._held_at = False not in holds, at
-        return ended, succeeded
+        return succeeded
 
     def _follow_load(self, at: float, in_flight: float | None) -> None:
         """Follow `/load`: requests that ended meanwhile are not open, and some versions never remove them."""

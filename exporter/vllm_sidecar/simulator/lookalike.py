@@ -127,7 +127,7 @@ class Lookalike:
         self.in_flight = 0
         self.adapters_seen.clear()
         ranks = range(self.settings.data_parallel_size)
-        self.engines = [SimulatedEngine(self.settings, self._script.seed + rank, self._ended) for rank in ranks]
+        self.engines = list(map(self._make_engine, ranks))
         for engine in self.engines:
             engine.begin(self.clock)
         for index, gpu in enumerate(self.gpus):
@@ -136,6 +136,9 @@ class Lookalike:
             self._next_arrival = self.clock + self._clients.pause(self._conditions.rate)
             seconds = self._conditions.crash_seconds
             self._crash_at = self.clock + seconds if seconds else inf
+
+    def _make_engine(self, rank: int) -> SimulatedEngine:
+        return SimulatedEngine(self.settings, self._script.seed + rank, self._ended)
 
     def _crash(self, now: float) -> None:
         self._down_until = now + self.settings.start_seconds
