@@ -58,7 +58,8 @@ class Started:
 def started(*flags: str, variables: Mapping[str, str] | None = None) -> Iterator[tuple[Started, str]]:
     """Run `vllm-sidecar serve` with flags and environment variables; yield the process and its base URL."""
     command = [sys.executable, "-m", "vllm_sidecar", "serve", "--web.listen-address", "127.0.0.1:0", *flags]
-    environment = os.environ | {"PYTHONPATH": str(EXPORTER), **(variables or {})}
+    path = os.pathsep.join(filter(None, (str(EXPORTER), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, **(variables or {})}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stream, subprocess.Popen(command, stderr=stream, env=environment) as process:
