@@ -6,6 +6,7 @@ recording; gauges stay.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -36,17 +37,20 @@ def grown(body: str, times: int) -> str:
 
 
 @contextmanager
-def serving(body: str, version: str, *, step: float = STEP_SECONDS) -> Iterator[str]:
-    """Serve a recorded body that grows every so many seconds, and the server's version; yield the address."""
-    began = time.monotonic()
+def serving(body: str, version: str, *, step: float = STEP_SECONDS, steps: float = math.inf) -> Iterator[str]:
+    """Serve a body that grows each `step` seconds, `steps` times, and the server's version; yield its address."""
+    began, ended = time.monotonic(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if ended.is_set():  # a connection that is kept alive outlives the listener
+                self.close_connection = True
+                return
             path = self.path.partition("?")[0]
             if path == "/metrics":
-                self._answer(200, grown(body, 1 + int((time.monotonic() - began) / step)), "text/plain")
+                self._answer(200, grown(body, 1 + int(min(steps, (time.monotonic() - began) / step))), "text/plain")
             elif path == "/version":
                 self._answer(200, f'{{"version": "{version}"}}', "application/json")
             elif path == "/v1/models":
@@ -72,6 +76,7 @@ def serving(body: str, version: str, *, step: float = STEP_SECONDS) -> Iterator[
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
+        ended.set()
         server.shutdown()
         server.server_close()
         thread.join(5.0)

@@ -64,7 +64,8 @@ def started(
     """
     before = None if joins is None else lambda: joins(os.getpid())
     command = [sys.executable, "-m", "vllm_sidecar", "serve", "--web.listen-address", "127.0.0.1:0", *flags]
-    environment = os.environ | {"PYTHONPATH": str(EXPORTER), **(variables or {})}
+    path = os.pathsep.join(filter(None, (str(EXPORTER), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, **(variables or {})}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with (

@@ -7,6 +7,7 @@ import re
 from vllm_sidecar.catalog.derived import DERIVED
 from vllm_sidecar.catalog.discovery import DISCOVERY
 from vllm_sidecar.catalog.gpu_fields import GPU_FIELDS, GPU_STATE
+from vllm_sidecar.catalog.otlp import OTLP
 from vllm_sidecar.catalog.server import SERVER
 from vllm_sidecar.catalog.sidecar import OWN
 from vllm_sidecar.catalog.slo_signals import SLO
@@ -23,6 +24,7 @@ for _signal in (
     *SLO,
     *OWN,
     *DISCOVERY,
+    *OTLP,
 ):
     if _signal.name in SIGNALS:
         raise ValueError(f"signal {_signal.name} is listed twice in the catalog")
@@ -43,6 +45,7 @@ __all__ = [
     "GPU_STATE",
     "HTTP_REQUESTS",
     "OPEN_FDS",
+    "OTLP",
     "OWN",
     "SERVER",
     "SIGNALS",

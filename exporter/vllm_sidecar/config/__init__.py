@@ -15,6 +15,7 @@ from vllm_sidecar.config.discovery import (
 )
 from vllm_sidecar.config.gpu import GpuSettings
 from vllm_sidecar.config.loader import ConfigSource, load
+from vllm_sidecar.config.otlp import OtlpSettings
 from vllm_sidecar.config.overrides import CONFIG_FILE, flag, is_secret, keys, kinds, unknown_variables, variable
 from vllm_sidecar.config.schema import (
     Config,
@@ -50,6 +51,7 @@ __all__ = [
     "LogSettings",
     "MetricSettings",
     "NamedTarget",
+    "OtlpSettings",
     "PodList",
     "ProbeSettings",
     "ProgressSettings",

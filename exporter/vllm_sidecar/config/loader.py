@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_sidecar.config.config_errors import ConfigError, describe
 from vllm_sidecar.config.document import Document, DocumentError, read_document
+from vllm_sidecar.config.otel_environment import from_otel_environment
 from vllm_sidecar.config.overrides import from_environment, from_flags
 from vllm_sidecar.config.regular_files import read_regular
 from vllm_sidecar.config.schema import Config
@@ -38,7 +39,7 @@ def load(
     Raises:
         ConfigError: With every mistake found.
     """
-    return load_as(Config, path, {**from_environment(environment), **from_flags(flags)})
+    return _checked(Config, _gather_config(path, flags, environment))
 
 
 def load_as(model: type[_Model], path: Path | None, overrides: Mapping[KeyPath, Override] = _NO_OVERRIDES) -> _Model:
@@ -82,6 +83,19 @@ def gather(model: type[BaseModel], path: Path | None, overrides: Mapping[KeyPath
     for steps, override in overrides.items():
         _override(root, steps, override.value)
     return Gathered(path, root, lines, {steps: override.origin for steps, override in overrides.items()}, mistakes)
+
+
+def _gather_config(path: Path | None, flags: Mapping[str, object], environment: Mapping[str, str]) -> Gathered:
+    """Gather the configuration of all sources; variables of OpenTelemetry set only what nothing else sets.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not a mapping.
+    """
+    gathered = gather(Config, path, {**from_environment(environment), **from_flags(flags)})
+    for steps, default in from_otel_environment(environment, gathered.root).items():
+        _override(gathered.root, steps, default.value)
+        gathered.origins[steps] = default.origin
+    return gathered
 
 
 def _checked(model: type[_Model], gathered: Gathered) -> _Model:
@@ -159,8 +173,7 @@ class ConfigSource:
         Raises:
             ConfigError: The file cannot be read, or is not a mapping.
         """
-        overrides = {**from_environment(self.environment), **from_flags(self.flags)}
-        return gather(Config, self.path, overrides)
+        return _gather_config(self.path, self.flags, self.environment)
 
     def _lost(self, before: Config, after: Config) -> str | None:
         if self.path and self._is_blank(after):

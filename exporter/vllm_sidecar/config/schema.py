@@ -17,6 +17,7 @@ from pydantic import (
 from vllm_sidecar.config.discovery import DiscoverySettings
 from vllm_sidecar.config.gpu import GpuSettings
 from vllm_sidecar.config.lists import mistake, validated
+from vllm_sidecar.config.otlp import OtlpSettings
 from vllm_sidecar.config.section import Section, written
 from vllm_sidecar.config.service_levels import SloSettings
 from vllm_sidecar.config.targets import NamedTarget, SoleTarget, Target, repeated_names
@@ -151,6 +152,9 @@ class Config(Section):
         default=SloSettings(), description="Service levels that the sidecar counts itself, poll by poll."
     )
     metrics: MetricSettings = Field(default=MetricSettings(), description="The metrics that are exported.")
+    otlp: OtlpSettings = Field(
+        default=OtlpSettings(), description="A receiver of OTLP to which metrics are pushed, in addition to /metrics."
+    )
     limits: LimitSettings = Field(default=LimitSettings(), description="Limits on exported series.")
     vllm: SoleTarget = Field(default=SoleTarget(), description="The one server next to the sidecar.")
     targets: Annotated[tuple[NamedTarget, ...], BeforeValidator(as_tuple)] = Field(

@@ -255,8 +255,9 @@ StaticLabels = Annotated[
         additionalProperties={"type": "string", "pattern": r"\S"},
     ),
 ]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
 Headers = Annotated[
-    Mapping[Annotated[str, AfterValidator(_header_name)], Annotated[SecretStr, AfterValidator(_header_value)]],
+    Mapping[HeaderName, Annotated[SecretStr, AfterValidator(_header_value)]],
     AfterValidator(as_frozen),
     described(
         type="object",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.catalog import (
     DERIVED,
@@ -11,8 +11,10 @@ from vllm_sidecar.catalog import (
     GPU_STATE,
     HTTP_REQUESTS,
     OPEN_FDS,
+    OTLP,
     OWN,
     SERVER,
+    SIGNALS,
     SLO,
     TRANSFERS,
     UPSTREAM,
@@ -20,10 +22,12 @@ from vllm_sidecar.catalog import (
 from vllm_sidecar.catalog.dashboards import DASHBOARDS
 from vllm_sidecar.catalog.discovery import DISCOVERY, SOURCE_HINTS
 from vllm_sidecar.catalog.gpu_fields import PREFIX as GPU_PREFIX
+from vllm_sidecar.catalog.otlp import GEN_AI_ATTRIBUTES, MODEL_ATTRIBUTE, OTLP_METRICS, PUSH_HINTS, UCUM
 from vllm_sidecar.catalog.reasons import GPU_HINTS, GPU_REASONS, HINTS, VLLM_REASONS
 from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import PREFIXES
 from vllm_sidecar.config import Config
+from vllm_sidecar.config.otel_environment import NAMES as OTEL_VARIABLES
 from vllm_sidecar.generate import promql
 from vllm_sidecar.generate.alert_docs import alerts
 from vllm_sidecar.generate.config_docs import settings
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vllm_sidecar.catalog import Signal
+    from vllm_sidecar.catalog.otlp import OtlpMetric
 
 METRICS = "docs/metrics.md"
 CONFIGURATION = "docs/configuration.md"
@@ -45,6 +50,7 @@ GPUS = "docs/gpu.md"
 ALERTS = "docs/alerts.md"
 DASHBOARD_DOCS = "docs/dashboards.md"
 DISCOVERY_DOCS = "docs/discovery.md"
+OTLP_DOCS = "docs/otlp.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,11 @@ def sections() -> dict[str, dict[str, str]]:
         ALERTS: {"alerts": alerts(), "without the sidecar": plain_alerts()},
         DASHBOARD_DOCS: {"dashboards": dashboards()},
         DISCOVERY_DOCS: {"discovery reasons": _reasons((one.value, hint) for one, hint in SOURCE_HINTS.items())},
+        OTLP_DOCS: {
+            "otlp metrics": otlp_metrics(),
+            "otlp reasons": _reasons((one.value, hint) for one, hint in PUSH_HINTS.items()),
+            "otlp variables": "".join(f"- `{name}`\n" for name in OTEL_VARIABLES),
+        },
     }
 
 
@@ -94,7 +105,7 @@ def metrics() -> str:
         server=[_row(signal) for signal in SERVER],
         gpus=[_row(signal) for signal in (*(entry.signal for entry in GPU_FIELDS), *GPU_STATE)],
         slos=[_row(signal) for signal in SLO],
-        own=[_row(signal) for signal in (*OWN, *DISCOVERY)],
+        own=[_row(signal) for signal in (*OWN, *DISCOVERY, *OTLP)],
     )  # fmt: skip
 
 
@@ -114,6 +125,31 @@ def gpu_fields() -> str:
         for entry in GPU_FIELDS
     ]
     return JINJA.get_template("gpu_fields.md.j2").render(rows=rows)
+
+
+class OtlpRow(NamedTuple):
+    """One metric that is pushed, as the cells of a table."""
+
+    name: str
+    kind: str
+    unit: str
+    attributes: str
+    source: str
+
+
+def otlp_metrics() -> str:
+    """Write the table of the metrics that are pushed."""
+    return JINJA.get_template("otlp_metrics.md.j2").render(rows=[_otlp_row(metric) for metric in OTLP_METRICS])
+
+
+def _otlp_row(metric: OtlpMetric) -> OtlpRow:
+    signal = SIGNALS[metric.signal]
+    kind = {Kind.COUNTER: "sum", Kind.SUMMARY: "gauge"}.get(signal.kind, signal.kind.value)
+    labels = [*signal.label_names, *(["quantile"] if signal.kind is Kind.SUMMARY else [])]
+    if metric.gen_ai:
+        labels = [*GEN_AI_ATTRIBUTES, *(MODEL_ATTRIBUTE if name == "model_name" else name for name in labels)]
+    unit = UCUM[signal.unit]
+    return OtlpRow(metric.name, kind, f"`{unit}`" if unit else "", _names(labels), signal.metric)
 
 
 def dashboards() -> str:

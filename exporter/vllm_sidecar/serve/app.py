@@ -23,6 +23,7 @@ from vllm_sidecar.serve.listener.server import WebServer, raise_file_limit
 from vllm_sidecar.serve.listener.sockets import open_sockets
 from vllm_sidecar.serve.listener.web_file import WebFileInUse
 from vllm_sidecar.serve.metrics import Exporter
+from vllm_sidecar.serve.otlp.push import OtlpPush
 from vllm_sidecar.serve.own_metrics import own_samples
 from vllm_sidecar.serve.supervision import supervise
 from vllm_sidecar.serve.watched_targets import Changes, WatchedTargets, cancel
@@ -59,8 +60,9 @@ class Sidecar:
         self._group = asyncio.TaskGroup()
         self._targets = WatchedTargets(self._group, self.exporter, self._gpus_of_target)
         self._list_changed = asyncio.Event()
-        self.finder = Finder(config.discovery, self._list_changed.set, self._start_source)
+        self.finder = Finder(config.discovery, self._list_changed.set, self._start_task)
         self.exporter.discovery = lambda: discovery_samples(self.finder)
+        self.otlp = OtlpPush(self.exporter, self._start_task)
         self._reloading = asyncio.Lock()
         self._reload_requested = asyncio.Event()
         self._read_task: asyncio.Task[Config] | None = None
@@ -82,14 +84,16 @@ class Sidecar:
         self._start_gpus()
         self.finder.use(self.config.discovery)
         await self._use_targets(self.config)
+        self.otlp.use(self.config)
         self._discovery_task = self._group.create_task(self._follow_discovery(), name="discovery")
 
     async def stop(self) -> None:
-        """Stop polling.
+        """Push a last time, and stop polling.
 
         Raises:
             ExceptionGroup: A part ended and could not be restarted.
         """
+        await self.otlp.finish()
         for task in (self._reload_task, self._discovery_task, self._gpu_task, self._read_task):
             if task is not None:
                 task.cancel()
@@ -160,6 +164,7 @@ class Sidecar:
         self.config = config
         logs.setup(config.log.level, config.log.format)
         await self._apply_to_gpus(before)
+        self.otlp.use(config)
         changed = ",".join(name for name in type(config).model_fields if getattr(config, name) != getattr(before, name))
         event(_log, logging.INFO, "config_reloaded", changed=changed or "nothing",
               targets=changes.kept + changes.started, **changes._asdict())  # fmt: skip
@@ -184,8 +189,8 @@ class Sidecar:
             if changes.started or changes.stopped:
                 event(_log, logging.INFO, "targets_changed", **changes._asdict())
 
-    def _start_source(self, source: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        return self._group.create_task(source, name=name)
+    def _start_task(self, part: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        return self._group.create_task(part, name=name)
 
     async def _apply_to_gpus(self, before: Config) -> None:
         config = self.config
@@ -238,7 +243,7 @@ async def serve(config: Config, load: Callable[[], Config], times: LoopTime) -> 
     """Run in an event loop, whose turns `times` measures; see `run`."""
     sidecar = Sidecar(config, load)
     server = WebServer(config.web, WebFileInUse(config.web.config_file), len(config.all_targets))
-    sidecar.exporter.live = lambda: own_samples(server, times)
+    sidecar.exporter.live = lambda: {**own_samples(server, times), **sidecar.otlp.samples()}
     app = make_app(sidecar, config.web.telemetry_path)
     server.protect(app)
     listening = open_sockets(config.web)

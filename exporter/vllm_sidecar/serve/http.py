@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.config import Config, ConfigError
     from vllm_sidecar.discovery import Finder
     from vllm_sidecar.serve.metrics import Exporter
+    from vllm_sidecar.serve.otlp.push import OtlpPush
     from vllm_sidecar.serve.page import Asset
 
 
@@ -31,6 +32,7 @@ class Running(Protocol):
     config: Config
     exporter: Exporter
     finder: Finder
+    otlp: OtlpPush
 
     async def reload(self) -> ConfigError | None:
         """Load the configuration again; return its error, if any."""
@@ -139,7 +141,8 @@ async def _status(request: web.Request) -> web.Response:
     snapshots = await exporter.prepare()
     gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
     reason = None if exporter.sources else without_targets(sidecar.config)
-    report = await in_slices(status_steps(snapshots.values(), gpus, reason, discovery_status(sidecar.finder)))
+    discovery, otlp = discovery_status(sidecar.finder), sidecar.otlp.status()
+    report = await in_slices(status_steps(snapshots.values(), gpus, reason, discovery, otlp))
     return web.json_response(report, dumps=_json)
 
 

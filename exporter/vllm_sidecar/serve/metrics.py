@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
+    from vllm_sidecar.series.store import WindowStore
     from vllm_sidecar.serve.snapshot import Snapshot
     from vllm_sidecar.vllm.client import Response
 
@@ -62,6 +63,10 @@ class MetricsSource(Protocol):
     @property
     def health(self) -> Health:
         """How the last polls went; unlike a snapshot it costs nothing."""
+
+    @property
+    def windows(self) -> WindowStore:
+        """The polls that are remembered."""
 
     @property
     def last_response(self) -> Response | None:

@@ -38,9 +38,10 @@ def status(
     gpus: NodeGpus | None = None,
     without_targets: State | None = None,
     discovery: Sequence[Mapping[str, object]] = (),
+    otlp: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Return the status without a pause; see `status_steps`."""
-    return at_once(status_steps(snapshots, gpus, without_targets, discovery))
+    return at_once(status_steps(snapshots, gpus, without_targets, discovery, otlp))
 
 
 def status_steps(
@@ -48,6 +49,7 @@ def status_steps(
     gpus: NodeGpus | None = None,
     without_targets: State | None = None,
     discovery: Sequence[Mapping[str, object]] = (),
+    otlp: Mapping[str, object] | None = None,
 ) -> Steps:
     """Return the status of everything as plain JSON values.
 
@@ -56,6 +58,7 @@ def status_steps(
         gpus: None if they are not watched.
         without_targets: Why there are no targets, if there are none and that is intended.
         discovery: The status of each source of servers.
+        otlp: The status of the pushes over OTLP; None while there are none.
     """
     known = list(snapshots)
     # With several targets the owner of the GPUs is unknown.
@@ -69,6 +72,7 @@ def status_steps(
         "targets": targets,
         "gpus": (yield from _gpus(gpus)) if gpus else None,
         "discovery": list(discovery),
+        "otlp": dict(otlp) if otlp else None,
     }
 
 

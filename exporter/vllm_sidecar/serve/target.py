@@ -337,6 +337,11 @@ class TargetLoop:
         return self._snapshotter.labels
 
     @property
+    def windows(self) -> WindowStore:
+        """The polls that are remembered."""
+        return self._windows
+
+    @property
     def last_response(self) -> Response | None:
         """The last complete body, also one that could not be read; it costs nothing."""
         return self._scraper.last_response
