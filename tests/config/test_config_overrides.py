@@ -41,7 +41,7 @@ def test_no_variable_is_one_that_kubernetes_sets_for_a_service() -> None:
     assert [path for path in KEYS if _OF_A_SERVICE.fullmatch(variable(path))] == []
 
 
-WITH_TEXT = [path for path in KEYS if path[0] not in ("vllm", "web") or default(path) is not None]
+WITH_TEXT = [path for path in KEYS if path[0] not in ("vllm", "web", "canary") or default(path) is not None]
 """A file, a socket or a token that is not there has no text."""
 
 
@@ -159,7 +159,7 @@ def test_only_one_kind_of_authorization_is_taken(tmp_path: Path) -> None:
 
 
 def test_what_holds_secrets_is_known_by_its_type() -> None:
-    assert sorted(path[-1] for path, field in KEYS.items() if is_secret(field)) == ["bearer_token", "headers"]
+    assert sorted(path[-1] for path, field in KEYS.items() if is_secret(field)) == ["bearer_token", "headers", "headers"]
 
 
 def test_unknown_variables_are_told_and_those_of_kubernetes_are_not() -> None:
