@@ -17,6 +17,7 @@ from vllm_sidecar.catalog import (
     TRANSFERS,
     UPSTREAM,
 )
+from vllm_sidecar.catalog.canary import CANARY, CANARY_HINTS, OUTPUT_HINTS
 from vllm_sidecar.catalog.dashboards import DASHBOARDS
 from vllm_sidecar.catalog.discovery import DISCOVERY, SOURCE_HINTS
 from vllm_sidecar.catalog.gpu_fields import PREFIX as GPU_PREFIX
@@ -45,6 +46,7 @@ GPUS = "docs/gpu.md"
 ALERTS = "docs/alerts.md"
 DASHBOARD_DOCS = "docs/dashboards.md"
 DISCOVERY_DOCS = "docs/discovery.md"
+CANARY_DOCS = "docs/canary.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,10 @@ def sections() -> dict[str, dict[str, str]]:
         GPUS: {"gpu fields": gpu_fields()},
         ALERTS: {"alerts": alerts(), "without the sidecar": plain_alerts()},
         DASHBOARD_DOCS: {"dashboards": dashboards()},
+        CANARY_DOCS: {
+            "canary states": _reasons((one.value, hint) for one, hint in OUTPUT_HINTS.items()),
+            "canary reasons": _reasons((one.value, hint) for one, hint in CANARY_HINTS.items()),
+        },
         DISCOVERY_DOCS: {"discovery reasons": _reasons((one.value, hint) for one, hint in SOURCE_HINTS.items())},
     }
 
@@ -94,7 +100,7 @@ def metrics() -> str:
         server=[_row(signal) for signal in SERVER],
         gpus=[_row(signal) for signal in (*(entry.signal for entry in GPU_FIELDS), *GPU_STATE)],
         slos=[_row(signal) for signal in SLO],
-        own=[_row(signal) for signal in (*OWN, *DISCOVERY)],
+        own=[_row(signal) for signal in (*CANARY, *OWN, *DISCOVERY)],
     )  # fmt: skip
 
 
