@@ -159,7 +159,9 @@ def test_only_one_kind_of_authorization_is_taken(tmp_path: Path) -> None:
 
 
 def test_what_holds_secrets_is_known_by_its_type() -> None:
-    assert sorted(path[-1] for path, field in KEYS.items() if is_secret(field)) == ["bearer_token", "headers", "headers"]
+    secret = sorted(".".join(path) for path, field in KEYS.items() if is_secret(field))
+
+    assert secret == ["canary.headers", "vllm.bearer_token", "vllm.headers"]
 
 
 def test_unknown_variables_are_told_and_those_of_kubernetes_are_not() -> None:
