@@ -41,7 +41,7 @@ def test_no_variable_is_one_that_kubernetes_sets_for_a_service() -> None:
     assert [path for path in KEYS if _OF_A_SERVICE.fullmatch(variable(path))] == []
 
 
-WITH_TEXT = [path for path in KEYS if path[0] not in ("vllm", "web", "otlp") or default(path) is not None]
+WITH_TEXT = [path for path in KEYS if path[0] not in ("vllm", "web", "otlp", "canary") or default(path) is not None]
 """A file, a socket or a token that is not there has no text."""
 
 
@@ -160,7 +160,8 @@ def test_only_one_kind_of_authorization_is_taken(tmp_path: Path) -> None:
 
 def test_what_holds_secrets_is_known_by_its_type() -> None:
     known = {path for path, field in KEYS.items() if is_secret(field)}
-    assert known == {(section, key) for section in ("vllm", "otlp") for key in ("bearer_token", "headers")}
+    both = {(section, key) for section in ("vllm", "otlp") for key in ("bearer_token", "headers")}
+    assert known == both | {("canary", "headers")}
 
 
 def test_unknown_variables_are_told_and_those_of_kubernetes_are_not() -> None:

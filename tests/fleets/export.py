@@ -218,6 +218,14 @@ class Writer:
         self.own("requests_rejected_total", self.counted(refused), serving, **self.model, reason="max_num_queued_reqs")
         corrupted = np.where(replica.on(Kind.NAN), 0.05, 0.0)
         self.of_engine("requests_corrupted_total", self.counted(corrupted))
+        canary = {"requested_model": replica.shape.name, "prompt": "capital"}
+        for name in (
+            "canary_consecutive_failures",
+            "canary_consecutive_wrong_outputs",
+            "canary_baseline_changes_total",
+        ):
+            self.own(name, 0.0, replica.serving, **self.model, **canary)
+        self.own("canary_output_state", 0.0, replica.serving, **self.model, **canary, state="changed")
         handler = {"handler": "/v1/chat/completions", "method": "POST"}
         self.own("http_requests_total", self.counted(well + aborted), serving, **handler, status="2xx")
         self.own("http_requests_total", self.counted(failed + refused), serving, **handler, status="5xx")

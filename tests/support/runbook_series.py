@@ -14,6 +14,7 @@ from places import ROOT, TESTS
 from runbook_pages import EXAMPLE, LABELS
 
 from vllm_sidecar.catalog import SIGNALS, signal_of
+from vllm_sidecar.catalog.canary import FAILURES, OutputState
 from vllm_sidecar.catalog.gpu_fields import RECOVERY_ACTIONS, THROTTLE_BITS
 from vllm_sidecar.catalog.reasons import GPU_REASONS
 from vllm_sidecar.catalog.types import PREFIX, Kind
@@ -39,6 +40,8 @@ VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("gpu_ecc_volatile_errors_total", "error"): ("corrected", "uncorrected"),
     ("gpu_failing", "reason"): tuple(GPU_REASONS),
     ("admission_limit", "limit"): LIMITS,
+    ("canary_output_state", "state"): tuple(OutputState),
+    ("canary_failures_total", "reason"): FAILURES,
     ("stall_corroborated", "signal"): CORROBORATING,
 }
 """Values of labels that no recorded server has all of."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 PLAIN_FOLDERS = (
+    "canary",
     "catalog",
     "config",
     "derive",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from vllm_sidecar.catalog.canary import CANARY
 from vllm_sidecar.catalog.derived import DERIVED
 from vllm_sidecar.catalog.discovery import DISCOVERY
 from vllm_sidecar.catalog.gpu_fields import GPU_FIELDS, GPU_STATE
@@ -22,6 +23,7 @@ for _signal in (
     *(entry.signal for entry in GPU_FIELDS),
     *GPU_STATE,
     *SLO,
+    *CANARY,
     *OWN,
     *DISCOVERY,
     *OTLP,
@@ -39,6 +41,7 @@ def signal_of(metric: str) -> Signal | None:
 
 
 __all__ = [
+    "CANARY",
     "DERIVED",
     "DISCOVERY",
     "GPU_FIELDS",

@@ -3,6 +3,7 @@
 The only part of the program that reads YAML. All mistakes of a file are reported at once, in a `ConfigError`.
 """
 
+from vllm_sidecar.config.canary import CanaryPrompt, CanarySettings, Expectation
 from vllm_sidecar.config.config_errors import ConfigError
 from vllm_sidecar.config.discovery import (
     DiscoveredTarget,
@@ -36,12 +37,15 @@ __all__ = [
     "CONFIG_FILE",
     "DEFAULT_PORT",
     "TAKEN_LABELS",
+    "CanaryPrompt",
+    "CanarySettings",
     "Config",
     "ConfigError",
     "ConfigSource",
     "DiscoveredTarget",
     "DiscoverySettings",
     "DnsList",
+    "Expectation",
     "FileList",
     "GpuSettings",
     "HttpList",

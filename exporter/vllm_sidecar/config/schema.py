@@ -14,6 +14,7 @@ from pydantic import (
     field_validator,
 )
 
+from vllm_sidecar.config.canary import CanarySettings
 from vllm_sidecar.config.discovery import DiscoverySettings
 from vllm_sidecar.config.gpu import GpuSettings
 from vllm_sidecar.config.lists import mistake, validated
@@ -167,6 +168,19 @@ class Config(Section):
     )
 
     gpu: GpuSettings = Field(default=GpuSettings(), description="The GPUs of this node.")
+    canary: CanarySettings = Field(
+        default=CanarySettings(),
+        description="Short requests with known answers, as a user sends them; see docs/canary.md.",
+    )
+
+    @field_validator("canary")
+    @classmethod
+    def _of_one_server(cls, value: CanarySettings, info: ValidationInfo) -> CanarySettings:
+        several = info.data.get("targets") or ("discovery" in info.data and info.data["discovery"].is_used)
+        if value.url is not None and several:
+            allowed = "null with targets or discovery: an answer from a shared address belongs to none of them"
+            raise ValidationError.from_exception_data("canary", [mistake(("url",), allowed, value.url)])
+        return value
 
     @field_validator("gpu")
     @classmethod

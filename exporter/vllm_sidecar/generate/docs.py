@@ -19,6 +19,7 @@ from vllm_sidecar.catalog import (
     TRANSFERS,
     UPSTREAM,
 )
+from vllm_sidecar.catalog.canary import CANARY, CANARY_HINTS, OUTPUT_HINTS
 from vllm_sidecar.catalog.dashboards import DASHBOARDS
 from vllm_sidecar.catalog.discovery import DISCOVERY, SOURCE_HINTS
 from vllm_sidecar.catalog.gpu_fields import PREFIX as GPU_PREFIX
@@ -51,6 +52,7 @@ ALERTS = "docs/alerts.md"
 DASHBOARD_DOCS = "docs/dashboards.md"
 DISCOVERY_DOCS = "docs/discovery.md"
 OTLP_DOCS = "docs/otlp.md"
+CANARY_DOCS = "docs/canary.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,10 @@ def sections() -> dict[str, dict[str, str]]:
         GPUS: {"gpu fields": gpu_fields()},
         ALERTS: {"alerts": alerts(), "without the sidecar": plain_alerts()},
         DASHBOARD_DOCS: {"dashboards": dashboards()},
+        CANARY_DOCS: {
+            "canary states": _reasons((one.value, hint) for one, hint in OUTPUT_HINTS.items()),
+            "canary reasons": _reasons((one.value, hint) for one, hint in CANARY_HINTS.items()),
+        },
         DISCOVERY_DOCS: {"discovery reasons": _reasons((one.value, hint) for one, hint in SOURCE_HINTS.items())},
         OTLP_DOCS: {
             "otlp metrics": otlp_metrics(),
@@ -105,7 +111,7 @@ def metrics() -> str:
         server=[_row(signal) for signal in SERVER],
         gpus=[_row(signal) for signal in (*(entry.signal for entry in GPU_FIELDS), *GPU_STATE)],
         slos=[_row(signal) for signal in SLO],
-        own=[_row(signal) for signal in (*OWN, *DISCOVERY, *OTLP)],
+        own=[_row(signal) for signal in (*CANARY, *OWN, *DISCOVERY, *OTLP)],
     )  # fmt: skip
 
 

@@ -69,6 +69,8 @@ class Snapshot:
     """The last body and its parsed form, kept while the source is down."""
     probes: Mapping[str, ProbeHealth] = field(default_factory=dict)
     """Health of the probes of each source."""
+    canary: Sequence[Mapping[str, object]] = ()
+    """The last result of each prompt and model of the canary."""
 
 
 @dataclass(slots=True)
@@ -92,12 +94,12 @@ class Snapshotter:
         health: Health,
         scraped: Scrape | None = None,
         gpus: GpuInputs | None = None,
-        slos: Iterable[SloSample] = (),
+        counted: Iterable[SloSample] = (),
         probes: Mapping[str, ProbeHealth] | None = None,
         startup: float | None = None,
     ) -> Snapshot:
         """Make a snapshot without a pause; see `steps`."""
-        return at_once(self.steps(readings, windows, identity, health, scraped, gpus, slos, probes, startup))
+        return at_once(self.steps(readings, windows, identity, health, scraped, gpus, counted, probes, startup))
 
     def steps(
         self,
@@ -107,14 +109,14 @@ class Snapshotter:
         health: Health,
         scraped: Scrape | None,
         gpus: GpuInputs | None,
-        slos: Iterable[SloSample],
+        counted: Iterable[SloSample],
         probes: Mapping[str, ProbeHealth] | None,
         startup: float | None,
     ) -> Generator[None, None, Snapshot]:
         """Make a snapshot, with a pause after each engine.
 
         `readings` is None while the source is down, `gpus` if none belong to the target. `startup` is the duration of
-        the server's last start in seconds, None if unknown.
+        the server's last start in seconds, None if unknown. `counted` are series of models, with `model_name` first.
         """
         samples: Samples = defaultdict(list)
         if readings is not None:
@@ -131,7 +133,7 @@ class Snapshotter:
         for name, labels, value in _probe_samples(probes or {}):
             self._add(samples, name, labels, value)
         yield
-        for name, (model, *labels), value in slos:
+        for name, (model, *labels), value in counted:
             samples[name].append((self._text(Group(Scope.MODEL, (model,)), (name, *labels)), value))
         self._add_reused(samples, health.failures, health.failure_samples)
         return Snapshot(

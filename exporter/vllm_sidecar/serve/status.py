@@ -119,6 +119,7 @@ def _target(snapshot: Snapshot, gpus: Samples) -> Steps:
         "process": {"restarts_seen": snapshot.restarts, "started": readings.started if readings else None},
         "dialect": asdict(readings.dialect) if readings else None,
         "identity": asdict(identity),
+        "canary": list(snapshot.canary),
         "probes": {source: asdict(probe) for source, probe in snapshot.probes.items()},
         "cache_config": [
             dict(zip(group.scope.labels, group.labels, strict=True)) | dict(config)

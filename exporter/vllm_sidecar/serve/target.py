@@ -14,8 +14,10 @@ import math
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Self
 
+from vllm_sidecar.canary import Canary, Situation
 from vllm_sidecar.catalog.reasons import NOT_ONE_ENGINE, PollError, Reason
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.derive import latency
@@ -113,14 +115,23 @@ class TargetLoop:
         self._current: Snapshot | None = None
         self._published = 0
         """How often `_current` became old."""
+        self._last_readings: Readings | None = None
+        """Of the last successful poll, also while the source is down."""
+        self._canary = Canary(self._situation, self._publish, clock=clock, wall=wall)
         self._use_polling(target, config, client or Client(target, config.scrape))
         self._use_derivation(target, config)
         self._health = replace(self._health, model_name=self._served.name(self._identity))
 
     def needs_new_client(self, target: Target, config: Config) -> bool:
         """Return whether settings of polling changed, so that `run` has to end before `apply`."""
-        before = (self.target.model_copy(update={"labels": {}}), self._scrape, self._probe_settings)
-        return before != (target.model_copy(update={"labels": {}}), config.scrape, config.introspection)
+        before = (
+            self.target.model_copy(update={"labels": {}}),
+            self._scrape,
+            self._probe_settings,
+            self._canary_settings,
+        )
+        after = (target.model_copy(update={"labels": {}}), config.scrape, config.introspection, config.canary)
+        return before != after
 
     async def apply(self, target: Target, config: Config) -> None:
         """Apply changed settings of the same server, which keeps its counters, windows and identity."""
@@ -133,13 +144,14 @@ class TargetLoop:
 
     def _use_polling(self, target: Target, config: Config, client: Client) -> None:
         scrape = self._scrape = config.scrape
-        self._probe_settings = config.introspection
+        self._probe_settings, self._canary_settings = config.introspection, config.canary
         self._client = client
         self._scraper = Scraper(client, target.metrics_path)
         self._throttle = Throttle(
             scrape.interval, scrape.max_interval, scrape.server_time_ratio, answers_needed=POLLS_NEEDED
         )
         self._prober = make_prober(self._prober, target, config, client, self._wall)
+        self._canary.use(target, config.canary)
 
     def _use_derivation(self, target: Target, config: Config) -> None:
         self.target = target
@@ -164,6 +176,7 @@ class TargetLoop:
         """
         async with self, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_probing(), name=f"probe {self._label}")
+            tasks.create_task(self._canary.run(poll_phase(self.target.name)), name=f"canary {self._label}")
             await self._keep_polling()
 
     async def _keep_polling(self) -> None:
@@ -282,6 +295,7 @@ class TargetLoop:
         """Store a successful poll and log its changes."""
         health = self._health
         self._scraped, self._readings, self._health_detail = scraped, readings, None
+        self._last_readings = readings
         self._served.observe(readings)
         self._succeeded_at = self._clock()
         exposition, response = scraped.exposition, scraped.response
@@ -405,8 +419,16 @@ class TargetLoop:
         slos = followed.rows(up=self._readings is not None) if followed else ()
         probes = self._prober.probes if self._prober else {}
         health, startup = self._health, self._startup.seconds
-        return self._snapshotter.steps(
-            self._readings, self._windows, identity, health, self._scraped, gpus, slos, probes, startup
+        counted = chain(slos, self._canary.samples())
+        made = yield from self._snapshotter.steps(
+            self._readings, self._windows, identity, health, self._scraped, gpus, counted, probes, startup
+        )
+        return replace(made, canary=self._canary.report())
+
+    def _situation(self) -> Situation:
+        identity, last = self._identity, self._last_readings
+        return Situation(
+            self._served.name(identity), identity.fingerprint, last is not None, last is not None and asleep(last)
         )
 
     @property

@@ -114,7 +114,20 @@ class Lookalike:
         self.in_flight += 1
         self._next_arrival = now + self._clients.pause(conditions.rate)
 
-    def _ended(self, _: Request, reason: str) -> None:
+    def submit(self, prompt: int, output: int, max_tokens: int, adapter: str, ending: str) -> Request:
+        """Add the request of a real client, which arrives now."""
+        request = self._clients.sent(self.clock, prompt, output, max_tokens, adapter, ending)
+        min(self.engines, key=lambda engine: engine.load).add(request)
+        self.in_flight += 1
+        return request
+
+    @property
+    def answers(self) -> str:
+        """Kind of the answers that real clients get."""
+        return self._conditions.answers
+
+    def _ended(self, request: Request, reason: str) -> None:
+        request.ended = reason
         self.in_flight -= 1
         # A handler whose client left ends without an answer and still counts as 2xx: it had begun one.
         self.http["5xx" if reason == "error" else "2xx"] += 1

@@ -43,6 +43,8 @@ class Request:
     first_token: float = inf
     last_token: float = inf
     preemptions: int = 0
+    ended: str = ""
+    """How it ended: its finish reason, or `abort`; empty while it is open."""
     blocks: list[BlockKey] = field(default_factory=list)
 
     @property
@@ -100,6 +102,23 @@ class Clients:
             adapter=adapter,
             ending=ending,
             gives_up=now + conditions.patience_seconds,
+        )
+
+    def sent(self, now: float, prompt: int, output: int, max_tokens: int, adapter: str, ending: str) -> Request:
+        """Return the request of a real client, which waits for its answer."""
+        self._made += 1
+        return Request(
+            number=self._made,
+            arrival=now,
+            ready=now + self._settings.front_end_seconds,
+            prompt=prompt,
+            output=output,
+            max_tokens=max_tokens,
+            prefix=self._made,
+            prefix_tokens=0,
+            adapter=adapter,
+            ending=ending,
+            gives_up=inf,
         )
 
     def _length(self, median: float, sigma: float) -> int:

@@ -16,7 +16,7 @@ class Scenario:
 
     name: str
     description: str
-    changes: Mapping[str, float | bool] = field(default_factory=dict)
+    changes: Mapping[str, float | bool | str] = field(default_factory=dict)
     server: Mapping[str, int] = field(default_factory=dict)
     traffic: Mapping[str, float] = field(default_factory=dict)
     """Conditions that also apply in the healthy phases around it."""
@@ -123,6 +123,11 @@ SCENARIOS: Mapping[str, Scenario] = {
                 "VllmLoraSlotsExhausted",
                 "VllmQueueBacklog",
             ),
+        ),
+        Scenario(
+            "wrong-output",
+            "Answers are garbage with status 200, as with damaged weights: only the canary notices.",
+            {"answers": "garbage"},
         ),
         Scenario(
             "sleep",

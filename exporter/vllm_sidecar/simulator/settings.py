@@ -1,5 +1,7 @@
 """Settings of the simulation: the server, which is constant, and the conditions, which change from phase to phase."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from vllm_sidecar.config.section import Section
@@ -32,6 +34,11 @@ class ServerSettings(Section):
     front_end_seconds: float = Field(default=0.004, ge=0, description="Seconds to tokenize and hand over a request.")
     start_seconds: float = Field(default=8.0, gt=0, description="Seconds from a crash until the server listens again.")
 
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Names of the LoRA adapters that clients can request."""
+        return tuple(f"adapter-{number + 1}" for number in range(self.adapters))
+
 
 class Conditions(Section):
     """The traffic and the incidents of the server; a scenario changes some of them for a while.
@@ -59,6 +66,9 @@ class Conditions(Section):
     stalled: bool = Field(default=False, description="The engines hang in the middle of a step.")
     sleeping: bool = Field(default=False, description="The engines sleep at level 1; falling asleep aborts requests.")
     clients_gone: bool = Field(default=False, description="All clients leave at once as the phase begins.")
+    answers: Literal["right", "other", "empty", "endless", "garbage", "control_tokens"] = Field(
+        default="right", description="Answers that clients of /v1/completions and /v1/chat/completions get."
+    )
     crash_seconds: float = Field(
         default=0.0, ge=0, description="Seconds from a start of the server to its crash; 0 for never."
     )

@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from vllm_sidecar.logs import event
 from vllm_sidecar.simulator.body import exposition
+from vllm_sidecar.simulator.completions import COMPLETIONS, complete
 from vllm_sidecar.simulator.lookalike import Lookalike
 
 if TYPE_CHECKING:
@@ -54,6 +55,12 @@ def make_app(simulator: Simulator) -> web.Application:
     app = web.Application()
     for path, handler in _handlers(simulator).items():
         app.router.add_get(path, handler)
+
+    async def completions(request: web.Request) -> web.StreamResponse:
+        return await complete(request, simulator.catch_up)
+
+    for path in COMPLETIONS:
+        app.router.add_post(path, completions)
     return app
 
 
@@ -79,7 +86,7 @@ def _handlers(simulator: Simulator) -> dict[str, Callable[[web.Request], Awaitab
 
     async def models(_: web.Request) -> web.Response:
         names: list[tuple[str, str | None]] = [(settings.model_name, None)]
-        names += [(f"adapter-{number + 1}", settings.model_name) for number in range(settings.adapters)]
+        names += [(name, settings.model_name) for name in settings.adapter_names]
         cards = [
             {
                 "id": name,

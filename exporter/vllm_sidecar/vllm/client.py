@@ -94,7 +94,7 @@ class Client:
         else:
             # A lookup in a thread cannot be canceled: a dead name server would delay the exit. The other resolver has
             # threads of its own, which an address does not need.
-            self._resolver = None if _is_address(self._base.host or "") else aiohttp.AsyncResolver()
+            self._resolver = None if is_address(self._base.host or "") else aiohttp.AsyncResolver()
             connector = aiohttp.TCPConnector(resolver=self._resolver or aiohttp.ThreadedResolver())
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -239,7 +239,8 @@ def _tracing() -> aiohttp.TraceConfig:
     return tracing
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Return whether a host is an IP address, for which no name is looked up."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from vllm_sidecar.catalog.alerts.alert import Alert, AlertGroup, Measure, Profile, Record, Severity, Threshold
 from vllm_sidecar.catalog.alerts.baselines import BASELINE_RECORDS, BASELINES, STARTS
 from vllm_sidecar.catalog.alerts.cache import CACHE
+from vllm_sidecar.catalog.alerts.canary import CANARY_PAGES, CANARY_TICKETS
 from vllm_sidecar.catalog.alerts.features import FEATURES
 from vllm_sidecar.catalog.alerts.gpu import GPU_ALERTS, GPU_HISTORY
 from vllm_sidecar.catalog.alerts.models import MODEL_RECORDS, MODELS
@@ -18,6 +19,7 @@ from vllm_sidecar.catalog.alerts.replicas import QUEUE, REPLICAS
 
 GROUPS: tuple[AlertGroup, ...] = (
     AlertGroup("vllm-models", MODELS, MODEL_RECORDS),
+    AlertGroup("vllm-canary", (*CANARY_PAGES, *CANARY_TICKETS)),
     AlertGroup("vllm-replicas", REPLICAS),
     AlertGroup("vllm-queue", QUEUE),
     AlertGroup("vllm-cache", CACHE),

@@ -26,6 +26,7 @@ from vllm_sidecar.catalog.dashboards.server_state import SERVER_STATE, SERVER_ST
 from vllm_sidecar.catalog.types import Unit
 
 _NAN = "not measured"
+_NO_CANARY = "The canary is off (docs/canary.md)."
 _PAST = (
     ("now", "", None, False),
     ("a day ago", " offset 1d", Color.HISTOGRAM, True),
@@ -60,6 +61,8 @@ _SYMPTOMS = (
     Query(
         "max(increase(~requests_corrupted_total[10m])) > bool <<VllmRequestsCorrupted.corrupted>>", "wrong output (NaN)"
     ),
+    Query("max(~canary_consecutive_wrong_outputs) >= bool <<VllmCanaryOutputWrong.repeats>>", "wrong output (canary)"),
+    Query("max(~canary_consecutive_failures) >= bool <<VllmCanaryFailing.repeats>>", "canary is not answered"),
     Query('max(~recent_time_to_first_token_seconds{quantile="0.95"}) > bool <<slo.time_to_first_token>>', "high TTFT"),
     Query('max(~recent_inter_token_latency_seconds{quantile="0.95"}) > bool <<slo.inter_token_latency>>', "slow ITL"),
     Query(
@@ -115,8 +118,9 @@ INCIDENT = Dashboard(
         Row(
             "2 · Which symptom: wrong output, high TTFT, slow ITL, OOM-like, errors?",
             (
-                number("Wrong output", "Requests with NaN in their logits in ten minutes. Counted with "
-                       "VLLM_COMPUTE_NANS_IN_LOGITS=1. Other wrong output leaves no trace in metrics: check template, tokenizer and generation config.", Unit.NONE, "sum(increase(~requests_corrupted_total[10m]))",
+                number("Wrong output", "Wrong answers to the canary in a row, of the worst prompt and replica; without a canary, requests with NaN in their logits in "
+                       "ten minutes (VLLM_COMPUTE_NANS_IN_LOGITS=1). Without both, check template, tokenizer and generation config.", Unit.NONE,
+                       "max(~canary_consecutive_wrong_outputs) + (sum(increase(~requests_corrupted_total[10m])) or vector(0)) or sum(increase(~requests_corrupted_total[10m]))",
                        bad="above_zero", empty=_NAN, decimals=0),
                 number("High TTFT: p95", "The slowest engine's recent p95 of the time to the first token.", Unit.SECONDS,
                        'max(~recent_time_to_first_token_seconds{quantile="0.95"})', f"max({by_histogram(0.95, 'time_to_first_token_seconds')})",
@@ -196,6 +200,28 @@ INCIDENT = Dashboard(
                       Unit.PER_SECOND, Query('sum by (status) (rate(~http_requests_total{method="POST"}[$__rate_interval]))', "{{status}}"),
                       stacked=True, named=STATUSES, width=12, height=7, empty="The server exposes no HTTP metrics."),
             ),
+        ),
+        Row(
+            "Canary: what does a user get?",
+            (
+                states("Is the answer to each known prompt right?", "The state of the last complete answer. Changed and template_changed differ from the "
+                       "past; all other states but expected and learning are wrong.",
+                       Query("~canary_output_state == 1", "{{instance}} {{target}} {{requested_model}} {{prompt}} {{state}}"),
+                       words=IN_USE, width=12, height=7, empty=_NO_CANARY),
+                lines("Why do requests of the canary fail?", "Failed requests by reason: no complete answer, or a wrong one.", Unit.NONE,
+                      Query("sum by (reason) (increase(~canary_failures_total[10m])) > 0", "{{reason}}"), stacked=True, decimals=0, width=12, height=7,
+                      empty="No canary, or none of its requests failed."),
+                lines("Where does a request of the canary wait?", "Resolve, connect and tls are the way to the server; processing and first_token the gateway, "
+                      "the queue and the prefill; transfer is the decoding.", Unit.SECONDS,
+                      Query("max by (phase) (~canary_phase_seconds)", "{{phase}}"), stacked=True, empty=_NO_CANARY),
+                lines("How slow is the first token for a client?", "As the canary sees it, next to the recent p95 of the engine: a gap between both is the way "
+                      "to the server.", Unit.SECONDS, Query("max by (<<M>>) (~canary_time_to_first_token_seconds)", "canary " + SERVER, Color.P99),
+                      recent_p95("time_to_first_token_seconds", ENGINE), empty=_NO_CANARY),
+                lines("How slow are the others for a client?", "Mean time between outputs as the canary sees it, next to the recent p95 of the engine.",
+                      Unit.SECONDS, Query("max by (<<M>>) (~canary_inter_token_latency_seconds)", "canary " + SERVER, Color.P99),
+                      recent_p95("inter_token_latency_seconds", ENGINE), empty=_NO_CANARY),
+            ),
+            collapsed=True,
         ),
         Row(
             "6 · Did a release cause it?",

@@ -94,6 +94,15 @@ MEANINGS: dict[str, Meaning] = {
         "--max-num-batched-tokens or --max-num-seqs down: costs throughput and TTFT",
     ),
     "corrupted": Meaning(Symptom.OUTPUT, "VllmRequestsCorrupted", "take the replica out of the router, check its GPU"),
+    "canary_wrong": Meaning(
+        Symptom.OUTPUT, "VllmCanaryOutputWrong", "compare template, generation config and adapter with the last release"
+    ),
+    "canary_changed": Meaning(
+        Symptom.OUTPUT, "VllmCanaryOutputChanged", "compare the hashes of the answer with those of other replicas"
+    ),
+    "canary_failing": Meaning(
+        Symptom.AVAILABILITY, "VllmCanaryFailing", "send one short request through the address of users"
+    ),
     "drafts_rejected": Meaning(
         Symptom.ITL, "VllmSpecDecodeAcceptanceLow", "see which positions of the drafts are still accepted",
         "num_speculative_tokens in --speculative-config down, or no speculation: costs ITL at low load",

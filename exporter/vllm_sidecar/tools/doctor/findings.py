@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.alerts import ALERTS, Profile, standard
+from vllm_sidecar.catalog.canary import CHANGED_OUTPUT, WRONG_OUTPUT
 from vllm_sidecar.catalog.objectives import SLOS
 from vllm_sidecar.serve.state import LIMITS, seconds_text
 from vllm_sidecar.tools.doctor.causes import MEANINGS, Meaning, Symptom
@@ -51,7 +52,7 @@ class Finding:
 
 def findings(target: Readings, ages: Mapping[str, float]) -> list[Finding]:
     """Return what is wrong, the worst first; `ages` are the seconds of states by the labels of engines."""
-    found = [*_states(target, ages), *_of_server(target)]
+    found = [*_states(target, ages), *_of_server(target), *_of_canary(target)]
     for text in _engines(target):
         found += _of_engine(target, text)
     return sorted(found, key=lambda each: each.severity != BAD)
@@ -101,6 +102,19 @@ def _of_server(target: Readings) -> Iterator[Finding]:
         yield Finding("engines_uneven", WATCH, f"imbalance of generated tokens {uneven:.0%} over {engines} engines")
     if target.largest("gpu_starved"):
         yield Finding("gpu_starved", WATCH, "requests wait while every GPU is idle")
+
+
+def _of_canary(target: Readings) -> Iterator[Finding]:
+    """Find prompts of the sidecar's canary that have no answer, a wrong one, or another one than before."""
+    for one in target.target.get("canary") or ():
+        subject, output = f"prompt {one['prompt']} of {one['model']}", one["output"]
+        if one["reason"]:
+            yield Finding("canary_failing", WATCH, f"no answer: {one['detail']}", subject, hint=one["hint"])
+        elif output in WRONG_OUTPUT:
+            yield Finding("canary_wrong", BAD, f"the answer is {output}", subject, hint=one["hint"])
+        elif output in CHANGED_OUTPUT:
+            evidence = f"{output}: hash {one['hash']}, baseline {one['baseline']}"
+            yield Finding("canary_changed", WATCH, evidence, subject, hint=one["hint"])
 
 
 def _is_failing(target: Readings) -> bool:
@@ -159,6 +173,8 @@ def symptoms(target: Readings, found: list[Finding]) -> dict[Symptom, str]:
 def _unknown(symptom: Symptom, target: Readings) -> str:
     """Return why the absence of a symptom is not known; empty if it is."""
     if symptom is Symptom.OUTPUT:
+        if any(one["output"] for one in target.target.get("canary") or ()):
+            return ""
         return "answers are not read; only NaN is counted, by servers with VLLM_COMPUTE_NANS_IN_LOGITS"
     if not target.target.get("up"):
         return "" if symptom in (Symptom.AVAILABILITY, Symptom.MONITORING) else "there are no metrics"
