@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from readings import engine, histogram, window
 
-from vllm_sidecar.derive.saturation import SLUG_DIGITS, SLUG_LENGTH, saturation, slug
+from vllm_sidecar.derive.inputs import DeriveSettings
+from vllm_sidecar.derive.saturation import (
+    SLUG_DIGITS,
+    SLUG_LENGTH,
+    first_limit,
+    headroom_requests,
+    headroom_tokens,
+    saturation,
+    slug,
+)
+from vllm_sidecar.series.good_observations import Objective
 
 LIMITS = {"max_num_seqs": 10, "max_num_queued_reqs": 20}
 
@@ -155,3 +165,62 @@ def test_every_slug_is_a_valid_label_value_in_kubernetes(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", made)
     assert len(made) <= SLUG_LENGTH == 63
     assert slug(name) == made
+
+
+def loaded(
+    rate: float, seconds: int = 120, *, running: float = 6.0, waiting: float = 0.0, after: int = 0
+) -> list[dict]:
+    """Return polls of an engine with steps of 20 ms, answers of 100 tokens and prompts of 200, then of an idle one."""
+    made = []
+    for i in [*range(seconds), *[seconds - 1] * after]:
+        busy = len(made) < seconds
+        firsts, gaps = rate * i, 100.0 * rate * i
+        made.append({
+            **poll(running if busy else 0.0, waiting * i if busy else 0.0),
+            "iteration_tokens": histogram(50.0 * i, 0, 0, 0, total=gaps),
+            "inter_token_latency_seconds": histogram(gaps, 0, 0, 0, total=0.02 * gaps),
+            "time_to_first_token_seconds": histogram(firsts, 0, 0, 0),
+            "request_prefill_seconds": histogram(firsts, 0, 0, 0, total=0.03 * firsts),
+            "prompt_tokens_total": 200.0 * firsts,
+            "generation_tokens_total": gaps,
+        })  # fmt: skip
+    return made
+
+
+FLAGS = {"max_num_seqs": 16}
+
+
+def test_an_engine_is_fuller_than_its_seats() -> None:
+    """Steps slow down as the load rises, and the objective breaks before the last seat is taken."""
+    assert 6.0 / 16.0 < saturation(engine(window(*loaded(3.0)), flags=FLAGS))["m"] < 0.6
+
+
+def test_headroom_and_saturation_are_two_views_of_one_capacity() -> None:
+    seen = engine(window(*loaded(3.0)), flags=FLAGS)
+    share, more = saturation(seen)["m"], headroom_requests(seen)
+    assert more is not None
+    assert share == pytest.approx(3.0 / (3.0 + more))
+    tokens = headroom_tokens(seen)
+    assert tokens == pytest.approx({"prompt": 200.0 * more, "generation": 100.0 * more})
+    assert first_limit(seen)["batch"] == 1.0
+    assert sum(first_limit(seen).values()) == 1.0
+
+
+def test_a_queue_that_grows_is_an_overload() -> None:
+    seen = engine(window(*loaded(3.0, running=16.0, waiting=2.0)), flags=FLAGS)
+    assert saturation(seen) == {"m": 1.0}
+    assert (headroom_requests(seen) or 0.0) < -1.0
+
+
+def test_an_idle_engine_has_no_load_and_an_unknown_headroom() -> None:
+    seen = engine(window(*loaded(3.0, after=70)), flags=FLAGS)
+    assert saturation(seen) == {"m": 0.0}
+    assert (headroom_requests(seen), headroom_tokens(seen), first_limit(seen)) == (None, {}, {})
+
+
+def test_a_stricter_objective_leaves_less_headroom() -> None:
+    strict = DeriveSettings(objectives=(Objective("x", "time_to_first_token_seconds", 0.2),))
+    seen = window(*loaded(3.0))
+    assert (
+        saturation(engine(seen, flags=FLAGS, settings=strict))["m"] > 1.1 * saturation(engine(seen, flags=FLAGS))["m"]
+    )

@@ -103,10 +103,10 @@ def rows(snapshot: Snapshot, name: str) -> dict[str, object]:
 
 def frozen() -> Snapshot:
     """Return a snapshot in which all signals are derived: after progress nothing but the queue has moved."""
-    still = everything(5)
+    *before, last = map(scraped, range(1, 15))  # long enough to learn the costs of steps
+    still = everything(14)
     for group in (ENGINE, OTHER_ENGINE):
-        still[group] = {**still[group], "requests_waiting": 9}
-    first, last = scraped(0), scraped(5)
+        still[group] = {**still[group], "requests_waiting": 18}
     quiet = readings(
         still,
         started=50.0,
@@ -117,7 +117,7 @@ def frozen() -> Snapshot:
     )
     fields = {"utilization_ratio": 1.0, "power_watts": 200.0, "power_limit_watts": 700.0, "memory_used_bytes": 8e10}
     gpus = GpuInputs([steady(i, **fields) for i in range(4)], warm={f"GPU-{i}": 7e10 for i in range(4)})
-    return take(first, last, quiet, quiet, gpus=gpus)
+    return take(*before, last, quiet, quiet, gpus=gpus)
 
 
 def test_every_derived_signal_can_be_had() -> None:

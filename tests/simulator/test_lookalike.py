@@ -196,3 +196,16 @@ def test_blocks_are_never_lost_nor_made(size: int, orders: list[tuple[int, int]]
         used = len({key for keys in held.values() for key in keys})
         assert pool.free == size - used
         assert pool.used_ratio == used / size
+
+
+def test_deferred_requests_are_never_more_than_those_that_wait() -> None:
+    """Both gauges are of the same step; otherwise the reason `capacity` would be negative."""
+    traffic = {"rate": 6.0, "adapters_wanted": 8}
+    look = Lookalike(read_script("healthy", None, {"server": {"max_loras": 2, "adapters": 8}, "traffic": traffic}), 0.0)
+    waited = 0
+    for tick in range(1, 600):
+        look.advance(0.1 * tick)
+        meters = look.engines[0].meters
+        assert meters.deferred <= meters.waiting
+        waited += meters.deferred
+    assert waited

@@ -28,6 +28,8 @@ COMPARES_POLLS = (
 )
 REMEMBERS = "It needs the time of the last change of any of several series, beyond the range of a query."
 NEEDS_FLAGS = "It joins metrics with flags and texts that vLLM does not expose as numbers."
+MODELS_LOAD = "It needs flags, the cost of steps that is learned from the polls of many minutes, and the root of a queueing model; PromQL has no iteration."
+_LOAD = "requests_running inter_token_latency_seconds time_to_first_token_seconds request_prefill_seconds"
 JOINS_SOURCES = (
     "It joins the engine's polls with those of its GPUs at the same times; Prometheus sees neither of them between two scrapes, "
     "and has no mapping of GPUs to servers."
@@ -153,10 +155,19 @@ DERIVED: tuple[Derived, ...] = (
          "1 while running or waiting are above 0 although the clients of as many requests have left: the engine is idle."),
     _row("engine_sleeping", Unit.NONE, "engine_sleep_state", COMPARES_POLLS,
          "1 while the engine sleeps, 0 while it is awake."),
-    _row("saturation_ratio", Unit.RATIO, "requests_running requests_waiting kv_cache_usage_ratio preemptions_total",
-         NEEDS_FLAGS,
-         "How near the engine is to its limits over the last {window}, 0 to 1, for HPA and KEDA; `model` is a valid Kubernetes label value.",
-         "model"),
+    _row("saturation_ratio", Unit.RATIO,
+         "requests_running requests_waiting kv_cache_usage_ratio preemptions_total iteration_tokens inter_token_latency_seconds "
+         "time_to_first_token_seconds request_prefill_seconds", MODELS_LOAD,
+         "Load over the last {window} as a share of the largest load within the objective for the time to the first token, 0 to 1, for HPA and "
+         "KEDA; `model` is a valid Kubernetes label value.", "model"),
+    _row("headroom_requests_per_second", Unit.PER_SECOND, _LOAD, MODELS_LOAD,
+         "Further requests per second, like those of the last {window}, that fit within the objective for the time to the first token; negative "
+         "in an overload, absent without requests."),
+    _row("headroom_tokens_per_second", Unit.TOKENS_PER_SECOND, _LOAD, MODELS_LOAD,
+         "The same in tokens per second: of prompts that must be computed, and generated.", "tokens"),
+    _row("capacity_limit", Unit.NONE, _LOAD, MODELS_LOAD,
+         "1 for the limit that a rising load meets first, otherwise 0: batch (--max-num-seqs), kv_cache, adapter (LoRA slots), prefill (token "
+         "budget), decode (time of steps), or unknown; absent without requests.", "limit"),
     _row("data_parallel_engines", Unit.NONE, "", NEEDS_FLAGS,
          "Engines that the server reports for the model.", scope=Scope.MODEL),
     _row("recent_data_parallel_imbalance_ratio", Unit.RATIO,

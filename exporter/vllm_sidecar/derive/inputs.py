@@ -6,14 +6,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.series.front_end import FrontEnd
+from vllm_sidecar.series.good_observations import objectives_of
+from vllm_sidecar.series.step_costs import FIRST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from vllm_sidecar.gpu.device_window import GpuWindow
+    from vllm_sidecar.series.good_observations import Objective
     from vllm_sidecar.series.readings import Adapters
     from vllm_sidecar.series.window import Window
     from vllm_sidecar.vllm.probes.flag_values import FlagValue
+
+
+STANDARD_FIRST_TOKEN = 2.5
+"""Seconds: the objective of the profile `standard`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,13 @@ class DeriveSettings:
     stall_after: float = 120.0
     """Seconds without progress after which work in flight is a stall."""
     max_adapters: int = 100
+    objectives: Sequence[Objective] = ()
+    """Objectives of latencies."""
+
+    def first_token_seconds(self, model: str) -> float:
+        """Return the shortest objective for the time to the first token; `STANDARD_FIRST_TOKEN` without one."""
+        found = [each.threshold for each in objectives_of(self.objectives, model) if each.histogram == FIRST]
+        return min(found, default=STANDARD_FIRST_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,8 @@ class ServerInputs:
     """None if no GPU can be read, or if it is unknown which server uses them."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
     """Signs of waiting clients."""
+    adapters_in_use: int = 0
+    """Different LoRA adapters with requests in the window."""
 
     def flag(self, name: str) -> float | None:
         """Return a numeric flag of the server; None if no source exposes it or it is not above 0."""
@@ -70,6 +86,8 @@ class EngineInputs:
     cache_config: Mapping[str, str] = field(default_factory=dict)
     engines: int = 1
     """How many engines the server reports; vLLM exposes the sum of their KV blocks on each."""
+    shared: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """Results that several derivations of this poll use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,16 @@
-"""One number for autoscalers: how close an engine is to its limits."""
+"""One number for autoscalers: the share of the load that an engine can take within its objective."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from vllm_sidecar.derive.kv_cache import pressure
+from vllm_sidecar.derive.capacity import CAPACITY_LIMITS, DEFAULT_BUDGET, Capacity, Load, capacity
+from vllm_sidecar.derive.kv_cache import USAGE, pressure
 from vllm_sidecar.derive.stalls import trusted
+from vllm_sidecar.series.step_costs import FIRST, GAPS, USUAL_VARIATION, computed_prompt_tokens
 
 if TYPE_CHECKING:
     from vllm_sidecar.derive.inputs import EngineInputs
@@ -19,14 +22,29 @@ SLUG_DIGITS = 10
 _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-def saturation(engine: EngineInputs) -> dict[str, float]:
-    """Return how close the engine is to its limits, 0 to 1, by the label-safe name of its model.
+class Demand(NamedTuple):
+    """The load of an engine, and where it breaks the objective."""
 
-    The largest of: running / --max-num-seqs, waiting / --max-num-queued-reqs, KV pressure. Running and waiting are
-    means over the window. A limit that no source exposes is left out; if --max-num-seqs is unknown, the most requests
-    that ran while others waited replace it, and requests that waited during the whole window count as full. 0 if the
-    gauges froze when the clients left; empty if they froze and it is unknown whether clients wait, and if the server
-    exposes no scheduler gauge.
+    load: Load
+    capacity: Capacity
+    arriving: float
+    """Arriving requests / admitted ones: above 1 while the queue grows."""
+
+    @property
+    def share(self) -> float:
+        """Arriving load / capacity; above 1 in an overload."""
+        return self.arriving / self.capacity.factor
+
+
+def saturation(engine: EngineInputs) -> dict[str, float]:
+    """Return the load as a share of the largest load within the objective, 0 to 1, by the label-safe name of its model.
+
+    From the model of `derive.capacity`, which needs a first token in the window and the costs of steps. Never less than
+    the largest of these, which also apply without a model: running / --max-num-seqs, waiting / --max-num-queued-reqs,
+    KV pressure. Running and waiting are means over the window. A limit that no source exposes is left out; if
+    --max-num-seqs is unknown, the most requests that ran while others waited replace it, and requests that waited
+    during the whole window count as full. 0 without load, and if the gauges froze when the clients left; empty if they
+    froze and it is unknown whether clients wait, and if the server exposes no scheduler gauge.
     """
     window, server, live = engine.window, engine.server, trusted(engine)
     running, waiting = window.extent("requests_running"), window.extent("requests_waiting")
@@ -35,15 +53,107 @@ def saturation(engine: EngineInputs) -> dict[str, float]:
     if not live:
         return {slug(engine.model_name): 0.0}
     parts = [pressure(engine) or 0.0]
-    places = server.flag("max_num_seqs") or window.progress.seats
-    if places:
-        parts.append(running.mean / places)
+    seats = _seats(engine)
+    if seats < inf:
+        parts.append(running.mean / seats)
     if not server.flag("max_num_seqs") and _waited_all_the_time(window):
         parts.append(1.0)
     queue = server.flag("max_num_queued_reqs")
     if queue:
         parts.append(waiting.mean / queue)
+    found = demand(engine)
+    if found is not None:
+        parts.append(found.share)
     return {slug(engine.model_name): min(1.0, max(parts))}
+
+
+def headroom_requests(engine: EngineInputs) -> float | None:
+    """Return how many more requests per second fit within the objective; negative in an overload.
+
+    None without a first token in the window: what the next requests need is unknown.
+    """
+    found = _within_reach(engine)
+    return None if found is None else found.load.requests * (found.capacity.factor - found.arriving)
+
+
+def headroom_tokens(engine: EngineInputs) -> dict[str, float]:
+    """Return the same in tokens per second that are computed (prompt) and generated, for requests like the present."""
+    found, window = _within_reach(engine), engine.window
+    if found is None:
+        return {}
+    more = found.capacity.factor - found.arriving
+    tokens = {"prompt": found.load.prompt_tokens * more}
+    generated = window.increase("generation_tokens_total")
+    if generated is not None:
+        tokens["generation"] = generated / window.seconds * more
+    return tokens
+
+
+def first_limit(engine: EngineInputs) -> dict[str, float]:
+    """Return 1 for the limit that the load reaches first, 0 for the others; empty without a first token."""
+    found = demand(engine)
+    return {} if found is None else {limit: float(limit == found.capacity.limit) for limit in CAPACITY_LIMITS}
+
+
+def _within_reach(engine: EngineInputs) -> Demand | None:
+    """Return the demand; None also if no limit is known."""
+    found = demand(engine)
+    return None if found is None or found.capacity.limit == "unknown" else found
+
+
+def demand(engine: EngineInputs) -> Demand | None:
+    """Return the load and its capacity; None without a first token in the window, or if nothing can be trusted."""
+    if "demand" not in engine.shared:
+        engine.shared["demand"] = _demand(engine)
+    return cast("Demand | None", engine.shared["demand"])
+
+
+def _demand(engine: EngineInputs) -> Demand | None:
+    window = engine.window
+    first = window.observed(FIRST)
+    if trusted(engine) is not True or first is None or first.observations <= 0.0:
+        return None
+    load = _load(engine, first.observations)
+    if load is None:
+        return None
+    growth = window.latest.gauges.get("requests_waiting", 0.0) - (window.values("requests_waiting")[0] or 0.0)
+    return Demand(load, capacity(load), max(0.0, first.observations + growth) / first.observations)
+
+
+def _load(engine: EngineInputs, first_tokens: float) -> Load | None:
+    window, server, seconds = engine.window, engine.server, engine.window.seconds
+    budget = server.flag("max_num_batched_tokens")
+    learned = window.step_costs
+    costs, running = learned.estimate(budget), window.extent("requests_running")
+    if costs is None or running is None or seconds <= 0.0:
+        return None
+    gaps = window.observed(GAPS)
+    prompts, outputs = learned.prompts, learned.outputs
+    used = window.extent(USAGE)
+    adapters = server.adapters
+    slots = (adapters.slots if adapters else None) or server.flag("max_loras")
+    parts = [(x.mean, x.variation) for x in (prompts, outputs) if x.mean]
+    size = sum(mean for mean, _ in parts)
+    return Load(
+        requests=first_tokens / seconds,
+        prompt_tokens=max(0.0, computed_prompt_tokens(window.latest) - computed_prompt_tokens(window.oldest)) / seconds,
+        sequence_steps=(gaps.observations if gaps else 0.0) / seconds,
+        running=running.mean,
+        costs=costs,
+        threshold=server.settings.first_token_seconds(engine.model_name),
+        seats=_seats(engine),
+        cached_requests=running.mean / used.mean if used and used.mean > 0.0 and running.mean > 0.0 else inf,
+        budget=budget or DEFAULT_BUDGET,
+        slots=slots or inf,
+        adapters=server.adapters_in_use,
+        prompt_variation=prompts.variation,
+        output_variation=outputs.variation,
+        size_variation=sum(mean**2 * variation for mean, variation in parts) / size**2 if size else USUAL_VARIATION,
+    )
+
+
+def _seats(engine: EngineInputs) -> float:
+    return engine.server.flag("max_num_seqs") or engine.window.progress.seats or inf
 
 
 def _waited_all_the_time(window: Window) -> bool:

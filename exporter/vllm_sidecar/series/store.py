@@ -37,6 +37,7 @@ class WindowStore:
         """Signs of waiting clients."""
         self.in_flight: float | None = None
         """Open requests in the last value of `/load`; None if it does not count them."""
+        self._adapters: dict[str, float] = {}
         self.gaps = 0
         """How often the windows restarted because no poll had succeeded for too long."""
 
@@ -49,6 +50,11 @@ class WindowStore:
     def recent_restarts(self) -> int:
         """Restarts of the server in the last 15 minutes."""
         return self._restarts.recent(self.now)
+
+    @property
+    def adapters_in_use(self) -> int:
+        """Different LoRA adapters that had requests at a poll of the window."""
+        return len(self._adapters)
 
     @property
     def several(self) -> bool:
@@ -95,8 +101,15 @@ class WindowStore:
             window.append(at, reading)
         trackers = [window.progress for window in self.of(Scope.ENGINE).values()]
         self.front_end.follow(at, readings.groups.get(TARGET, EMPTY), trackers, self.in_flight)
+        self._follow_adapters(at, readings)
         self._at = self.now = at
         return change
+
+    def _follow_adapters(self, at: float, readings: Readings) -> None:
+        if readings.adapters is not None:
+            self._adapters |= dict.fromkeys((*readings.adapters.running, *readings.adapters.waiting), at)
+        if self._adapters:
+            self._adapters = {name: seen for name, seen in self._adapters.items() if at - seen <= self._length}
 
     def get(self, group: Group) -> Window | None:
         """Return the window of a group; None if the last poll did not have it."""

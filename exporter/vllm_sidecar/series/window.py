@@ -18,6 +18,7 @@ from vllm_sidecar.exposition.metric_values import Histogram
 from vllm_sidecar.quantiles.buckets import Observed
 from vllm_sidecar.series.progress import ProgressTracker
 from vllm_sidecar.series.readings import Reading
+from vllm_sidecar.series.step_costs import StepCosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -80,6 +81,13 @@ class Window:
         """Number of readings in the window."""
         self.progress = ProgressTracker()
         """State from poll to poll."""
+        self.step_costs = StepCosts()
+        """The durations of an engine's steps, learned beyond the window."""
+
+    @property
+    def oldest(self) -> Reading:
+        """The first reading of the window."""
+        return self._base
 
     def current(self) -> Iterable[tuple[float, Reading]]:
         """Return the readings of the window, oldest first, with their monotonic times."""
@@ -103,6 +111,7 @@ class Window:
         self.latest, self.now = reading, at
         self._cut()
         self.progress.follow(at, reading, polls[0][0])
+        self.step_costs.follow(at, reading)
 
     def resize(self, length: float, keep: float) -> None:
         """Rebuild the window from the stored polls; polls that were thinned out do not return."""

@@ -200,6 +200,7 @@ class Snapshotter:
             {group.labels: window for group, window in engines.items()},
             gpus,
             windows.front_end,
+            windows.adapters_in_use,
         )
         self._compute(TARGET, server, samples)
         models: dict[str, dict[str, Window]] = defaultdict(dict)

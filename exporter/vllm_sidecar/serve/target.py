@@ -37,6 +37,7 @@ from vllm_sidecar.serve.target_parts import (
     exceeded,
     make_prober,
     make_slo_counters,
+    objectives,
     poll_phase,
     why_no_metrics,
 )
@@ -156,7 +157,12 @@ class TargetLoop:
     def _use_derivation(self, target: Target, config: Config) -> None:
         self.target = target
         labels = (*(((("target", target.name),)) if target.name else ()), *sorted(target.labels.items()))
-        settings = DeriveSettings(config.windows.min_observations, config.progress.stall_after, config.limits.adapters)
+        settings = DeriveSettings(
+            config.windows.min_observations,
+            config.progress.stall_after,
+            config.limits.adapters,
+            objectives(config.slos),
+        )
         self._snapshotter = Snapshotter(self.name, labels, settings)
         self._gpu_join.warm_up = config.windows.length
         self._slo_counters = make_slo_counters(self._slo_counters, config.slos)

@@ -50,11 +50,16 @@ def make_prober(
     return known
 
 
+def objectives(slos: SloSettings) -> list[Objective]:
+    """Return the objectives of the configuration."""
+    return [Objective(each.name, LATENCIES[each.latency], each.threshold, each.model) for each in slos.latencies]
+
+
 def make_slo_counters(counted: SloCounters | None, slos: SloSettings) -> SloCounters | None:
     """Return the counters of these objectives, with their previous counts; None if they are disabled."""
     if not slos.enabled:
         return None
-    found = [Objective(each.name, LATENCIES[each.latency], each.threshold, each.model) for each in slos.latencies]
+    found = objectives(slos)
     if counted is None:
         return SloCounters(found, availability=slos.availability)
     counted.use(found, availability=slos.availability)

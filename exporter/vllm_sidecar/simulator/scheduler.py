@@ -39,6 +39,7 @@ class SimulatedEngine:
         self._arriving: deque[Request] = deque()
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
+        self._deferred = 0
         self._step: Step | None = None
         self._clock = 0.0
         self._pool = BlockPool(settings.num_gpu_blocks, caching=settings.enable_prefix_caching)
@@ -215,7 +216,7 @@ class SimulatedEngine:
             budget -= tokens
         waiting.extendleft(reversed(deferred))
         full = settings.max_loras and len(slots) >= settings.max_loras
-        self.meters.deferred = sum(request.adapter not in slots for request in waiting) if full else 0
+        self._deferred = sum(request.adapter not in slots for request in waiting) if full else 0
 
     def _count_admission(self, request: Request, hit_tokens: int) -> None:
         request.computed = hit_tokens
@@ -309,6 +310,8 @@ class SimulatedEngine:
     def _publish(self) -> None:
         meters = self.meters
         meters.running, meters.waiting = len(self._running), len(self._waiting)
+        # Counted with the queue of the last step: both gauges are of the same time.
+        meters.deferred = min(self._deferred, meters.waiting)
         meters.kv_usage = self._pool.used_ratio
         if self._settings.max_loras:
             meters.running_adapters = frozenset(request.adapter for request in self._running)

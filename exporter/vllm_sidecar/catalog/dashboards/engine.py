@@ -102,7 +102,7 @@ ENGINE_DASHBOARD = Dashboard(
                       Query("~recent_requests_running_mean", f"mean {ENGINE}", Color.HISTOGRAM, dashed=True), decimals=0),
                 lines("How many wait, and for what?", "Capacity: batch or KV cache. Deferred: a LoRA slot, a grammar or a transfer.", Unit.NONE,
                       Query("sum by (instance, target, engine, reason) (~requests_waiting)", f"{{{{reason}}}} {ENGINE}"), stacked=True, decimals=0),
-                lines("How near is it to its limits?", "Saturation for autoscalers, and the share of --max-num-seqs in use.", Unit.RATIO,
+                lines("How near is it to its limits?", "Load as a share of what fits within the objective, and the share of --max-num-seqs in use, which is lower.", Unit.RATIO,
                       Query("~saturation_ratio", f"saturation {ENGINE}", Color.WAITING),
                       Query("~recent_batch_occupancy_ratio", f"batch {ENGINE}", Color.RUNNING), most=1.0, empty=NO_SIDECAR),
                 lines("Which limit do they wait for?", LIMIT_HELP, Unit.NONE, Query("~admission_limit > 0", f"{{{{limit}}}} {ENGINE}"),

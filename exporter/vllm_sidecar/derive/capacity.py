@@ -1,0 +1,176 @@
+"""The load at which an engine breaks its objective for the time to the first token.
+
+A model of queues, because the answer cannot be observed before it is too late. At `factor` times the present load:
+
+- A step takes `fixed / (1 - factor * work)`, where `work` is the share of the time that prompts and sequences need
+  per second beyond the fixed part: steps get slower as the load rises, so requests stay longer and need more seats.
+- Seats (`--max-num-seqs`, or as many requests as the KV cache holds) are a queue of requests with many servers. Its
+  number of requests is a birth-death process with a step time that grows with them, and the wait of those who find all
+  seats taken is exponential (Erlang C).
+- Prompts share the token budget of a step: a queue with one server (M/G/1 in heavy traffic).
+- LoRA slots: a request whose adapter has none waits until an adapter in use has no request left.
+
+Each returns the share of the requests that wait for longer than the objective allows; the limit is reached where the
+sum exceeds the share that may miss it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb, exp, inf
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from vllm_sidecar.series.step_costs import Costs
+
+CAPACITY_LIMITS = ("batch", "kv_cache", "adapter", "prefill", "decode", "unknown")
+"""The limit that is reached first: all seats of --max-num-seqs are taken, the KV cache is full, all LoRA slots are
+taken, prompts need more than the token budget of the steps, decoding needs all the time, or it is unknown."""
+MISSING = 0.01
+"""Share of the requests that may miss the objective: the objectives of the catalog are 99 %."""
+MOST = 100.0
+"""Largest factor that is tried: a load a hundred times the present one is not predictable."""
+STRIDE = 1.5
+"""Factor between the loads that are tried first."""
+TOLERANCE = 1.01
+NEGLIGIBLE = 1e-6
+LONGEST_BUSY = 20.0
+"""Requests of one adapter with which its slot practically never becomes free."""
+DEFAULT_BUDGET = 2048.0
+"""vLLM's usual --max-num-batched-tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The present load of an engine, per second, and the limits that it approaches."""
+
+    requests: float
+    """Requests per second."""
+    prompt_tokens: float
+    """Prompt tokens per second that are computed."""
+    sequence_steps: float
+    """Sequences that take part in a step, summed over the steps of a second."""
+    running: float
+    """Mean of the running requests."""
+    costs: Costs
+    threshold: float
+    """Seconds within which the first token must arrive."""
+    seats: float = inf
+    """--max-num-seqs; infinite if unknown."""
+    cached_requests: float = inf
+    """Mean requests that fill the KV cache; infinite if unknown."""
+    budget: float = DEFAULT_BUDGET
+    slots: float = inf
+    """LoRA adapters in one batch."""
+    adapters: int = 0
+    """LoRA adapters in use."""
+    prompt_variation: float = 0.5
+    """Variance / mean squared of the length of prompts."""
+    output_variation: float = 0.5
+    size_variation: float = 0.5
+    """The same of prompt and answer together."""
+
+
+class Capacity(NamedTuple):
+    """The highest load within the objective, as a multiple of the present one, and the limit that it meets."""
+
+    factor: float
+    limit: str
+
+
+def capacity(load: Load) -> Capacity:
+    """Return where the objective breaks; for one that breaks without any load, where the queue grows without end."""
+    threshold = load.threshold if sum(misses(load, 1.0 / MOST, load.threshold).values()) <= MISSING else inf
+    low = high = 1.0 / MOST
+    # The smallest load counts: the share that waits for adapters falls again where every adapter is always in use.
+    while sum(misses(load, high, threshold).values()) <= MISSING:
+        low, high = high, STRIDE * high
+        if high > MOST:
+            return Capacity(MOST, "unknown")
+    while high / low > TOLERANCE:
+        middle = (low * high) ** 0.5
+        if sum(misses(load, middle, threshold).values()) > MISSING:
+            high = middle
+        else:
+            low = middle
+    found = misses(load, high, threshold)
+    return Capacity(low, max(found, key=found.__getitem__))
+
+
+def misses(load: Load, factor: float, threshold: float) -> dict[str, float]:
+    """Return the share of requests that wait for longer than `threshold` at each limit, at a multiple of the load."""
+    fixed, sequence, token = load.costs
+    prefill, decode = token * load.prompt_tokens, sequence * load.sequence_steps
+    if factor * (prefill + decode) >= 1.0:
+        return {"prefill" if prefill > decode else "decode": 1.0}
+    free, now = 1.0 - factor * prefill, max(1e-3, 1.0 - prefill)
+    growth = factor * decode / free
+    # As many requests run now as were measured; at a higher load each stays for as long as its steps are slower.
+    base = factor * load.running * max(0.0, 1.0 - decode / now) * now / free
+    running = base / (1.0 - growth)
+    step = fixed / (1.0 - factor * (prefill + decode))
+    patience = max(0.0, threshold - step)
+    found = {"prefill": _prefill(load, factor, running, patience)}
+    spread = 1.0 + load.size_variation
+    for limit, seats, unit in (("batch", load.seats, 1.0), ("kv_cache", load.cached_requests, spread)):
+        if seats < inf:
+            found[limit] = _seats(load, factor, seats / unit, base / unit, growth, patience)
+    if load.adapters > load.slots:
+        found["adapter"] = _adapters(load, factor, running, patience)
+    return found
+
+
+def _seats(load: Load, factor: float, seats: float, base: float, growth: float, patience: float) -> float:
+    """Return the share that waits for a seat for too long; `base + growth * n` requests run while n are inside."""
+    if base + growth * seats >= seats:
+        return 1.0
+    drain = factor * load.requests * (seats / (base + growth * seats) - 1.0)
+    waits = exp(-2.0 / (1.0 + load.output_variation) * drain * patience) if patience < inf else 0.0
+    return waits * _all_taken(seats, base, growth)
+
+
+def _all_taken(seats: float, base: float, growth: float) -> float:
+    """Return the probability that all seats are taken: Erlang C with a step time that grows with the requests."""
+    beyond = 1.0 / (1.0 - (base + growth * seats) / seats)
+    weight, below, inside = 1.0, 0.0, seats
+    while inside > 0.0:
+        arriving = base + growth * inside
+        weight *= inside / arriving if arriving > 0.0 else inf
+        below += weight
+        inside -= 1.0
+        if weight > 1e12 or (weight < NEGLIGIBLE * below and arriving > inside):
+            break
+    return beyond / (beyond + below)
+
+
+def _prefill(load: Load, factor: float, running: float, patience: float) -> float:
+    """Return the share whose prompt waits for the token budget for too long."""
+    if load.prompt_tokens <= 0.0 or load.requests <= 0.0:
+        return 0.0
+    fixed, sequence, token = load.costs
+    room = max(1.0, load.budget - running)
+    per_token = (fixed + sequence * running) / room + token
+    busy = factor * load.prompt_tokens * per_token
+    if busy >= 1.0:
+        return 1.0
+    seconds = load.prompt_tokens / load.requests * per_token
+    if patience == inf or seconds <= 0.0:
+        return 0.0
+    return exp(-2.0 * (1.0 - busy) * patience / (seconds * (1.0 + load.prompt_variation)))
+
+
+def _adapters(load: Load, factor: float, running: float, patience: float) -> float:
+    """Return the share that waits for a LoRA slot for too long, with adapters that are equally popular.
+
+    An adapter is in use with the probability of any arrival during a residence; a request is blocked if its own is not
+    and as many others are as there are slots. With all slots in use, each keeps its slot for the busy period of a queue
+    with unlimited servers, (exp(n) - 1) / rate, and the first to end frees one.
+    """
+    slots, others = int(load.slots), load.adapters - 1
+    used = 1.0 - exp(-running / load.adapters)
+    free = sum(comb(others, k) * used**k * (1.0 - used) ** (others - k) for k in range(slots))
+    blocked = (1.0 - used) * max(0.0, 1.0 - free)
+    each = running / slots
+    if each > LONGEST_BUSY or running <= 0.0:
+        return blocked
+    return blocked * exp(-patience * factor * load.requests / (exp(each) - 1.0))

@@ -1,0 +1,205 @@
+"""The cost of an engine's steps, learned from its own polls, and the requests that it serves.
+
+A step is modeled as `fixed + sequence * decoding sequences + prompt_token * prompt tokens`, in seconds. Every ten
+seconds of work are one observation of the mean step (the inter-token latency), of its sequences and of its prompt
+tokens. Older observations lose weight, so that the estimate follows a throttled GPU or longer contexts; intervals
+without work change nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from vllm_sidecar.exposition.metric_values import Histogram
+    from vllm_sidecar.series.readings import Reading
+
+INTERVAL = 10.0
+"""Seconds of one observation: long enough that the prompts counted in it were computed in it."""
+FORGET = 900.0
+"""Seconds of work after which an observation has lost 63 % of its weight."""
+FEWEST_TOKENS = 10.0
+"""Inter-token latencies of an interval below which it is not an observation of the mean step."""
+LARGEST_GROWTH = 1.0
+"""Largest expected growth of a step from none to `GROWTH_SEQUENCES` sequences, as a multiple of its fixed part."""
+GROWTH_SEQUENCES = 50.0
+COLD_REQUESTS = 5.0
+"""First requests of a process that are not observed: kernels are compiled while they wait."""
+OUTLIER = 4.0
+"""Largest prefill time of an interval, as a multiple of the usual one for its prompts: one hang is not a cost."""
+USUAL_VARIATION = 0.5
+"""Variance / mean squared of the lengths of chats."""
+OVERFLOW = 2.0
+"""Upper bound of the last bucket, as a multiple of its lower one."""
+
+STEPS = "iteration_tokens"
+GAPS = "inter_token_latency_seconds"
+PREFILL = "request_prefill_seconds"
+FIRST = "time_to_first_token_seconds"
+PROMPTS = "request_prompt_tokens"
+OUTPUTS = "request_generation_tokens"
+COUNTED = (STEPS, GAPS, PREFILL, FIRST, PROMPTS, OUTPUTS)
+
+
+@dataclass(slots=True)
+class Sizes:
+    """Mean and variation of a length in tokens; the buckets determine the variation, the sum the mean."""
+
+    count: float = 0.0
+    total: float = 0.0
+    middles: float = 0.0
+    """Sum of the middles of the buckets."""
+    squares: float = 0.0
+    """Sum of the squares, with the lengths spread evenly within their buckets."""
+
+    def add(self, keep: float, old: Histogram | None, new: Histogram | None) -> None:
+        """Keep a share of the weight, and add the observations between two readings of a histogram."""
+        self.count, self.total = keep * self.count, keep * self.total
+        self.middles, self.squares = keep * self.middles, keep * self.squares
+        if old is None or new is None or old.bounds != new.bounds:
+            return
+        before = lower = 0.0
+        for bound, was, count in zip(
+            (*new.bounds, OVERFLOW * new.bounds[-1]), old.cumulative, new.cumulative, strict=True
+        ):
+            grown = count - was
+            self.middles += (grown - before) * 0.5 * (lower + bound)
+            self.squares += (grown - before) * (lower**2 + lower * bound + bound**2) / 3.0
+            before, lower = grown, bound
+        self.count += before
+        self.total += (new.total or 0.0) - (old.total or 0.0)
+
+    @property
+    def mean(self) -> float | None:
+        """Their mean; None without any."""
+        return self.total / self.count if self.count > 0.0 else None
+
+    @property
+    def variation(self) -> float:
+        """Variance / mean squared; `USUAL_VARIATION` without any."""
+        return max(0.0, self.count * self.squares / self.middles**2 - 1.0) if self.middles > 0.0 else USUAL_VARIATION
+
+
+class Costs(NamedTuple):
+    """Seconds of a step: the fixed part, per decoding sequence, and per computed prompt token."""
+
+    fixed: float
+    sequence: float
+    prompt_token: float
+
+
+class _Base(NamedTuple):
+    at: float
+    computed: float
+    histograms: dict[str, Histogram]
+
+
+class StepCosts:
+    """Learns the costs of one engine between process restarts."""
+
+    def __init__(self) -> None:
+        self._base: _Base | None = None
+        self._weight = 0.0
+        self._sums = [0.0, 0.0, 0.0]
+        """Of the sequences, prompt tokens and seconds of a mean step."""
+        self._products = [0.0] * 6
+        """Of sequences x (sequences, prompt tokens, seconds), prompt tokens x (itself, seconds), seconds x itself."""
+        self._prefill_seconds = self._prefills = 0.0
+        self._computed = self._first_tokens = 0.0
+        self.prompts = Sizes()
+        """Prompts of finished requests."""
+        self.outputs = Sizes()
+        """Generated tokens of finished requests."""
+
+    def follow(self, at: float, reading: Reading) -> None:
+        """Take a newer reading."""
+        base = self._base
+        if base is not None and at - base.at < INTERVAL:
+            return
+        if GAPS not in reading.histograms and FIRST not in reading.histograms:
+            return
+        known = {name: reading.histograms[name] for name in COUNTED if name in reading.histograms}
+        self._base = _Base(at, computed_prompt_tokens(reading), known)
+        if base is not None:
+            self._learn(base, self._base)
+
+    def _learn(self, base: _Base, new: _Base) -> None:
+        grown = {name: _growth(base.histograms.get(name), found) for name, found in new.histograms.items()}
+        first, _ = grown.get(FIRST, (0.0, 0.0))
+        gaps, seconds = grown.get(GAPS, (0.0, 0.0))
+        if (first <= 0.0 and gaps <= 0.0) or _first_tokens(base) < COLD_REQUESTS:
+            return
+        elapsed, computed = new.at - base.at, max(0.0, new.computed - base.computed)
+        keep = exp(-elapsed / FORGET)
+        prefills, prefill_seconds = grown.get(PREFILL, (0.0, 0.0))
+        if self._prefill_seconds > 0.0 and self._computed > 0.0:
+            usual = self._prefill_seconds / self._computed * computed
+            prefill_seconds = min(prefill_seconds, OUTLIER * max(usual, self._prefill_seconds / self._prefills))
+        self._prefills = keep * self._prefills + prefills
+        self._prefill_seconds = keep * self._prefill_seconds + prefill_seconds
+        self._first_tokens = keep * self._first_tokens + first
+        self._computed = keep * self._computed + computed
+        for sizes, name in ((self.prompts, PROMPTS), (self.outputs, OUTPUTS)):
+            sizes.add(keep, base.histograms.get(name), new.histograms.get(name))
+        if gaps >= FEWEST_TOKENS and seconds > 0.0:
+            step = seconds / gaps
+            steps, _ = grown.get(STEPS, (0.0, 0.0))
+            # Prompts are computed at any time, gaps only observe the time in which sequences decode.
+            self._observe(keep, gaps / (steps or elapsed / step), computed / max(steps, elapsed / step), step)
+
+    def _observe(self, keep: float, sequences: float, prompt_tokens: float, seconds: float) -> None:
+        self._weight = keep * self._weight + 1.0
+        values = (sequences, prompt_tokens, seconds)
+        self._sums = [keep * old + value for old, value in zip(self._sums, values, strict=True)]
+        pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+        self._products = [keep * old + values[i] * values[j] for old, (i, j) in zip(self._products, pairs, strict=True)]
+
+    def estimate(self, budget: float | None) -> Costs | None:
+        """Return the costs; `budget` is --max-num-batched-tokens, None if unknown. None before the first observation.
+
+        The time of a prompt is its steps plus its tokens, so its tokens cost what the mean prefill takes beyond its
+        steps. The rest of the mean step is a line over its sequences, whose slope is drawn to 0 as long as the number
+        of sequences has varied too little to measure it (ridge regression).
+        """
+        if self._first_tokens <= 0.0 or self._computed <= 0.0:
+            prompt, prefill = 0.0, None
+        else:
+            prompt = self._computed / self._first_tokens
+            prefill = self._prefill_seconds / self._prefills if self._prefills > 0.0 else None
+        if self._weight <= 0.0:  # answers of one token have no gaps
+            return Costs(0.0, 0.0, prefill / prompt) if prefill and prompt else None
+        sequences, prompts, step = (total / self._weight for total in self._sums)
+        steps = max(1.0, -(-prompt // budget)) if budget else 1.0
+        token = max(0.0, prefill - steps * step) / prompt if prefill and prompt else 0.0
+        ss, sp, st, pp, pt, tt = (total / self._weight for total in self._products)
+        spread, together = ss - sequences**2, st - sequences * step - token * (sp - sequences * prompts)
+        noise = (tt - step**2) - 2.0 * token * (pt - prompts * step) + token**2 * (pp - prompts**2)
+        base = max(0.1 * step, step - token * prompts)
+        usual = LARGEST_GROWTH * base / GROWTH_SEQUENCES
+        slope = max(0.0, together) / (spread + max(noise, 1e-12) / (self._weight * usual**2))
+        slope = min(slope, 0.9 * base / sequences) if sequences > 0.0 else slope
+        return Costs(base - slope * sequences, slope, token)
+
+
+def computed_prompt_tokens(reading: Reading) -> float:
+    """Return the prompt tokens so far that were computed, not taken from a cache, as far as vLLM exposes it."""
+    counters = reading.counters
+    computed = counters.get(("prompt_tokens_by_source_total", "local_compute"))
+    if computed is not None:
+        return computed
+    cached = counters.get("prompt_tokens_cached_total", counters.get("prefix_cache_hit_tokens_total", 0.0))
+    return counters.get("prompt_tokens_total", 0.0) - cached
+
+
+def _first_tokens(base: _Base) -> float:
+    found = base.histograms.get(FIRST)
+    return found.cumulative[-1] if found else COLD_REQUESTS
+
+
+def _growth(old: Histogram | None, new: Histogram) -> tuple[float, float]:
+    """Return the observations between two readings and their sum."""
+    if old is None or old.bounds != new.bounds:
+        return 0.0, 0.0
+    return new.cumulative[-1] - old.cumulative[-1], (new.total or 0.0) - (old.total or 0.0)

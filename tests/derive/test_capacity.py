@@ -1,0 +1,111 @@
+"""The load at which the objective breaks, next to results that are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import factorial, inf
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from vllm_sidecar.derive.capacity import MISSING, MOST, Load, capacity, misses
+from vllm_sidecar.series.step_costs import Costs
+
+CHAT = Load(
+    requests=2.0,
+    prompt_tokens=400.0,
+    sequence_steps=400.0,
+    running=4.2,
+    costs=Costs(0.01, 0.0001, 0.00005),
+    threshold=2.5,
+    seats=32.0,
+)
+LONG_WAIT = 1e9
+
+
+def test_with_patience_the_batch_is_full_where_littles_law_fills_it() -> None:
+    """1 request takes 200 steps of 10 ms: 16 seats without any growth of the step serve 8 requests a second."""
+    load = replace(CHAT, costs=Costs(0.01, 0.0, 0.0), running=4.0, seats=16.0, threshold=LONG_WAIT)
+    found = capacity(load)
+    assert load.requests * found.factor == pytest.approx(8.0, rel=0.02)
+    assert found.limit == "batch"
+
+
+def test_steps_that_get_slower_lower_the_limit_more_than_the_seats_in_use_show() -> None:
+    steady = replace(CHAT, costs=Costs(0.01, 0.0, 0.0), threshold=LONG_WAIT)
+    growing = replace(CHAT, costs=Costs(0.008, 0.0005, 0.0), threshold=LONG_WAIT)
+    assert capacity(growing).factor < capacity(steady).factor == pytest.approx(32 / 4.2, rel=0.02)
+
+
+def test_the_share_that_finds_all_seats_taken_is_erlang_c() -> None:
+    servers, offered = 5, 3.0
+    load = replace(CHAT, costs=Costs(0.01, 0.0, 0.0), running=offered, seats=float(servers), prompt_tokens=0.0)
+    top = offered**servers / factorial(servers) * servers / (servers - offered)
+    erlang = top / (sum(offered**k / factorial(k) for k in range(servers)) + top)
+    assert misses(load, 1.0, 0.0)["batch"] == pytest.approx(erlang, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [
+        ({}, "batch"),
+        ({"cached_requests": 8.0}, "kv_cache"),
+        ({"prompt_tokens": 9000.0}, "prefill"),
+        ({"slots": 2.0, "adapters": 12}, "adapter"),
+        ({"seats": inf, "prompt_tokens": 0.0, "costs": Costs(0.01, 0.001, 0.0)}, "decode"),
+    ],
+    ids=["seats", "KV cache", "prompts", "adapters", "steps"],
+)
+def test_the_limit_that_is_met_first_is_named(changes: dict, limit: str) -> None:
+    assert capacity(replace(CHAT, **changes)).limit == limit
+
+
+def test_without_any_limit_none_is_named() -> None:
+    free = replace(CHAT, seats=inf, costs=Costs(0.01, 0.0, 0.0), prompt_tokens=0.0)
+    assert capacity(free) == (MOST, "unknown")
+
+
+def test_as_many_adapters_as_slots_limit_nothing() -> None:
+    assert "adapter" not in misses(replace(CHAT, slots=4.0, adapters=4), 1.0, 2.5)
+
+
+def test_a_thousand_adapters_are_counted_with_finite_numbers() -> None:
+    assert 0.0 < capacity(replace(CHAT, slots=60.0, adapters=2000, seats=256.0)).factor < MOST
+
+
+def test_an_objective_that_breaks_without_load_leaves_the_largest_stable_load() -> None:
+    slow = replace(CHAT, costs=Costs(5.0, 0.0, 0.0))
+    assert capacity(slow).factor == pytest.approx(capacity(replace(slow, threshold=LONG_WAIT)).factor, rel=0.1)
+
+
+LOADS = st.builds(
+    Load,
+    requests=st.floats(0.05, 50.0),
+    prompt_tokens=st.floats(0.0, 15_000.0),
+    sequence_steps=st.floats(1.0, 5000.0),
+    running=st.floats(0.05, 200.0),
+    costs=st.builds(Costs, st.floats(0.001, 0.2), st.floats(0.0, 0.002), st.floats(0.0, 0.0005)),
+    threshold=st.floats(0.05, 20.0),
+    seats=st.sampled_from((1.0, 16.0, 256.0, inf)),
+    cached_requests=st.floats(0.5, 500.0) | st.just(inf),
+    slots=st.sampled_from((1.0, 4.0, inf)),
+    adapters=st.integers(0, 40),
+)
+
+
+@given(LOADS)
+def test_the_factor_is_where_the_objective_breaks(load: Load) -> None:
+    found = capacity(load)
+    assert 1.0 / MOST <= found.factor <= MOST
+    if found.limit != "unknown":
+        assert max(misses(load, 1.02 * found.factor, load.threshold).values()) > MISSING / 5
+
+
+@given(LOADS)
+def test_a_longer_threshold_and_more_seats_never_lower_the_capacity(load: Load) -> None:
+    """An objective that breaks without load is ignored, and one that can be kept with more seats is not."""
+    assume(sum(misses(load, 1.0 / MOST, load.threshold).values()) <= MISSING)
+    lowest = 0.98 * capacity(load).factor
+    assert capacity(replace(load, threshold=2.0 * load.threshold)).factor >= lowest
+    assert capacity(replace(load, seats=inf)).factor >= lowest

@@ -1,0 +1,146 @@
+"""Costs of steps, learned from polls of an engine whose costs are known."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from readings import histogram, reading, window
+
+from vllm_sidecar.exposition.metric_values import Histogram
+from vllm_sidecar.series.step_costs import Costs, StepCosts, computed_prompt_tokens
+
+TRUTH = Costs(0.02, 0.0004, 0.0001)
+PROMPT = 300.0
+
+
+def polls(seconds: int, truth: Costs = TRUTH, *, seed: int = 1, begin: float = 0.0) -> list[dict]:
+    """Return a poll each second of an engine whose number of sequences wanders."""
+    rng, made, sequences = random.Random(seed), [], 8.0
+    steps = gaps = spent = firsts = prefill = begin
+    for _ in range(seconds):
+        made.append({
+            "iteration_tokens": histogram(steps, 0, 0, 0),
+            "inter_token_latency_seconds": histogram(gaps, 0, 0, 0, total=spent),
+            "time_to_first_token_seconds": histogram(firsts, 0, 0, 0),
+            "request_prefill_seconds": histogram(firsts, 0, 0, 0, total=prefill),
+            "prompt_tokens_total": PROMPT * firsts,
+        })  # fmt: skip
+        sequences = min(20.0, max(1.0, sequences + rng.uniform(-2.0, 2.0)))
+        rate = rng.choice((1, 2, 3))
+        alone = truth.fixed + truth.sequence * sequences
+        step = alone / (1.0 - truth.prompt_token * rate * PROMPT)
+        steps, gaps, spent = steps + 1.0 / step, gaps + sequences / step, spent + sequences
+        firsts, prefill = firsts + rate, prefill + rate * (step + truth.prompt_token * PROMPT)
+    return made
+
+
+def learned(seen: list[dict]) -> StepCosts:
+    return window(*seen).step_costs
+
+
+def test_the_costs_of_a_step_are_found() -> None:
+    found = learned(polls(600)).estimate(2048.0)
+    assert found is not None
+    assert found.fixed == pytest.approx(TRUTH.fixed, rel=0.05)
+    assert found.sequence == pytest.approx(TRUTH.sequence, rel=0.15)
+    assert found.prompt_token == pytest.approx(TRUTH.prompt_token, rel=0.05)
+
+
+def test_a_gpu_that_becomes_slower_is_followed_within_an_hour() -> None:
+    costs, fast, slow = StepCosts(), polls(601), polls(3600, Costs(0.06, 0.0004, 0.0001))
+    for at, seen in enumerate(fast):
+        costs.follow(float(at), reading(seen))
+    for at, seen in enumerate(slow):
+        costs.follow(601.0 + at, reading({name: plus(value, fast[-1][name]) for name, value in seen.items()}))
+    found = costs.estimate(None)
+    assert found is not None
+    assert found.fixed == pytest.approx(0.06, rel=0.1)
+
+
+def plus(one: float | Histogram, other: float | Histogram) -> float | Histogram:
+    """Return the later value of a counter that continues from another one."""
+    if not isinstance(one, Histogram) or not isinstance(other, Histogram):
+        return one + other  # type: ignore[operator]
+    cumulative = tuple(map(sum, zip(one.cumulative, other.cumulative, strict=True)))
+    return Histogram(one.bounds, cumulative, (one.total or 0.0) + (other.total or 0.0))
+
+
+def test_constant_sequences_cost_nothing_that_was_not_measured() -> None:
+    """One number of sequences cannot show what another costs: the whole step is the fixed part."""
+    step, seen = 0.03, list[dict]()
+    for i in range(120):
+        gaps = 5.0 * i / step
+        seen.append({
+            "iteration_tokens": histogram(i / step, 0, 0, 0),
+            "inter_token_latency_seconds": histogram(gaps, 0, 0, 0, total=gaps * step),
+        })  # fmt: skip
+    found = learned(seen).estimate(None)
+    assert found == pytest.approx((step, 0.0, 0.0), abs=1e-6)
+
+
+def test_answers_of_one_token_are_prompts_alone() -> None:
+    seen = [
+        {
+            "time_to_first_token_seconds": histogram(i, 0, 0, 0),
+            "request_prefill_seconds": histogram(i, 0, 0, 0, total=0.2 * i),
+            "prompt_tokens_total": 1000.0 * i,
+        }
+        for i in range(30)
+    ]
+    assert learned(seen).estimate(2048.0) == pytest.approx((0.0, 0.0, 0.0002))
+
+
+def test_nothing_is_known_of_an_idle_engine() -> None:
+    still = {"inter_token_latency_seconds": histogram(9, 0, 0, 0, total=1.0), "prompt_tokens_total": 9.0}
+    assert learned([still] * 60).estimate(2048.0) is None
+
+
+def test_an_idle_hour_forgets_nothing() -> None:
+    seen = polls(301)
+    assert learned([*seen, *[seen[-1]] * 3600]).estimate(None) == learned(seen).estimate(None)
+
+
+@pytest.mark.parametrize(
+    ("counters", "expected"),
+    [
+        ({("prompt_tokens_by_source_total", "local_compute"): 30.0, "prompt_tokens_total": 100.0}, 30.0),
+        ({"prompt_tokens_total": 100.0, "prompt_tokens_cached_total": 60.0}, 40.0),
+        ({"prompt_tokens_total": 100.0, "prefix_cache_hit_tokens_total": 70.0}, 30.0),
+        ({"prompt_tokens_total": 100.0}, 100.0),
+    ],
+    ids=["by source", "cached ones", "hits of the prefix cache", "all that is known"],
+)
+def test_prompt_tokens_from_a_cache_cost_nothing(counters: dict, expected: float) -> None:
+    assert computed_prompt_tokens(reading(counters)) == expected
+
+
+def test_lengths_vary_as_their_buckets_show() -> None:
+    spread = [{"time_to_first_token_seconds": histogram(i, 0, 0, 0),
+               "request_prompt_tokens": histogram(i, 0, 0, i, total=5.0 * i)} for i in range(30)]  # fmt: skip
+    same = [{"time_to_first_token_seconds": histogram(i, 0, 0, 0),
+             "request_prompt_tokens": histogram(0, 0, 2 * i, 0, total=6.0 * i)} for i in range(30)]  # fmt: skip
+    assert learned(spread).prompts.variation > 0.5 > 0.1 > learned(same).prompts.variation
+    assert learned(same).prompts.mean == pytest.approx(3.0)
+
+
+def test_one_prefill_that_hangs_for_half_a_minute_is_not_the_cost_of_a_prompt() -> None:
+    seen = polls(601)
+    for i in range(300, 601):
+        prefill = seen[i]["request_prefill_seconds"]
+        seen[i]["request_prefill_seconds"] = prefill._replace(total=prefill.total + 30.0)
+    found = learned(seen).estimate(2048.0)
+    assert found is not None
+    assert found.prompt_token == pytest.approx(TRUTH.prompt_token, rel=0.3)
+
+
+def test_the_first_requests_of_a_process_are_not_observed() -> None:
+    slow = [
+        {
+            "time_to_first_token_seconds": histogram(min(i, 4), 0, 0, 0),
+            "request_prefill_seconds": histogram(min(i, 4), 0, 0, 0, total=20.0 * min(i, 4)),
+            "prompt_tokens_total": 100.0 * min(i, 4),
+        }
+        for i in range(60)
+    ]
+    assert learned(slow).estimate(2048.0) is None
