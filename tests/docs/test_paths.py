@@ -8,7 +8,9 @@ from markdown_files import ROOT, documents
 
 FOLDERS = ("exporter", "rules", "dashboards", "docs", "tests", "deploy", ".ci", ".github")
 NAMED = re.compile(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|yaml|yml|json|c|prom|toml|tmpl)|(?:[a-z_]+/)+)`")
-OF_USERS = re.compile(r"profile\.json|inference-perf(-prefix)?\.yaml|mine\.yaml|thresholds\.yaml|metrics\.md|.*/etc/.*")
+OF_USERS = re.compile(
+    r"profile\.json|metrics\.prom|inference-perf(-prefix)?\.yaml|mine\.yaml|thresholds\.yaml|metrics\.md|.*/etc/.*"
+)
 """Files that readers have or make themselves, and names of pages that stand for their links."""
 HISTORY = "CHANGELOG.md"
 """Names what was there once."""

@@ -130,7 +130,7 @@ def windows(data: bytes) -> None:
         rows = {(name, *labels): value for name, labels, value in slos.rows(up=False)}
         assert all(value >= before.get(key, 0.0) and isfinite(value) for key, value in rows.items())
         before = rows
-        snapshot = snapshotter.take(found, store, ServerIdentity(), UP, slos=slos.rows(up=True))
+        snapshot = snapshotter.take(found, store, ServerIdentity(), UP, counted=slos.rows(up=True))
         assert not snapshotter._broken, snapshotter._broken
         assert all(_is_finite(value) for series in snapshot.samples.values() for _, value in series)
         status((snapshot,))

@@ -31,7 +31,8 @@ BEYOND = {
     "bad-address-port-too-high", "bad-address-bad-ipv6", "bad-header-line-break", "bad-duplicate-key",
     "bad-discovery-and-simulated-gpus", "bad-discovery-and-gpu-only", "bad-discovery-and-vllm", "bad-discovery-shard",
     "bad-discovery-target-socket", "bad-discovery-target-brace", "bad-discovery-file-without-files",
-    "bad-recursive-alias", "bad-yaml-syntax", "bad-yaml-tag", "bad-yaml-two-documents",
+    "bad-otlp-interval-short", "bad-canary-expectations", "bad-canary-url-of-several", "bad-canary-too-often",
+    "bad-canary-no-prompt", "bad-recursive-alias", "bad-yaml-syntax", "bad-yaml-tag", "bad-yaml-two-documents",
 }  # fmt: skip
 """Mistakes that no schema can find: they depend on other values, on files, or are none of the shape."""
 

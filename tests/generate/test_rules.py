@@ -107,7 +107,7 @@ def test_a_page_is_about_a_model_and_there_are_few_of_them() -> None:
     groups = alert_groups(Thresholds()) + slo_rules(Thresholds()).groups
     every = [rule for group in groups for rule in group["rules"] if "alert" in rule]
     pages = {rule["alert"]: rule for rule in every if rule["labels"]["severity"] == "page"}
-    assert len(pages) <= 10
+    assert len(pages) <= 12  # two of them are about the canary, which is off by default
     for rule in pages.values():
         known = promql.labels(promql.parse(rule["expr"]))
         assert known <= {"cluster", "namespace", "job", "model_name"} or "slo" in rule["labels"], rule["alert"]

@@ -106,10 +106,14 @@ TRUTHS: Mapping[str, Truth] = {
 }  # fmt: skip
 
 SCORE = "a score, whose parts are in this table: no log says how near a server is to its limits"
+CALIBRATED = "a prediction for loads that were not sent; tests/derive/test_saturation_calibrated.py sends them"
 GPUS = "a request log has no GPUs; tests/derive and the hardware test compare it with power and energy"
 WITHOUT: Mapping[str, str] = {
     "kv_cache_pressure_ratio": SCORE,
     "saturation_ratio": SCORE,
+    "headroom_requests_per_second": CALIBRATED,
+    "headroom_tokens_per_second": CALIBRATED,
+    "capacity_limit": CALIBRATED,
     "stall_corroborated": "evidence for `stalled`, which is in this table",
     "recent_gpu_tokens_per_joule": GPUS,
     "recent_gpu_request_watts": GPUS,

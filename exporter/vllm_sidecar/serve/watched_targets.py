@@ -37,7 +37,7 @@ class WatchedTargets:
         group: asyncio.TaskGroup,
         exporter: Exporter,
         gpus: Callable[[], GpuMonitor | None],
-        make: Callable[..., TargetLoop] = TargetLoop,
+        make: Callable[..., TargetLoop] | None = None,
     ) -> None:
         self._group = group
         self._make = make
@@ -96,7 +96,7 @@ class WatchedTargets:
         left = self._left.get(target.name or "")
         if left is not None and target.is_same_server(left[0].target):
             return left[0]
-        return self._make(target, config, self._exporter.changed, gpus=self._gpus)
+        return (self._make or TargetLoop)(target, config, self._exporter.changed, gpus=self._gpus)
 
     async def _start_new(self, target_loop: TargetLoop, target: Target, config: Config) -> None:
         left = self._left.pop(target_loop.name, None)
