@@ -161,11 +161,11 @@ def test_no_answer_is_an_error_of_scripts(capsys: pytest.CaptureFixture[str]) ->
 
 def test_credentials_of_the_configuration_are_not_sent_to_sidecars(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm_sidecar.cli import parser
-    from vllm_sidecar.tools.targets import sidecar_configuration
+    from vllm_sidecar.tools.targets import other_server
 
     monkeypatch.setenv("VLLM_SIDECAR_VLLM_BEARER_TOKEN", "secret")
     arguments = parser("top").parse_args(["top", "--from", "http://h:1"])
-    assert sidecar_configuration(arguments, "http://h:1").vllm.bearer_token is None
+    assert other_server(arguments, "http://h:1").vllm.bearer_token is None
 
 
 @pytest.mark.parametrize("arguments", [("h:8000",), ("--from", "h:10190")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from yarl import URL
@@ -14,6 +15,8 @@ from vllm_sidecar.config.flags import add_server_flags, file_of, given_flags
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
+
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +53,8 @@ def configuration(arguments: argparse.Namespace, urls: Sequence[str], settings: 
     return configs[0].model_copy(update={"vllm": SoleTarget(), "targets": targets})
 
 
-def sidecar_configuration(arguments: argparse.Namespace, url: str) -> Config:
-    """Return how to reach a running sidecar: with the flags that were given.
+def other_server(arguments: argparse.Namespace, url: str, settings: Mapping[str, object] = _NOTHING) -> Config:
+    """Return how to reach a running sidecar or Prometheus: with the flags that were given, and further values.
 
     Neither the file nor the environment is read: their credentials are those of vLLM, and not for other addresses.
 
@@ -59,7 +62,7 @@ def sidecar_configuration(arguments: argparse.Namespace, url: str) -> Config:
         ConfigError: With every mistake found.
     """
     flags = {name: value for name, value in given_flags(arguments).items() if name != "config.file"}
-    return load(None, {**flags, "vllm.url": url}, {})
+    return load(None, {**flags, **settings, "vllm.url": url}, {})
 
 
 def _named(config: Config, name: str) -> NamedTarget:

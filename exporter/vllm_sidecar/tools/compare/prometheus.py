@@ -5,11 +5,10 @@ The raw samples of a window are read, not rates: every scrape is a poll, and inc
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.reasons import HINTS, PollError, Reason
@@ -20,6 +19,7 @@ from vllm_sidecar.tools.compare.exported import canonical, values_from
 from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts
 from vllm_sidecar.tools.compare.measures import COUNTERS, GAUGES, HISTOGRAMS
 from vllm_sidecar.tools.compare.observation import Growth, Observation, bounds_of
+from vllm_sidecar.tools.prometheus_api import OtherProgramError, raw_samples, unix_time
 from vllm_sidecar.vllm.client import Client
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.config import Config
     from vllm_sidecar.tools.compare.exported import Sample
+    from vllm_sidecar.tools.prometheus_api import Series
 
 Server = tuple[tuple[str, str], ...]
 """The labels that distinguish servers: those that the sidecar did not write."""
@@ -68,9 +69,9 @@ async def stored(config: Config, window: Window, name: str, show: Callable[[str]
         queries = list(_queries(window.matchers))
         for number, query in enumerate(queries):
             show(f"reading {window.text}: {number / len(queries):.0%}")
-            for server, name_of, labels, values in await _series(client, query, window):
-                for at, value in values:
-                    found[server][at].append((name_of, labels, value))
+            for server, metric, (labels, samples) in await _series(client, query, window):
+                for at, value in samples:
+                    found[server][at].append((metric, labels, value))
     if not found:
         raise UserError(
             f"Prometheus has no {PREFIX}* series in {window.text}; check --at and --selector, and that it "
@@ -95,30 +96,19 @@ def _queries(matchers: str) -> Iterator[str]:
         yield f'{{__name__=~"{names}"{more}}}'
 
 
-async def _series(
-    client: Client, query: str, window: Window
-) -> list[tuple[Server, str, dict[str, str], list[tuple[float, float]]]]:
-    parameters = [("query", f"{query}[{format_duration(window.seconds)}]"), ("time", f"{window.end:.3f}")]
+async def _series(client: Client, selector: str, window: Window) -> Iterator[tuple[Server, str, Series]]:
     try:
-        answer = await client.get("/api/v1/query", query=parameters, accept="application/json")
-        data = json.loads(answer.body)["data"]
-        if data["resultType"] != "matrix":
-            raise ValueError("not a matrix")  # noqa: TRY301 - reported like any other answer of another program
-        return [row for each in data["result"] if (row := _row(each)) is not None]
+        found = await raw_samples(client, selector, window.seconds, window.end, None)
     except PollError as error:
         hint = _HINTS.get(error.reason, HINTS[error.reason])
         raise UserError(f"Prometheus: {error.reason}: {error.detail}. {hint}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except OtherProgramError:
         raise UserError("the address answers, but not as the HTTP API of Prometheus; name it without /api/v1") from None
+    return ((_server(each[0]), name, each) for each in found if (name := canonical(each[0].get("__name__", ""))))
 
 
-def _row(result: dict[str, Any]) -> tuple[Server, str, dict[str, str], list[tuple[float, float]]] | None:
-    labels: dict[str, str] = result["metric"]
-    name = canonical(labels["__name__"])
-    if name is None:
-        return None
-    server = tuple(sorted((key, value) for key, value in labels.items() if key not in _OWN))
-    return server, name, labels, [(float(at), float(value)) for at, value in result["values"]]
+def _server(labels: dict[str, str]) -> Server:
+    return tuple(sorted((key, value) for key, value in labels.items() if key not in _OWN))
 
 
 def _observation(found: Stored, window: Window, name: str) -> Observation:
@@ -166,9 +156,6 @@ def time_of(text: str, now: float) -> float:
             return now
         if text.startswith("now-"):
             return now - parse_duration(text.removeprefix("now-"), 10 * 365 * 86_400.0)
-        if text.replace(".", "", 1).isdecimal():
-            return float(text)
-        found = datetime.fromisoformat(text)
+        return unix_time(text)
     except ValueError:
         raise ValueError(allowed) from None
-    return found.replace(tzinfo=found.tzinfo or UTC).timestamp()

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vllm_sidecar.config import load
-from vllm_sidecar.config.flags import given_flags
+from vllm_sidecar.config import format_duration
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.tools.compare.observation import SIDECAR
-from vllm_sidecar.tools.targets import configuration
+from vllm_sidecar.tools.targets import configuration, other_server
 
 if TYPE_CHECKING:
     import argparse
@@ -115,19 +114,9 @@ async def _only(one: Coroutine[Any, Any, Observation]) -> list[Observation]:
 
 
 def _config(arguments: argparse.Namespace, url: str, settings: dict[str, object]) -> Config:
-    """Return a configuration for a sidecar or Prometheus: with the flags, but without the file and the environment.
-
-    These may hold the token of vLLM, which no other server should get.
-    """
-    limits = {"scrape.timeout": _duration(arguments.timeout), "scrape.connect_timeout": _duration(arguments.timeout)}
-    flags = {name: value for name, value in given_flags(arguments).items() if name != "config.file"}
-    return load(None, {**flags, **limits, **settings, "vllm.url": url}, {})
-
-
-def _duration(seconds: float) -> str:
-    from vllm_sidecar.config import format_duration
-
-    return format_duration(seconds)
+    """Return a configuration for a sidecar or Prometheus."""
+    limit = format_duration(arguments.timeout)
+    return other_server(arguments, url, {"scrape.timeout": limit, "scrape.connect_timeout": limit, **settings})
 
 
 def _given(

@@ -6,11 +6,11 @@ import asyncio
 import math
 import time
 from argparse import ArgumentTypeError
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.logs import UserError, print_error
+from vllm_sidecar.tools.prometheus_api import unix_time
 from vllm_sidecar.tools.recording.command import duration
 from vllm_sidecar.tools.targets import add_config_arguments, configuration
 from vllm_sidecar.tools.terminal import Progress, without_log
@@ -91,14 +91,9 @@ def _whole(text: str) -> int:
 
 def _time(text: str) -> float:
     try:
-        return float(text) if text.replace(".", "", 1).isdigit() else _moment(text)
+        return unix_time(text)
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is neither a Unix time nor a time such as 2027-01-15T08:00:00Z") from None
-
-
-def _moment(text: str) -> float:
-    found = datetime.fromisoformat(text)
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.catalog.types import PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.logs import UserError
+from vllm_sidecar.tools.prometheus_api import OtherProgramError, raw_samples
 from vllm_sidecar.tools.shape.canonical import NAMES, OWN_LABELS, readings_of
 from vllm_sidecar.tools.shape.traffic import LONGEST_GAP, PROMPTS, ServerFollower, Traffic
 from vllm_sidecar.vllm.client import Client
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from vllm_sidecar.config import Config
+    from vllm_sidecar.tools.prometheus_api import Series
 
     Sample = tuple[str, Mapping[str, str], float]
     Polls = dict[tuple[tuple[str, str], ...], dict[float, list[Sample]]]
@@ -58,8 +59,7 @@ async def prometheus(
     async with Client(config.vllm, config.scrape) as client:
         for number, name in enumerate(NAMES):
             show(f"reading {name} ({number + 1} of {len(NAMES)})")
-            query = f"{name}{{{select}}}[{max(1, round(window))}s]"
-            for labels, samples in await _query(client, query, end, timeout_seconds):
+            for labels, samples in await _query(client, f"{name}{{{select}}}", end, window, timeout_seconds):
                 server = tuple(sorted(item for item in labels.items() if item[0] not in OWN_LABELS))
                 for at, value in samples:
                     polls[server][at].append((name, labels, value))
@@ -103,25 +103,11 @@ def _traffic(source: str, polls: Polls) -> Traffic:
     return traffic
 
 
-async def _query(
-    client: Client, query: str, end: float, timeout_seconds: float
-) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
-    """Return the raw samples of a range selector.
-
-    Raises:
-        UserError: Prometheus refuses the query, or something else answers.
-    """
-    pairs = (("query", query), ("time", f"{end:.3f}"))
+async def _query(client: Client, selector: str, end: float, window: float, timeout_seconds: float) -> list[Series]:
     try:
-        answer = await client.get("/api/v1/query", query=pairs, accept="application/json", timeout=timeout_seconds)
-        found: dict[str, Any] = json.loads(answer.body)
-        return [
-            ({str(name): str(value) for name, value in each["metric"].items()},
-             [(float(at), float(value)) for at, value in each["values"]])
-            for each in found["data"]["result"]
-        ]  # fmt: skip
+        return await raw_samples(client, selector, window, end, timeout_seconds)
     except PollError as error:
         hint = _HINTS.get(error.reason, error.reason.hint)
         raise UserError(f"Prometheus cannot be read: {error.detail}. {hint}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except OtherProgramError:
         raise UserError("the address of --prometheus answers, but not as Prometheus does") from None

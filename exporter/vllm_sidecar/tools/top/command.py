@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.logs import UserError, print_error
 from vllm_sidecar.tools.recording.command import duration
-from vllm_sidecar.tools.targets import add_config_arguments, configuration, names, sidecar_configuration
+from vllm_sidecar.tools.targets import add_config_arguments, configuration, names, other_server
 from vllm_sidecar.tools.terminal import Progress, without_log
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _feeds(arguments: argparse.Namespace) -> list[Feed]:
     from vllm_sidecar.tools.top.feeds import PolledServers, RunningSidecar
 
     sidecars = list(dict.fromkeys(arguments.sidecars))
-    configs = [sidecar_configuration(arguments, url) for url in sidecars]
+    configs = [other_server(arguments, url) for url in sidecars]
     found: list[Feed] = [
         RunningSidecar(name, config, arguments.timeout) for name, config in zip(names(sidecars), configs, strict=True)
     ]
