@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import json
 import os
@@ -20,7 +19,6 @@ import planned
 import pytest
 import recorded
 import yaml
-from aiohttp import web
 from places import CAPTURES, EXPORTER, ROOT
 from prometheus_process import configuration, job, prometheus
 from sidecar_process import sidecar
@@ -334,28 +332,6 @@ def test_several_models_need_a_choice(tmp_path: Path, capsys: pytest.CaptureFixt
     code, out, _ = shape(capsys, path, "--model", "other", "--format", "json")
     assert (code, json.loads(out)["model"]) == (0, "other")
     assert "no engine of the model third was seen" in shape(capsys, path, "--model", "third")[2]
-
-
-@pytest.mark.slow
-async def test_a_server_that_wants_a_token_says_so() -> None:
-    async def refuse(_: web.Request) -> web.Response:
-        return web.Response(status=401)
-
-    app = web.Application()
-    app.router.add_get("/metrics", refuse)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = "http://{}:{}".format(*runner.addresses[0][:2])
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vllm_sidecar", "shape", url, "--window", "2s"),
-        env=os.environ | {"PYTHONPATH": str(EXPORTER)},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, err = await process.communicate()
-    await runner.cleanup()
-    assert process.returncode == 1
-    assert b"no traffic was seen: http_401" in err
 
 
 @pytest.mark.slow

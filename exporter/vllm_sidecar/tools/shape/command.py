@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.logs import UserError, print_error
 from vllm_sidecar.tools.prometheus_api import unix_time
 from vllm_sidecar.tools.recording.command import duration
-from vllm_sidecar.tools.targets import add_config_arguments, configuration
+from vllm_sidecar.tools.targets import add_config_arguments, configuration, other_server
 from vllm_sidecar.tools.terminal import Progress, without_log
 
 if TYPE_CHECKING:
@@ -158,9 +158,10 @@ def _traffic(arguments: argparse.Namespace, progress: Progress) -> Traffic:
 
     given, window = arguments.sources, arguments.window
     if arguments.sidecar:
-        return asyncio.run(sidecar.sidecar(arguments.sidecar, window or LIVE_SECONDS, arguments.timeout, progress.show))
+        config = other_server(arguments, arguments.sidecar)
+        return asyncio.run(sidecar.sidecar(config, window or LIVE_SECONDS, arguments.timeout, progress.show))
     if arguments.prometheus:
-        config = configuration(arguments, [arguments.prometheus], {})
+        config = other_server(arguments, arguments.prometheus)
         end = time.time() if arguments.at is None else arguments.at
         past = window or PAST_SECONDS
         return asyncio.run(prometheus.prometheus(config, arguments.select, end, past, arguments.timeout, progress.show))

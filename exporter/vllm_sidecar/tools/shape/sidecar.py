@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.reasons import PollError
 from vllm_sidecar.catalog.types import PREFIX
-from vllm_sidecar.config import Config, format_duration
+from vllm_sidecar.config import format_duration
 from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.logs import UserError
+from vllm_sidecar.redaction import public
 from vllm_sidecar.tools.shape.canonical import NAMES, readings_of
 from vllm_sidecar.tools.shape.traffic import LONGEST_GAP, ServerFollower, Traffic
 from vllm_sidecar.vllm.client import Client
@@ -20,20 +21,20 @@ from vllm_sidecar.vllm.client import Client
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vllm_sidecar.config import Config
     from vllm_sidecar.exposition.layout import Exposition
 
 TICK = 1.0
 _NAMES = frozenset(NAMES)
 
 
-async def sidecar(url: str, seconds: float, timeout_seconds: float, show: Callable[[str], None]) -> Traffic:
+async def sidecar(config: Config, seconds: float, timeout_seconds: float, show: Callable[[str], None]) -> Traffic:
     """Follow a sidecar for so many seconds, or until SIGINT.
 
     Raises:
         UserError: It cannot be reached at all, or is not a sidecar.
     """
-    config = Config.model_validate({"vllm": {"url": url}})
-    traffic, followers = Traffic(f"sidecar {url}"), dict[str, ServerFollower]()
+    traffic, followers = Traffic(f"sidecar {public(config.vllm.url)}"), dict[str, ServerFollower]()
     parser, stop = DifferentialParser(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
