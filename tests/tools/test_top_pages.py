@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from vllm_sidecar.tools.top.drawing import ASCII, UNICODE, Trail, fit, sparkline, width_of, wrapped
-from vllm_sidecar.tools.top.families import KEYS, combined
+from vllm_sidecar.tools.top.families import FAMILIES, combined
 from vllm_sidecar.tools.top.figures import Unit, figure
 from vllm_sidecar.tools.top.once import as_json, text
 from vllm_sidecar.tools.top.pages import Shown, lines_of
@@ -255,7 +255,7 @@ def test_history_of_engines_is_combined_by_time() -> None:
 
 
 def test_nothing_combined_is_unknown() -> None:
-    assert combined(()) == dict.fromkeys(KEYS)
+    assert combined(()) == dict.fromkeys(family.key for family in FAMILIES)
 
 
 def test_words_are_wrapped_and_the_last_line_is_cut() -> None:

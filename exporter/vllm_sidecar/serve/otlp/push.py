@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_sidecar.catalog.otlp import OTLP_METRICS, PUSH_HINTS, PushReason
+from vllm_sidecar.catalog.otlp import PUSH_HINTS, PushReason
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.exposition import labels_text
 from vllm_sidecar.exposition.metric_values import Histogram
@@ -46,7 +46,6 @@ GZIP_LEVEL = 1
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 LAST_SECONDS = 2.0
 """Most seconds for the last push when the program ends."""
-_HISTOGRAMS = frozenset(each.signal for each in OTLP_METRICS)
 
 _log = logging.getLogger(__name__)
 

@@ -77,7 +77,6 @@ FAMILIES = (
     Family("output", "output tokens/s", "OUT/S", Unit.RATE, "generation_tokens",
            _value("recent_generation_tokens_per_second"), _sum),
 )  # fmt: skip
-KEYS = tuple(family.key for family in FAMILIES)
 
 
 def read(readings: Readings, engine: str) -> Values:
