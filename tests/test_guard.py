@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from loopback import free_port
+from ports import free_port
 
 pytestmark = pytest.mark.io
 

@@ -14,8 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from loopback import free_port, wait_for
+from loopback import wait_for
 from places import EXPORTER
+from ports import free_port
 from sidecar_process import started
 
 pytestmark = pytest.mark.io

@@ -31,7 +31,8 @@ import newer
 import psutil
 import yaml
 from bench_rules import HERE, SCRAPE, bodies_over_time, generated
-from loopback import free_port, wait_for
+from loopback import wait_for
+from ports import free_port
 from prometheus_process import Prometheus, configuration
 
 if TYPE_CHECKING:

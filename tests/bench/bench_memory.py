@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parent / "support"))
 
 import psutil  # noqa: E402 - the helpers of the tests are beside this folder
 from bodies import recorded, with_engines  # noqa: E402
-from loopback import free_port  # noqa: E402
+from ports import free_port  # noqa: E402
 from sidecar_process import started  # noqa: E402
 
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")

@@ -34,7 +34,7 @@ import aiohttp  # noqa: E402 - the helpers of the tests are beside this folder
 import psutil  # noqa: E402
 import stub_nvml  # noqa: E402
 from bodies import recorded  # noqa: E402
-from loopback import free_port  # noqa: E402
+from ports import free_port  # noqa: E402
 from prometheus_process import configuration, job, prometheus  # noqa: E402
 from sidecar_process import started  # noqa: E402
 

@@ -30,7 +30,7 @@ import aiohttp
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from bench_real_faults import URL, engine_core, model_name, server  # noqa: E402 - beside this file
-from loopback import free_port  # noqa: E402
+from ports import free_port  # noqa: E402
 
 if TYPE_CHECKING:
     import psutil

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import day_of_rules
 from fake_vllm import FakeVllm
-from loopback import free_port
+from ports import free_port
 from prometheus_process import configuration, job, prometheus
 from running import WALL, config, run
 from scenario_run import POLL

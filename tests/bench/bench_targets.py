@@ -32,7 +32,7 @@ sys.path.insert(0, str(HERE.parent / "support"))
 
 import psutil  # noqa: E402 - the helpers of the tests are beside this folder
 from bodies import recorded  # noqa: E402
-from loopback import free_port  # noqa: E402
+from ports import free_port  # noqa: E402
 from sidecar_process import started  # noqa: E402
 
 if TYPE_CHECKING:

@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from children import ROOT, Child, DemoError, find_programs, free_port, own
+from children import ROOT, Child, DemoError, find_programs, own
 from pager import Pager, write_configurations
 from status_lines import HEAD, line
+
+sys.path.append(str(ROOT / "tests" / "support"))
+from ports import free_port
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 from collections import deque
 from pathlib import Path
@@ -22,14 +21,6 @@ STOP_SECONDS = 5.0
 
 class DemoError(Exception):
     """The demo cannot go on; the text is for the user."""
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 class Child:

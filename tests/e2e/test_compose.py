@@ -16,7 +16,8 @@ import alertmanager
 import promtool
 import pytest
 import yaml
-from loopback import free_port, wait_for
+from loopback import wait_for
+from ports import free_port
 
 pytestmark = pytest.mark.e2e
 

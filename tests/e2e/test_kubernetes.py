@@ -18,8 +18,8 @@ import pytest
 import yaml
 from aiohttp import web
 from kubernetes_api import KubernetesApi, plural
-from loopback import free_port
 from places import ROOT
+from ports import free_port
 from sidecar_process import sidecar
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ import pytest
 import versions
 import yaml
 from growing import serving
-from loopback import free_port, wait_for
+from loopback import wait_for
+from ports import free_port
 from prometheus_process import Prometheus, configuration, job, prometheus
 from sidecar_process import sidecar
 

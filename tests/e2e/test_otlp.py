@@ -18,7 +18,7 @@ import newer
 import pytest
 import versions
 from growing import serving
-from loopback import free_port
+from ports import free_port
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_process import Prometheus, configuration, prometheus
 from sidecar_process import started

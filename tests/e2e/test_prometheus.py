@@ -13,7 +13,8 @@ from pathlib import Path
 
 import promtool
 import pytest
-from loopback import free_port, wait_for
+from loopback import wait_for
+from ports import free_port
 from prometheus_process import configuration, job, prometheus
 from sidecar_process import started
 

@@ -18,7 +18,8 @@ import pytest
 import yaml
 from alertmanager import alertmanager
 from amtool import amtool
-from loopback import free_port, wait_for
+from loopback import wait_for
+from ports import free_port
 from prometheus_process import configuration, job, prometheus
 
 if TYPE_CHECKING:

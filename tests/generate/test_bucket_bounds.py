@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import captured
 import pytest
 from fake_vllm import FakeVllm
-from loopback import free_port
+from ports import free_port
 from running import config, run
 
 from vllm_sidecar import cli

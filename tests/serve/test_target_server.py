@@ -7,8 +7,8 @@ from email.utils import formatdate
 import pytest
 from exported_samples import changed, failures
 from fake_vllm import FakeVllm
-from loopback import free_port
 from places import CAPTURES
+from ports import free_port
 from running import WALL, config, run
 
 pytestmark = pytest.mark.io

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from loopback import free_port
 from places import ROOT
+from ports import free_port
 from prometheus_process import configuration, prometheus
 from sidecar_process import started
 

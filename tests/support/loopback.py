@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -135,9 +134,3 @@ def wait_for(url: str, wanted: str = "", seconds: float = 40.0) -> None:
             said = str(error)
         time.sleep(0.1)
     raise AssertionError(f"{url} does not say {wanted!r}: {said[:500]}")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from loopback import free_port, wait_for
+from loopback import wait_for
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import yaml
-from loopback import free_port, wait_for
+from loopback import wait_for
+from ports import free_port
 from prometheus_process import Prometheus, configuration, prometheus
 
 from fleets.clock import EPOCH, MONDAY, Grid, at

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 import recorded
 from fake_vllm import FakeVllm
-from loopback import free_port, wait_for
+from loopback import wait_for
 from places import EXPORTER
+from ports import free_port
 from simulator_process import simulator
 
 from vllm_sidecar.cli import main

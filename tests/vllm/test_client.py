@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fake_vllm import FakeVllm
-from loopback import BODY, Scrape, Target, answer, failure, fetch, free_port, raw_server, silent
+from loopback import BODY, Scrape, Target, answer, failure, fetch, raw_server, silent
+from ports import free_port
 from pydantic import SecretStr
 from yarl import URL
 

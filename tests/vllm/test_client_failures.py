@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 from fake_vllm import FakeVllm
-from loopback import BODY, Scrape, Target, failure, free_port, raw_server, says, silent
+from loopback import BODY, Scrape, Target, failure, raw_server, says, silent
+from ports import free_port
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.vllm.client import Client

@@ -9,8 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from loopback import free_port
 from places import EXPORTER
+from ports import free_port
 from web_server import web_server
 
 from vllm_sidecar.config import WebSettings
