@@ -154,13 +154,13 @@ async def test_a_scrape_of_many_engines_lets_others_run_in_between_and_gets_one_
             look.advance(float(second))
             watched.clock[0] += 1.0
             await watched.target_loop.poll_once()
-        windows = watched.target_loop._windows.of(Scope.ENGINE).values()
+        windows = watched.target_loop.windows.of(Scope.ENGINE).values()
         moments: list[set[float]] = []
         preparing = asyncio.create_task(watched.exporter.prepare())
         polling = asyncio.create_task(watched.target_loop.poll_once())
         while not preparing.done():
             await asyncio.sleep(0)
-            if watched.target_loop._windows_lock.locked() and not preparing.done():
+            if watched.target_loop._state.windows_lock.locked() and not preparing.done():
                 moments.append({window.now for window in windows})
         await asyncio.gather(preparing, polling)
         assert len(moments) >= 4  # engines

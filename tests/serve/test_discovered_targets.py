@@ -181,7 +181,7 @@ async def test_loops_of_targets_that_left_are_at_most_as_many_as_the_limit(
             expected = f"{host}:{port}"
             await until(lambda expected=expected: expected in running.sidecar._targets._loops)
             loop = running.sidecar._targets._loops[expected]
-            loop._succeeded_at = 0.0
+            loop._state.succeeded_at = 0.0
 
         assert list(running.sidecar._targets._left) == [f"{host}:{port}" for host in kept]
 

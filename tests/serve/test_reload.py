@@ -188,7 +188,7 @@ async def test_another_window_is_cut_from_what_is_kept() -> None:
         await run.reload(windows={"length": "30s", "keep": "1m"})
         (window,) = (
             window
-            for group, window in run.sidecar._targets._loops[""]._windows._groups.items()
+            for group, window in run.sidecar._targets._loops[""].windows._groups.items()
             if len(group.labels) == 2
         )
         assert window.seconds > 0.3, "polls that fell out of the short window are in the long one"
