@@ -10,7 +10,6 @@ import re
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -20,10 +19,10 @@ from places import EXPORTER
 from vllm_sidecar import __version__
 from vllm_sidecar.cli import SHELLS, main
 from vllm_sidecar.config import Config, ConfigError
-from vllm_sidecar.generate.outputs import Changes, WriteOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.io
 
@@ -68,26 +67,6 @@ def test_completion_scripts_name_every_command(shell: str, capsys: pytest.Captur
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert all(name in script for name in ("serve", "check-config", "generate", "simulate", "promtool"))
-
-
-@pytest.fixture
-def generator(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Path, bool]]]:
-    """Returns a function that makes `vllm_sidecar.generate` answer with some paths, and gives its calls back."""
-
-    def install(*paths: str) -> list[tuple[Path, bool]]:
-        calls: list[tuple[Path, bool]] = []
-
-        def generate(root: Path, how: WriteOptions) -> Changes:
-            calls.append((root, how.check))
-            return Changes(list(paths), [])
-
-        module = ModuleType("vllm_sidecar.generate.outputs")
-        module.main = generate
-        module.WriteOptions = WriteOptions
-        monkeypatch.setitem(sys.modules, "vllm_sidecar.generate.outputs", module)
-        return calls
-
-    return install
 
 
 def test_version_names_the_program_and_the_python(capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,53 +256,6 @@ def test_a_reader_that_went_away_is_quiet_and_returns_141() -> None:
         os.close(writing)
 
     assert (done.returncode, done.stderr) == (141, b"")
-
-
-def test_generate_writes_below_the_root_and_lists_what_it_wrote(
-    generator: Callable[..., list[tuple[Path, bool]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    calls = generator("rules/a.yml", "rules/b.yml")
-
-    assert main(["generate", "--root", str(tmp_path)]) == 0
-    assert calls == [(tmp_path, False)]
-    assert capsys.readouterr().out.splitlines() == ["rules/a.yml: written", "rules/b.yml: written"]
-
-
-def test_generate_check_fails_and_lists_what_differs(
-    generator: Callable[..., list[tuple[Path, bool]]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    calls = generator("rules/a.yml")
-
-    assert main(["generate", "--check"]) == 1
-    assert calls == [(Path(), True)]
-    captured = capsys.readouterr()
-    assert captured.out == "rules/a.yml: not as generated\n"
-    assert captured.err == "vllm-sidecar: run 'vllm-sidecar generate' and commit what it writes\n"
-
-
-@pytest.mark.parametrize("arguments", [["generate"], ["generate", "--check"]])
-def test_generate_says_when_nothing_differs(
-    arguments: list[str], generator: Callable[..., list[tuple[Path, bool]]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    generator()
-
-    assert main(arguments) == 0
-    assert capsys.readouterr().out == "generated files are up to date\n"
-
-
-def test_generate_without_its_extra_names_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class NoJinja:
-        def find_spec(self, name: str, *_: object) -> None:
-            if name == "vllm_sidecar.generate.outputs":
-                raise ModuleNotFoundError("No module named 'jinja2'", name="jinja2.environment")
-
-    monkeypatch.delitem(sys.modules, "vllm_sidecar.generate.outputs", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [NoJinja(), *sys.meta_path])
-
-    assert main(["generate"]) == 1
-    assert capsys.readouterr().err == "vllm-sidecar: generate needs jinja2: pip install 'vllm-sidecar[generate]'\n"
 
 
 def test_the_command_line_itself_loads_neither_what_serves_nor_what_generates() -> None:

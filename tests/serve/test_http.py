@@ -7,28 +7,16 @@ import base64
 import hashlib
 import json
 import re
-from contextlib import asynccontextmanager
-from html import unescape
-from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
-from aiohttp import web
 from fake_vllm import FakeVllm
 from places import CAPTURES, RULES
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from running import config
-from yarl import URL
+from serving import serving
 
 from vllm_sidecar.config import Config, ConfigError
-from vllm_sidecar.serve.app import Sidecar
-from vllm_sidecar.serve.http import make_app
 from vllm_sidecar.serve.page import _known_asset
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from vllm_sidecar.serve.snapshot import Snapshot
 
 pytestmark = pytest.mark.io
 
@@ -43,66 +31,6 @@ PROMETHEUS_3 = (
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
     "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
-
-
-class Client:
-    """Asks one sidecar."""
-
-    def __init__(self, sidecar: Sidecar, session: aiohttp.ClientSession) -> None:
-        self.sidecar = sidecar
-        self._session = session
-
-    async def get(self, path: str, **headers: str) -> tuple[aiohttp.ClientResponse, bytes]:
-        async with self._session.get(path, headers=headers) as answer:
-            return answer, await answer.read()
-
-    async def get_raw(self, path: str) -> tuple[aiohttp.ClientResponse, bytes]:
-        """Ask for a path as it is written: clients take dots out of it, attackers do not."""
-        async with self._session.get(URL(path, encoded=True)) as answer:
-            return answer, await answer.read()
-
-    async def head(self, path: str, **headers: str) -> tuple[aiohttp.ClientResponse, bytes]:
-        async with self._session.head(path, headers=headers) as answer:
-            return answer, await answer.read()
-
-    async def post(self, path: str) -> tuple[int, str]:
-        async with self._session.post(path) as answer:
-            return answer.status, await answer.text()
-
-    async def until(self, what: Callable[[dict[str, Snapshot]], bool]) -> None:
-        async with asyncio.timeout(5.0):
-            while not what(self.sidecar.exporter.snapshots):  # noqa: ASYNC110 - a poll ends without telling
-                await asyncio.sleep(0.01)
-
-    async def until_polled(self) -> None:
-        await self.until(lambda snapshots: all(snapshot.health.polls for snapshot in snapshots.values()))
-
-
-@asynccontextmanager
-async def serving(*configs: Config | ConfigError) -> AsyncIterator[Client]:
-    """Serve the first configuration; every reload loads the next one."""
-    following = list(configs[1:])
-
-    def load() -> Config:
-        given = following.pop(0)
-        if isinstance(given, ConfigError):
-            raise given
-        return given
-
-    first = configs[0]
-    assert isinstance(first, Config)
-    sidecar = Sidecar(first, load)
-    runner = web.AppRunner(make_app(sidecar, first.web.telemetry_path), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    await sidecar.start()
-    host, port = runner.addresses[0][:2]
-    try:
-        async with aiohttp.ClientSession(f"http://{host}:{port}", auto_decompress=True) as session:
-            yield Client(sidecar, session)
-    finally:
-        await sidecar.stop()
-        await runner.cleanup()
 
 
 @pytest.mark.parametrize("accept", [PROMETHEUS_2, PROMETHEUS_3], ids=["Prometheus 2", "Prometheus 3"])
@@ -405,59 +333,3 @@ async def test_the_status_says_the_state_in_words() -> None:
         _, body = await client.get("/api/v1/status")
         state = json.loads(body)["targets"][0]["state"]
         assert (state["name"], state["severity"]) == ("down", "bad")
-
-
-async def test_every_runbook_is_served_as_a_page_that_runs_nothing() -> None:
-    async with serving(config("http://127.0.0.1:1")) as client:
-        answer, index = await client.get("/runbooks/")
-        listed = set(re.findall(r'href="(Vllm\w+)\.md"', index.decode()))
-        assert listed == {path.stem for path in RUNBOOKS.glob("Vllm*.md")}
-        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-        for name in sorted(listed):
-            answer, body = await client.get(f"/runbooks/{name}")
-            assert (answer.status, answer.headers["X-Content-Type-Options"]) == (200, "nosniff")
-            assert f"<h1>{name}</h1>" in body.decode()
-            assert (await client.get(f"/runbooks/{name}.md"))[1] == body
-        policy = answer.headers["Content-Security-Policy"]
-        assert policy.startswith("default-src 'none'; style-src 'sha256-")
-        style = re.findall(rb"<style>(.*?)</style>", body, flags=re.DOTALL)[0]
-        assert base64.b64encode(hashlib.sha256(style).digest()).decode() in policy
-        assert not {"unsafe", "script"} & set(re.findall(r"\w+", policy))
-
-
-async def test_all_links_of_the_index_of_runbooks_lead_somewhere_and_keep_the_names() -> None:
-    async with serving(config("http://127.0.0.1:1")) as client:
-        _, body = await client.get("/runbooks/?pod=p-0&namespace=chat")
-        links = {unescape(link) for link in re.findall(r'href="([^"]+)"', body.decode())}
-        assert "VllmEngineStalled.md?namespace=chat&pod=p-0" in links
-        for link in sorted(link for link in links if not link.startswith(("https:", "data:"))):
-            assert (await client.get(f"/runbooks/{link}"))[0].status == 200, link
-
-
-async def test_the_runbooks_without_a_slash_are_the_same() -> None:
-    async with serving(config("http://127.0.0.1:1")) as client:
-        answer, _ = await client.get("/runbooks?pod=p-0&model_name=a%2Fb")
-        assert (answer.status, answer.url.raw_path_qs) == (200, "/runbooks/?pod=p-0&model_name=a/b")
-
-
-async def test_a_runbook_that_the_client_has_is_not_sent_again_and_a_head_request_gets_its_headers() -> None:
-    async with serving(config("http://127.0.0.1:1")) as client:
-        path = "/runbooks/VllmTargetDown?pod=p-0"
-        full, body = await client.get(path)
-        again, nothing = await client.get(path, **{"If-None-Match": full.headers["ETag"]})
-        assert (again.status, nothing) == (304, b"")
-        head, nothing = await client.head(path)
-        assert (head.status, nothing, head.headers["Content-Length"]) == (200, b"", str(len(body)))
-        assert head.headers["ETag"] == full.headers["ETag"]
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["VllmNothing", "vllmtargetdown", "VllmTargetDown.html", ".md", "..%2fthresholds.yaml", "..%2F..%2FREADME.md",
-     "%2e%2e%2fREADME.md", "README%00.md"],
-)  # fmt: skip
-async def test_only_runbooks_are_served_and_an_unknown_one_says_where_they_are(name: str) -> None:
-    async with serving(config("http://127.0.0.1:1")) as client:
-        answer, body = await client.get_raw(f"/runbooks/{name}")
-        assert (answer.status, body) == (404, b"no alert has a runbook of this name; /runbooks/ lists them all.\n")
-        assert answer.content_type == "text/plain"
