@@ -32,6 +32,7 @@ COARSE = 5.0
 Made = TypeVar("Made")
 
 EMPTY = Reading({}, {}, {})
+NOT_POLLED = StoredReading.of(EMPTY)
 NOTHING = Observed((), None)
 
 
@@ -63,7 +64,7 @@ class Window:
         self._keep = keep
         self._polls: deque[tuple[float, StoredReading]] = deque()
         self._older: deque[tuple[float, StoredReading]] = deque()
-        self._base = StoredReading.of(EMPTY)
+        self._base = NOT_POLLED
         self._values: dict[Key, deque[float | None]] = {}
         self._extents: dict[Key, Extent | None] = {}
         self._increases: dict[str, Increase | None] = {}
