@@ -1,6 +1,6 @@
-"""The sidecar in a memory cgroup: 64 MiB next to one engine, 256 MiB next to 64 engines, both without GPUs.
+"""The sidecar in a memory cgroup: 64 MiB next to one engine, 128 MiB next to 64 engines, both without GPUs.
 
-    sudo python tests/bench/bench_memory.py [SECONDS]     60 by default, for each
+    sudo python tests/bench/bench_memory.py [SECONDS]     120 by default, for each
 
 A server replays a real vLLM 0.32 under load, one body each second, and the sidecar is scraped each second with and
 without gzip. It needs to make cgroups (v1 or v2), which root may do; otherwise nothing is done.
@@ -29,8 +29,9 @@ from ports import free_port  # noqa: E402
 from sidecar_process import started  # noqa: E402
 
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-BODIES = 60
-CASES = ((1, 64), (64, 256))
+BODIES = 120
+"""The server restarts after them, and windows start over."""
+CASES = ((1, 64), (64, 128))
 """Engines, and MiB."""
 
 
@@ -107,7 +108,7 @@ def main() -> None:
         print("skipped: only root may make a cgroup")
         return
     for engines, mebibytes in CASES:
-        measure(engines, mebibytes, float(sys.argv[1]) if len(sys.argv) > 1 else 60.0)
+        measure(engines, mebibytes, float(sys.argv[1]) if len(sys.argv) > 1 else 120.0)
 
 
 if __name__ == "__main__":

@@ -248,3 +248,10 @@ def test_fifty_megabytes_of_garbage_are_refused_with_little_more_memory(garbage,
     finally:
         tracemalloc.stop()
     assert peak < 3 * len(body)
+
+
+def test_series_share_their_names_and_their_label_pairs() -> None:
+    lines = "".join(f'm{{engine="{engine}",model="a-model"}} 1.0\n' for engine in range(2))
+    one, other = DifferentialParser().parse(lines.encode()).layout.series
+    assert one.name is other.name
+    assert one.labels[1] is other.labels[1]

@@ -5,6 +5,7 @@ An input is one body, or several polls of one server that are separated by a lin
 
 from __future__ import annotations
 
+from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -82,15 +83,16 @@ def differential(data: bytes) -> None:
             families = list(parse(body.decode()))
         except (ValueError, IndexError, KeyError, TypeError, AttributeError):
             continue  # prometheus_client does not accept it
+        # prometheus_client renames counters without `_total`, and takes blanks before a name for a part of it.
+        renamed = {f"{family.name}_total": family.name for family in families if family.type == "counter"}
         theirs: dict[tuple[str, tuple[tuple[str, str], ...]], float | str] = {}
-        for family in families:
-            for sample in family.samples:
-                key = sample.name, tuple(sorted(sample.labels.items()))
-                theirs.setdefault(key, captured.plain(float(sample.value)))
-        ours = {
-            (series.name, series.labels): captured.plain(value)
-            for series, value in zip(found.layout.series, found.values, strict=True)
-        }
+        for sample in chain.from_iterable(family.samples for family in families):
+            key = renamed.get(sample.name, sample.name).strip(), tuple(sorted(sample.labels.items()))
+            theirs.setdefault(key, captured.plain(float(sample.value)))
+        ours: dict[tuple[str, tuple[tuple[str, str], ...]], float | str] = {}
+        for series, value in zip(found.layout.series, found.values, strict=True):
+            key = renamed.get(series.name, series.name), series.labels
+            ours.setdefault(key, captured.plain(value))
         assert ours == theirs, (ours, theirs)
 
 

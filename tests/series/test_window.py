@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from math import isfinite
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from readings import BOUNDS, START, histogram, observed, reading, window
 
 from vllm_sidecar.quantiles.buckets import Observed
+from vllm_sidecar.series.readings import Reading
 from vllm_sidecar.series.window import COARSE, Extent, Increase, Window
 
 TOKENS = "generation_tokens_total"
@@ -66,7 +69,7 @@ def test_history_is_every_poll_of_the_window_and_before_it_one_each_few_seconds(
     times = [at - START for at, _ in seen.history()]
     assert times == [70.0, 75.0, 80.0, 85.0, *map(float, range(89, 100))]
     assert [at - START for at, _ in seen.current()] == list(map(float, range(89, 100)))
-    assert [made.counters[TOKENS] for _, made in seen.history()] == times
+    assert [made.counter(TOKENS) for _, made in seen.history()] == times
 
 
 @given(
@@ -96,6 +99,22 @@ def test_a_day_of_polls_keeps_as_many_readings_as_an_hour() -> None:
         if i % 3600 == 3599:
             counts.append(sum(1 for _ in seen.history()))
     assert set(counts) == {61 + 48}
+
+
+def test_a_full_window_of_an_engine_under_load_takes_a_quarter_of_a_mebibyte() -> None:
+    names, bounds = [f"h{n}" for n in range(16)], tuple(map(float, range(1, 20)))
+    seen = Window(60.0, 300.0)
+    tracemalloc.start()
+    try:
+        for i in range(400):
+            histograms = {name: histogram(*([float(i)] * 20), total=i / 7.0, bounds=bounds) for name in names}
+            seen.append(START + i, Reading({f"c{n}_total": i + n / 7.0 for n in range(40)}, {}, histograms))
+        gc.collect()  # also empties Python's own lists of free tuples
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert sum(1 for _ in seen.history()) == 61 + 48
+    assert held < 0.3 * 2**20
 
 
 def test_a_histogram_has_counts_per_bucket_and_their_sum() -> None:
@@ -387,7 +406,7 @@ def test_what_a_histogram_observed_is_never_negative_and_adds_up(counts: list[li
     assert by_poll == increase.counts
     fresh = Window(5.0, 5.0)
     for at, one in seen.current():
-        fresh.append(at, one)
+        fresh.append(at, one.reading())
     assert fresh.observed_by_poll(TTFT) == seen.observed_by_poll(TTFT)
 
 

@@ -62,6 +62,13 @@ def test_a_sum_that_is_not_finite_leaves_the_buckets() -> None:
     assert found.anomalies == {"not_finite": 1}
 
 
+@pytest.mark.parametrize("count", ["5e-324", "0.5", "2.0000000001"])
+def test_a_bucket_with_a_part_of_an_observation_is_dropped_with_its_histogram(count: str) -> None:
+    found = read(BUCKET % (1, count) + BUCKET % ("+Inf", 3))
+    assert found.groups[ENGINE].histograms == {}
+    assert found.anomalies == {"bad_histogram": 1}
+
+
 @pytest.mark.parametrize(
     "edges",
     [("0.5", "1.0"), ("+Inf",), ("x", "+Inf"), ("NaN", "+Inf")],

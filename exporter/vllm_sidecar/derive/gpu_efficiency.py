@@ -26,17 +26,17 @@ BALANCES = {"utilization": UTILIZATION, "power": POWER, "sm_activity": ACTIVITY}
 
 def _counted(window: Window, counter: str, since: float, until: float) -> float | None:
     """Return the increase of a counter between two times, from the nearest polls before them."""
-    first: tuple[float, float] | None = None
-    last = 0.0
+    first = last = None
+    began = 0.0
     for at, reading in window.history():
-        value = reading.counters.get(counter, 0.0)
         if first is None or at <= since:
-            first = at, value
+            began, first = at, reading
         if at <= until:
-            last = value
-    if first is None or first[0] > since + SLACK or counter not in window.latest.counters:
+            last = reading
+    if first is None or began > since + SLACK or counter not in window.latest.counters:
         return None
-    return max(0.0, last - first[1])
+    ended = (last.counter(counter) if last else None) or 0.0
+    return max(0.0, ended - (first.counter(counter) or 0.0))
 
 
 def tokens_per_joule(server: ServerInputs) -> dict[str, float]:

@@ -136,7 +136,7 @@ def _mean_before_decode(engine: EngineInputs) -> float | None:
             last, ended = reading, at
     are_close = until - ended < (decode or 0.0) / 2.0  # otherwise the polls are too far apart for that
     if first is not None and last is not None and are_close:
-        seen = between(first.histograms.get(TTFT), last.histograms.get(TTFT))
+        seen = between(first.histogram(TTFT), last.histogram(TTFT))
         count = sum([count for _, count in seen.bins]) if seen else 0.0
         if seen and seen.total is not None and count > 0.0:
             return seen.total / count

@@ -151,6 +151,8 @@ class _Body:
         self._openmetrics = False
         self._limits: Counter[str] = Counter()
         self._per_name: dict[bytes, int] = {}
+        self._names: dict[str, str] = {}
+        self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
         self.known: dict[bytes, Series] = {}
         self.heads: list[bytes] = []
         self.slots: list[int] = []
@@ -216,10 +218,16 @@ class _Body:
                 self.known[head] = series
                 return head, series, value
         sample = parse_sample(line.decode())
+        series = self._shared(sample.series)
         if sample.head != len(head.decode()):  # a timestamp, an exemplar, or a tab before the value
-            return NO_HEAD, sample.series, sample.value
-        self.known[head] = sample.series
-        return head, sample.series, sample.value
+            return NO_HEAD, series, sample.value
+        self.known[head] = series
+        return head, series, sample.value
+
+    def _shared(self, series: Series) -> Series:
+        """Return an equal series whose name and label pairs are the objects of other series of the body."""
+        name = self._names.setdefault(series.name, series.name)
+        return Series(name, tuple([self._pairs.setdefault(pair, pair) for pair in series.labels]))
 
     def _reject(self, number: int, line: bytes, error: ValueError) -> None:
         why = "not valid UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.exposition.metric_values import Histogram
     from vllm_sidecar.quantiles import Quantile
-    from vllm_sidecar.series.readings import Group, Reading
+    from vllm_sidecar.series.readings import Group
     from vllm_sidecar.series.store import WindowStore
+    from vllm_sidecar.series.stored_reading import StoredReading
     from vllm_sidecar.series.window import Window
 
-    Poll = tuple[float, Reading]
+    Poll = tuple[float, StoredReading]
     Ends = tuple[Histogram | None, Histogram | None]
 
 SPAN = 15.0
@@ -112,7 +113,7 @@ async def _add_points(points: dict[float, Point], polls: Sequence[Poll], first: 
     ]
     made = [{name: _short(value) for name, value in _values(span)} for span in spans]
     for name, latency in CHARTED_LATENCIES.items():
-        since = next((at for at, reading in polls if latency in reading.histograms), inf)
+        since = next((at for at, reading in polls if reading.histogram(latency)), inf)
         ends = [_ends(span, latency, since) for span in spans]
         async for place, quantiles in _quantiles(ends):
             for rank, q in enumerate(QUANTILES):
@@ -128,7 +129,7 @@ def _values(span: Span) -> Iterable[tuple[str, float | None]]:
     seconds = span.now[0] - span.before[0]
     old, new = span.before[1], span.now[1]
     for name, gauge in GAUGES.items():
-        yield name, new.gauges.get(gauge)
+        yield name, new.gauge(gauge)
     for name, counter in RATES.items():
         grown = _grown(old, new, counter)
         yield name, grown / seconds if grown is not None and seconds > 0.0 else None
@@ -136,9 +137,9 @@ def _values(span: Span) -> Iterable[tuple[str, float | None]]:
     yield "hit_ratio", hits / queries if hits is not None and queries else None
 
 
-def _grown(old: Reading, new: Reading, counter: str) -> float | None:
-    value = new.counters.get(counter)
-    return None if value is None else value - old.counters.get(counter, 0.0)
+def _grown(old: StoredReading, new: StoredReading, counter: str) -> float | None:
+    value = new.counter(counter)
+    return None if value is None else value - (old.counter(counter) or 0.0)
 
 
 def _ends(span: Span, latency: str, since: float) -> Ends:
@@ -146,7 +147,7 @@ def _ends(span: Span, latency: str, since: float) -> Ends:
 
     `since` is when it was first exposed: a histogram that appears later began at 0, one that returns has kept counting.
     """
-    old, new = (poll[1].histograms.get(latency) for poll in span)
+    old, new = (poll[1].histogram(latency) for poll in span)
     return (None, None) if old is None and span.before[0] >= since else (old, new)
 
 

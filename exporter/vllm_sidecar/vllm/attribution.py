@@ -103,7 +103,7 @@ class Attribution:
         yield from self._sort()
         yield from self._identify()
         yield from self._assign(engines)
-        self._find_cache_config()
+        yield from self._find_cache_config()
 
     def _sort(self) -> Generator[None, None, None]:
         """Sort the series by name; a name under several prefixes is read under the best one."""
@@ -201,9 +201,11 @@ class Attribution:
             self.limits["engines"] += count
         self.unattributed.update(written)
 
-    def _find_cache_config(self) -> None:
+    def _find_cache_config(self) -> Generator[None, None, None]:
         find = self.assigned.matching()
-        for found in self.series[upstream.CACHE_CONFIG]:
+        for place, found in enumerate(self.series[upstream.CACHE_CONFIG]):
+            if place % AT_ONCE == 0:
+                yield
             engine = find(found.labels)
             # The series belongs to an engine without other series yet, or to several engines.
             nobody = Group(Scope.ENGINE, ("", found.labels.get("engine", UNNUMBERED)))

@@ -6,7 +6,7 @@ known layout only copies values. Values that cannot be true are left out and cou
 - `not_finite`: NaN or infinity, which cannot be compared;
 - `negative`: below zero, as no signal here can be; v0 exposes -1 as the hit rate of a disabled prefix cache;
 - `impossible`: more than a server can have, or can have reached since the previous poll (see `plausible`, `growth`);
-- `bad_histogram`: cumulative bucket counts that fall, or a missing bucket bound;
+- `bad_histogram`: cumulative bucket counts that fall or are not whole numbers, or a missing bucket bound;
 - `unattributed`: series of no engine, or of several: nothing names their model, or they lack the labels that
   distinguish the engines of the body;
 - `too_many_engines`: series of engines beyond the limit;
@@ -212,7 +212,7 @@ def _histogram(
         total = sum(known) if len(known) == len(parts) else None
     if before is not None and before.cumulative == cumulative and before.total == total:
         return before  # the same object shows later stages that nothing changed
-    if not sum(cumulative) <= MOST or cumulative[0] < 0.0 or list(cumulative) != sorted(cumulative):
+    if not sum(cumulative) <= MOST or not _are_counts(cumulative):
         anomalies["bad_histogram"] += 1
         return None
     if before is not None and _sum_alone_fell(before, cumulative, total):
@@ -221,6 +221,11 @@ def _histogram(
         anomalies["not_finite" if not isfinite(total) else "negative" if total < 0.0 else "impossible"] += 1
         total = None
     return Histogram(mapping.bounds, cumulative, total)
+
+
+def _are_counts(cumulative: tuple[float, ...]) -> bool:
+    """Return whether finite numbers can be counts of a histogram; OpenMetrics refuses a part of an observation."""
+    return cumulative[0] >= 0.0 and list(cumulative) == sorted(cumulative) and all(map(float.is_integer, cumulative))
 
 
 def _added_up(

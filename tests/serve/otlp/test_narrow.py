@@ -9,6 +9,7 @@ import pytest
 
 from vllm_sidecar.exposition.metric_values import Histogram
 from vllm_sidecar.series.readings import Reading
+from vllm_sidecar.series.stored_reading import StoredReading
 from vllm_sidecar.serve.otlp.narrow import EMPTY, MOST_BUCKETS, Exponential, NarrowHistograms
 from vllm_sidecar.serve.otlp.streams import minus
 
@@ -21,10 +22,13 @@ def observed(values: list[float]) -> Histogram:
     return Histogram(BOUNDS, cumulative, sum(values))
 
 
-def polls(values: list[float], each: int, start: int = 0) -> list[tuple[float, Reading]]:
+def polls(values: list[float], each: int, start: int = 0) -> list[tuple[float, StoredReading]]:
     """Return polls between which so many values are observed."""
     ends = range(0, len(values) + 1, each)
-    return [(float(start + n), Reading({}, {}, {SIGNAL: observed(values[:end])})) for n, end in enumerate(ends)]
+    return [
+        (float(start + n), StoredReading.of(Reading({}, {}, {SIGNAL: observed(values[:end])})))
+        for n, end in enumerate(ends)
+    ]
 
 
 def quantile(histogram: Exponential, q: float) -> float:
@@ -37,7 +41,9 @@ def quantile(histogram: Exponential, q: float) -> float:
     raise AssertionError("no such rank")
 
 
-def followed(history: list[tuple[float, Reading]], narrow: NarrowHistograms | None = None) -> tuple[Exponential, float]:
+def followed(
+    history: list[tuple[float, StoredReading]], narrow: NarrowHistograms | None = None
+) -> tuple[Exponential, float]:
     found = (narrow or NarrowHistograms()).follow("series", SIGNAL, history, 1000.0)
     assert found is not None
     return found
@@ -76,7 +82,8 @@ def test_a_restart_begins_a_new_histogram() -> None:
 
 def test_a_poll_without_a_sum_leaves_the_sum_out() -> None:
     first, second = observed([0.3]), observed([0.3, 0.4])
-    history = [(0.0, Reading({}, {}, {SIGNAL: first})), (1.0, Reading({}, {}, {SIGNAL: second._replace(total=None)}))]
+    readings = [Reading({}, {}, {SIGNAL: each}) for each in (first, second._replace(total=None))]
+    history = [(float(at), StoredReading.of(each)) for at, each in enumerate(readings)]
     assert followed(history)[0].total is None
     assert followed(history)[0].observations == 1
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Histogram
-    from vllm_sidecar.series.readings import Reading
+    from vllm_sidecar.series.stored_reading import StoredReading
 
 FINEST_SCALE = 4
 """Scale at the start: bounds grow by a factor of 2 ** (1 / 16), so by 4.4 %."""
@@ -88,7 +88,7 @@ class NarrowHistograms:
         self._followed = {key: each for key, each in self._followed.items() if key in keys}
 
     def follow(
-        self, key: object, signal: str, history: Sequence[tuple[float, Reading]], now: float
+        self, key: object, signal: str, history: Sequence[tuple[float, StoredReading]], now: float
     ) -> tuple[Exponential, float] | None:
         """Return what was observed since the first known poll, or since a restart, and the Unix time of that.
 
@@ -102,7 +102,8 @@ class NarrowHistograms:
             None if no poll has the histogram.
         """
         followed = self._followed.get(key)
-        known = [(at, found) for at, reading in history if (found := reading.histograms.get(signal)) is not None]
+        new = [(at, reading) for at, reading in history if followed is None or at > followed.at]
+        known = [(at, found) for at, reading in new if (found := reading.histogram(signal)) is not None]
         if followed is None:
             if not known:
                 return None
@@ -110,14 +111,13 @@ class NarrowHistograms:
             followed = self._followed[key] = _Followed(at, now - (known[-1][0] - at), first)
         seen: list[Observed] = []
         for at, found in known:
-            if at > followed.at:
-                observed = between(followed.last, found)
-                if observed is None:  # another process, whose counters began at 0
-                    seen.clear()
-                    followed.began, followed.value = now - (known[-1][0] - at), EMPTY
-                    observed = between(None, found) or Observed((), None)
-                seen.append(observed)
-                followed.at, followed.last = at, found
+            observed = between(followed.last, found)
+            if observed is None:  # another process, whose counters began at 0
+                seen.clear()
+                followed.began, followed.value = now - (known[-1][0] - at), EMPTY
+                observed = between(None, found) or Observed((), None)
+            seen.append(observed)
+            followed.at, followed.last = at, found
         filled = [each for each in seen if each.bins]
         if filled:
             totals = [each.total for each in filled if each.total is not None]

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.config import Config
     from vllm_sidecar.exposition.metric_values import Value
-    from vllm_sidecar.series.readings import Reading
+    from vllm_sidecar.series.stored_reading import StoredReading
     from vllm_sidecar.serve.metrics import Exporter
     from vllm_sidecar.serve.otlp.client import Answer
     from vllm_sidecar.serve.otlp.encoding import Encoder
     from vllm_sidecar.serve.otlp.points import Point, Samples
     from vllm_sidecar.serve.otlp.streams import Collected
 
-    Histories = Mapping[str, Sequence[tuple[float, Reading]]]
+    Histories = Mapping[str, Sequence[tuple[float, StoredReading]]]
 
 GPUS = "gpus"
 GZIP_LEVEL = 1

@@ -131,7 +131,7 @@ class ServerFollower:
         self._note_server(readings)
         for group, window in self._windows.of(Scope.ENGINE).items():
             traffic.models.add(group.labels[0])
-            polls = list(window.current())
+            polls = [(time, stored.reading()) for time, stored in window.current()]
             if len(polls) == 2 and polls[0][0] >= self._since:
                 traffic.intervals.append(self._interval(group.labels, polls[0], polls[1]))
         self._count_endpoints()
