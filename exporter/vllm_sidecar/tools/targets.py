@@ -11,6 +11,7 @@ from yarl import URL
 
 from vllm_sidecar.config import Config, NamedTarget, SoleTarget, Target, load
 from vllm_sidecar.config.flags import add_server_flags, file_of, given_flags
+from vllm_sidecar.vllm.probes.local_process import local_listener
 
 if TYPE_CHECKING:
     import argparse
@@ -63,6 +64,13 @@ def other_server(arguments: argparse.Namespace, url: str, settings: Mapping[str,
     """
     flags = {name: value for name, value in given_flags(arguments).items() if name != "config.file"}
     return load(None, {**flags, **settings, "vllm.url": url}, {})
+
+
+def with_own_gpus(config: Config) -> Config:
+    """Return the configuration without GPUs if all servers run elsewhere: those of this machine are not theirs."""
+    if any(local_listener(target.url, target.unix_socket) for target in config.all_targets):
+        return config
+    return config.model_copy(update={"gpu": config.gpu.model_copy(update={"devices": "none"})})
 
 
 def _named(config: Config, name: str) -> NamedTarget:

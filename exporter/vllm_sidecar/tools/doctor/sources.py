@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.reasons import PollError
-from vllm_sidecar.config import Config, format_duration
+from vllm_sidecar.config import format_duration
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.serve.app import Sidecar
 from vllm_sidecar.serve.status import NodeGpus, status
@@ -21,10 +21,13 @@ from vllm_sidecar.tools.doctor.state_ages import StateAges
 from vllm_sidecar.tools.recording.events import METRICS, Exchange, Head, Server
 from vllm_sidecar.tools.recording.playback import Playback, outline
 from vllm_sidecar.tools.recording.writer import Writer
+from vllm_sidecar.tools.targets import names, with_own_gpus
 from vllm_sidecar.vllm.client import Client, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from vllm_sidecar.config import Config
 
 Observed = tuple[dict[str, Any], Source]
 STALL_SECONDS = 120.0
@@ -33,7 +36,8 @@ TICK = 1.0
 
 async def live(config: Config, seconds: float, show: Callable[[str], None]) -> Observed:
     """Watch servers with the sidecar itself for so many seconds, or until SIGINT; without an HTTP server."""
-    sidecar = Sidecar(config, lambda: config)
+    watched = with_own_gpus(config)
+    sidecar = Sidecar(watched, lambda: watched)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
@@ -61,16 +65,16 @@ async def live(config: Config, seconds: float, show: Callable[[str], None]) -> O
     return found, Source(urls, observed, tuple(notes), ages.at(time.monotonic()))
 
 
-async def sidecar_status(url: str, timeout_seconds: float) -> Observed:
-    """Take the status that a running sidecar has.
+async def sidecar_status(config: Config) -> Observed:
+    """Take the status that a running sidecar has, whose address and credentials are those of the sole target.
 
     Raises:
         UserError: It cannot be reached, or is not a sidecar.
     """
-    config = Config.model_validate({"vllm": {"url": url}})
+    (url,) = names([str(config.vllm.url)])
     try:
         async with Client(config.vllm, config.scrape) as client:
-            answer = await client.get("/api/v1/status", accept="application/json", timeout=timeout_seconds)
+            answer = await client.get("/api/v1/status", accept="application/json")
         found = json.loads(answer.body)
         targets = found["targets"]
         if not all({"state", "signals"} <= set(each) for each in targets):
