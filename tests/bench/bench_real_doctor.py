@@ -50,6 +50,10 @@ SLOW = frozenset({"slow_first_token", "slow_decode"})
 NO_ANSWER = frozenset({"canary_failing"})
 
 
+GIVEN_UP = SLOW | NO_ANSWER | {"aborting", "failing"}
+"""Clients of a hung engine leave without an answer; the minute that the latencies cover began before the hang."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One diagnosis: what is wrong, and what else follows from it.
@@ -159,8 +163,8 @@ CALM = Case("calm", frozenset())
 FULL = Case("overload", frozenset({"queueing:batch"}), SLOW | NO_ANSWER)
 LEFT = Case("all clients leave at once", frozenset(), FULL.truth | FULL.also | {"aborting"})
 """Nothing is wrong with the server; the minute that the latencies cover began before."""
-WAITING = Case("SIGSTOP of the engine, 30 s", frozenset({"no_progress"}), NO_ANSWER | {"aborting"})
-HUNG = Case("SIGSTOP of the engine, 150 s", frozenset({"stalled"}), NO_ANSWER | {"aborting"}, seconds=125.0)
+WAITING = Case("SIGSTOP of the engine, 30 s", frozenset({"no_progress"}), GIVEN_UP)
+HUNG = Case("SIGSTOP of the engine, 150 s", frozenset({"stalled"}), GIVEN_UP, seconds=125.0)
 KILLED = Case("kill -9 of the server", frozenset({"down"}), NO_ANSWER, seconds=10.0)
 SEATS = Case("--max-num-seqs 2", frozenset({"queueing:batch"}), SLOW | NO_ANSWER)
 CACHE = Case("KV cache too small", frozenset({"kv_cache_full"}), SLOW | NO_ANSWER)
