@@ -80,7 +80,13 @@ def _state(snapshot: Snapshot, engines: Sequence[State]) -> State:
     errors = dict(snapshot.samples.get("recent_error_ratio", ())).values()
     worst = max((value for value in errors if isinstance(value, float)), default=0.0)
     if worst > FAILING:
-        states.append(State("failing", Level.BAD, f"failing: {worst:.0%} of the requests fail: server errors, or no answer until their clients left"))
+        states.append(
+            State(
+                "failing",
+                Level.BAD,
+                f"failing: {worst:.0%} of the requests fail: server errors, or no answer until their clients left",
+            )
+        )
     if not states:
         return State("no_engines", Level.WATCH, "answers, but reports no engine yet")
     return max(states, key=lambda state: state.severity)

@@ -88,7 +88,9 @@ def _named(state: str, target: Readings, engine: str) -> str:
 def _of_server(target: Readings) -> Iterator[Finding]:
     ratio = target.largest("recent_error_ratio")
     if ratio is not None and ratio > standard("VllmErrorRatioHigh", "errors") and not _is_failing(target):
-        yield Finding("failing", BAD, f"{ratio:.0%} of the requests fail: server errors, or no answer until their clients left")
+        yield Finding(
+            "failing", BAD, f"{ratio:.0%} of the requests fail: server errors, or no answer until their clients left"
+        )
     restarts = (target.target.get("process") or {}).get("recent_restarts") or 0
     if restarts:
         severity = BAD if restarts >= standard("VllmCrashLoop", "restarts") else WATCH
