@@ -86,6 +86,8 @@ async def test_three_equal_answers_make_a_baseline_and_another_one_is_a_change()
         assert values["success"] == 1.0
         report = run.canary.report()[0]
         assert report["baseline"] != report["hash"]
+        assert values["time_to_first_token_seconds"] == report["time_to_first_token_seconds"] is not None
+        assert report["phases"].keys() >= {"connect", "processing", "first_token", "transfer"}
         await run.send(pieces=PARIS)
         assert run.state() == "expected"
 
