@@ -52,10 +52,12 @@ MODEL_RECORDS: tuple[Record, ...] = (
         "model_active_requests:sum",
         "<<F>>",
         # A counter is used only while its series exists: the rest of its range after that means nothing. Running
-        # requests count only while tokens are generated: gauges freeze when all clients leave at once.
+        # requests count only while tokens are generated: gauges freeze when all clients leave at once. vLLM counts
+        # requests of the canary like those of users; a gateway may pass those of one replica to another one.
         "sum by (<<F>>) (((increase(~requests_finished_total[1m]) and ~requests_finished_total) "
         "or (~requests_running and on (<<E>>) (increase(~generation_tokens_total[1m]) > 0)) "
-        f"or (increase(~{_COUNTED}[1m]) and ~{_COUNTED} unless on (<<M>>) ~requests_finished_total)) "
+        f"or (increase(~{_COUNTED}[1m]) and ~{_COUNTED} unless on (<<M>>) ~requests_finished_total) "
+        "or -(increase(~canary_requests_total[1m]) and ~canary_requests_total)) "
         f"unless on (<<T>>) ({DOWN}))",
     ),
     Record(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.catalog.alerts import ALERTS, Profile, standard
 from vllm_sidecar.catalog.canary import CHANGED_OUTPUT, WRONG_OUTPUT
 from vllm_sidecar.catalog.objectives import SLOS
-from vllm_sidecar.serve.state import LIMITS, seconds_text
+from vllm_sidecar.serve.state import LIMITS, failures_text, seconds_text
 from vllm_sidecar.tools.doctor.causes import MEANINGS, Meaning, Symptom
 from vllm_sidecar.tools.doctor.readings import Readings, labels_of
 
@@ -88,9 +88,7 @@ def _named(state: str, target: Readings, engine: str) -> str:
 def _of_server(target: Readings) -> Iterator[Finding]:
     ratio = target.largest("recent_error_ratio")
     if ratio is not None and ratio > standard("VllmErrorRatioHigh", "errors") and not _is_failing(target):
-        yield Finding(
-            "failing", BAD, f"{ratio:.0%} of the requests fail: server errors, or no answer until their clients left"
-        )
+        yield Finding("failing", BAD, failures_text(ratio))
     restarts = (target.target.get("process") or {}).get("recent_restarts") or 0
     if restarts:
         severity = BAD if restarts >= standard("VllmCrashLoop", "restarts") else WATCH
