@@ -34,6 +34,8 @@ class Source:
     """Limits of the diagnosis."""
     ages: Ages = field(default_factory=dict)
     """For how long the states of targets and engines were seen; empty if unknown."""
+    no_gpus: str = "they are not watched here"
+    """Why a status from there may hold no GPUs."""
 
 
 @dataclass
@@ -115,7 +117,7 @@ def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source
         symptoms(readings, found),
         dict(_shape(readings)),
         past,
-        [*source.notes, *_unknown(target, identity, gpus, past)],
+        [*source.notes, *_unknown(target, identity, gpus, past, source)],
     )
 
 
@@ -150,7 +152,7 @@ def _shape(readings: Readings) -> Iterator[tuple[str, float]]:
 
 
 def _unknown(
-    target: Mapping[str, Any], identity: Mapping[str, Any], gpus: Mapping[str, Any] | None, past: Past
+    target: Mapping[str, Any], identity: Mapping[str, Any], gpus: Mapping[str, Any] | None, past: Past, source: Source
 ) -> Iterator[str]:
     flags = identity.get("flags") or {}
     missing = [name for name in COMPATIBILITY if name not in flags]
@@ -159,7 +161,7 @@ def _unknown(
     if not identity.get("version"):
         yield "the version of vLLM"
     if gpus is None:
-        yield "the GPUs: they are not watched here"
+        yield f"the GPUs: {source.no_gpus}"
     elif not gpus.get("up"):
         error = gpus.get("last_error") or {}
         yield f"the GPUs: {error.get('reason', 'not read yet')}"

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Observed = tuple[dict[str, Any], Source]
 STALL_SECONDS = 120.0
 TICK = 1.0
+_NOT_RECORDED = "a recording holds the answers of servers only"
+_NO_GPUS = "a body of /metrics is about the server only"
 
 
 async def live(config: Config, seconds: float, show: Callable[[str], None]) -> Observed:
@@ -109,7 +111,7 @@ async def recording(path: Path, show: Callable[[str], None]) -> Observed:
     if found.seconds < STALL_SECONDS:
         notes.append(f"a stall: it is called one after {STALL_SECONDS:.0f} s, and {found.seconds:.0f} s were recorded")
     report = json.loads(json.dumps(status([each.snapshot() for each in playback.loops])))
-    return report, Source(f"end of {path}", found.seconds, tuple(notes), ages.at(found.seconds))
+    return report, Source(f"end of {path}", found.seconds, tuple(notes), ages.at(found.seconds), _NOT_RECORDED)
 
 
 async def bodies(paths: Sequence[Path], apart: float) -> Observed:
@@ -126,7 +128,9 @@ async def bodies(paths: Sequence[Path], apart: float) -> Observed:
                 at = 1.0 + number * apart
                 writer.write(Exchange(0, at, 0.0, METRICS, Response(file.read_bytes(), "text/plain", 0.0)))
         report, _ = await recording(path, lambda _: None)
-    names = " and ".join(map(str, paths))
+    shown = " and ".join(map(str, paths))
     if len(paths) == 1:
-        return report, Source(names, None, ("rates, recent latencies and stalls: one body has no time",))
-    return report, Source(names, apart, (f"a stall: the bodies are {apart:.0f} s apart",))
+        note, seconds = "rates, recent latencies and stalls: one body has no time", None
+    else:
+        note, seconds = f"a stall: the bodies are {apart:.0f} s apart", apart
+    return report, Source(shown, seconds, (note,), no_gpus=_NO_GPUS)
