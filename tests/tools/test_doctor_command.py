@@ -68,7 +68,9 @@ def test_a_sidecar_behind_a_login_is_reached_as_by_the_other_tools(
         code, _, err = doctor(capsys, "--from", base)
         assert code == 1
         assert "401" in err
-        code, out, err = doctor(capsys, "--from", base.replace("://", "://prom:secret@"))
+        login = tmp_path / "login"
+        login.write_text("prom:secret\n")
+        code, out, err = doctor(capsys, "--from", base, "--basic-auth-file", str(login))
     assert (code in (0, 4, 5), err) == (True, "")
     assert f"(sidecar {base.removeprefix('http://')})" in out
     assert "secret" not in out
@@ -125,6 +127,11 @@ def test_ctrl_c_shows_what_is_known() -> None:
             "no status of a sidecar: http://127.0.0.1:1/api/v1/status: Connection refused",
         ),
         (("--from", "http://a", "http://b"), "either --from or sources, not both"),
+        (
+            ("--from", "http://a", "--basic-auth-file", "/missing"),
+            "--basic-auth-file: cannot read /missing: No such file",
+        ),
+        (("--from", "http://a", "--basic-auth-file", str(LOAD)), "must have one line, USER:PASSWORD"),
         (("/missing.prom",), "cannot read /missing.prom: No such file"),
         ((str(LOAD), str(LOAD), str(LOAD)), "give one recording, or one or two saved bodies"),
         (("http://h:8000", "h:8001"), 'vllm.url: got "h:8001"; allowed: http://HOST'),

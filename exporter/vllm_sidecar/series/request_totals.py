@@ -21,7 +21,7 @@ PROMPT, OUTPUT = "request_prompt_tokens", "request_generation_tokens"
 
 @dataclass(frozen=True, slots=True)
 class RequestTotals:
-    """What the server counted in one period; None where it does not count it."""
+    """Counts of the server in one period; None where it does not count something."""
 
     seconds: float | None
     requests: float | None

@@ -120,8 +120,9 @@ MODELS: tuple[Alert, ...] = (
         ),
         summary=f"{MODEL} is gone: it had requests, and none of its replicas is seen anymore",
         description="All its replicas disappeared without being drained: in the last minute {{ $value | humanize }} "
-        "requests were in progress or finished. A model that ends without requests, for example by scaling to zero, "
-        "does not count; a model whose only replica is being replaced does, until the new one answers.",
+        "requests, without those of the canary, were in progress or finished. A model that ends without requests, "
+        "for example by scaling to zero, does not count; a model whose only replica is being replaced does, until the "
+        "new one answers.",
         cause="its pods are Pending (no GPU, lost node, image, quota); or only the sidecars are gone: if users are "
         "served, only the monitoring is missing",
         first=PODS,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.logs import UserError, print_error
 from vllm_sidecar.tools.recording.command import duration
-from vllm_sidecar.tools.targets import add_config_arguments, configuration, other_server
+from vllm_sidecar.tools.targets import add_config_arguments, add_login_argument, configuration, other_server
 from vllm_sidecar.tools.terminal import Progress, without_log
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="default text")
     add_config_arguments(parser)
+    add_login_argument(parser)
     parser.set_defaults(command=run)
 
 

@@ -29,7 +29,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What is known about the past of a server, or why nothing is."""
+    """The known past of a server, or why it is unknown."""
 
     rows: tuple[Compared, ...] = ()
     seconds: float | None = None
