@@ -59,6 +59,11 @@ class Load:
                     self._open.add(task)
                     task.add_done_callback(self._open.discard)
 
+    def leave(self) -> None:
+        """Disconnect all clients that wait."""
+        for task in self._open:
+            task.cancel()
+
     async def _one(self, session: aiohttp.ClientSession, dice: random.Random) -> None:
         prompt = " ".join(dice.choice(("tensor", "self", "return", "int", "size")) for _ in range(self.words))
         body = {"model": self.model, "prompt": prompt, "max_tokens": self.tokens, "ignore_eos": True}

@@ -86,6 +86,8 @@ async def test_three_equal_answers_make_a_baseline_and_another_one_is_a_change()
         assert values["success"] == 1.0
         report = run.canary.report()[0]
         assert report["baseline"] != report["hash"]
+        assert values["time_to_first_token_seconds"] == report["time_to_first_token_seconds"] is not None
+        assert report["phases"].keys() >= {"connect", "processing", "first_token", "transfer"}
         await run.send(pieces=PARIS)
         assert run.state() == "expected"
 
@@ -101,7 +103,7 @@ async def test_a_release_with_another_answer_is_counted_once_and_becomes_the_bas
 
 
 async def test_wrong_output_is_confirmed_by_repetition_and_ends_with_a_right_answer() -> None:
-    async with running(prompts=[{"name": "capital", "prompt": "a", "expect": {"pattern": "Paris"}}]) as run:
+    async with running(prompts=[{"name": "capital", "prompt": "a", "expect": {"contains": ["Paris"]}}]) as run:
         await run.send(3)
         values = await run.send(3, LYON)
         assert (values["consecutive_wrong_outputs"], values["success"]) == (3.0, 0.0)

@@ -225,6 +225,8 @@ class Writer:
             "canary_baseline_changes_total",
         ):
             self.own(name, 0.0, replica.serving, **self.model, **canary)
+        sent = np.cumsum(np.full(replica.rate.shape, self.step / 60))
+        self.own("canary_requests_total", sent, replica.serving, **self.model, **canary)
         self.own("canary_output_state", 0.0, replica.serving, **self.model, **canary, state="changed")
         handler = {"handler": "/v1/chat/completions", "method": "POST"}
         self.own("http_requests_total", self.counted(well + aborted), serving, **handler, status="2xx")

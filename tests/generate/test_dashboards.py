@@ -16,6 +16,7 @@ from places import ROOT
 from rows import for_each
 
 from vllm_sidecar import cli
+from vllm_sidecar.catalog import OWN
 from vllm_sidecar.catalog.alerts import ALERTS
 from vllm_sidecar.catalog.dashboards import DASHBOARDS, Panel, Query, Style
 from vllm_sidecar.catalog.dashboards.server_state import SERVER_STATES
@@ -153,6 +154,22 @@ def test_every_metric_is_chosen_by_the_variables_that_it_has_labels_for() -> Non
         for name, matchers in re.findall(r"\b(vllm_sidecar[\w:]*|up|ALERTS)\{([^}]*)\}", target["expr"]):
             assert 'cluster=~"$cluster"' in matchers or "VllmWatchdog" in matchers, (uid, title, name)
         assert not re.search(r"\bvllm_sidecar[\w:]*(?![\w:{])(?=[\s\[)])", target["expr"]), (uid, title)
+
+
+NOT_SHOWN = {
+    "window_seconds": "a setting; the HELP of recent signals explains it",
+    "probe_last_success_timestamp_seconds": "the interval and the failures of probes are shown",
+    "probe_server_time_ratio": "the interval and the duration of probes are shown, and a budget limits it",
+    "config_last_reload_success_timestamp_seconds": "whether the last load succeeded is shown",
+    "web_requests_in_flight": "connections and requests are shown",
+}
+"""Metrics of the sidecar about itself that are for a closer look, and why."""
+
+
+def test_what_the_sidecar_says_of_itself_is_on_a_dashboard_or_in_a_rule() -> None:
+    texts = [path.read_text() for folder in ("dashboards", "rules") for path in (ROOT / folder).glob("*.*")]
+    used = set(re.findall(r"vllm_sidecar_([a-z0-9_]+)", " ".join(texts)))
+    assert {signal.name for signal in OWN} - used == NOT_SHOWN.keys()
 
 
 def test_a_chosen_model_hides_no_source_that_has_none() -> None:

@@ -159,7 +159,7 @@ def snapshot(health: Health = UP, restarts: int = 0, **samples: float | Mapping[
             {"requests_running": 9.0, "recent_error_ratio": {"": 0.3}},
             "failing",
             Level.BAD,
-            "failing: 30% of the requests end in server errors",
+            "failing: 30% of the requests fail: server errors, or no answer until their clients left",
         ),
     ],
 )

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import bcrypt
 import pytest
 import recorded
 from places import CAPTURES, EXPORTER
@@ -50,10 +51,29 @@ def test_a_sidecar_already_has_the_minutes(capsys: pytest.CaptureFixture[str]) -
         code, out, _ = doctor(capsys, "--from", base, "--format", "markdown")
         assert code in (0, 4)
         assert "### Symptoms" in out
-        assert f"(sidecar {base})" in out
+        assert f"(sidecar {base.removeprefix('http://')})" in out
         code, _, err = doctor(capsys, "--from", url)
         assert code == 1
         assert "no status of a sidecar" in err
+
+
+def test_a_sidecar_behind_a_login_is_reached_as_by_the_other_tools(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    web = tmp_path / "web.yml"
+    web.write_text(f"basic_auth_users: {{prom: '{hashed}'}}\n")
+    with simulator() as (_, url), sidecar("--vllm.url", url, "--web.config.file", str(web)) as base:
+        monkeypatch.setenv("VLLM_SIDECAR_VLLM_BEARER_TOKEN_FILE", str(tmp_path / "the-token-of-vllm"))
+        code, _, err = doctor(capsys, "--from", base)
+        assert code == 1
+        assert "401" in err
+        login = tmp_path / "login"
+        login.write_text("prom:secret\n")
+        code, out, err = doctor(capsys, "--from", base, "--basic-auth-file", str(login))
+    assert (code in (0, 4, 5), err) == (True, "")
+    assert f"(sidecar {base.removeprefix('http://')})" in out
+    assert "secret" not in out
 
 
 def test_one_saved_body_says_that_it_has_no_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +88,8 @@ def test_two_saved_bodies_show_rates(capsys: pytest.CaptureFixture[str]) -> None
     (report,) = json.loads(out)
     assert code in (0, 3)
     assert report["shape"]["generation_tokens_per_second"] > 0.0
+    assert report["past"] is None
+    assert any("differ from the past: fewer than 10 requests" in text for text in report["unknown"])
     code, _, err = doctor(capsys, str(IDLE), str(LOAD))
     assert code == 1
     assert "two bodies need the time between them: add --apart" in err
@@ -105,6 +127,11 @@ def test_ctrl_c_shows_what_is_known() -> None:
             "no status of a sidecar: http://127.0.0.1:1/api/v1/status: Connection refused",
         ),
         (("--from", "http://a", "http://b"), "either --from or sources, not both"),
+        (
+            ("--from", "http://a", "--basic-auth-file", "/missing"),
+            "--basic-auth-file: cannot read /missing: No such file",
+        ),
+        (("--from", "http://a", "--basic-auth-file", str(LOAD)), "must have one line, USER:PASSWORD"),
         (("/missing.prom",), "cannot read /missing.prom: No such file"),
         ((str(LOAD), str(LOAD), str(LOAD)), "give one recording, or one or two saved bodies"),
         (("http://h:8000", "h:8001"), 'vllm.url: got "h:8001"; allowed: http://HOST'),

@@ -95,6 +95,8 @@ class Record:
             "prompt_hash": last.found.prompt if last and last.found else None,
             "baseline": known.answer if known else None,
             "last_success": self.last_success,
+            "phases": {phase.value: round(seconds, 6) for phase, seconds in last.moments.phases()} if last else {},
+            **_latencies(last.moments if last else None),
         }
 
     def rows(self) -> Iterator[Row]:
@@ -117,15 +119,21 @@ class Record:
 
 
 def _times(last: Result) -> Iterator[Row]:
-    moments = last.moments
-    for phase, seconds in moments.phases():
+    for phase, seconds in last.moments.phases():
         yield Row("phase_seconds", (phase.value,), round(seconds, 6))
-    for name, value in (
-        ("time_to_first_token_seconds", moments.time_to_first_token),
-        ("inter_token_latency_seconds", moments.inter_token_latency),
-        ("duration_seconds", moments.ended - moments.began if moments.ended is not None else None),
-    ):
-        if value is not None:
-            yield Row(name, (), round(value, 6))
+    for name, latency in _latencies(last.moments).items():
+        if latency is not None:
+            yield Row(name, (), latency)
     if last.found is not None:
         yield Row("answer_hash", (), float(int(last.found.answer, 16)))
+
+
+def _latencies(moments: Moments | None) -> dict[str, float | None]:
+    """Return the latencies of a request as a client sees them; None where it did not get so far."""
+    whole = moments.ended - moments.began if moments and moments.ended is not None else None
+    found = {
+        "time_to_first_token_seconds": moments.time_to_first_token if moments else None,
+        "inter_token_latency_seconds": moments.inter_token_latency if moments else None,
+        "duration_seconds": whole,
+    }
+    return {name: None if seconds is None else round(seconds, 6) for name, seconds in found.items()}

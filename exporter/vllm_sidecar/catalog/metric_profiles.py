@@ -88,6 +88,7 @@ LEAN = frozenset(
         "gpu_lost",
         "gpu_xid_errors_total",
         "gpu_xid_last_timestamp_seconds",
+        "canary_requests_total",
         "canary_consecutive_failures",
         "canary_consecutive_wrong_outputs",
         "canary_output_state",

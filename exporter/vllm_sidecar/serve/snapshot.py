@@ -22,6 +22,7 @@ from vllm_sidecar.exposition import labels_text
 from vllm_sidecar.exposition.metric_values import Summary
 from vllm_sidecar.logs import event
 from vllm_sidecar.series.readings import TARGET, Group
+from vllm_sidecar.series.request_totals import request_totals
 from vllm_sidecar.slices import at_once
 from vllm_sidecar.vllm.engines import shown_labels
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
     from vllm_sidecar.series.readings import Key, Readings
+    from vllm_sidecar.series.request_totals import Periods
     from vllm_sidecar.series.slo_counters import SloSample
     from vllm_sidecar.series.store import WindowStore
     from vllm_sidecar.series.window import Window
@@ -69,6 +71,8 @@ class Snapshot:
     """The last body and its parsed form, kept while the source is down."""
     probes: Mapping[str, ProbeHealth] = field(default_factory=dict)
     """Health of the probes of each source."""
+    request_totals: Periods | None = None
+    """Totals of the requests of the window, and of those before it; None without an engine."""
     canary: Sequence[Mapping[str, object]] = ()
     """The last result of each prompt and model of the canary."""
 
@@ -146,6 +150,7 @@ class Snapshotter:
             windows.recent_restarts,
             scraped,
             probes or {},
+            _request_totals(readings, windows, health),
         )
 
     def _forget(self, readings: Readings) -> None:
@@ -309,8 +314,7 @@ def _identity_samples(
         return
     dialect = readings.dialect
     yield "server_info", (identity.version or "", dialect.front_end, dialect.engine), 1.0
-    started = readings.started if readings.started is not None else min(readings.created.values(), default=None)
-    if started is not None:
+    if (started := _started(readings)) is not None:
         yield "server_start_timestamp_seconds", (), started
     if identity.requests_in_flight is not None:
         yield "http_requests_in_flight", (), identity.requests_in_flight
@@ -323,6 +327,19 @@ def _identity_samples(
             yield name, (), float(value)
     for model in identity.models[:MAX_MODELS]:
         yield "model_info", (model.id, model.root or "", model.parent or "", slug(model.id)), 1.0
+
+
+def _started(readings: Readings) -> float | None:
+    """Return the Unix time at which the server started; None if unknown."""
+    return readings.started if readings.started is not None else min(readings.created.values(), default=None)
+
+
+def _request_totals(readings: Readings | None, windows: WindowStore, health: Health) -> Periods | None:
+    if readings is None:
+        return None
+    started, polled = _started(readings), health.last_success
+    age = polled - started if started is not None and polled is not None else None
+    return request_totals(windows, None if age is None else windows.now - age)
 
 
 def _shown(value: object) -> str:

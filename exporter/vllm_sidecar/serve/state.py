@@ -80,7 +80,7 @@ def _state(snapshot: Snapshot, engines: Sequence[State]) -> State:
     errors = dict(snapshot.samples.get("recent_error_ratio", ())).values()
     worst = max((value for value in errors if isinstance(value, float)), default=0.0)
     if worst > FAILING:
-        states.append(State("failing", Level.BAD, f"failing: {worst:.0%} of the requests end in server errors"))
+        states.append(State("failing", Level.BAD, f"failing: {failures_text(worst)}"))
     if not states:
         return State("no_engines", Level.WATCH, "answers, but reports no engine yet")
     return max(states, key=lambda state: state.severity)
@@ -210,6 +210,11 @@ def _no_progress(engine: _Engine) -> State | None:
         return None
     words = f"no progress for {seconds_text(seconds)}: {_requests_text(engine)}{engine.gpus()}"
     return State("no_progress", Level.WATCH, words)
+
+
+def failures_text(ratio: float) -> str:
+    """Write which share of the requests fails, and in what ways."""
+    return f"{ratio:.0%} of the requests fail: server errors, or no answer until their clients left"
 
 
 def _requests_text(engine: _Engine) -> str:

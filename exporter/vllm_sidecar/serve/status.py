@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.catalog.reasons import Reason
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
+    from vllm_sidecar.series.request_totals import Periods
     from vllm_sidecar.serve.snapshot import Snapshot
     from vllm_sidecar.serve.state import Samples, State
 
@@ -116,7 +117,12 @@ def _target(snapshot: Snapshot, gpus: Samples) -> Steps:
         "interval_seconds": health.interval,
         "response_seconds": health.seconds,
         "server_time_ratio": health.server_time_ratio,
-        "process": {"restarts_seen": snapshot.restarts, "started": readings.started if readings else None},
+        "process": {
+            "restarts_seen": snapshot.restarts,
+            "recent_restarts": snapshot.recent_restarts,
+            "started": readings.started if readings else None,
+        },
+        "request_totals": _periods(snapshot.request_totals),
         "dialect": asdict(readings.dialect) if readings else None,
         "identity": asdict(identity),
         "canary": list(snapshot.canary),
@@ -137,6 +143,12 @@ def _target(snapshot: Snapshot, gpus: Samples) -> Steps:
         "sources": dict(readings.sources) if readings else {},
         "signals": (yield from _signals(snapshot.samples)),
     }
+
+
+def _periods(periods: Periods | None) -> dict[str, object]:
+    if periods is None:
+        return {"recent": None, "before": None}
+    return {"recent": asdict(periods.recent) if periods.recent else None, "before": asdict(periods.before)}
 
 
 def _error(health: Health, hints: Mapping[Reason, str]) -> dict[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from yarl import URL
 
 from vllm_sidecar.config import Config, NamedTarget, SoleTarget, Target, load
 from vllm_sidecar.config.flags import add_server_flags, file_of, given_flags
+from vllm_sidecar.logs import UserError
+from vllm_sidecar.vllm.probes.local_process import local_listener
 
 if TYPE_CHECKING:
     import argparse
@@ -26,6 +29,16 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--config.file", type=Path, metavar="FILE", help="YAML file of 'serve'")
     add_server_flags(group, without=("url", "labels", "headless"))
+
+
+def add_login_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the login of a sidecar or a Prometheus, which the configuration of a vLLM server has not."""
+    parser.add_argument(
+        "--basic-auth-file",
+        type=Path,
+        metavar="FILE",
+        help="file with USER:PASSWORD of a sidecar or Prometheus behind a login; not sent to vLLM",
+    )
 
 
 def configuration(arguments: argparse.Namespace, urls: Sequence[str], settings: Mapping[str, object]) -> Config:
@@ -60,9 +73,31 @@ def other_server(arguments: argparse.Namespace, url: str, settings: Mapping[str,
 
     Raises:
         ConfigError: With every mistake found.
+        UserError: The file with the login cannot be used.
     """
     flags = {name: value for name, value in given_flags(arguments).items() if name != "config.file"}
-    return load(None, {**flags, **settings, "vllm.url": url}, {})
+    login = {} if arguments.basic_auth_file is None else {"vllm.headers": _login(arguments.basic_auth_file)}
+    return load(None, {**flags, **settings, **login, "vllm.url": url}, {})
+
+
+def _login(path: Path) -> dict[str, str]:
+    """Return the header of a login."""
+    try:
+        pair = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--basic-auth-file: cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}"
+        ) from None
+    if ":" not in pair or "\n" in pair:
+        raise UserError(f"--basic-auth-file: {path} must have one line, USER:PASSWORD")
+    return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+
+
+def with_own_gpus(config: Config) -> Config:
+    """Return the configuration without GPUs if all servers run elsewhere: those of this machine are not theirs."""
+    if any(local_listener(target.url, target.unix_socket) for target in config.all_targets):
+        return config
+    return config.model_copy(update={"gpu": config.gpu.model_copy(update={"devices": "none"})})
 
 
 def _named(config: Config, name: str) -> NamedTarget:

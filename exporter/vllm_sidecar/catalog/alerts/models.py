@@ -52,10 +52,12 @@ MODEL_RECORDS: tuple[Record, ...] = (
         "model_active_requests:sum",
         "<<F>>",
         # A counter is used only while its series exists: the rest of its range after that means nothing. Running
-        # requests count only while tokens are generated: gauges freeze when all clients leave at once.
+        # requests count only while tokens are generated: gauges freeze when all clients leave at once. vLLM counts
+        # requests of the canary like those of users; a gateway may pass those of one replica to another one.
         "sum by (<<F>>) (((increase(~requests_finished_total[1m]) and ~requests_finished_total) "
         "or (~requests_running and on (<<E>>) (increase(~generation_tokens_total[1m]) > 0)) "
-        f"or (increase(~{_COUNTED}[1m]) and ~{_COUNTED} unless on (<<M>>) ~requests_finished_total)) "
+        f"or (increase(~{_COUNTED}[1m]) and ~{_COUNTED} unless on (<<M>>) ~requests_finished_total) "
+        "or -(increase(~canary_requests_total[1m]) and ~canary_requests_total)) "
         f"unless on (<<T>>) ({DOWN}))",
     ),
     Record(
@@ -118,8 +120,9 @@ MODELS: tuple[Alert, ...] = (
         ),
         summary=f"{MODEL} is gone: it had requests, and none of its replicas is seen anymore",
         description="All its replicas disappeared without being drained: in the last minute {{ $value | humanize }} "
-        "requests were in progress or finished. A model that ends without requests, for example by scaling to zero, "
-        "does not count; a model whose only replica is being replaced does, until the new one answers.",
+        "requests, without those of the canary, were in progress or finished. A model that ends without requests, "
+        "for example by scaling to zero, does not count; a model whose only replica is being replaced does, until the "
+        "new one answers.",
         cause="its pods are Pending (no GPU, lost node, image, quota); or only the sidecars are gone: if users are "
         "served, only the monitoring is missing",
         first=PODS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllm_sidecar.catalog.canary import CHANGED_OUTPUT, WRONG_OUTPUT
 from vllm_sidecar.catalog.dashboards.factories import (
     ENGINE,
     FINISHED,
@@ -21,11 +22,20 @@ from vllm_sidecar.catalog.dashboards.factories import (
     table,
     words,
 )
-from vllm_sidecar.catalog.dashboards.panel import FINE_OR_BAD, IN_USE, Color, Dashboard, Query, Row
+from vllm_sidecar.catalog.dashboards.panel import FINE_OR_BAD, IN_USE, Color, Dashboard, Query, Row, Word
 from vllm_sidecar.catalog.dashboards.server_state import SERVER_STATE, SERVER_STATES
 from vllm_sidecar.catalog.types import Unit
 
 _NAN = "not measured"
+_WRONG, _CHANGED = ("|".join(states) for states in (WRONG_OUTPUT, CHANGED_OUTPUT))
+_ANSWERS = (
+    f'max by (<<M>>, requested_model, prompt) ((~canary_output_state{{state!~"{_WRONG}|{_CHANGED}"}} == 1) '
+    f'or 2 * (~canary_output_state{{state=~"{_CHANGED}"}} == 1) or 3 * (~canary_output_state{{state=~"{_WRONG}"}} == 1) '
+    "or 4 * (clamp_max(~canary_consecutive_failures, 1) == 1))"
+)
+_ANSWER_WORDS = (
+    Word(1, "right", Color.GOOD), Word(2, "changed", Color.WATCH), Word(3, "wrong", Color.BAD), Word(4, "no answer", Color.BAD),
+)  # fmt: skip
 _NO_CANARY = "The canary is off (docs/canary.md)."
 _PAST = (
     ("now", "", None, False),
@@ -204,10 +214,9 @@ INCIDENT = Dashboard(
         Row(
             "Canary: what does a user get?",
             (
-                states("Is the answer to each known prompt right?", "The state of the last complete answer. Changed and template_changed differ from the "
-                       "past; all other states but expected and learning are wrong.",
-                       Query("~canary_output_state == 1", "{{instance}} {{target}} {{requested_model}} {{prompt}} {{state}}"),
-                       words=IN_USE, width=12, height=7, empty=_NO_CANARY),
+                states("Is the answer to each known prompt right?", "Of the last request: right as far as it is known, another answer or template than "
+                       "before, wrong, or no complete answer. docs/canary.md explains each state; the status page has the answer's own.",
+                       Query(_ANSWERS, "{{prompt}} {{requested_model}} " + SERVER), words=_ANSWER_WORDS, width=12, height=7, empty=_NO_CANARY),
                 lines("Why do requests of the canary fail?", "Failed requests by reason: no complete answer, or a wrong one.", Unit.NONE,
                       Query("sum by (reason) (increase(~canary_failures_total[10m])) > 0", "{{reason}}"), stacked=True, decimals=0, width=12, height=7,
                       empty="No canary, or none of its requests failed."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.logs import print_error
 from vllm_sidecar.tools.recording.command import duration
-from vllm_sidecar.tools.targets import add_config_arguments
+from vllm_sidecar.tools.targets import add_config_arguments, add_login_argument
 from vllm_sidecar.tools.terminal import Progress, without_log
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="default text")
     add_config_arguments(parser)
+    add_login_argument(parser)
     parser.set_defaults(command=run)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.logs import UserError, print_error
 from vllm_sidecar.tools.recording.command import duration
-from vllm_sidecar.tools.targets import add_config_arguments, configuration
+from vllm_sidecar.tools.targets import add_config_arguments, add_login_argument, configuration, other_server
 from vllm_sidecar.tools.terminal import Progress, without_log
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="default text")
     add_config_arguments(parser)
+    add_login_argument(parser)
     parser.set_defaults(command=run)
 
 
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _observed(arguments: argparse.Namespace, progress: Progress) -> Observed:
+    from vllm_sidecar.config import format_duration
     from vllm_sidecar.tools.doctor import sources
     from vllm_sidecar.tools.recording.reader import is_recording
 
@@ -81,7 +83,9 @@ async def _observed(arguments: argparse.Namespace, progress: Progress) -> Observ
     if arguments.sidecar:
         if given:
             raise UserError("either --from or sources, not both")
-        return await sources.sidecar_status(arguments.sidecar, arguments.timeout)
+        limit = format_duration(arguments.timeout)
+        settings = {"scrape.timeout": limit, "scrape.connect_timeout": limit}
+        return await sources.sidecar_status(other_server(arguments, arguments.sidecar, settings))
     if not given or any("://" in each for each in given):
         config = configuration(arguments, given, {})
         if not config.all_targets:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.tools.doctor.causes import Symptom
 from vllm_sidecar.tools.doctor.findings import BAD, WATCH, Finding, findings, gpu_findings, symptoms
+from vllm_sidecar.tools.doctor.past import Past, past_of
 from vllm_sidecar.tools.doctor.readings import Readings
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Source:
     """Limits of the diagnosis."""
     ages: Ages = field(default_factory=dict)
     """For how long the states of targets and engines were seen; empty if unknown."""
+    no_gpus: str = "they are not watched here"
+    """Why a status from there may hold no GPUs."""
 
 
 @dataclass
@@ -47,6 +50,8 @@ class Diagnosis:
     symptoms: Mapping[Symptom, str]
     shape: Mapping[str, float]
     """Mean tokens and rates."""
+    past: Past
+    """The shape of requests now and before."""
     unknown: list[str] = field(default_factory=list)
 
     @property
@@ -68,6 +73,7 @@ class Diagnosis:
             "identity": dict(self.identity),
             "symptoms": {str(symptom): answer for symptom, answer in self.symptoms.items()},
             "shape": dict(self.shape),
+            "past": self.past.as_json(),
             "findings": [
                 {
                     "finding": each.name,
@@ -101,6 +107,7 @@ def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source
     if gpus and gpus.get("up"):
         found += gpu_findings(Readings(dict(gpus)))
     identity = target.get("identity") or {}
+    past = past_of(target)
     return Diagnosis(
         source,
         name,
@@ -109,7 +116,8 @@ def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source
         found,
         symptoms(readings, found),
         dict(_shape(readings)),
-        [*source.notes, *_unknown(target, identity, gpus)],
+        past,
+        [*source.notes, *_unknown(target, identity, gpus, past, source)],
     )
 
 
@@ -143,7 +151,9 @@ def _shape(readings: Readings) -> Iterator[tuple[str, float]]:
             yield name, value
 
 
-def _unknown(target: Mapping[str, Any], identity: Mapping[str, Any], gpus: Mapping[str, Any] | None) -> Iterator[str]:
+def _unknown(
+    target: Mapping[str, Any], identity: Mapping[str, Any], gpus: Mapping[str, Any] | None, past: Past, source: Source
+) -> Iterator[str]:
     flags = identity.get("flags") or {}
     missing = [name for name in COMPATIBILITY if name not in flags]
     if missing:
@@ -151,10 +161,12 @@ def _unknown(target: Mapping[str, Any], identity: Mapping[str, Any], gpus: Mappi
     if not identity.get("version"):
         yield "the version of vLLM"
     if gpus is None:
-        yield "the GPUs: they are not watched here"
+        yield f"the GPUs: {source.no_gpus}"
     elif not gpus.get("up"):
         error = gpus.get("last_error") or {}
         yield f"the GPUs: {error.get('reason', 'not read yet')}"
     if target.get("missing"):
         yield f"signals that the server does not expose: {', '.join(target['missing'])}"
-    yield "whether prompts, answers and rates differ from the past: a diagnosis has no history"
+    if past.unknown:
+        yield f"whether prompts, answers and rates differ from the past: {past.unknown}"
+    yield "whether they differ from other days: compare --prometheus URL --at now-24h --at now compares two times"

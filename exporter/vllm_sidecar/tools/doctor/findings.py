@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.catalog.alerts import ALERTS, Profile, standard
 from vllm_sidecar.catalog.canary import CHANGED_OUTPUT, WRONG_OUTPUT
 from vllm_sidecar.catalog.objectives import SLOS
-from vllm_sidecar.serve.state import LIMITS, seconds_text
+from vllm_sidecar.serve.state import LIMITS, failures_text, seconds_text
 from vllm_sidecar.tools.doctor.causes import MEANINGS, Meaning, Symptom
 from vllm_sidecar.tools.doctor.readings import Readings, labels_of
 
@@ -88,11 +88,11 @@ def _named(state: str, target: Readings, engine: str) -> str:
 def _of_server(target: Readings) -> Iterator[Finding]:
     ratio = target.largest("recent_error_ratio")
     if ratio is not None and ratio > standard("VllmErrorRatioHigh", "errors") and not _is_failing(target):
-        yield Finding("failing", BAD, f"{ratio:.0%} of the requests end in server errors")
-    restarts = target.value("server_restarts_total") or 0.0
+        yield Finding("failing", BAD, failures_text(ratio))
+    restarts = (target.target.get("process") or {}).get("recent_restarts") or 0
     if restarts:
-        yield Finding("restarting", BAD if restarts >= standard("VllmCrashLoop", "restarts") else WATCH,
-                      f"{restarts:.0f} restarts were seen")  # fmt: skip
+        severity = BAD if restarts >= standard("VllmCrashLoop", "restarts") else WATCH
+        yield Finding("restarting", severity, f"restarts in the last 15 minutes: {restarts}")
     uneven = target.largest("recent_data_parallel_imbalance_ratio", load="generation_tokens")
     running = target.value("requests_running") or 0.0
     engines = len(_engines(target))
@@ -100,8 +100,19 @@ def _of_server(target: Readings) -> Iterator[Finding]:
         "VllmDataParallelImbalance", "running"
     ):
         yield Finding("engines_uneven", WATCH, f"imbalance of generated tokens {uneven:.0%} over {engines} engines")
+    yield from _corrupted(target)
     if target.largest("gpu_starved"):
         yield Finding("gpu_starved", WATCH, "requests wait while every GPU is idle")
+
+
+def _corrupted(target: Readings) -> Iterator[Finding]:
+    """Find requests with NaN in their logits: now, or at some time since the server started."""
+    periods = target.target.get("request_totals") or {}
+    recent, before = ((periods.get(name) or {}).get("corrupted") or 0.0 for name in ("recent", "before"))
+    if recent:
+        yield Finding("corrupted", BAD, f"vLLM counts NaN in the logits of {recent:.0f} requests of the last minute")
+    elif before:
+        yield Finding("corrupted", WATCH, f"vLLM counted NaN in the logits of {before:.0f} requests since its start")
 
 
 def _of_canary(target: Readings) -> Iterator[Finding]:
@@ -134,8 +145,6 @@ def _of_engine(target: Readings, engine: str) -> Iterator[Finding]:
     drafted = target.value("recent_spec_decode_accepted_length_tokens", engine)
     if drafted is not None and drafted < standard("VllmSpecDecodeAcceptanceLow", "gain"):
         yield Finding("drafts_rejected", WATCH, f"a step yields {drafted:.2f} tokens, without drafts 1", subject)
-    if target.value("requests_corrupted_total", engine):
-        yield Finding("corrupted", BAD, "vLLM counts requests with NaN in their logits", subject)
     requests = target.value("recent_requests", engine) or 0.0
     aborted = target.value("recent_requests", engine, outcome="aborted") or 0.0
     if requests >= LEAST_REQUESTS and aborted / requests > standard("VllmAbortRatioHigh", "aborted"):

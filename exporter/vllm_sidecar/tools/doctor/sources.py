@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.reasons import PollError
-from vllm_sidecar.config import Config, format_duration
+from vllm_sidecar.config import format_duration
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.serve.app import Sidecar
 from vllm_sidecar.serve.status import NodeGpus, status
@@ -21,19 +21,25 @@ from vllm_sidecar.tools.doctor.state_ages import StateAges
 from vllm_sidecar.tools.recording.events import METRICS, Exchange, Head, Server
 from vllm_sidecar.tools.recording.playback import Playback, outline
 from vllm_sidecar.tools.recording.writer import Writer
+from vllm_sidecar.tools.targets import names, with_own_gpus
 from vllm_sidecar.vllm.client import Client, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from vllm_sidecar.config import Config
+
 Observed = tuple[dict[str, Any], Source]
 STALL_SECONDS = 120.0
 TICK = 1.0
+_NOT_RECORDED = "a recording holds the answers of servers only"
+_NO_GPUS = "a body of /metrics is about the server only"
 
 
 async def live(config: Config, seconds: float, show: Callable[[str], None]) -> Observed:
     """Watch servers with the sidecar itself for so many seconds, or until SIGINT; without an HTTP server."""
-    sidecar = Sidecar(config, lambda: config)
+    watched = with_own_gpus(config)
+    sidecar = Sidecar(watched, lambda: watched)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
@@ -61,16 +67,16 @@ async def live(config: Config, seconds: float, show: Callable[[str], None]) -> O
     return found, Source(urls, observed, tuple(notes), ages.at(time.monotonic()))
 
 
-async def sidecar_status(url: str, timeout_seconds: float) -> Observed:
-    """Take the status that a running sidecar has.
+async def sidecar_status(config: Config) -> Observed:
+    """Take the status that a running sidecar has, whose address and credentials are those of the sole target.
 
     Raises:
         UserError: It cannot be reached, or is not a sidecar.
     """
-    config = Config.model_validate({"vllm": {"url": url}})
+    (url,) = names([str(config.vllm.url)])
     try:
         async with Client(config.vllm, config.scrape) as client:
-            answer = await client.get("/api/v1/status", accept="application/json", timeout=timeout_seconds)
+            answer = await client.get("/api/v1/status", accept="application/json")
         found = json.loads(answer.body)
         targets = found["targets"]
         if not all({"state", "signals"} <= set(each) for each in targets):
@@ -105,7 +111,7 @@ async def recording(path: Path, show: Callable[[str], None]) -> Observed:
     if found.seconds < STALL_SECONDS:
         notes.append(f"a stall: it is called one after {STALL_SECONDS:.0f} s, and {found.seconds:.0f} s were recorded")
     report = json.loads(json.dumps(status([each.snapshot() for each in playback.loops])))
-    return report, Source(f"end of {path}", found.seconds, tuple(notes), ages.at(found.seconds))
+    return report, Source(f"end of {path}", found.seconds, tuple(notes), ages.at(found.seconds), _NOT_RECORDED)
 
 
 async def bodies(paths: Sequence[Path], apart: float) -> Observed:
@@ -122,7 +128,9 @@ async def bodies(paths: Sequence[Path], apart: float) -> Observed:
                 at = 1.0 + number * apart
                 writer.write(Exchange(0, at, 0.0, METRICS, Response(file.read_bytes(), "text/plain", 0.0)))
         report, _ = await recording(path, lambda _: None)
-    names = " and ".join(map(str, paths))
+    shown = " and ".join(map(str, paths))
     if len(paths) == 1:
-        return report, Source(names, None, ("rates, recent latencies and stalls: one body has no time",))
-    return report, Source(names, apart, (f"a stall: the bodies are {apart:.0f} s apart",))
+        note, seconds = "rates, recent latencies and stalls: one body has no time", None
+    else:
+        note, seconds = f"a stall: the bodies are {apart:.0f} s apart", apart
+    return report, Source(shown, seconds, (note,), no_gpus=_NO_GPUS)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.tools.doctor.diagnosis import Diagnosis
     from vllm_sidecar.tools.doctor.findings import Finding
+    from vllm_sidecar.tools.doctor.past import Past
 
 _COLORS = {"bad": "\033[31m", "watch": "\033[33m", "fine": "\033[32m", "unknown": "\033[33m"}
 _END = "\033[0m"
@@ -29,7 +30,10 @@ def lines(found: Diagnosis, *, markdown: bool = False, color: bool = False) -> I
         ("Server", _pairs(found.identity)),
         ("Symptoms", (f"{symptom}: {answer}" for symptom, answer in found.symptoms.items())),
         ("Request shape and load", _pairs(found.shape)),
+        (_past_title(found.past), (f"{each.name}: {each}" for each in found.past.rows)),
     ):
+        if not title:
+            continue
         yield ""
         yield f"{head}{title}"
         yield from (f"{item}{text}" for text in part)
@@ -53,6 +57,14 @@ def _finding(each: Finding, head: str, item: str) -> Iterator[str]:
         ("runbook", f"rules/runbooks/{each.meaning.alert}.md" if each.meaning.alert else ""),
     )
     yield from (f"{item}{name}: {text}" for name, text in rows if text)
+
+
+def _past_title(past: Past) -> str:
+    if not past.rows:
+        return ""
+    now = seconds_text(past.seconds or 0.0)
+    before = "the time" if past.before_seconds is None else seconds_text(past.before_seconds)
+    return f"Request shape of the last {now}, and of {before} before that since vLLM started"
 
 
 def _pairs(values: Mapping[str, object]) -> Iterator[str]:

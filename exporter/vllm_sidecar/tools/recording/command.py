@@ -107,6 +107,7 @@ def _report(session: Session, writer: Writer) -> int:
     counts = session.counts
     time = format_duration(round(session.seconds))
     print(f"{writer.path}: {counts.polls} polls in {time}, {counts.failed} of them failed, {_kib(writer.size)}")
+    print("GPUs are not recorded: what they did is in 'nvidia-smi -q' now, and in Prometheus where a sidecar runs")
     for reason, detail in counts.reasons.items():
         print_error(f"a poll failed: {reason}: {detail}. {Reason(reason).hint}")
     if counts.polls == counts.failed:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.logs import UserError, print_error
 from vllm_sidecar.tools.prometheus_api import unix_time
 from vllm_sidecar.tools.recording.command import duration
-from vllm_sidecar.tools.targets import add_config_arguments, configuration, other_server
+from vllm_sidecar.tools.targets import add_config_arguments, add_login_argument, configuration, other_server
 from vllm_sidecar.tools.terminal import Progress, without_log
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a request of --from and --prometheus (default 30s)",
     )
     add_config_arguments(parser)
+    add_login_argument(parser)
     parser.set_defaults(command=run)
 
 

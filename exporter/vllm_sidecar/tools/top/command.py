@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.logs import UserError, print_error
 from vllm_sidecar.tools.recording.command import duration
-from vllm_sidecar.tools.targets import add_config_arguments, configuration, names, other_server
+from vllm_sidecar.tools.targets import add_config_arguments, add_login_argument, configuration, names, other_server
 from vllm_sidecar.tools.terminal import Progress, without_log
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=duration, default=5.0, metavar="TIME", help="for each request of --from (default 5s)"
     )
     add_config_arguments(parser)
+    add_login_argument(parser)
     parser.set_defaults(command=run)
 
 

@@ -11,10 +11,9 @@ from vllm_sidecar.serve.app import Sidecar
 from vllm_sidecar.serve.state import without_targets
 from vllm_sidecar.serve.status import NodeGpus, status_steps
 from vllm_sidecar.slices import in_slices
-from vllm_sidecar.tools.targets import names
+from vllm_sidecar.tools.targets import names, with_own_gpus
 from vllm_sidecar.tools.top.drawing import SPAN
 from vllm_sidecar.vllm.client import Client
-from vllm_sidecar.vllm.probes.local_process import local_listener
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,10 +58,7 @@ class PolledServers:
     def __init__(self, config: Config) -> None:
         targets = config.all_targets
         self.name = names([targets[0].url])[0] if len(targets) == 1 else "servers"
-        self._config = config
-        if not any(local_listener(target.url, target.unix_socket) for target in targets):
-            # The GPUs of this machine have nothing to do with servers elsewhere.
-            self._config = config.model_copy(update={"gpu": config.gpu.model_copy(update={"devices": "none"})})
+        self._config = with_own_gpus(config)
         self._sidecar = Sidecar(self._config, lambda: self._config)
 
     async def __aenter__(self) -> Self:

@@ -1,0 +1,129 @@
+"""What `compare` reports of a real vLLM: equal servers, other lengths, and another `--max-num-seqs`.
+
+    VLLM_SIDECAR_SERVE='vllm serve MODEL --served-model-name m --port 8000 --max-num-seqs 16' \
+        python tests/bench/bench_real_compare.py
+
+One server is compared with itself, live and as recordings of two minutes that follow each other, then with itself
+under other requests, and with a server that takes one request at a time. Without the variable nothing is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bench_real_faults import URL, Load, server
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WINDOW, WARM = 60, 30.0
+ITSELF = URL.replace("127.0.0.1", "localhost")
+"""The same server under another name."""
+
+
+def calm() -> Load:
+    """Return the load that the others are compared with."""
+    load = Load("m")
+    load.rate, load.words, load.tokens = 2.0, 60, 10
+    return load
+
+
+async def program(*arguments: str) -> str:
+    """Run the program as its user does; return what it prints."""
+    command = (sys.executable, "-m", "vllm_sidecar", *arguments)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    printed, _ = await process.communicate()
+    return printed.decode()
+
+
+async def recorded(folder: Path, name: str) -> str:
+    """Record the server for one window."""
+    path = str(folder / f"{name}.vllm-recording.gz")
+    await program("record", URL, "-o", path, "--for", f"{WINDOW}s")
+    return path
+
+
+async def compared(title: str, *sides: str) -> None:
+    """Print a row about a comparison."""
+    arguments: Sequence[str] = ("--for", f"{WINDOW}s") if "://" in sides[0] else ()
+    report: dict[str, Any] = json.loads(await program("compare", *sides, *arguments, "--format", "json"))
+    print(f"| {title} | {report['result']} | {differences(report)} | {explained(report)} |", flush=True)
+
+
+def differences(report: dict[str, Any]) -> str:
+    """Name each measure that differs with its change, and facts that differ."""
+    facts = [f"`{each['fact']}`" for each in report["facts"]]
+    measures = []
+    for each in report["measures"]:
+        if each["different"]:
+            low, high = each["change"]
+            form = "x{:.2f}" if each["against_a"] == "ratio" else "{:+.2f}"
+            bound = "" if each["bound"] is None else f" above {each['bound']:g}"
+            measures.append(f"`{each['measure']}`{bound} " + " to ".join(dict.fromkeys(map(form.format, (low, high)))))
+    return ", ".join([*facts, *measures]) or "none"
+
+
+def explained(report: dict[str, Any]) -> str:
+    return ", ".join(f"`{each['measure']}`: {each['answer']}" for each in report["explained_by_shape_or_load"]) or "-"
+
+
+async def one_server(command: str, folder: Path) -> tuple[str, ...]:
+    """Record a server at its usual load twice, then with longer prompts, and with longer outputs."""
+    load, paths = calm(), []
+    with server(command):
+        sending = asyncio.create_task(load.run())
+        await asyncio.sleep(WARM)
+        for number in range(2):
+            path, _ = await asyncio.gather(recorded(folder, f"calm-{number}"), compared("itself, live", URL, ITSELF))
+            paths.append(path)
+        load.words = 240
+        paths.append(await recorded(folder, "prompts"))
+        load.words, load.tokens = 60, 40
+        paths.append(await recorded(folder, "outputs"))
+        sending.cancel()
+        load.leave()
+    return tuple(paths)
+
+
+async def one_seat(command: str, folder: Path) -> str:
+    """Record a server that takes one request at a time, at the usual load."""
+    load = calm()
+    with server(command, "--max-num-seqs", "1"):
+        sending = asyncio.create_task(load.run())
+        await asyncio.sleep(WARM)
+        path = await recorded(folder, "one-seat")
+        sending.cancel()
+        load.leave()
+    return path
+
+
+async def play(command: str) -> None:
+    """Record everything, and print what the comparisons say."""
+    print("| B, against the usual load | Result | Differences | Explained by shape or load |")
+    print("| --- | --- | --- | --- |", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        first, second, prompts, outputs = await one_server(command, Path(name))
+        await compared("the next minute", first, second)
+        await compared("prompts four times as long", first, prompts)
+        await compared("outputs four times as long", first, outputs)
+        await compared("--max-num-seqs 1 instead of 16", first, await one_seat(command, Path(name)))
+
+
+def main() -> None:
+    command = os.environ.get("VLLM_SIDECAR_SERVE")
+    if not command:
+        print("skipped: set VLLM_SIDECAR_SERVE, a command that starts vLLM")
+        return
+    asyncio.run(play(command))
+
+
+if __name__ == "__main__":
+    main()
