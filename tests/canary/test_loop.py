@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from answering import HEAD, PARIS, Answering, answering, token
 
-from vllm_sidecar.canary import Canary, Situation
+from vllm_sidecar.canary import Canary, Situation, search
 from vllm_sidecar.catalog.canary import FAILURES, OutputState
 from vllm_sidecar.config import CanarySettings, NamedTarget
 
@@ -103,7 +104,7 @@ async def test_a_release_with_another_answer_is_counted_once_and_becomes_the_bas
 
 
 async def test_wrong_output_is_confirmed_by_repetition_and_ends_with_a_right_answer() -> None:
-    async with running(prompts=[{"name": "capital", "prompt": "a", "expect": {"contains": ["Paris"]}}]) as run:
+    async with running(prompts=[{"name": "capital", "prompt": "a", "expect": {"pattern": "Paris"}}]) as run:
         await run.send(3)
         values = await run.send(3, LYON)
         assert (values["consecutive_wrong_outputs"], values["success"]) == (3.0, 0.0)
@@ -111,6 +112,19 @@ async def test_wrong_output_is_confirmed_by_repetition_and_ends_with_a_right_ans
         assert run.state() == "unexpected"
         values = await run.send(1, PARIS)
         assert (values["consecutive_wrong_outputs"], values["success"]) == (0.0, 1.0)
+
+
+async def test_a_pattern_whose_search_does_not_end_is_logged_and_judges_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vllm_sidecar.canary.search.found", partial(search.found, seconds=0.5))
+    endless = (HEAD, token("a" * 60, 10), token("!", 11, "stop"))
+    prompt = {"name": "capital", "prompt": "a", "expect": {"pattern": "(a+)+$"}}
+    async with running(prompts=[prompt]) as run:
+        values = await run.send(3, endless)
+
+    assert values["success"] == 1.0
+    assert "canary_pattern_not_searched" in caplog.text
 
 
 async def test_failures_keep_the_last_output_and_are_counted_by_reason() -> None:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_sidecar.canary import search
 from vllm_sidecar.canary.client import CanaryClient
 from vllm_sidecar.canary.errors import CanaryError
 from vllm_sidecar.canary.output import fingerprint, state_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from vllm_sidecar.canary.requests import CanaryRequest
+    from vllm_sidecar.canary.stream import Answer
     from vllm_sidecar.config import Target
     from vllm_sidecar.config.canary import CanarySettings
 
@@ -127,13 +129,25 @@ class Canary:
                 self._log_bug(error)
         record.add(result, self._wall())
 
+    async def _matched(self, key: _Key, answer: Answer) -> bool | None:
+        """Return whether the expected pattern matches an answer; None without one, or if its search takes too long."""
+        pattern = key.request.prompt.expect.pattern
+        if pattern is None:
+            return None
+        matched = await search.found(pattern, answer.text.strip())
+        if matched is None:
+            event(_log, logging.WARNING, "canary_pattern_not_searched", **self._named(key),
+                  hint=f"the search of expect.pattern did not end in {search.SEARCH_TIMEOUT:g} s; the answer counts as "
+                  "if there was no pattern: make it simpler, without one repetition in another")  # fmt: skip
+        return matched
+
     async def _answer(self, key: _Key, situation: Situation, record: Record, moments: Moments) -> Result:
         prompt = key.request.prompt
         answer = await self._client.send(key.request, key.model, moments)
         found = fingerprint(answer, prompt.tolerance_tokens)
         baseline = record.baseline
         baseline.use_release((situation.release, answer.server_fingerprint))
-        state = state_of(prompt, answer, found, baseline.known)
+        state = state_of(prompt, answer, found, baseline.known, matched=await self._matched(key, answer))
         if state is not record.answered or record.consecutive_failures:
             level = logging.INFO if state in (OutputState.EXPECTED, OutputState.LEARNING) else logging.WARNING
             event(_log, level, "canary_output", **self._named(key), state=state.value, hash=found.answer,

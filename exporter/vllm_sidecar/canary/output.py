@@ -53,10 +53,19 @@ def _hash(parts: Iterable[object]) -> str:
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:HASH_DIGITS]
 
 
-def state_of(prompt: CanaryPrompt, answer: Answer, found: Fingerprint, known: Fingerprint | None) -> OutputState:
-    """Return the state of a complete answer; `known` is its baseline, None while that is learned.
+def state_of(
+    prompt: CanaryPrompt, answer: Answer, found: Fingerprint, known: Fingerprint | None, *, matched: bool | None = None
+) -> OutputState:
+    """Return the state of a complete answer.
 
     An answer that is exactly the configured one is right, whatever it looks like.
+
+    Args:
+        prompt: The request and the answer that is expected.
+        answer: The answer.
+        found: Its fingerprint.
+        known: The baseline; None while that is learned.
+        matched: Whether `expect.pattern` matches; None without a pattern, or if that is not known.
     """
     text, expect = answer.text.strip(), prompt.expect
     if not text:
@@ -72,7 +81,7 @@ def state_of(prompt: CanaryPrompt, answer: Answer, found: Fingerprint, known: Fi
             return OutputState.CONTROL_TOKENS
     if not ended:
         return OutputState.ENDLESS
-    if not exact and not _is_allowed(expect, text):
+    if not exact and not _is_allowed(expect, matched=matched):
         return OutputState.UNEXPECTED
     return _compared(found, known, exact=exact)
 
@@ -81,31 +90,9 @@ def _is_exact(expect: Expectation, text: str, found: Fingerprint) -> bool:
     return text == (expect.text or "").strip() or found.answer == expect.hash
 
 
-def _is_allowed(expect: Expectation, text: str) -> bool:
+def _is_allowed(expect: Expectation, *, matched: bool | None) -> bool:
     """Return whether an answer that is not the exact one may be right."""
-    if expect.contains:
-        return any(has_word(text.casefold(), word.strip().casefold()) for word in expect.contains)
-    return expect.text is None and expect.hash is None
-
-
-def has_word(text: str, word: str) -> bool:
-    """Return whether a word is in a text without a Latin letter or digit next to it: 4 is not in 14.
-
-    The time is linear in the text. A regular expression could hold the event loop for hours on an answer that it was
-    not made for.
-    """
-    at = text.find(word)
-    while at >= 0:
-        end = at + len(word)
-        if not (_joins(text[max(at - 1, 0) : at + 1]) or _joins(text[end - 1 : end + 1])):
-            return True
-        at = text.find(word, at + 1)
-    return False
-
-
-def _joins(pair: str) -> bool:
-    """Return whether two characters belong to one word; False at an end of the text."""
-    return len(pair) == 2 and pair.isascii() and pair.isalnum()
+    return matched is not False if expect.pattern is not None else expect.text is None and expect.hash is None
 
 
 def _compared(found: Fingerprint, known: Fingerprint | None, *, exact: bool) -> OutputState:

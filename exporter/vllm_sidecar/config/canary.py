@@ -57,6 +57,14 @@ def _hash(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(_prompt_text(value))
+    except (re.error, RecursionError, OverflowError) as error:
+        raise not_allowed(f"a regular expression of Python ({error})") from None
+    return value
+
+
 PromptText = Annotated[str, AfterValidator(_prompt_text), described(type="string", pattern=r"\S")]
 
 
@@ -64,19 +72,18 @@ class Expectation(Section):
     """The answer that is right; without one the answer is compared with a learned baseline only."""
 
     text: PromptText | None = Field(default=None, description="The whole answer, without blanks around it.")
-    contains: Annotated[tuple[PromptText, ...], BeforeValidator(as_tuple)] = Field(
-        default=(),
-        description="Words of which the answer has at least one, in upper or lower case; empty for any answer.",
+    pattern: Annotated[str, AfterValidator(_pattern), described(type="string", minLength=1)] | None = Field(
+        default=None, description="A regular expression that matches a part of the answer."
     )
     hash: Annotated[str, AfterValidator(_hash), described(type="string", pattern=f"^{_HASH.pattern}$")] | None = Field(
         default=None, description="Hash of the answer's token ids, as the status and the log show it."
     )
 
-    @field_validator("contains", "hash")
+    @field_validator("pattern", "hash")
     @classmethod
     def _only_one(cls, value: object, info: ValidationInfo) -> object:
-        if value and any(info.data.values()):
-            raise not_allowed("one of text, contains and hash, not several")
+        if value is not None and any(other is not None for other in info.data.values()):
+            raise not_allowed("one of text, pattern and hash, not several")
         return value
 
 
