@@ -280,7 +280,7 @@ def test_a_window_without_requests_says_what_is_known(
         ((CAPTURES / "0.32.0__baseline__load.prom",), "is neither a recording nor a profile: a recording is made with"),
         (("--from", "http://127.0.0.1:1"), "no metrics of a sidecar: http://127.0.0.1:1/metrics: Connection refused"),
         (("http://127.0.0.1:1", "--window", "1s"), "no traffic was seen: refused: http://127.0.0.1:1/metrics"),
-        (("--prometheus", "http://127.0.0.1:1"), "Prometheus cannot be read: http://127.0.0.1:1/api/v1/query"),
+        (("--prometheus", "http://127.0.0.1:1"), "Prometheus: refused: http://127.0.0.1:1/api/v1/query"),
         (("x.gz", "--select", "a"), "--select and --at belong to --prometheus"),
         (("x.gz", "--for", "k6"), "--for and --force belong to -o FOLDER"),
         (("x.gz", "--expect", "p", "--format", "json"), "--expect prints a table: leave out --format"),
@@ -386,4 +386,7 @@ def test_the_past_is_in_a_real_prometheus(tmp_path: Path, capsys: pytest.Capture
         code, _, err = shape(capsys, "--prometheus", server.url, "--select", 'pod="x"')
         assert code == 1
         assert 'no sample of vllm_sidecar_request_prompt_tokens_bucket with {pod="x"} in the 1h' in err
-        assert "check the matchers of --select" in shape(capsys, "--prometheus", server.url, "--select", "x=")[2]
+        assert (
+            "Check --select: matchers are written as in PromQL"
+            in shape(capsys, "--prometheus", server.url, "--select", "x=")[2]
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from yarl import URL
 
-from vllm_sidecar.config import Config, NamedTarget, SoleTarget, Target, load
+from vllm_sidecar.config import Config, NamedTarget, SoleTarget, Target, format_duration, load
 from vllm_sidecar.config.flags import add_server_flags, file_of, given_flags
 
 if TYPE_CHECKING:
@@ -56,13 +56,17 @@ def configuration(arguments: argparse.Namespace, urls: Sequence[str], settings: 
 def other_server(arguments: argparse.Namespace, url: str, settings: Mapping[str, object] = _NOTHING) -> Config:
     """Return how to reach a running sidecar or Prometheus: with the flags that were given, and further values.
 
+    Requests take at most the `timeout` of the arguments.
+
     Neither the file nor the environment is read: their credentials are those of vLLM, and not for other addresses.
 
     Raises:
         ConfigError: With every mistake found.
     """
     flags = {name: value for name, value in given_flags(arguments).items() if name != "config.file"}
-    return load(None, {**flags, **settings, "vllm.url": url}, {})
+    limit = format_duration(arguments.timeout)
+    times = {"scrape.timeout": limit, "scrape.connect_timeout": limit}
+    return load(None, {**flags, **times, **settings, "vllm.url": url}, {})
 
 
 def _named(config: Config, name: str) -> NamedTarget:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.logs import UserError, print_error
 from vllm_sidecar.tools.recording.command import duration
-from vllm_sidecar.tools.targets import add_config_arguments, configuration
+from vllm_sidecar.tools.targets import add_config_arguments, configuration, other_server
 from vllm_sidecar.tools.terminal import Progress, without_log
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ async def _observed(arguments: argparse.Namespace, progress: Progress) -> Observ
     if arguments.sidecar:
         if given:
             raise UserError("either --from or sources, not both")
-        return await sources.sidecar_status(arguments.sidecar, arguments.timeout)
+        return await sources.sidecar_status(other_server(arguments, arguments.sidecar))
     if not given or any("://" in each for each in given):
         config = configuration(arguments, given, {})
         if not config.all_targets:
