@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -152,38 +151,6 @@ def test_inference_perf_gets_times_and_lengths(folder: Path) -> None:
     prefixed = yaml.safe_load((folder / "inference-perf-prefix.yaml").read_text())
     stages = prefixed["load"]["stages"]
     assert sum(stage["rate"] * stage["duration"] for stage in stages) == pytest.approx(len(rows), rel=0.01)
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="no node: apt-get install nodejs")
-def test_k6_sends_the_lengths_and_prefixes_of_the_trace(folder: Path, tmp_path: Path) -> None:
-    script = (folder / "k6.js").read_text()
-    script = re.sub(r"^import .*$", "", script, flags=re.MULTILINE)
-    script = script.replace("export default function", "function main").replace("export ", "")
-    program = f"""
-    const fs = require('fs');
-    const __ENV = {{ VOCABULARY: '4096' }};
-    class SharedArray {{ constructor(_, make) {{ return make(); }} }}
-    const open = (name) => fs.readFileSync({json.dumps(str(folder))} + '/' + name, 'utf8');
-    const sent = [];
-    const http = {{ post: (_, body) => {{ sent.push(JSON.parse(body)); return {{ status: 200 }}; }} }};
-    const check = () => true, sleep = () => 0;
-    const exec = {{ vu: {{ idInTest: 1 }} }};
-    {script}
-    for (let user = 1; user <= requests.length; user += 1) {{ exec.vu.idInTest = user; main({{ began: 0 }}); }}
-    console.log(JSON.stringify(sent));
-    """
-    path = tmp_path / "run.js"
-    path.write_text(program)
-    run = subprocess.run(["node", path], capture_output=True, text=True, check=True)
-    sent = json.loads(run.stdout)
-    profile = json.loads((folder / "profile.json").read_text())
-    assert [len(each["prompt"]) for each in sent] == profile["replay"]["prompt_tokens"]
-    assert [each["max_tokens"] for each in sent] == profile["replay"]["output_tokens"]
-    assert all(0 < token < 4096 for each in sent for token in each["prompt"])
-    shared = profile["replay"]["shared_tokens"]
-    alike = [number for number, tokens in enumerate(shared) if number % 3 == 0 and tokens >= 64]
-    assert len({tuple(sent[number]["prompt"][:64]) for number in alike}) == 1
-    assert len({tuple(each["prompt"][-16:]) for each in sent}) == len(sent)
 
 
 def test_files_of_users_stay_unless_forced(folder: Path, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
