@@ -1,4 +1,4 @@
-"""The script for k6, run as it is written by Node.js, with stand-ins for k6's modules and a simulated clock."""
+"""The script for k6, run as it is written by Node.js, with replacements of k6's modules and a simulated clock."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 // Runs a k6 script on a simulated clock, and prints each request with the time at which it was sent.
 //   node run.js SCRIPT 'JSON of __ENV' SECONDS_OF_AN_ANSWER
-// The modules next to this file stand for those of k6; the scenario runs as by the executor per-vu-iterations.
+// The modules next to this file replace those of k6; the scenario runs as by the executor per-vu-iterations.
 import fs from 'node:fs';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
