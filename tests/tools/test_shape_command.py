@@ -138,6 +138,24 @@ def test_the_script_of_vllm_bench_runs_with_further_arguments(folder: Path, tmp_
     assert arguments[arguments.index("--base-url") + 1] == "http://h:1"
 
 
+def test_the_script_of_guidellm_names_the_trace_as_json(folder: Path, tmp_path: Path) -> None:
+    """A stand-in for guidellm prints its arguments; 0.8 takes a trace as a source of its own."""
+    stub = tmp_path / "guidellm"
+    stub.write_text('#!/bin/sh\nfor each in "$@"; do echo "$each"; done\n')
+    stub.chmod(0o755)
+    run = subprocess.run(
+        [folder / "guidellm.sh", "--seed", "a b"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    arguments = run.stdout.splitlines()
+    assert arguments[-2:] == ["--seed", "a b"]
+    data = json.loads(arguments[arguments.index("--data") + 1])
+    profile = json.loads((folder / "profile.json").read_text())
+    assert (data["kind"], data["hash_id_block_size"]) == ("mooncake", profile["prefix"]["block_tokens"])
+    assert Path(data["source"].pop("path")).samefile(folder / "trace.jsonl")
+    assert data["source"] == {"kind": "json_file"}
+
+
 def test_inference_perf_gets_times_and_lengths(folder: Path) -> None:
     config = yaml.safe_load((folder / "inference-perf.yaml").read_text())
     assert config["load"]["trace"] == config["data"]["trace"] == {
