@@ -93,7 +93,9 @@ async def send(model: str, load: list[Sent]) -> None:
 def recording(path: Path) -> Iterator[None]:
     """Record the server meanwhile."""
     with subprocess.Popen([*SIDECAR, "record", URL, "-o", str(path)]) as recorder:
-        time.sleep(3.0)
+        while not path.exists() and recorder.poll() is None:
+            time.sleep(0.1)
+        time.sleep(3.0)  # the first poll
         try:
             yield
             time.sleep(2.0)  # the last answers are in a poll
