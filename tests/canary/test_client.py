@@ -125,6 +125,9 @@ PACKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encodin
         (status("404 Not Found", '{"error": "no model m"}'), CanaryReason.HTTP_404, "no model m"),
         (status("429 Too Many Requests"), CanaryReason.HTTP_4XX, "status 429"),
         (status("500 Internal Server Error"), CanaryReason.HTTP_5XX, "status 500"),
+        (status("502 Bad Gateway", "", "Server: nginx"), CanaryReason.BAD_GATEWAY, "(Server: nginx): status 502"),
+        (status("503 Service Unavailable"), CanaryReason.HTTP_5XX, "status 503"),
+        (status("504 Gateway Timeout"), CanaryReason.BAD_GATEWAY, "status 504"),
         (status("204 No Content"), CanaryReason.HTTP_OTHER, "status 204"),
         (
             status("307 Temporary Redirect", "", "Location: http://a/b"),

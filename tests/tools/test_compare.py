@@ -9,7 +9,6 @@ import pytest
 
 from vllm_sidecar.exposition.metric_values import Histogram
 from vllm_sidecar.tools.compare.differences import differences
-from vllm_sidecar.tools.compare.exported import values_from
 from vllm_sidecar.tools.compare.facts import compare_facts, facts_of
 from vllm_sidecar.tools.compare.measures import FINISHED, GENERATED, ITL, OUTPUT, PROMPT, PROMPTED, TTFT, WAITING
 from vllm_sidecar.tools.compare.observation import Grown, Growth, Interval, Observation, Values
@@ -151,23 +150,6 @@ def test_a_series_that_fell_has_no_increase_and_a_new_one_began_at_zero() -> Non
     assert interval is not None
     assert dict(interval.counters) == {(FINISHED, "stop"): 0.0, (FINISHED, "error"): 2.0}
     assert interval.histograms[TTFT] == Grown({}, 0.0)
-
-
-def test_series_of_a_sidecar_are_the_same_values() -> None:
-    labels = {"model_name": "m", "engine": "0"}
-    found = values_from(
-        [
-            ("request_prompt_tokens_bucket", {**labels, "le": "100.0"}, 1.0),
-            ("request_prompt_tokens_bucket", {**labels, "le": "+Inf"}, 3.0),
-            ("request_prompt_tokens_sum", labels, 400.0),
-            (FINISHED, {**labels, "finished_reason": "stop"}, 3.0),
-            (WAITING, {**labels, "reason": "capacity"}, 2.0),
-            (WAITING, {**labels, "reason": "deferred"}, 1.0),
-        ]
-    )
-    assert found.histograms == {(ENGINE, (PROMPT,)): Histogram((100.0,), (1.0, 3.0), 400.0)}
-    assert found.counters == {(ENGINE, (FINISHED, "stop")): 3.0}
-    assert found.gauges == {WAITING: 3.0}
 
 
 def test_facts_that_only_one_side_exposes_are_no_difference() -> None:

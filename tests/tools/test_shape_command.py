@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +138,24 @@ def test_the_script_of_vllm_bench_runs_with_further_arguments(folder: Path, tmp_
     assert arguments[arguments.index("--base-url") + 1] == "http://h:1"
 
 
+def test_the_script_of_guidellm_names_the_trace_as_json(folder: Path, tmp_path: Path) -> None:
+    """A stand-in for guidellm prints its arguments; 0.8 takes a trace as a source of its own."""
+    stub = tmp_path / "guidellm"
+    stub.write_text('#!/bin/sh\nfor each in "$@"; do echo "$each"; done\n')
+    stub.chmod(0o755)
+    run = subprocess.run(
+        [folder / "guidellm.sh", "--seed", "a b"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    arguments = run.stdout.splitlines()
+    assert arguments[-2:] == ["--seed", "a b"]
+    data = json.loads(arguments[arguments.index("--data") + 1])
+    profile = json.loads((folder / "profile.json").read_text())
+    assert (data["kind"], data["hash_id_block_size"]) == ("mooncake", profile["prefix"]["block_tokens"])
+    assert Path(data["source"].pop("path")).samefile(folder / "trace.jsonl")
+    assert data["source"] == {"kind": "json_file"}
+
+
 def test_inference_perf_gets_times_and_lengths(folder: Path) -> None:
     config = yaml.safe_load((folder / "inference-perf.yaml").read_text())
     assert config["load"]["trace"] == config["data"]["trace"] == {
@@ -152,38 +169,6 @@ def test_inference_perf_gets_times_and_lengths(folder: Path) -> None:
     prefixed = yaml.safe_load((folder / "inference-perf-prefix.yaml").read_text())
     stages = prefixed["load"]["stages"]
     assert sum(stage["rate"] * stage["duration"] for stage in stages) == pytest.approx(len(rows), rel=0.01)
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="no node: apt-get install nodejs")
-def test_k6_sends_the_lengths_and_prefixes_of_the_trace(folder: Path, tmp_path: Path) -> None:
-    script = (folder / "k6.js").read_text()
-    script = re.sub(r"^import .*$", "", script, flags=re.MULTILINE)
-    script = script.replace("export default function", "function main").replace("export ", "")
-    program = f"""
-    const fs = require('fs');
-    const __ENV = {{ VOCABULARY: '4096' }};
-    class SharedArray {{ constructor(_, make) {{ return make(); }} }}
-    const open = (name) => fs.readFileSync({json.dumps(str(folder))} + '/' + name, 'utf8');
-    const sent = [];
-    const http = {{ post: (_, body) => {{ sent.push(JSON.parse(body)); return {{ status: 200 }}; }} }};
-    const check = () => true, sleep = () => 0;
-    const exec = {{ vu: {{ idInTest: 1 }} }};
-    {script}
-    for (let user = 1; user <= requests.length; user += 1) {{ exec.vu.idInTest = user; main({{ began: 0 }}); }}
-    console.log(JSON.stringify(sent));
-    """
-    path = tmp_path / "run.js"
-    path.write_text(program)
-    run = subprocess.run(["node", path], capture_output=True, text=True, check=True)
-    sent = json.loads(run.stdout)
-    profile = json.loads((folder / "profile.json").read_text())
-    assert [len(each["prompt"]) for each in sent] == profile["replay"]["prompt_tokens"]
-    assert [each["max_tokens"] for each in sent] == profile["replay"]["output_tokens"]
-    assert all(0 < token < 4096 for each in sent for token in each["prompt"])
-    shared = profile["replay"]["shared_tokens"]
-    alike = [number for number, tokens in enumerate(shared) if number % 3 == 0 and tokens >= 64]
-    assert len({tuple(sent[number]["prompt"][:64]) for number in alike}) == 1
-    assert len({tuple(each["prompt"][-16:]) for each in sent}) == len(sent)
 
 
 def test_files_of_users_stay_unless_forced(folder: Path, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +265,7 @@ def test_a_window_without_requests_says_what_is_known(
         ((CAPTURES / "0.32.0__baseline__load.prom",), "is neither a recording nor a profile: a recording is made with"),
         (("--from", "http://127.0.0.1:1"), "no metrics of a sidecar: http://127.0.0.1:1/metrics: Connection refused"),
         (("http://127.0.0.1:1", "--window", "1s"), "no traffic was seen: refused: http://127.0.0.1:1/metrics"),
-        (("--prometheus", "http://127.0.0.1:1"), "Prometheus cannot be read: http://127.0.0.1:1/api/v1/query"),
+        (("--prometheus", "http://127.0.0.1:1"), "Prometheus: refused: http://127.0.0.1:1/api/v1/query"),
         (("x.gz", "--select", "a"), "--select and --at belong to --prometheus"),
         (("x.gz", "--for", "k6"), "--for and --force belong to -o FOLDER"),
         (("x.gz", "--expect", "p", "--format", "json"), "--expect prints a table: leave out --format"),
@@ -386,4 +371,7 @@ def test_the_past_is_in_a_real_prometheus(tmp_path: Path, capsys: pytest.Capture
         code, _, err = shape(capsys, "--prometheus", server.url, "--select", 'pod="x"')
         assert code == 1
         assert 'no sample of vllm_sidecar_request_prompt_tokens_bucket with {pod="x"} in the 1h' in err
-        assert "check the matchers of --select" in shape(capsys, "--prometheus", server.url, "--select", "x=")[2]
+        assert (
+            "Check --select: matchers are written as in PromQL"
+            in shape(capsys, "--prometheus", server.url, "--select", "x=")[2]
+        )

@@ -15,9 +15,8 @@ from vllm_sidecar.quantiles import Observed
 from vllm_sidecar.tools.shape import pairing
 from vllm_sidecar.tools.shape.arrivals import arrivals, counts_of, dispersion
 from vllm_sidecar.tools.shape.builder import build
-from vllm_sidecar.tools.shape.canonical import readings_of
 from vllm_sidecar.tools.shape.lengths import Correlation, Within, correlation, finished, fitted
-from vllm_sidecar.tools.shape.prometheus import _traffic as made_of
+from vllm_sidecar.tools.shape.prometheus import traffic_of
 from vllm_sidecar.tools.shape.sharing import HitRatio, adapter_shares, shared_tokens
 from vllm_sidecar.tools.shape.streaming import streaming_ratio
 from vllm_sidecar.tools.shape.traffic import COMPUTED, OUTPUTS, PROMPTS, Interval, Traffic
@@ -201,33 +200,6 @@ def test_adapters_share_by_the_polls_without_them() -> None:
     assert adapter_shares(Traffic("t"), 1.0) == {}
 
 
-def test_series_of_a_sidecar_are_read_under_their_names() -> None:
-    labels = {"model_name": "m", "engine": "0"}
-    prefix = "vllm_sidecar_"
-    readings = readings_of(
-        [
-            (f"{prefix}request_prompt_tokens_bucket", {**labels, "le": "+Inf"}, 3.0),
-            (f"{prefix}request_prompt_tokens_bucket", {**labels, "le": "10.0"}, 1.0),
-            (f"{prefix}request_prompt_tokens_sum", labels, 70.0),
-            (f"{prefix}request_generation_tokens_bucket", {**labels, "le": "10.0"}, 1.0),
-            (f"{prefix}requests_running", labels, 2.0),
-            (f"{prefix}requests_waiting", {**labels, "reason": "capacity"}, 1.0),
-            (f"{prefix}requests_finished_total", {**labels, "finished_reason": "stop"}, 3.0),
-            (f"{prefix}lora_adapter_active", {"lora_adapter": "a", "state": "active"}, 1.0),
-            (f"{prefix}config_block_size_tokens", {}, 128.0),
-        ]
-    )
-    ((group, reading),) = [item for item in readings.groups.items() if item[0].labels == ("m", "0")]
-    assert group.labels == ("m", "0")
-    assert reading.histograms["request_prompt_tokens"] == ((10.0,), (1.0, 3.0), 70.0)
-    assert "request_generation_tokens" not in reading.histograms, "without +Inf its count is unknown"
-    assert reading.gauges == {"requests_running": 2.0, ("requests_waiting", "capacity"): 1.0}
-    assert reading.counters == {("requests_finished_total", "stop"): 3.0}
-    assert readings.adapters is not None
-    assert readings.adapters.running == ("a",)
-    assert [each["block_size"] for each in readings.cache_config.values()] == ["128"]
-
-
 def test_servers_in_prometheus_are_added_up_on_one_clock() -> None:
     """The first server by name is the one that was scraped later."""
     polls: dict[tuple[tuple[str, str], ...], dict[float, list[tuple[str, dict[str, str], float]]]] = {}
@@ -235,7 +207,7 @@ def test_servers_in_prometheus_are_added_up_on_one_clock() -> None:
         labels = {"model_name": "m", "engine": "0"}
         polls[(("pod", name),)] = {
             1000.0 + offset + 15.0 * step: [
-                (f"vllm_sidecar_{histogram}_{part}", {**labels, **le}, value * step)
+                (f"{histogram}_{part}", {**labels, **le}, value * step)
                 for histogram in (PROMPTS, OUTPUTS)
                 for part, le, value in (
                     ("bucket", {"le": "10"}, 1.0),
@@ -245,7 +217,7 @@ def test_servers_in_prometheus_are_added_up_on_one_clock() -> None:
             ]
             for step in range(5)
         }
-    traffic = made_of("http://p:9090", polls)
+    traffic = traffic_of("http://p:9090", polls)
     assert [each.ended for each in traffic.intervals] == [15.0, 22.0, 30.0, 37.0, 45.0, 52.0, 60.0, 67.0]
     assert {each.engine for each in traffic.intervals} == {(0, "0"), (1, "0")}
     assert (traffic.started, traffic.seconds, traffic.polls) == (1000.0, 67.0, 10)

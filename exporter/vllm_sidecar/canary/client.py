@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 _ERROR_BYTES = 2048
 """Bytes of the body of a refused request that are read for the detail."""
+_SERVER_CHARACTERS = 60
+"""Most characters of the Server header in a detail."""
+_OF_GATEWAYS = (502, 504)
+"""Statuses that vLLM never sends."""
 
 
 class CanaryClient:
@@ -97,6 +101,7 @@ class CanaryClient:
             ) as answer,
         ):
             moments.headers = time.perf_counter()
+            where = _with_server(where, answer)
             await _check(answer, where)
             return await self._read(answer, where, moments)
 
@@ -149,13 +154,22 @@ def _note_handshake(moments: Moments) -> None:
         moments.handshake = time.perf_counter()
 
 
+def _with_server(where: str, answer: aiohttp.ClientResponse) -> str:
+    """Add the program that answered: a gateway such as nginx or envoy, or uvicorn, which is vLLM's own."""
+    name = redact(answer.headers.get("Server", ""))[:_SERVER_CHARACTERS]
+    return f"{where} (Server: {name})" if name else where
+
+
 async def _check(answer: aiohttp.ClientResponse, where: str) -> None:
     """Raise the error of an answer that is not an event stream."""
     try:
         check_status(answer.status, answer.headers.get("Location"), where)
     except PollError as error:
         said = redact((await answer.content.read(_ERROR_BYTES)).decode("utf-8", "replace")[:200])
-        raise of_request(PollError(error.reason, f"{error.detail}: {said}" if said else error.detail)) from error
+        detail = f"{error.detail}: {said}" if said else error.detail
+        if answer.status in _OF_GATEWAYS:
+            raise CanaryError(CanaryReason.BAD_GATEWAY, detail) from error
+        raise of_request(PollError(error.reason, detail)) from error
     if answer.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise CanaryError(CanaryReason.BAD_ENCODING, f"{where}: the answer is compressed, which was not requested")
     if answer.content_type != "text/event-stream":

@@ -44,4 +44,4 @@ async def found(pattern: str, text: str, seconds: float = SEARCH_TIMEOUT) -> boo
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    return {_FOUND: True, _NOT_FOUND: False}.get(process.returncode)
+    return process.returncode == _FOUND if process.returncode in (_FOUND, _NOT_FOUND) else None

@@ -88,6 +88,7 @@ class CanaryReason(StrEnum):
     HTTP_404 = "http_404"
     HTTP_4XX = "http_4xx"
     HTTP_5XX = "http_5xx"
+    BAD_GATEWAY = "bad_gateway"
     HTTP_OTHER = "http_other"
     BAD_ENCODING = "bad_encoding"
     BAD_STREAM = "bad_stream"
@@ -117,6 +118,8 @@ CANARY_HINTS: Mapping[CanaryReason, str] = MappingProxyType(
         CanaryReason.HTTP_4XX: "The server does not accept the request. A model without a chat template needs "
         "endpoint: completions; priority needs --scheduling-policy priority; 429 is a limit on the rate.",
         CanaryReason.HTTP_5XX: "vLLM, or a proxy before it, failed. Read its log: the engine may be dead.",
+        CanaryReason.BAD_GATEWAY: "Status 502 or 504, which gateways send and vLLM does not: no server behind it "
+        "answered, or not in time. Check its backends and timeouts, and whether polls reach vLLM without it (up).",
         CanaryReason.HTTP_OTHER: "An answer has status 200; this one does not. Check canary.url.",
         CanaryReason.BAD_ENCODING: "The answer is compressed, which was not requested. Turn compression off for event "
         "streams in the proxy before vLLM.",

@@ -1,7 +1,8 @@
 """POST /v1/completions and /v1/chat/completions: streams a fixed answer through the simulated engine.
 
 An answer takes as long as the simulated scheduler needs for it, and waits where clients of the simulation wait: in the
-queue, in a stall, while the engine sleeps. Its text depends on the conditions (`answers`), not on the prompt.
+queue, in a stall, while the engine sleeps. Its text depends on the conditions (`answers`), not on the prompt. A prompt
+of token ids has exactly these tokens, and finds the blocks of equal beginnings in the prefix cache.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ async def complete(request: web.Request, advance: Callable[[], Lookalike]) -> we
     try:
         body = json.loads(await request.text())
         model, most = str(body["model"]), int(body.get("max_tokens", 16))
-        prompt = json.dumps(body["messages"]) if chat else str(body["prompt"])
+        prompt_ids, size = _prompt(json.dumps(body["messages"]) if chat else body["prompt"])
     except (ValueError, TypeError, KeyError) as error:
         return _refused(400, f"not a request: {error!r}")
     names = (look.settings.model_name, *look.settings.adapter_names)
@@ -48,19 +49,32 @@ async def complete(request: web.Request, advance: Callable[[], Lookalike]) -> we
         return _refused(404, f"The model `{model}` does not exist.")
     if not 1 <= most <= MOST_TOKENS or not body.get("stream"):
         return _refused(400, f"the simulator streams answers of 1 to {MOST_TOKENS} tokens")
-    tokens, finish = _answer(look.answers, most)
+    tokens, finish = _answer(look.answers, most, ignore_eos=bool(body.get("ignore_eos")))
     adapter = model if model != look.settings.model_name else ""
-    prompt_ids = [sum(map(ord, word)) for word in prompt.split()]
-    size = max(len(prompt_ids), len(prompt) // _CHARACTERS_PER_TOKEN)
-    work = look.submit(size, max(1, len(tokens)), most, adapter, finish)
+    content = tuple(prompt_ids) if isinstance(body.get("prompt"), list) else ()
+    work = look.submit(size, max(1, len(tokens)), most, adapter, finish, content)
     events = _Events(chat, model, f"{'chatcmpl' if chat else 'cmpl'}-{request.headers.get('X-Request-Id', 'sim')}")
     return await _stream(request, advance, work, events, tokens, finish, prompt_ids)
 
 
-def _answer(kind: str, most: int) -> tuple[list[str], str]:
+def _prompt(given: object) -> tuple[list[int], int]:
+    """Return the token ids of a prompt, and how many tokens it has: of a text, the ids stand for its words.
+
+    Raises:
+        ValueError: It is neither a text nor a list of token ids.
+    """
+    if isinstance(given, str):
+        ids = [sum(map(ord, word)) for word in given.split()]
+        return ids, max(len(ids), len(given) // _CHARACTERS_PER_TOKEN)
+    if isinstance(given, list) and given and all(type(each) is int for each in given):
+        return given, len(given)
+    raise ValueError("the prompt is neither a text nor a list of token ids")
+
+
+def _answer(kind: str, most: int, *, ignore_eos: bool) -> tuple[list[str], str]:
     """Return the tokens of an answer, and its finish reason."""
     words = _WORDS[kind]
-    if kind in ("endless", "garbage"):
+    if ignore_eos or kind in ("endless", "garbage"):
         return (words * most)[:most], "length"
     return words[:most], "stop" if len(words) <= most else "length"
 

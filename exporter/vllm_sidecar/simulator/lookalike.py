@@ -114,9 +114,12 @@ class Lookalike:
         self.in_flight += 1
         self._next_arrival = now + self._clients.pause(conditions.rate)
 
-    def submit(self, prompt: int, output: int, max_tokens: int, adapter: str, ending: str) -> Request:
+    def submit(
+        self, prompt: int, output: int, max_tokens: int, adapter: str, ending: str, content: tuple[int, ...] = ()
+    ) -> Request:
         """Add the request of a real client, which arrives now."""
         request = self._clients.sent(self.clock, prompt, output, max_tokens, adapter, ending)
+        request.content = content
         min(self.engines, key=lambda engine: engine.load).add(request)
         self.in_flight += 1
         return request

@@ -46,6 +46,9 @@ class Request:
     ended: str = ""
     """How it ended: its finish reason, or `abort`; empty while it is open."""
     blocks: list[BlockKey] = field(default_factory=list)
+    content: tuple[int, ...] = ()
+    """Token ids of the prompt, if its client sent them: requests share the blocks of equal beginnings."""
+    _hashes: list[int] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -54,7 +57,17 @@ class Request:
 
     def key(self, index: int, block_size: int) -> BlockKey:
         """Return the key of the block at a position."""
+        if (index + 1) * block_size <= len(self.content):
+            return (self._hash(index, block_size), index)
         return (self.prefix if (index + 1) * block_size <= self.prefix_tokens else self.number, index)
+
+    def _hash(self, index: int, block_size: int) -> int:
+        """Return the hash of all content up to a block, as vLLM chains those of its blocks."""
+        while len(self._hashes) <= index:
+            begin = len(self._hashes) * block_size
+            before = self._hashes[-1] if self._hashes else hash(self.adapter)
+            self._hashes.append(hash((before, self.content[begin : begin + block_size])))
+        return self._hashes[index]
 
 
 class Clients:

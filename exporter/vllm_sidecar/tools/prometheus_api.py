@@ -17,7 +17,7 @@ class OtherProgramError(Exception):
     """The address answers, but not as Prometheus does."""
 
 
-async def raw_samples(client: Client, selector: str, seconds: float, end: float, timeout: float | None) -> list[Series]:  # noqa: ASYNC109 - that of Client.get
+async def raw_samples(client: Client, selector: str, seconds: float, end: float) -> list[Series]:
     """Return the stored samples of a selector in the seconds before a Unix time, as they were scraped.
 
     Args:
@@ -25,14 +25,13 @@ async def raw_samples(client: Client, selector: str, seconds: float, end: float,
         selector: Of instant vectors, such as `up{pod="vllm-0"}`.
         seconds: Length of the window.
         end: Unix time.
-        timeout: Seconds for the answer; None for those of the client.
 
     Raises:
         PollError: It cannot be reached, or refuses the query.
         OtherProgramError: Something else answers.
     """
     query = (("query", f"{selector}[{max(1, round(seconds))}s]"), ("time", f"{end:.3f}"))
-    answer = await client.get("/api/v1/query", query=query, accept="application/json", timeout=timeout)
+    answer = await client.get("/api/v1/query", query=query, accept="application/json")
     try:
         data: dict[str, Any] = json.loads(answer.body)["data"]
         if data["resultType"] != "matrix":

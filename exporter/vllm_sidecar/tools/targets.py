@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from yarl import URL
 
-from vllm_sidecar.config import Config, NamedTarget, SoleTarget, Target, load
+from vllm_sidecar.config import Config, NamedTarget, SoleTarget, Target, format_duration, load
 from vllm_sidecar.config.flags import add_server_flags, file_of, given_flags
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.vllm.probes.local_process import local_listener
@@ -69,6 +69,8 @@ def configuration(arguments: argparse.Namespace, urls: Sequence[str], settings: 
 def other_server(arguments: argparse.Namespace, url: str, settings: Mapping[str, object] = _NOTHING) -> Config:
     """Return how to reach a running sidecar or Prometheus: with the flags that were given, and further values.
 
+    Requests take at most the `timeout` of the arguments.
+
     Neither the file nor the environment is read: their credentials are those of vLLM, and not for other addresses.
 
     Raises:
@@ -76,8 +78,10 @@ def other_server(arguments: argparse.Namespace, url: str, settings: Mapping[str,
         UserError: The file with the login cannot be used.
     """
     flags = {name: value for name, value in given_flags(arguments).items() if name != "config.file"}
+    limit = format_duration(arguments.timeout)
+    times = {"scrape.timeout": limit, "scrape.connect_timeout": limit}
     login = {} if arguments.basic_auth_file is None else {"vllm.headers": _login(arguments.basic_auth_file)}
-    return load(None, {**flags, **settings, **login, "vllm.url": url}, {})
+    return load(None, {**flags, **times, **settings, **login, "vllm.url": url}, {})
 
 
 def _login(path: Path) -> dict[str, str]:

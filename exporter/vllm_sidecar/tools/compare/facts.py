@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.tools.compare.observation import Observation
 
+EXPORTED = ("server_info", "server_config_info", "model_info", *(name for name, _ in FLAG_GAUGES.values()))
+"""Signals of a sidecar that contain facts."""
 FIRST = ("version", "rust_frontend_version", "models", "adapters", "front_end", "engine_generation", "engines")
 FINGERPRINT = "fingerprint"
 _PER_SERVER = frozenset(flag.name for flag in FLAGS if flag.per_server)
@@ -60,10 +62,6 @@ def exported_facts(series: Iterable[tuple[str, Mapping[str, str], float]]) -> di
             facts[gauges[name]] = _text(value)
     of_models = facts_of({"models": models}) if models else {}
     return facts | of_models
-
-
-EXPORTED = ("server_info", "server_config_info", "model_info", *(name for name, _ in FLAG_GAUGES.values()))
-"""Signals of a sidecar that contain facts."""
 
 
 def compare_facts(sides: Sequence[Observation]) -> tuple[list[FactDifference], list[FactDifference]]:

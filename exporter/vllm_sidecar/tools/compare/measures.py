@@ -25,6 +25,8 @@ COUNTERS = (
     *(PREEMPTIONS, PROMPTED, GENERATED),
 )  # fmt: skip
 GAUGES = (RUNNING, WAITING, KV_USAGE)
+READ = (*HISTOGRAMS, *COUNTERS, *GAUGES)
+"""Signals that are compared."""
 USUAL_END = "stop"
 """The finish reason whose share is 1 minus that of the others."""
 TAIL = 0.1

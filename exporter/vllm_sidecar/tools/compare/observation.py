@@ -12,7 +12,7 @@ from vllm_sidecar.series.increases import CounterSeries, HistogramSeries, zero
 from vllm_sidecar.tools.compare.measures import COUNTERS, GAUGES, HISTOGRAMS, KV_USAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from vllm_sidecar.exposition.metric_values import Histogram
     from vllm_sidecar.series.readings import Readings
@@ -137,7 +137,7 @@ class Growth:
 
 
 def values_of(readings: Readings) -> Values:
-    """Return the compared values of one normalized poll."""
+    """Return the compared values of one poll, of vLLM or of its sidecar."""
     counters: dict[EngineKey, float] = {}
     histograms: dict[EngineKey, Histogram] = {}
     gauges: dict[str, float] = {}
@@ -151,15 +151,11 @@ def values_of(readings: Readings) -> Values:
         for name in HISTOGRAMS:
             if name in reading.histograms:
                 histograms[group.labels, (name,)] = reading.histograms[name]
-        add_gauges(gauges, ((name, reading.gauges[name]) for name in GAUGES if name in reading.gauges))
+        for name in GAUGES:
+            if name in reading.gauges:
+                known, value = gauges.get(name, 0.0), reading.gauges[name]
+                gauges[name] = max(known, value) if name == KV_USAGE else known + value
     return Values(counters, histograms, gauges)
-
-
-def add_gauges(gauges: dict[str, float], more: Iterable[tuple[str, float]]) -> None:
-    """Add the gauges of one more engine: numbers of requests add up, of usages the largest counts."""
-    for name, value in more:
-        known = gauges.get(name, 0.0)
-        gauges[name] = max(known, value) if name == KV_USAGE else known + value
 
 
 def bounds_of(values: Values) -> dict[str, tuple[float, ...]]:

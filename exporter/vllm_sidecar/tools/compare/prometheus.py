@@ -5,41 +5,29 @@ The raw samples of a window are read, not rates: every scrape is a poll, and inc
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog import SIGNALS
-from vllm_sidecar.catalog.reasons import HINTS, PollError, Reason
 from vllm_sidecar.catalog.types import PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.logs import UserError
-from vllm_sidecar.tools.compare.exported import canonical, values_from
 from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts
-from vllm_sidecar.tools.compare.measures import COUNTERS, GAUGES, HISTOGRAMS
-from vllm_sidecar.tools.compare.observation import Growth, Observation, bounds_of
-from vllm_sidecar.tools.prometheus_api import OtherProgramError, raw_samples, unix_time
-from vllm_sidecar.vllm.client import Client
+from vllm_sidecar.tools.compare.measures import READ
+from vllm_sidecar.tools.compare.observation import Growth, Observation, bounds_of, values_of
+from vllm_sidecar.tools.exported.series import readings_of
+from vllm_sidecar.tools.exported.stored import stored
+from vllm_sidecar.tools.prometheus_api import unix_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from vllm_sidecar.config import Config
-    from vllm_sidecar.tools.compare.exported import Sample
-    from vllm_sidecar.tools.prometheus_api import Series
+    from vllm_sidecar.tools.exported.series import Sample
+    from vllm_sidecar.tools.exported.stored import Polls, Server
 
-Server = tuple[tuple[str, str], ...]
-"""The labels that distinguish servers: those that the sidecar did not write."""
-Stored = dict[Server, dict[float, list["Sample"]]]
-"""Samples by server and Unix time of the scrape."""
 MOST_NAMED = 5
 """Servers that an error lists."""
-_HINTS = {
-    Reason.HTTP_4XX: "Check --selector: matchers are written as in PromQL, such as 'pod=\"vllm-0\"'",
-    Reason.HTTP_404: "The address is not that of Prometheus, or lacks the path before /api/v1",
-}
-_OWN = {"__name__", "le", *(label for signal in SIGNALS.values() for label in signal.label_names)} - {"target"}
 
 
 @dataclass(frozen=True)
@@ -58,20 +46,13 @@ class Window:
         return f"{format_duration(self.seconds)} until {end}{which}"
 
 
-async def stored(config: Config, window: Window, name: str, show: Callable[[str], None]) -> Observation:
+async def window_of(config: Config, window: Window, name: str, show: Callable[[str], None]) -> Observation:
     """Read a window of one server, or of all that the matchers select: these are compared as one.
 
     Raises:
         UserError: Prometheus cannot be reached or refuses, has no such series, or has several servers without matchers.
     """
-    found: Stored = defaultdict(lambda: defaultdict(list))
-    async with Client(config.vllm, config.scrape) as client:
-        queries = list(_queries(window.matchers))
-        for number, query in enumerate(queries):
-            show(f"reading {window.text}: {number / len(queries):.0%}")
-            for server, metric, (labels, samples) in await _series(client, query, window):
-                for at, value in samples:
-                    found[server][at].append((metric, labels, value))
+    found = await stored(config, (*READ, *EXPORTED), window.matchers, window.end, window.seconds, "--selector", show)
     if not found:
         raise UserError(
             f"Prometheus has no {PREFIX}* series in {window.text}; check --at and --selector, and that it "
@@ -86,39 +67,14 @@ async def stored(config: Config, window: Window, name: str, show: Callable[[str]
     return _observation(found, window, name)
 
 
-def _queries(matchers: str) -> Iterator[str]:
-    more = f", {matchers}" if matchers else ""
-    for names in (
-        *(f"{PREFIX}{name}_(bucket|sum|count)" for name in HISTOGRAMS),
-        f"{PREFIX}({'|'.join((*COUNTERS, *GAUGES))})",
-        f"{PREFIX}({'|'.join(EXPORTED)})",
-    ):
-        yield f'{{__name__=~"{names}"{more}}}'
-
-
-async def _series(client: Client, selector: str, window: Window) -> Iterator[tuple[Server, str, Series]]:
-    try:
-        found = await raw_samples(client, selector, window.seconds, window.end, None)
-    except PollError as error:
-        hint = _HINTS.get(error.reason, HINTS[error.reason])
-        raise UserError(f"Prometheus: {error.reason}: {error.detail}. {hint}") from None
-    except OtherProgramError:
-        raise UserError("the address answers, but not as the HTTP API of Prometheus; name it without /api/v1") from None
-    return ((_server(each[0]), name, each) for each in found if (name := canonical(each[0].get("__name__", ""))))
-
-
-def _server(labels: dict[str, str]) -> Server:
-    return tuple(sorted((key, value) for key, value in labels.items() if key not in _OWN))
-
-
-def _observation(found: Stored, window: Window, name: str) -> Observation:
+def _observation(found: Mapping[Server, Polls], window: Window, name: str) -> Observation:
     observation = Observation(name, f"Prometheus, {window.text}", servers=len(found))
     facts: list[dict[str, str]] = []
     for times in found.values():
         growth = Growth()
         last: dict[tuple[str, str], Sample] = {}
         for at, samples in sorted(times.items()):
-            values = values_from(samples)
+            values = values_of(readings_of(samples))
             if values.histograms or values.counters:
                 interval = growth.take(at, values)
                 observation.bounds = bounds_of(values) or observation.bounds

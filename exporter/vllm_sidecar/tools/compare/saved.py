@@ -10,9 +10,10 @@ from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.serve.target_parts import check_usable
 from vllm_sidecar.slices import at_once
-from vllm_sidecar.tools.compare.exported import canonical, values_from
-from vllm_sidecar.tools.compare.facts import exported_facts, facts_of
+from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts, facts_of
+from vllm_sidecar.tools.compare.measures import READ
 from vllm_sidecar.tools.compare.observation import Growth, Observation, Values, bounds_of, values_of
+from vllm_sidecar.tools.exported.series import by_target, metrics, readings_of
 from vllm_sidecar.vllm.normalize import Normalizer
 from vllm_sidecar.vllm.probes.endpoints import parse_cache_config
 
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from vllm_sidecar.exposition.layout import Exposition
     from vllm_sidecar.series.readings import Readings
+
+
+_METRICS = metrics((*READ, *EXPORTED))
 
 
 class _Body(NamedTuple):
@@ -56,7 +61,7 @@ def _read(path: Path) -> _Body:
     try:
         exposition = DifferentialParser().parse(path.read_bytes())
         if any(series.name.startswith(PREFIX) for series in exposition.layout.series):
-            return _of_sidecar(path, exposition.layout.series, exposition.values)
+            return _of_sidecar(path, exposition)
         readings = at_once(Normalizer().steps(exposition, None, 0.0))
         check_usable(readings, exposition, None)
     except OSError as error:
@@ -66,20 +71,14 @@ def _read(path: Path) -> _Body:
     return _Body(values_of(readings), _facts(readings))
 
 
-def _of_sidecar(path: Path, series: Sequence[object], values: Sequence[float]) -> _Body:
-    from vllm_sidecar.exposition.layout import Series
-
-    samples = [
-        (name, dict(each.labels), value)
-        for each, value in zip(series, values, strict=True)
-        if isinstance(each, Series) and (name := canonical(each.name)) is not None
-    ]
-    targets = {labels.get("target", "") for _, labels, _ in samples} - {""}
-    if len(targets) > 1:
+def _of_sidecar(path: Path, exposition: Exposition) -> _Body:
+    servers = by_target(exposition, _METRICS)
+    if len(servers) > 1:
         raise UserError(
-            f"{path} is of a sidecar with {len(targets)} servers; save the bodies of the servers themselves"
+            f"{path} is of a sidecar with {len(servers)} servers; save the bodies of the servers themselves"
         )
-    return _Body(values_from(samples), exported_facts(samples))
+    samples = next(iter(servers.values()), [])
+    return _Body(values_of(readings_of(samples)), exported_facts(samples))
 
 
 def _facts(readings: Readings) -> dict[str, str]:

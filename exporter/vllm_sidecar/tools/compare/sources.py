@@ -9,23 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vllm_sidecar.config import format_duration
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.tools.compare.observation import SIDECAR
+from vllm_sidecar.tools.exported.stored import LARGEST
+from vllm_sidecar.tools.observing import set_by
 from vllm_sidecar.tools.targets import configuration, other_server
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Coroutine, Sequence
 
-    from vllm_sidecar.config import Config
     from vllm_sidecar.tools.compare.observation import Observation
 
 T = TypeVar("T")
 LIVE_SECONDS, STORED_SECONDS = 60.0, 1800.0
 """How long servers are observed, and the length of a window of Prometheus, by default."""
-LARGEST = "256MiB"
-"""Size of the largest answer of Prometheus that is read."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,10 @@ async def observe(arguments: argparse.Namespace, show: Callable[[str], None]) ->
         UserError: A source cannot be used; ConfigError and RecordingError for their mistakes.
     """
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, stop.set)
-    try:
+    with set_by(stop, signal.SIGINT):
         work = _windows(arguments, show) if arguments.prometheus else _given(arguments, stop, show)
         tasks = [asyncio.ensure_future(each) for each in work]
         sides = await _until_stopped(tasks, stop, cancel=bool(arguments.prometheus))
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
     if len(sides) < 2:
         if stop.is_set():
             raise UserError("interrupted before two sides were read")
@@ -83,7 +77,7 @@ async def _until_stopped(
 def _windows(
     arguments: argparse.Namespace, show: Callable[[str], None]
 ) -> list[Coroutine[Any, Any, list[Observation]]]:
-    from vllm_sidecar.tools.compare.prometheus import Window, stored, time_of
+    from vllm_sidecar.tools.compare.prometheus import Window, time_of, window_of
 
     if arguments.sources:
         raise UserError("either sources or --prometheus, not both")
@@ -99,24 +93,18 @@ def _windows(
             "--prometheus needs two --at (one server at two times), or two --selector (servers at one time); "
             f"got {len(times) if arguments.at else 0} --at and {len(selectors)} --selector"
         )
-    config = _config(arguments, arguments.prometheus, {"scrape.max_body_size": LARGEST})
+    config = other_server(arguments, arguments.prometheus, {"scrape.max_body_size": LARGEST})
     found = []
     for index in range(count):
         matchers = selectors[index if len(selectors) > 1 else 0] if selectors else ""
         at = times[index if len(times) > 1 else 0]
         name = matchers if len(selectors) > 1 else (arguments.at or ["now"])[index]
-        found.append(_only(stored(config, Window(at, seconds, matchers), name, show)))
+        found.append(_only(window_of(config, Window(at, seconds, matchers), name, show)))
     return found
 
 
 async def _only(one: Coroutine[Any, Any, Observation]) -> list[Observation]:
     return [await one]
-
-
-def _config(arguments: argparse.Namespace, url: str, settings: dict[str, object]) -> Config:
-    """Return a configuration for a sidecar or Prometheus."""
-    limit = format_duration(arguments.timeout)
-    return other_server(arguments, url, {"scrape.timeout": limit, "scrape.connect_timeout": limit, **settings})
 
 
 def _given(
@@ -133,7 +121,7 @@ def _given(
             url, _, target = source.removeprefix(SIDECAR).partition("#")
             from vllm_sidecar.tools.compare.sidecars import watch_sidecar
 
-            work.append(_only(watch_sidecar(_config(arguments, url, {}), target, seconds, stop, show)))
+            work.append(_only(watch_sidecar(other_server(arguments, url), target, seconds, stop, show)))
         elif _is_server(source):
             work.append(_only(watched.side(source)))
         else:

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.reasons import HINTS, Reason
-from vllm_sidecar.config import format_duration
 from vllm_sidecar.serve.target import TargetLoop
 from vllm_sidecar.tools.compare.facts import facts_of
 from vllm_sidecar.tools.compare.observation import SIDECAR, Growth, Observation, bounds_of, values_of
+from vllm_sidecar.tools.observing import ticks
 from vllm_sidecar.tools.recording.playback import Playback, outline
 from vllm_sidecar.tools.targets import names
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.serve.snapshot import Snapshot
 
-TICK = 1.0
 MOST_POLLS = 1800
 """Polls of a recording that are read; those of a longer one are further apart."""
 
@@ -75,12 +74,8 @@ async def watch(config: Config, seconds: float, stop: asyncio.Event, show: Calla
     loops = [TargetLoop(target, config, lambda: None) for target in targets]
     watchers = [Watcher(name, f"vLLM at {name}") for name in shown]
     tasks = [asyncio.create_task(each.run()) for each in loops]
-    began = time.monotonic()
     try:
-        while not stop.is_set() and (left := seconds - (time.monotonic() - began)) > 0.0:
-            show(f"observing for {format_duration(round(left) or 1)} more; Ctrl-C shows what is known")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), min(TICK, left))
+        async for _ in ticks(seconds, stop, show):
             for each, watcher in zip(loops, watchers, strict=True):
                 watcher.follow(each, time.monotonic())
         return [watcher.end(each.snapshot()) for each, watcher in zip(loops, watchers, strict=True)]

@@ -75,7 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _observed(arguments: argparse.Namespace, progress: Progress) -> Observed:
-    from vllm_sidecar.config import format_duration
     from vllm_sidecar.tools.doctor import sources
     from vllm_sidecar.tools.recording.reader import is_recording
 
@@ -83,9 +82,7 @@ async def _observed(arguments: argparse.Namespace, progress: Progress) -> Observ
     if arguments.sidecar:
         if given:
             raise UserError("either --from or sources, not both")
-        limit = format_duration(arguments.timeout)
-        settings = {"scrape.timeout": limit, "scrape.connect_timeout": limit}
-        return await sources.sidecar_status(other_server(arguments, arguments.sidecar, settings))
+        return await sources.sidecar_status(other_server(arguments, arguments.sidecar))
     if not given or any("://" in each for each in given):
         config = configuration(arguments, given, {})
         if not config.all_targets:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
 import tempfile
@@ -11,17 +10,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.reasons import PollError
-from vllm_sidecar.config import format_duration
 from vllm_sidecar.logs import UserError
+from vllm_sidecar.redaction import public
 from vllm_sidecar.serve.app import Sidecar
 from vllm_sidecar.serve.status import NodeGpus, status
 from vllm_sidecar.tools.doctor.diagnosis import Source
 from vllm_sidecar.tools.doctor.state_ages import StateAges
+from vllm_sidecar.tools.exported.sidecar import required_status
+from vllm_sidecar.tools.observing import set_by, ticks
 from vllm_sidecar.tools.recording.events import METRICS, Exchange, Head, Server
 from vllm_sidecar.tools.recording.playback import Playback, outline
 from vllm_sidecar.tools.recording.writer import Writer
-from vllm_sidecar.tools.targets import names, with_own_gpus
+from vllm_sidecar.tools.targets import with_own_gpus
 from vllm_sidecar.vllm.client import Client, Response
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Observed = tuple[dict[str, Any], Source]
 STALL_SECONDS = 120.0
-TICK = 1.0
 _NOT_RECORDED = "a recording holds the answers of servers only"
 _NO_GPUS = "a body of /metrics is about the server only"
 
@@ -41,24 +40,18 @@ async def live(config: Config, seconds: float, show: Callable[[str], None]) -> O
     watched = with_own_gpus(config)
     sidecar = Sidecar(watched, lambda: watched)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, stop.set)
     began = time.monotonic()
     ages = StateAges()
-    await sidecar.start()
-    try:
-        while not stop.is_set() and (left := seconds - (time.monotonic() - began)) > 0.0:
-            ages.follow(sidecar.exporter.snapshots.values(), time.monotonic())
-            show(f"observing for {format_duration(round(left) or 1)} more; Ctrl-C shows what is known")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), min(TICK, left))
-        exporter = sidecar.exporter
-        ages.follow(exporter.snapshots.values(), time.monotonic())
-        gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
-        found = json.loads(json.dumps(status(exporter.snapshots.values(), gpus)))
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        await sidecar.stop()
+    with set_by(stop, signal.SIGINT):
+        await sidecar.start()
+        try:
+            exporter = sidecar.exporter
+            async for _ in ticks(seconds, stop, show):
+                ages.follow(exporter.snapshots.values(), time.monotonic())
+            gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
+            found = json.loads(json.dumps(status(exporter.snapshots.values(), gpus)))
+        finally:
+            await sidecar.stop()
     observed = time.monotonic() - began
     notes = []
     if observed < STALL_SECONDS:
@@ -73,19 +66,10 @@ async def sidecar_status(config: Config) -> Observed:
     Raises:
         UserError: It cannot be reached, or is not a sidecar.
     """
-    (url,) = names([str(config.vllm.url)])
-    try:
-        async with Client(config.vllm, config.scrape) as client:
-            answer = await client.get("/api/v1/status", accept="application/json")
-        found = json.loads(answer.body)
-        targets = found["targets"]
-        if not all({"state", "signals"} <= set(each) for each in targets):
-            raise ValueError("no state")  # noqa: TRY301 - reported like any other answer of another program
-    except PollError as error:
-        raise UserError(f"no status of a sidecar: {error.detail}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{url} answers, but it is not a sidecar; without --from its metrics are read") from None
-    if not targets:
+    url = public(config.vllm.url)
+    async with Client(config.vllm, config.scrape) as client:
+        found = await required_status(client, url, "--from")
+    if not found["targets"]:
         raise UserError(f"the sidecar at {url} watches no server")
     return found, Source(f"sidecar {url}", None)
 

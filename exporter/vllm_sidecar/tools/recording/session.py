@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar import __version__
 from vllm_sidecar.logs import PROGRAM
 from vllm_sidecar.serve.target import TargetLoop
+from vllm_sidecar.tools.observing import set_by
 from vllm_sidecar.tools.recording.client import RecordingClient
 from vllm_sidecar.tools.recording.events import METRICS, Exchange, Flags, Head, Server
 from vllm_sidecar.tools.recording.flags import READ_ELSEWHERE, command_line
@@ -81,19 +82,15 @@ class Session:
                 f"{PROGRAM} {__version__}",
             )
         )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
         loops = list(map(self._loop, range(len(targets))))
-        tasks = [asyncio.create_task(each.run()) for each in loops]
-        try:
-            await self._watch(loops, tasks, show)
-        finally:
-            for task in tasks:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+        with set_by(self._stop, signal.SIGINT, signal.SIGTERM):
+            tasks = [asyncio.create_task(each.run()) for each in loops]
+            try:
+                await self._watch(loops, tasks, show)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                results = await asyncio.gather(*tasks, return_exceptions=True)
         errors = [self._error, *(each for each in results if isinstance(each, Exception))]
         for error in errors:
             if error is not None:

@@ -155,17 +155,18 @@ def _is_recording(path: Path) -> bool:
 
 
 def _traffic(arguments: argparse.Namespace, progress: Progress) -> Traffic:
+    from vllm_sidecar.tools.exported.stored import LARGEST
     from vllm_sidecar.tools.shape import prometheus, sidecar, sources
 
     given, window = arguments.sources, arguments.window
     if arguments.sidecar:
         config = other_server(arguments, arguments.sidecar)
-        return asyncio.run(sidecar.sidecar(config, window or LIVE_SECONDS, arguments.timeout, progress.show))
+        return asyncio.run(sidecar.sidecar(config, window or LIVE_SECONDS, progress.show))
     if arguments.prometheus:
-        config = other_server(arguments, arguments.prometheus)
+        config = other_server(arguments, arguments.prometheus, {"scrape.max_body_size": LARGEST})
         end = time.time() if arguments.at is None else arguments.at
         past = window or PAST_SECONDS
-        return asyncio.run(prometheus.prometheus(config, arguments.select, end, past, arguments.timeout, progress.show))
+        return asyncio.run(prometheus.prometheus(config, arguments.select, end, past, progress.show))
     if not given or all("://" in each for each in given):
         config = configuration(arguments, given, {})
         if not config.all_targets:

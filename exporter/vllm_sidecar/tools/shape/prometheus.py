@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog.reasons import PollError, Reason
+from vllm_sidecar.catalog.reasons import PollError
 from vllm_sidecar.catalog.types import PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.logs import UserError
-from vllm_sidecar.tools.prometheus_api import OtherProgramError, raw_samples
-from vllm_sidecar.tools.shape.canonical import NAMES, OWN_LABELS, readings_of
-from vllm_sidecar.tools.shape.traffic import LONGEST_GAP, PROMPTS, ServerFollower, Traffic
-from vllm_sidecar.vllm.client import Client
+from vllm_sidecar.tools.exported.series import readings_of
+from vllm_sidecar.tools.exported.stored import stored
+from vllm_sidecar.tools.shape.traffic import LONGEST_GAP, PROMPTS, READ, ServerFollower, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from vllm_sidecar.config import Config
-    from vllm_sidecar.tools.prometheus_api import Series
-
-    Sample = tuple[str, Mapping[str, str], float]
-    Polls = dict[tuple[tuple[str, str], ...], dict[float, list[Sample]]]
-    """Samples by the labels of their server and by time."""
+    from vllm_sidecar.tools.exported.stored import Polls, Server
 
 MISSED = 4.0
 """Times the usual scrape interval without a scrape after which windows start again."""
-_HINTS = {
-    Reason.HTTP_404: "Is it the address of Prometheus, with the prefix of its path?",
-    Reason.HTTP_4XX: "Prometheus refuses the query: check the matchers of --select, such as 'pod=\"vllm-0\"'.",
-    Reason.TIMEOUT: "Take a longer --timeout, a shorter --window, or fewer sidecars with --select.",
-    Reason.TOO_LARGE: "Take a shorter --window, or fewer sidecars with --select.",
-}
-"""Hints that differ from those for servers."""
-REQUIRED = f"{PREFIX}{PROMPTS}_bucket"
+REQUIRED = f"{PROMPTS}_bucket"
 
 
-async def prometheus(
-    config: Config, select: str, end: float, window: float, timeout_seconds: float, show: Callable[[str], None]
-) -> Traffic:
+async def prometheus(config: Config, select: str, end: float, window: float, show: Callable[[str], None]) -> Traffic:
     """Return the traffic of the `window` seconds before a Unix time.
 
     Args:
@@ -48,49 +33,42 @@ async def prometheus(
         select: Label matchers of the sidecars, such as `pod="vllm-0"`; empty for all.
         end: Unix time.
         window: Seconds.
-        timeout_seconds: Of each request.
         show: Takes the text of the progress.
 
     Raises:
         UserError: It cannot be read, or has no series of a sidecar in this time.
     """
     url = config.vllm.url
-    polls: Polls = defaultdict(lambda: defaultdict(list))
-    async with Client(config.vllm, config.scrape) as client:
-        for number, name in enumerate(NAMES):
-            show(f"reading {name} ({number + 1} of {len(NAMES)})")
-            for labels, samples in await _query(client, f"{name}{{{select}}}", end, window, timeout_seconds):
-                server = tuple(sorted(item for item in labels.items() if item[0] not in OWN_LABELS))
-                for at, value in samples:
-                    polls[server][at].append((name, labels, value))
-    polls = {server: found for server, found in polls.items() if _serves(found)}
-    if not polls:
+    found = await stored(config, READ, select, end, window, "--select", show)
+    servers = {server: polls for server, polls in found.items() if _serves(polls)}
+    if not servers:
         where = f"{{{select}}}" if select else "any labels"
         raise UserError(
-            f"{url}: no sample of {REQUIRED} with {where} in the {format_duration(round(window))} before "
+            f"{url}: no sample of {PREFIX}{REQUIRED} with {where} in the {format_duration(round(window))} before "
             f"{end:.0f}. Check --at and --window against the retention, the matchers of --select, and that the sidecar "
             "is scraped"
         )
-    return _traffic(f"{url.rpartition('@')[2]}", polls)
+    return traffic_of(f"{url.rpartition('@')[2]}", servers)
 
 
-def _serves(found: Mapping[float, list[Sample]]) -> bool:
-    return any(name == REQUIRED for samples in found.values() for name, _, _ in samples)
+def _serves(polls: Polls) -> bool:
+    return any(name == REQUIRED for samples in polls.values() for name, _, _ in samples)
 
 
-def _traffic(source: str, polls: Polls) -> Traffic:
+def traffic_of(source: str, servers: Mapping[Server, Polls]) -> Traffic:
+    """Return the traffic of all servers, on one clock."""
     traffic = Traffic(source)
-    first = min(min(found) for found in polls.values())
-    last = max(max(found) for found in polls.values())
-    steps = [later - at for found in polls.values() for at, later in pairwise(sorted(found))]
+    first = min(min(polls) for polls in servers.values())
+    last = max(max(polls) for polls in servers.values())
+    steps = [later - at for polls in servers.values() for at, later in pairwise(sorted(polls))]
     usual = median(steps) if steps else 0.0
     gap = max(LONGEST_GAP, MISSED * usual)
     followers = {
-        server: ServerFollower(traffic, number, longest_gap=gap) for number, server in enumerate(sorted(polls))
+        server: ServerFollower(traffic, number, longest_gap=gap) for number, server in enumerate(sorted(servers))
     }
-    for at, server in sorted((at, server) for server, found in polls.items() for at in found):
+    for at, server in sorted((at, server) for server, polls in servers.items() for at in polls):
         try:
-            followers[server].take(at - first, readings_of(polls[server][at]))
+            followers[server].take(at - first, readings_of(servers[server][at]))
         except PollError as error:
             traffic.failed += 1
             traffic.notes.append(f"samples left out: {error.detail}")
@@ -101,13 +79,3 @@ def _traffic(source: str, polls: Polls) -> Traffic:
     )
     traffic.notes = list(dict.fromkeys(traffic.notes))
     return traffic
-
-
-async def _query(client: Client, selector: str, end: float, window: float, timeout_seconds: float) -> list[Series]:
-    try:
-        return await raw_samples(client, selector, window, end, timeout_seconds)
-    except PollError as error:
-        hint = _HINTS.get(error.reason, error.reason.hint)
-        raise UserError(f"Prometheus cannot be read: {error.detail}. {hint}") from None
-    except OtherProgramError:
-        raise UserError("the address of --prometheus answers, but not as Prometheus does") from None

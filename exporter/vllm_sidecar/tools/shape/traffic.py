@@ -27,6 +27,12 @@ FINISHED = "requests_finished_total"
 HITS, QUERIED = "prefix_cache_hit_tokens_total", "prefix_cache_queried_tokens_total"
 RUNNING, WAITING = "requests_running", "requests_waiting"
 HTTP = "http_requests_total"
+READ = (
+    *HISTOGRAMS,
+    *(FINISHED, HITS, QUERIED, RUNNING, WAITING, HTTP),
+    *("lora_adapter_active", "config_block_size_tokens"),
+)  # fmt: skip
+"""Signals of a sidecar that a shape reads."""
 LONGEST_GAP = 60.0
 """Seconds without a poll after which counters no longer show when something happened."""
 
@@ -187,9 +193,6 @@ def _open(reading: Reading) -> float | None:
     if reading is EMPTY:  # before the first request of an engine
         return 0.0
     running, waiting = reading.gauges.get(RUNNING), reading.gauges.get(WAITING)
-    if waiting is None:
-        parts = [value for key, value in reading.gauges.items() if isinstance(key, tuple) and key[0] == WAITING]
-        waiting = sum(parts) if parts else None
     return None if running is None or waiting is None else running + waiting
 
 

@@ -74,9 +74,7 @@ def _feeds(arguments: argparse.Namespace) -> list[Feed]:
 
     sidecars = list(dict.fromkeys(arguments.sidecars))
     configs = [other_server(arguments, url) for url in sidecars]
-    found: list[Feed] = [
-        RunningSidecar(name, config, arguments.timeout) for name, config in zip(names(sidecars), configs, strict=True)
-    ]
+    found: list[Feed] = [RunningSidecar(name, config) for name, config in zip(names(sidecars), configs, strict=True)]
     if arguments.urls or not found:
         config = configuration(arguments, arguments.urls, {})
         if not config.all_targets and not config.discovery.is_used:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -11,17 +10,18 @@ from vllm_sidecar.serve.app import Sidecar
 from vllm_sidecar.serve.state import without_targets
 from vllm_sidecar.serve.status import NodeGpus, status_steps
 from vllm_sidecar.slices import in_slices
+from vllm_sidecar.tools.exported.sidecar import NotASidecarError, answer_of, status_of
 from vllm_sidecar.tools.targets import names, with_own_gpus
 from vllm_sidecar.tools.top.drawing import SPAN
 from vllm_sidecar.vllm.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from vllm_sidecar.config import Config
 
 _OTHER_PROGRAM = "this is not a sidecar; without --from its metrics are read"
-STATUS, HISTORY = "/api/v1/status", "/api/v1/history"
+HISTORY = "/api/v1/history"
 
 
 class FeedError(Exception):
@@ -85,10 +85,9 @@ class PolledServers:
 class RunningSidecar:
     """A sidecar that runs elsewhere: its status and its history over HTTP."""
 
-    def __init__(self, name: str, config: Config, timeout: float) -> None:
+    def __init__(self, name: str, config: Config) -> None:
         self.name = name
-        self._client = Client(config.all_targets[0], config.scrape)
-        self._timeout = timeout
+        self._client = Client(config.vllm, config.scrape)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -99,29 +98,24 @@ class RunningSidecar:
 
     async def status(self) -> Mapping[str, Any]:
         """Request the status."""
-        found = await self._get(STATUS)
-        if not all({"state", "signals"} <= set(each) for each in found["targets"]):
-            raise FeedError(_OTHER_PROGRAM)
-        return found
+        return await self._answer(status_of(self._client))
 
     async def history(self, target: str) -> Sequence[Mapping[str, Any]]:
         """Request the history of a target."""
         wanted = [("target", target)] if target else []
-        found = await self._get(HISTORY, [("since", f"{time.time() - SPAN:.0f}"), *wanted])
+        query = [("since", f"{time.time() - SPAN:.0f}"), *wanted]
+        found = await self._answer(answer_of(self._client, HISTORY, query))
         engines: Sequence[Mapping[str, Any]] = next(
             (each["engines"] for each in found["targets"] if (each["target"] or "") == target), ()
         )
         return engines
 
-    async def _get(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Mapping[str, Any]:
+    @staticmethod
+    async def _answer(request: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any]:
         try:
-            answer = await self._client.get(path, query=query, accept="application/json", timeout=self._timeout)
-            found = json.loads(answer.body)
-            if not isinstance(found.get("targets"), list):
-                raise TypeError("no targets")  # noqa: TRY301 - reported like any other answer of another program
+            return await request
         except PollError as error:
             hint = f"; {_OTHER_PROGRAM}" if error.reason is Reason.HTTP_404 else ""
             raise FeedError(f"{error}{hint}") from None
-        except (ValueError, AttributeError, TypeError):
+        except NotASidecarError:
             raise FeedError(_OTHER_PROGRAM) from None
-        return found  # type: ignore[no-any-return]

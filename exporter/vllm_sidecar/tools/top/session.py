@@ -10,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.tools.observing import set_by, ticks
 from vllm_sidecar.tools.top.feeds import FeedError
 from vllm_sidecar.tools.top.pages import Shown, body_height, lines_of, page_of
 from vllm_sidecar.tools.top.servers import report, unreachable
@@ -103,19 +104,10 @@ class Session:
 
     async def collect(self, seconds: float, show: Callable[[str], None]) -> Shown:
         """Refresh for so many seconds (0: once), or until SIGINT or SIGTERM; return the values at the end."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
-        try:
-            until = time.monotonic() + seconds
-            while not self._stop.is_set() and (left := until - time.monotonic()) > 0.0:
-                show(f"observing for {left:.0f} s more; Ctrl-C shows what is known")
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), min(EVERY, left))
+        with set_by(self._stop, signal.SIGINT, signal.SIGTERM):
+            async for _ in ticks(seconds, self._stop, show):
+                pass
             await asyncio.gather(*(each.once() for each in self.feeds))
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
         self._look()
         if len(self._shown.servers) == 1:
             self._view = View(place=self._shown.servers[0].place)

@@ -1,0 +1,1 @@
+"""Series and status of running sidecars: from their own endpoints, or from Prometheus."""
