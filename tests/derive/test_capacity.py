@@ -54,6 +54,17 @@ def test_prompts_of_exponential_length_miss_the_objective_as_in_an_m_m_1_queue()
     assert misses(load, 1.0, 2.5)["prefill"] == pytest.approx(expected, rel=0.01)
 
 
+def test_a_large_token_budget_does_not_break_the_objective_of_an_idle_engine() -> None:
+    """8192 tokens of 1 ms each are a step of eight seconds, which one short prompt never fills."""
+    slow = replace(CHAT, requests=0.2, prompt_tokens=40.0, costs=Costs(0.01, 0.0001, 0.001), budget=8192.0)
+    assert misses(slow, 1.0, 2.5)["prefill"] < 1e-3
+
+
+@pytest.mark.parametrize("tokens", [1e-300, 1e-9, 1e-3])
+def test_an_engine_that_computes_next_to_nothing_misses_nothing(tokens: float) -> None:
+    assert misses(replace(CHAT, prompt_tokens=tokens), 1.0, 2.5)["prefill"] == pytest.approx(0.0, abs=1e-12)
+
+
 def test_equal_prompts_miss_the_objective_less_often_than_unequal_ones() -> None:
     load = replace(CHAT, prompt_tokens=13_000.0)
     shares = [misses(replace(load, prompt_variation=variation), 1.0, 2.5)["prefill"] for variation in (0.0, 0.5, 3.0)]

@@ -123,29 +123,25 @@ def misses(load: Load, factor: float, threshold: float) -> dict[str, float]:
     patience = max(0.0, threshold - step)
     found = {"prefill": _prefill(load, factor, running, threshold)}
     spread = 1.0 + load.size_variation
+    ending = 2.0 / (1.0 + load.output_variation)  # answers of equal length make room twice as fast as exponential ones
     for limit, seats, unit in (("batch", load.seats, 1.0), ("kv_cache", load.cached_requests, spread)):
         if seats < inf:
             arriving = factor * load.requests / unit
-            found[limit] = _seats(seats / unit, base / unit, growth, _drain_share(load), arriving * patience)
+            found[limit] = _seats(seats / unit, base / unit, growth, ending * arriving * patience)
     if load.adapters > load.slots:
         found["adapter"] = _adapters(load, factor, running, patience)
     return found
 
 
-def _drain_share(load: Load) -> float:
-    """Return how much faster than exponential ones answers of equal length make room: 1 for exponential lengths."""
-    return 2.0 / (1.0 + load.output_variation)
-
-
-def _seats(seats: float, base: float, growth: float, ending: float, arrivals: float) -> float:
+def _seats(seats: float, base: float, growth: float, arrivals: float) -> float:
     """Return the share that waits for a seat for too long; `base + growth * n` requests run while n are inside.
 
-    `arrivals` is how many arrive while a request has patience.
+    `arrivals` is how many arrive while a request has patience, times how much faster than exponential ones answers end.
     """
     if base + growth * seats >= seats:
         return 1.0
     spare = seats / (base + growth * seats) - 1.0
-    waits = exp(-ending * spare * arrivals) if arrivals < inf else 0.0
+    waits = exp(-spare * arrivals) if arrivals < inf else 0.0
     return waits * _all_taken(seats, base, growth)
 
 
@@ -181,9 +177,12 @@ def _prefill(load: Load, factor: float, running: float, threshold: float) -> flo
         return 0.0
     seconds, variation = load.prompt_tokens / load.requests * per_token, max(LEAST_VARIATION, load.prompt_variation)
     decay, slope = _decay(busy, variation)
+    if busy * slope <= 1.0:  # so rarely busy that nothing waits
+        return 0.0
     share = (1.0 - busy) / (busy * slope - 1.0) * (1.0 + decay / busy)
-    # The step that runs at an arrival ends first, and other prompts fill the last step.
-    patience = max(0.0, threshold - step - 0.5 * load.budget * token)
+    # The step that runs at an arrival ends first, and prompts that arrived later fill the last step.
+    filled = 0.5 * min(load.budget * token, busy * threshold)
+    patience = max(0.0, threshold - step - filled)
     return min(1.0, share * exp(-decay * patience / seconds))
 
 
@@ -197,6 +196,8 @@ def _decay(busy: float, variation: float) -> tuple[float, float]:
         shape = 1.0 - decay * variation
         moment = shape ** (-1.0 / variation)
         slope = moment / shape
+        if busy * slope <= 1.0:
+            break
         change = (moment - 1.0 - decay / busy) / (slope - 1.0 / busy)
         if not PRECISE * decay < change < decay:
             break
