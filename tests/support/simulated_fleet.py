@@ -64,7 +64,7 @@ class Fleet:
     def __init__(self, shape: Shape, rate: Callable[[float], float], highest: float, replicas: int, seed: int) -> None:
         """`rate` is requests per second at a time, `highest` at least its maximum; all replicas are ready at 0."""
         self._shape, self._rate, self._highest = shape, rate, highest
-        self._random, self._seed = random.Random(seed), seed
+        self._random, self._routing, self._seed = random.Random(seed), random.Random(seed), seed
         self._clients = Clients(shape.settings(), seed)
         self._conditions = Conditions.model_validate({**STEADY, **shape.traffic})
         self._next = self._random.expovariate(highest)
@@ -111,7 +111,7 @@ class Fleet:
     _paid_at = 0.0
 
     def _arrive(self) -> None:
-        replica = self._random.choice(self.serving)
+        replica = self._routing.choice(self.serving)
         replica.advance(self.now)
         self.requests.append(replica.submit(self._clients.request(self.now, self._conditions)))
         self.arrivals.append(self.now)
