@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import factorial, inf
+from math import exp, factorial, inf
 
 import pytest
 from hypothesis import assume, given
@@ -44,6 +44,42 @@ def test_the_share_that_finds_all_seats_taken_is_erlang_c() -> None:
     top = offered**servers / factorial(servers) * servers / (servers - offered)
     erlang = top / (sum(offered**k / factorial(k) for k in range(servers)) + top)
     assert misses(load, 1.0, 0.0)["batch"] == pytest.approx(erlang, rel=1e-3)
+
+
+def test_prompts_of_exponential_length_miss_the_objective_as_in_an_m_m_1_queue() -> None:
+    """The time in that system is exponential, with the spare capacity as its rate."""
+    load = replace(CHAT, prompt_tokens=1000.0, costs=Costs(0.0, 0.0, 0.0007), prompt_variation=1.0, budget=1e-6)
+    busy, seconds = 0.7, 0.35
+    expected = exp(-(1.0 - busy) / seconds * 2.5)
+    assert misses(load, 1.0, 2.5)["prefill"] == pytest.approx(expected, rel=0.01)
+
+
+def test_a_large_token_budget_does_not_break_the_objective_of_an_idle_engine() -> None:
+    """8192 tokens of 1 ms each are a step of eight seconds, which one short prompt never fills."""
+    slow = replace(CHAT, requests=0.2, prompt_tokens=40.0, costs=Costs(0.01, 0.0001, 0.001), budget=8192.0)
+    assert misses(slow, 1.0, 2.5)["prefill"] < 1e-3
+
+
+@pytest.mark.parametrize("tokens", [1e-300, 1e-9, 1e-3])
+def test_an_engine_that_computes_next_to_nothing_misses_nothing(tokens: float) -> None:
+    assert misses(replace(CHAT, prompt_tokens=tokens), 1.0, 2.5)["prefill"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_equal_prompts_miss_the_objective_less_often_than_unequal_ones() -> None:
+    load = replace(CHAT, prompt_tokens=13_000.0)
+    shares = [misses(replace(load, prompt_variation=variation), 1.0, 2.5)["prefill"] for variation in (0.0, 0.5, 3.0)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.2 * shares[2]
+
+
+def test_requests_that_differ_in_size_fill_the_cache_at_a_lower_load() -> None:
+    """With twice the unit, half as many units fit, and they end half as often."""
+    equal = replace(CHAT, cached_requests=12.0, size_variation=0.0, seats=inf)
+    unequal = replace(equal, size_variation=1.0)
+    scaled = replace(CHAT, cached_requests=6.0, requests=1.0, running=2.1, sequence_steps=200.0, prompt_tokens=200.0,
+                     costs=Costs(0.01, 0.0002, 0.0001), size_variation=0.0, seats=inf)  # fmt: skip
+    assert capacity(unequal).factor < 0.9 * capacity(equal).factor
+    assert misses(unequal, 1.5, 2.5)["kv_cache"] == pytest.approx(misses(scaled, 1.5, 2.5)["kv_cache"], rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from vllm_sidecar.derive.saturation import (
     saturation,
     slug,
 )
+from vllm_sidecar.exposition.metric_values import Histogram
 from vllm_sidecar.series.good_observations import Objective
 
 LIMITS = {"max_num_seqs": 10, "max_num_queued_reqs": 20}
@@ -224,3 +225,26 @@ def test_a_stricter_objective_leaves_less_headroom() -> None:
     assert (
         saturation(engine(seen, flags=FLAGS, settings=strict))["m"] > 1.1 * saturation(engine(seen, flags=FLAGS))["m"]
     )
+
+
+def served(second: int, usage: float) -> dict:
+    """Return a poll of an engine whose prompts are 100 or 2000 tokens long, of which half the cache is used."""
+    return {
+        **poll(8, 0, usage),
+        "iteration_tokens": histogram(50 * second, 0, 0, 0),
+        "inter_token_latency_seconds": histogram(400 * second, 0, 0, 0, total=8.0 * second),
+        "time_to_first_token_seconds": histogram(2 * second, 0, 0, 0),
+        "request_prefill_seconds": histogram(2 * second, 0, 0, 0, total=0.1 * second),
+        "request_prompt_tokens": Histogram((100.0, 2000.0), (second, 2.0 * second, 2.0 * second), 2100.0 * second),
+        "prompt_tokens_total": 2100.0 * second,
+        "generation_tokens_total": 400.0 * second,
+    }
+
+
+def test_a_prefix_that_requests_share_makes_what_they_hold_differ_more() -> None:
+    """Half the cache holds eight requests: of 1000 tokens each, or of 250 because they share the rest."""
+    seen = window(*[served(second, 0.5) for second in range(90)])
+    alone, sharing = ({"kv_cache_size_tokens": str(size)} for size in (16_000, 4_000))
+    shares = [saturation(engine(seen, cache_config=config))["m"] for config in (alone, sharing, {})]
+    assert shares[0] < 0.9 * shares[1]
+    assert shares[2] == pytest.approx(shares[0], rel=0.1)

@@ -189,8 +189,7 @@ class Writer:
         self.of_engine("kv_cache_pressure_ratio", np.where(pressed, 0.99, 0.0))
         self.of_engine("preemptions_total", self.counted(0.4 * replica.finished * pressed))
         self.of_engine("recent_preemptions_per_request", np.where(pressed, 0.4, 0.0))
-        saturation = np.where(replica.full, 1.0, np.minimum(0.99, replica.running / replica.shape.seats))
-        self.of_engine("saturation_ratio", saturation, model=replica.shape.name)
+        self.of_engine("saturation_ratio", replica.saturation, model=replica.shape.name)
 
     def idle_seconds(self, idle: Mask) -> Floats:
         """Return for how long nothing has come."""

@@ -15,6 +15,9 @@ import numpy as np
 from fleets import demand
 from fleets.clock import MINUTE
 from fleets.faults import Kind
+from vllm_sidecar.derive.capacity import Load, capacity
+from vllm_sidecar.derive.inputs import STANDARD_FIRST_TOKEN
+from vllm_sidecar.series.step_costs import Costs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,6 +51,19 @@ class Shape:
     """Seconds until the first token of a prompt whose prefix hits as usual."""
     hit: float = 0.62
     seats: float = 48.0
+
+    def highest_rate(self, slower: float) -> float:
+        """Return the requests per second at which the objective breaks, with steps that take so many times longer.
+
+        Prompts cost no time of their own here, so what a first token takes without a queue is taken from the objective.
+        """
+        costs = Costs(self.step * slower, self.step_per_request * slower, 0.0)
+        running = 0.1 * self.seats
+        steps = running / (costs.fixed + costs.sequence * running)
+        rate = steps / self.output_tokens
+        load = Load(requests=rate, prompt_tokens=0.0, sequence_steps=steps, running=running, costs=costs,
+                    threshold=STANDARD_FIRST_TOKEN - self.first_token, seats=self.seats)  # fmt: skip
+        return rate * capacity(load).factor
 
 
 @dataclass
@@ -106,6 +122,14 @@ class Replica:
         work = self.rate * shape.output_tokens * self.slower
         running = work * shape.step / np.clip(1.0 - work * shape.step_per_request, 0.05, None)
         return np.where(self.full, shape.seats, np.minimum(running, shape.seats))
+
+    @property
+    def saturation(self) -> Floats:
+        """The load as a share of the one that breaks the objective, by the sidecar's own model; 1 while it is full."""
+        levels, which = np.unique(self.slower, return_inverse=True)
+        most = np.array([self.shape.highest_rate(float(level)) for level in levels])[which]
+        share = np.maximum(self.rate / most, self.running / self.shape.seats)
+        return np.where(self.full, 1.0, np.minimum(1.0, share))
 
     @property
     def step_seconds(self) -> Floats:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from math import exp, inf, log
 
 import pytest
 from readings import histogram, reading, window
 
 from vllm_sidecar.exposition.metric_values import Histogram
-from vllm_sidecar.series.step_costs import Costs, StepCosts, computed_prompt_tokens
+from vllm_sidecar.series.step_costs import Costs, Sizes, StepCosts, computed_prompt_tokens
 
 TRUTH = Costs(0.02, 0.0004, 0.0001)
 PROMPT = 300.0
@@ -122,6 +123,43 @@ def test_lengths_vary_as_their_buckets_show() -> None:
              "request_prompt_tokens": histogram(0, 0, 2 * i, 0, total=6.0 * i)} for i in range(30)]  # fmt: skip
     assert learned(spread).prompts.variation > 0.5 > 0.1 > learned(same).prompts.variation
     assert learned(same).prompts.mean == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.8])
+def test_wide_buckets_add_nothing_to_the_variation(sigma: float) -> None:
+    """Buckets of vLLM, of which one holds a third of these prompts."""
+    bounds, rng, counts = (
+        (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4),
+        random.Random(1),
+        [],
+    )
+    drawn = [rng.lognormvariate(log(700.0), sigma) for _ in range(20_000)]
+    counts = [sum(each <= bound for each in drawn) for bound in (*bounds, inf)]
+    sizes = Sizes()
+    empty = Histogram(bounds, (0.0,) * len(counts), 0.0)
+    sizes.add(1.0, empty, Histogram(bounds, tuple(map(float, counts)), sum(drawn)))
+    assert sizes.variation == pytest.approx(exp(sigma**2) - 1.0, rel=0.15)
+
+
+def test_prompts_that_share_their_steps_cost_no_more_than_alone() -> None:
+    """Each waits for the tokens of those that arrived in the same step: its prefill takes longer, its tokens do not."""
+    base, token, prompt, rate = 0.02, 0.0003, 900.0, 1.5
+    busy = token * prompt * rate
+    together = rate * (base + busy * token * prompt)
+    prefill, step = base + token * prompt * (1.0 + together), base / (1.0 - busy)
+    seen = [
+        {
+            "iteration_tokens": histogram(i / step, 0, 0, 0),
+            "inter_token_latency_seconds": histogram(5.0 * i / step, 0, 0, 0, total=5.0 * i),
+            "time_to_first_token_seconds": histogram(rate * i, 0, 0, 0),
+            "request_prefill_seconds": histogram(rate * i, 0, 0, 0, total=prefill * rate * i),
+            "prompt_tokens_total": prompt * rate * i,
+        }
+        for i in range(300)
+    ]
+    found = learned(seen).estimate(4096.0)
+    assert found is not None
+    assert found.prompt_token == pytest.approx(token, rel=0.02)
 
 
 def test_one_prefill_that_hangs_for_half_a_minute_is_not_the_cost_of_a_prompt() -> None:

@@ -7,7 +7,9 @@ A model of queues, because the answer cannot be observed before it is too late. 
 - Seats (`--max-num-seqs`, or as many requests as the KV cache holds) are a queue of requests with many servers. Its
   number of requests is a birth-death process with a step time that grows with them, and the wait of those who find all
   seats taken is exponential (Erlang C).
-- Prompts share the token budget of a step: a queue with one server (M/G/1 in heavy traffic).
+- The KV cache holds requests of unequal size. It is counted in units that are as much larger than the mean request as
+  the sizes vary, so that a few long requests fill it, and its units become free more slowly than requests end.
+- Prompts share the token budget of a step: a queue with one server (M/G/1) and lengths of a gamma distribution.
 - LoRA slots: a request whose adapter has none waits until an adapter in use has no request left.
 
 Each returns the share of the requests that wait for longer than the objective allows; the limit is reached where the
@@ -34,6 +36,15 @@ STRIDE = 1.5
 """Factor between the loads that are tried first."""
 TOLERANCE = 1.01
 NEGLIGIBLE = 1e-6
+LEAST_VARIATION = 0.05
+"""Variation that prompts of equal length are given: without any, their distribution cannot be computed this way."""
+BUSIEST = 1.0 - 1e-6
+"""Share of the time with prompts from which on they are too many: nearer to 1 only rounding would decide."""
+ALMOST = 0.999
+"""Share of the largest decay at which the search for it may begin."""
+PRECISE = 1e-4
+MOST_ROUNDS = 20
+"""Rounds of that search; five are usual."""
 LONGEST_BUSY = 20.0
 """Requests of one adapter with which its slot practically never becomes free."""
 DEFAULT_BUDGET = 2048.0
@@ -68,7 +79,7 @@ class Load:
     """Variance / mean squared of the length of prompts."""
     output_variation: float = 0.5
     size_variation: float = 0.5
-    """The same of prompt and answer together."""
+    """The same of what a request holds in the KV cache."""
 
 
 class Capacity(NamedTuple):
@@ -110,22 +121,27 @@ def misses(load: Load, factor: float, threshold: float) -> dict[str, float]:
     running = base / (1.0 - growth)
     step = fixed / (1.0 - factor * (prefill + decode))
     patience = max(0.0, threshold - step)
-    found = {"prefill": _prefill(load, factor, running, patience)}
+    found = {"prefill": _prefill(load, factor, running, threshold)}
     spread = 1.0 + load.size_variation
+    ending = 2.0 / (1.0 + load.output_variation)  # answers of equal length make room twice as fast as exponential ones
     for limit, seats, unit in (("batch", load.seats, 1.0), ("kv_cache", load.cached_requests, spread)):
         if seats < inf:
-            found[limit] = _seats(load, factor, seats / unit, base / unit, growth, patience)
+            arriving = factor * load.requests / unit
+            found[limit] = _seats(seats / unit, base / unit, growth, ending * arriving * patience)
     if load.adapters > load.slots:
         found["adapter"] = _adapters(load, factor, running, patience)
     return found
 
 
-def _seats(load: Load, factor: float, seats: float, base: float, growth: float, patience: float) -> float:
-    """Return the share that waits for a seat for too long; `base + growth * n` requests run while n are inside."""
+def _seats(seats: float, base: float, growth: float, arrivals: float) -> float:
+    """Return the share that waits for a seat for too long; `base + growth * n` requests run while n are inside.
+
+    `arrivals` is how many arrive while a request has patience, times how much faster than exponential ones answers end.
+    """
     if base + growth * seats >= seats:
         return 1.0
-    drain = factor * load.requests * (seats / (base + growth * seats) - 1.0)
-    waits = exp(-2.0 / (1.0 + load.output_variation) * drain * patience) if patience < inf else 0.0
+    spare = seats / (base + growth * seats) - 1.0
+    waits = exp(-spare * arrivals) if arrivals < inf else 0.0
     return waits * _all_taken(seats, base, growth)
 
 
@@ -143,20 +159,50 @@ def _all_taken(seats: float, base: float, growth: float) -> float:
     return beyond / (beyond + below)
 
 
-def _prefill(load: Load, factor: float, running: float, patience: float) -> float:
-    """Return the share whose prompt waits for the token budget for too long."""
+def _prefill(load: Load, factor: float, running: float, threshold: float) -> float:
+    """Return the share whose prompt is not computed in time, with the wait for the token budget.
+
+    The time in the system of an M/G/1 queue is exponential in its tail, and the decay solves M(d) = 1 + d / rate, where
+    M is the moment generating function of the time of one prompt (Cramér-Lundberg).
+    """
     if load.prompt_tokens <= 0.0 or load.requests <= 0.0:
         return 0.0
     fixed, sequence, token = load.costs
-    room = max(1.0, load.budget - running)
-    per_token = (fixed + sequence * running) / room + token
+    step = fixed + sequence * running
+    per_token = step / max(1.0, load.budget - running) + token
     busy = factor * load.prompt_tokens * per_token
-    if busy >= 1.0:
+    if busy >= BUSIEST:
         return 1.0
-    seconds = load.prompt_tokens / load.requests * per_token
-    if patience == inf or seconds <= 0.0:
+    if threshold == inf or per_token <= 0.0 or busy <= 0.0:
         return 0.0
-    return exp(-2.0 * (1.0 - busy) * patience / (seconds * (1.0 + load.prompt_variation)))
+    seconds, variation = load.prompt_tokens / load.requests * per_token, max(LEAST_VARIATION, load.prompt_variation)
+    decay, slope = _decay(busy, variation)
+    if busy * slope <= 1.0:  # so rarely busy that nothing waits
+        return 0.0
+    share = (1.0 - busy) / (busy * slope - 1.0) * (1.0 + decay / busy)
+    # The step that runs at an arrival ends first, and prompts that arrived later fill the last step.
+    filled = 0.5 * min(load.budget * token, busy * threshold)
+    patience = max(0.0, threshold - step - filled)
+    return min(1.0, share * exp(-decay * patience / seconds))
+
+
+def _decay(busy: float, variation: float) -> tuple[float, float]:
+    """Return the decay of the time in the system, per mean time of a prompt, and the slope of M there."""
+    # Newton's method on a convex function from above its root: without M's higher terms the root would be here. M is
+    # finite below 1 / variation.
+    decay = min(2.0 * (1.0 / busy - 1.0) / (1.0 + variation), ALMOST / variation)
+    slope = inf
+    for _ in range(MOST_ROUNDS):
+        shape = 1.0 - decay * variation
+        moment = shape ** (-1.0 / variation)
+        slope = moment / shape
+        if busy * slope <= 1.0:
+            break
+        change = (moment - 1.0 - decay / busy) / (slope - 1.0 / busy)
+        if not PRECISE * decay < change < decay:
+            break
+        decay -= change
+    return decay, slope
 
 
 def _adapters(load: Load, factor: float, running: float, patience: float) -> float:

@@ -8,12 +8,15 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from vllm_sidecar.derive.capacity import CAPACITY_LIMITS, DEFAULT_BUDGET, Capacity, Load, capacity
-from vllm_sidecar.derive.kv_cache import USAGE, pressure
+from vllm_sidecar.derive.kv_cache import USAGE, capacity_tokens, pressure
 from vllm_sidecar.derive.stalls import trusted
 from vllm_sidecar.series.step_costs import FIRST, GAPS, USUAL_VARIATION, computed_prompt_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vllm_sidecar.derive.inputs import EngineInputs
+    from vllm_sidecar.series.step_costs import Sizes
     from vllm_sidecar.series.window import Window
 
 SLUG_LENGTH = 63
@@ -132,8 +135,7 @@ def _load(engine: EngineInputs, first_tokens: float) -> Load | None:
     used = window.extent(USAGE)
     adapters = server.adapters
     slots = (adapters.slots if adapters else None) or server.flag("max_loras")
-    parts = [(x.mean, x.variation) for x in (prompts, outputs) if x.mean]
-    size = sum(mean for mean, _ in parts)
+    cached = running.mean / used.mean if used and used.mean > 0.0 and running.mean > 0.0 else inf
     return Load(
         requests=first_tokens / seconds,
         prompt_tokens=max(0.0, computed_prompt_tokens(window.latest) - computed_prompt_tokens(window.oldest)) / seconds,
@@ -142,14 +144,25 @@ def _load(engine: EngineInputs, first_tokens: float) -> Load | None:
         costs=costs,
         threshold=server.settings.first_token_seconds(engine.model_name),
         seats=_seats(engine),
-        cached_requests=running.mean / used.mean if used and used.mean > 0.0 and running.mean > 0.0 else inf,
+        cached_requests=cached,
         budget=budget or DEFAULT_BUDGET,
         slots=slots or inf,
         adapters=server.adapters_in_use,
         prompt_variation=prompts.variation,
         output_variation=outputs.variation,
-        size_variation=sum(mean**2 * variation for mean, variation in parts) / size**2 if size else USUAL_VARIATION,
+        size_variation=_size_variation((prompts, outputs), cached, capacity_tokens(engine)),
     )
+
+
+def _size_variation(lengths: Sequence[Sizes], cached: float, tokens: float | None) -> float:
+    """Return variance / mean squared of what a request holds in a KV cache of so many tokens.
+
+    The mean is measured, for a prefix that requests share takes its room once: they differ by as many tokens as their
+    lengths, but hold less. Without the size of the cache the mean is that of the lengths.
+    """
+    parts = [(each.mean, each.variation) for each in lengths if each.mean]
+    size = tokens / cached if tokens and cached < inf else sum(mean for mean, _ in parts)
+    return sum(mean**2 * variation for mean, variation in parts) / size**2 if parts and size else USUAL_VARIATION
 
 
 def _seats(engine: EngineInputs) -> float:

@@ -9,7 +9,7 @@ without work change nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, inf
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ OUTLIER = 4.0
 """Largest prefill time of an interval, as a multiple of the usual one for its prompts: one hang is not a cost."""
 USUAL_VARIATION = 0.5
 """Variance / mean squared of the lengths of chats."""
+ROUNDS = 4
+"""Of the cost of a token and the tokens that share its step: their changes get smaller by a factor of 5 or more."""
 OVERFLOW = 2.0
 """Upper bound of the last bucket, as a multiple of its lower one."""
 
@@ -52,7 +54,7 @@ class Sizes:
     middles: float = 0.0
     """Sum of the middles of the buckets."""
     squares: float = 0.0
-    """Sum of the squares, with the lengths spread evenly within their buckets."""
+    """Sum of the squares of the middles, less what the width of the buckets adds (Sheppard's correction)."""
 
     def add(self, keep: float, old: Histogram | None, new: Histogram | None) -> None:
         """Keep a share of the weight, and add the observations between two readings of a histogram."""
@@ -66,7 +68,7 @@ class Sizes:
         ):
             grown = count - was
             self.middles += (grown - before) * 0.5 * (lower + bound)
-            self.squares += (grown - before) * (lower**2 + lower * bound + bound**2) / 3.0
+            self.squares += (grown - before) * (lower**2 + 4.0 * lower * bound + bound**2) / 6.0
             before, lower = grown, bound
         self.count += before
         self.total += (new.total or 0.0) - (old.total or 0.0)
@@ -107,7 +109,7 @@ class StepCosts:
         self._products = [0.0] * 6
         """Of sequences x (sequences, prompt tokens, seconds), prompt tokens x (itself, seconds), seconds x itself."""
         self._prefill_seconds = self._prefills = 0.0
-        self._computed = self._first_tokens = 0.0
+        self._computed = self._first_tokens = self._elapsed = 0.0
         self.prompts = Sizes()
         """Prompts of finished requests."""
         self.outputs = Sizes()
@@ -141,6 +143,7 @@ class StepCosts:
         self._prefill_seconds = keep * self._prefill_seconds + prefill_seconds
         self._first_tokens = keep * self._first_tokens + first
         self._computed = keep * self._computed + computed
+        self._elapsed = keep * self._elapsed + elapsed
         for sizes, name in ((self.prompts, PROMPTS), (self.outputs, OUTPUTS)):
             sizes.add(keep, base.histograms.get(name), new.histograms.get(name))
         if gaps >= FEWEST_TOKENS and seconds > 0.0:
@@ -159,9 +162,8 @@ class StepCosts:
     def estimate(self, budget: float | None) -> Costs | None:
         """Return the costs; `budget` is --max-num-batched-tokens, None if unknown. None before the first observation.
 
-        The time of a prompt is its steps plus its tokens, so its tokens cost what the mean prefill takes beyond its
-        steps. The rest of the mean step is a line over its sequences, whose slope is drawn to 0 as long as the number
-        of sequences has varied too little to measure it (ridge regression).
+        The rest of the mean step beyond its prompts is a line over its sequences, whose slope is drawn to 0 as long as
+        the number of sequences has varied too little to measure it (ridge regression).
         """
         if self._first_tokens <= 0.0 or self._computed <= 0.0:
             prompt, prefill = 0.0, None
@@ -171,8 +173,7 @@ class StepCosts:
         if self._weight <= 0.0:  # answers of one token have no gaps
             return Costs(0.0, 0.0, prefill / prompt) if prefill and prompt else None
         sequences, prompts, step = (total / self._weight for total in self._sums)
-        steps = max(1.0, -(-prompt // budget)) if budget else 1.0
-        token = max(0.0, prefill - steps * step) / prompt if prefill and prompt else 0.0
+        token = self._token_cost(prompt, prefill, prompts, step, budget or inf) if prefill and prompt else 0.0
         ss, sp, st, pp, pt, tt = (total / self._weight for total in self._products)
         spread, together = ss - sequences**2, st - sequences * step - token * (sp - sequences * prompts)
         noise = (tt - step**2) - 2.0 * token * (pt - prompts * step) + token**2 * (pp - prompts**2)
@@ -181,6 +182,23 @@ class StepCosts:
         slope = max(0.0, together) / (spread + max(noise, 1e-12) / (self._weight * usual**2))
         slope = min(slope, 0.9 * base / sequences) if sequences > 0.0 else slope
         return Costs(base - slope * sequences, slope, token)
+
+    def _token_cost(self, prompt: float, prefill: float, prompts: float, step: float, budget: float) -> float:
+        """Return the seconds per prompt token, from the mean prefill: its steps, its tokens, and those of others.
+
+        A prompt shares its steps with those that arrived during the same step, as far as the token budget has room.
+        More arrive during long steps, which are those with prompts, and their share is the product of cost and load: a
+        few rounds of both find the cost.
+        """
+        # A prompt begins and ends anywhere in the budget of a step.
+        steps, load = max(1.0, prompt / budget + 0.5), self._computed / self._elapsed
+        token = max(0.0, prefill - steps * step) / prompt
+        for _ in range(ROUNDS):
+            base = max(0.1 * step, step - token * prompts)
+            met = base + min(1.0, token * load) * token * min(prompt, budget)
+            others = min(load * met, steps * budget - prompt)
+            token = max(0.0, prefill - steps * base) / (prompt + others)
+        return token
 
 
 def computed_prompt_tokens(reading: Reading) -> float:
