@@ -2,8 +2,8 @@
 
 A process restart needs evidence of a later process: it started after the last answer of the process before, and polls
 had failed or its counters are low, or, where no start time is exposed (several API servers, Rust front end), all
-counters fell together after an outage. A start time that changes is no evidence while the same counters, by their
-creation times, go on. A process that already ran while the other one answered is another server behind the same
+counters fell together after an outage. A start time that changes is not evidence while the same counters, by their
+creation times, continue. A process that already ran while the other one answered is another server behind the same
 address. Rates and increases would then mix several servers: the poll fails with the reason `several_servers`, and so do
 all polls until one server has answered alone for `HOLD` seconds (`CONFIRM` after a younger one has taken over, as in a
 rolling update). That server is followed from then on; increases in the meantime are not counted.

@@ -201,7 +201,7 @@ def created_next_to(process: Process, answer: Answer) -> bool:
 def is_one_process(process: Process, answer: Answer) -> bool:
     """Return whether an answer is that of a process whatever start time it exposes.
 
-    Counters that were created at the same moment, and go on, are in the memory of one process; its start time may be
+    Counters that were created at the same moment, and continue, are in the memory of one process; its start time may be
     derived from a clock that was set, or from a boot time that has jitter.
     """
     created = answer.readings.created
