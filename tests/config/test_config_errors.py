@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from places import TESTS
 
 from vllm_sidecar.config import TAKEN_LABELS, ConfigError, load, parse_duration
+from vllm_sidecar.config.config_errors import MOST_MISTAKES
 from vllm_sidecar.config.document import MOST_VALUES
 from vllm_sidecar.config.regular_files import MOST_BYTES
 
@@ -71,6 +72,15 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(write: Callable[
         'line 9: targets.0.url: got "ftp://b"; allowed: http://HOST[:PORT][/PREFIX] or https://...',
         'line 10: targets.1.name: got "a"; allowed: a name that targets.0 does not have',
     )
+
+
+def test_of_thousands_of_mistakes_the_first_are_listed_and_the_others_are_counted(write: Callable[[str], Path]) -> None:
+    path = write("".join(f"key{number}: 1\n" for number in range(MOST_MISTAKES + 2000)))
+
+    found = answers(path)
+
+    assert len(found) == MOST_MISTAKES + 1
+    assert found[-1] == "2,000 more mistakes are not listed"
 
 
 def test_the_error_names_the_file_on_every_line(write: Callable[[str], Path]) -> None:

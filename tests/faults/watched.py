@@ -142,6 +142,11 @@ def _seen(text: str) -> dict[str, Seen]:
     }
 
 
+def run(title: str, faults: Sequence[Fault], batch: int = BATCH) -> Group:
+    """Inject all faults, a batch at a time; return their rows."""
+    return asyncio.run(judged(title, faults, batch))
+
+
 async def judged(title: str, faults: Sequence[Fault], batch: int = BATCH) -> Group:
     """Inject all faults, a batch at a time; return their rows."""
     rows: list[Row] = []

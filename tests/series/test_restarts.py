@@ -449,3 +449,44 @@ def test_nothing_new_costs_nothing() -> None:
     seen = Followed(body(1), body(2))
     poll = replace(body(2))
     assert seen.poll(poll) is seen.poll(poll)
+
+
+# Start times that cannot be trusted
+
+
+JUMPS = {
+    "back and forth": (0.0, -999.0),
+    "jitter of the boot time": (0.0, 1.0, 0.0, -1.0),
+    "a clock that is set ahead for good": (0.0, 3600.0, 3600.0, 3600.0),
+    "years ahead, and back": (0.0, 3.0e8, 0.0),
+    "later each time": tuple(map(float, range(60))),
+}
+
+
+@pytest.mark.parametrize("jumps", JUMPS.values(), ids=JUMPS)
+def test_a_start_time_that_jumps_while_the_same_counters_go_on_is_the_same_process(jumps: tuple[float, ...]) -> None:
+    seen, made = Followed(), {ENGINE: BEGAN - 990.5}
+    for poll in range(60):
+        jump = jumps[poll % len(jumps)]
+        assert seen.poll(body(900 + poll, BEGAN - 1000 + jump, created=made)) is not None
+    assert (seen.state, seen.increase()) == ((0, False), 59.0)
+    seen.outage(30)
+    assert seen.poll(body(1, BEGAN + seen.seconds - 5, created={ENGINE: BEGAN + seen.seconds - 4})) is not None
+    assert seen.state == (1, False), "a restart after it is seen as one"
+
+
+def test_replicas_whose_counters_were_created_at_the_same_time_are_still_several() -> None:
+    servers, seen, made = [body(900, BEGAN - 9000), body(40, BEGAN - 500)], Followed(), {ENGINE: BEGAN - 400}
+    taken = sum(seen.poll(replace(servers[poll % 2], created=made)) is not None for poll in range(240))
+    assert (taken, seen.state) == (1, (0, True))
+
+
+def test_a_later_start_time_without_an_outage_and_with_high_counters_is_no_restart() -> None:
+    """Without creation times: nothing tells a clock that was set from a younger server that took over."""
+    seen = Followed(body(900), body(901))
+    for poll in range(int(CONFIRM)):
+        assert seen.poll(body(902 + poll, BEGAN + 3600)) is None
+    change = seen.poll(body(965, BEGAN + 3600))
+    assert change is not None
+    assert (change.resumed, change.restarted, change.fresh) == (True, False, frozenset())
+    assert seen.state == (0, False)

@@ -18,7 +18,7 @@ from places import EXPORTER
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 
 

@@ -55,6 +55,32 @@ def test_what_is_more_than_64_bits_can_count_is_impossible() -> None:
     assert found.anomalies == {"impossible": 1}
 
 
+@pytest.mark.parametrize(
+    ("count", "anomaly"),
+    [("NaN", "not_finite"), ("+Inf", "not_finite"), ("-Inf", "not_finite"), ("-1", "negative"), ("-1.7e308",
+     "negative"), ("1e300", "impossible"), ("7", "bad_histogram")],
+)  # fmt: skip
+def test_a_count_that_contradicts_its_buckets_is_counted_and_the_buckets_are_used(count: str, anomaly: str) -> None:
+    body = BUCKET % (1, 2) + BUCKET % ("+Inf", 3) + f"vllm:request_queue_time_seconds_sum{LABELS} 4\n"
+    found = read(body + f"vllm:request_queue_time_seconds_count{LABELS} {count}\n")
+    assert found.groups[ENGINE].histograms["request_queue_seconds"] == Histogram((1.0,), (2.0, 3.0), 4.0)
+    assert found.anomalies == {anomaly: 1}
+    assert read(body + f"vllm:request_queue_time_seconds_count{LABELS} 3\n").anomalies == {}
+
+
+def test_a_bucket_whose_bound_is_no_number_is_counted_and_the_others_are_used() -> None:
+    found = read(BUCKET % (1, 2) + BUCKET % ("fast", 2) + BUCKET % ("+Inf", 3))
+    assert found.groups[ENGINE].histograms["request_queue_seconds"] == Histogram((1.0,), (2.0, 3.0), None)
+    assert found.anomalies == {"bad_histogram": 1}
+
+
+@pytest.mark.parametrize("value", ["NaN", "-5", "1e300", "12"])
+def test_a_creation_time_that_cannot_be_true_is_counted(value: str) -> None:
+    found = read(f"vllm:prompt_tokens_total{LABELS} 3\nvllm:prompt_tokens_created{LABELS} {value}\n")
+    assert found.created == {}
+    assert sum(found.anomalies.values()) == 1
+
+
 def test_a_sum_that_is_not_finite_leaves_the_buckets() -> None:
     body = BUCKET % (1, 2) + BUCKET % ("+Inf", 3) + f"vllm:request_queue_time_seconds_sum{LABELS} NaN\n"
     found = read(body)

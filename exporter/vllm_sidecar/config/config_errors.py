@@ -46,13 +46,20 @@ _ALLOWED = {
 """Allowed values, by pydantic's type of error; the fields come from the error."""
 
 
+MOST_MISTAKES = 100
+"""Most mistakes that are listed; the others are counted."""
+
+
 class ConfigError(UserError):
     """A config that cannot be used; `mistakes` has one line for each, `source` is the file if there is one."""
 
     def __init__(self, source: Path | None, mistakes: Iterable[str]) -> None:
         self.source = source
         # A key may contain a line break; a mistake is still one line.
-        self.mistakes = tuple("".join(map(_printable, mistake)) for mistake in mistakes)
+        lines = list(mistakes)
+        if len(lines) > MOST_MISTAKES:
+            lines[MOST_MISTAKES:] = [f"{len(lines) - MOST_MISTAKES:,} more mistakes are not listed"]
+        self.mistakes = tuple("".join(map(_printable, mistake)) for mistake in lines)
         origin = f"{source}: " if source else ""
         super().__init__("\n".join(origin + mistake for mistake in self.mistakes))
 

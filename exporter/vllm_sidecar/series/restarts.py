@@ -1,11 +1,12 @@
 """Whether a poll was answered by the same process as before, by a later one, or by another server.
 
-A process restart needs evidence of a later process: it started after the last answer of the process before, or, where
-no start time is exposed (several API servers, Rust front end), all counters fell together after an outage. A process
-that already ran while the other one answered is another server behind the same address. Rates and increases would then
-mix several servers: the poll fails with the reason `several_servers`, and so do all polls until one server has answered
-alone for `HOLD` seconds (`CONFIRM` after a younger one has taken over, as in a rolling update). That server is followed
-from then on; increases in the meantime are not counted.
+A process restart needs evidence of a later process: it started after the last answer of the process before, and polls
+had failed or its counters are low, or, where no start time is exposed (several API servers, Rust front end), all
+counters fell together after an outage. A start time that changes is not evidence while the same counters, by their
+creation times, continue. A process that already ran while the other one answered is another server behind the same
+address. Rates and increases would then mix several servers: the poll fails with the reason `several_servers`, and so do
+all polls until one server has answered alone for `HOLD` seconds (`CONFIRM` after a younger one has taken over, as in a
+rolling update). That server is followed from then on; increases in the meantime are not counted.
 
 Counters that fall for one group only (elastic expert parallelism creates new ones) are a counter reset of that group; a
 counter that is missing in a body is not a reset.
@@ -34,6 +35,7 @@ from vllm_sidecar.series.server_process import (
     had_not_begun,
     is_above,
     is_fresh,
+    is_one_process,
     note,
 )
 
@@ -66,8 +68,6 @@ class Restarts:
     def __init__(self) -> None:
         self._known: list[Process] = []
         """The processes that answered, the latest answer first."""
-        self._newest = 0.0
-        """The latest start time so far."""
         self._missed = 0
         self._held_until: float | None = None
         self._fell_after: float | None = None
@@ -80,6 +80,11 @@ class Restarts:
     def several(self) -> bool:
         """Several servers answer, or may: none is followed."""
         return self._held_until is not None
+
+    @property
+    def _newest(self) -> float:
+        """The latest start time of the known processes."""
+        return max((each.started or 0.0 for each in self._known), default=0.0)
 
     def recent(self, now: float) -> int:
         """Return how many restarts there were in the last minutes before a monotonic time, at most `MOST_TIMES`."""
@@ -147,7 +152,6 @@ class Restarts:
         # Without a start time only counters distinguish processes, and later counters overtake earlier ones in the end.
         recent = [each for each in others if each.started is not None or each.answered >= answer.at - HOLD]
         self._known = [process, *recent][:MOST_PROCESSES]
-        self._newest = max(self._newest, process.started or 0.0)
 
     def _origin(self, answer: Answer) -> tuple[_Origin, Process]:
         """Return the origin of an answer, and its process: a known or a new one."""
@@ -169,15 +173,17 @@ class Restarts:
         return (_Origin.LATER if answer.outage or all_made_later(current, answer) else _Origin.UNSURE), process
 
     def _by_start(self, answer: Answer, current: Process, started: float) -> tuple[_Origin, Process]:
-        if started == current.started:
+        if started == current.started or is_one_process(current, answer):
             return _Origin.SAME, current
         known = next((each for each in self._known if each.started == started), None)
         if known is not None:
             return _Origin.OTHER, known
         seconds = answer.at - current.answered
+        fresh = is_fresh(answer.values, seconds)
         later = started > self._newest and answer.is_younger(started, seconds)
+        later = later and (answer.outage or fresh or fell(current, answer.values))
         # Clocks that disagree, or were set, do not hide a process with empty counters after an outage.
-        empty = answer.outage and fell_together(current, answer.values) and is_fresh(answer.values, seconds)
+        empty = answer.outage and fresh and fell_together(current, answer.values)
         return (_Origin.LATER if later or empty else _Origin.OTHER), Process(started)
 
     def _continued(self, answer: Answer, above: Process | None = None) -> Process | None:

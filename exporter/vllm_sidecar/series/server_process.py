@@ -198,6 +198,22 @@ def created_next_to(process: Process, answer: Answer) -> bool:
     return any(made < old or (made > old and not answer.is_younger(made, seconds)) for old, made in pairs)
 
 
+def is_one_process(process: Process, answer: Answer) -> bool:
+    """Return whether an answer is that of a process whatever start time it exposes.
+
+    Counters that were created at the same moment, and continue, are in the memory of one process; its start time may be
+    derived from a clock that was set, or from a boot time that has jitter.
+    """
+    created = answer.readings.created
+    common = created.keys() & process.created.keys()
+    return (
+        bool(common)
+        and all(created[group] == process.created[group] for group in common)
+        and not fell(process, answer.values)
+        and not had_not_begun(process, answer)
+    )
+
+
 def all_made_later(process: Process, answer: Answer) -> bool:
     """Return whether all counters with a creation time were created again."""
     created = answer.readings.created

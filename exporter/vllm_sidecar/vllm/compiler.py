@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from itertools import chain
+from math import inf
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog import upstream
@@ -25,6 +26,7 @@ from vllm_sidecar.vllm.mapping import (
     Merged,
     bucket_bound,
     histogram_mapping,
+    pick,
     scalar_mapping,
 )
 from vllm_sidecar.vllm.plausible import OBSERVATIONS_PER_SECOND, SUM_PER_SECOND, Growing, most_per_second
@@ -77,6 +79,8 @@ class _Compiler:
         self.histograms: dict[Group, list[HistogramMapping]] = defaultdict(list)
         self.growing: dict[int, Growing] = {}
         """Series that only grow, by slot."""
+        self.counts: dict[int, int] = {}
+        """Slots of `_count`, with those of the +Inf bucket."""
         self._shared: dict[Growing, Growing] = {}
 
     def compile(self) -> Generator[None, None, BodyMapping]:
@@ -125,6 +129,8 @@ class _Compiler:
             unknown_count=len(unknown),
             limits=dict(self._of.limits),
             growing=self.growing,
+            counts=pick(tuple(self.counts)),
+            totals=pick(tuple(self.counts.values())),
         )
 
     def _adapters(self) -> list[list[tuple[int, Adapters]]]:
@@ -273,6 +279,7 @@ class _Compiler:
 
     def _histogram(self, entry: Upstream, source: str) -> Generator[None, None, None]:
         found: dict[Group, dict[Labels, dict[float, int]]] = defaultdict(lambda: defaultdict(dict))
+        bad: dict[Group, set[Labels]] = defaultdict(set)
         copies: Counter[Group] = Counter()
         for place, series in enumerate(self._of.series[source + "_bucket"]):
             if place % AT_ONCE == 0:
@@ -280,12 +287,15 @@ class _Compiler:
             bound = bucket_bound(series.labels.get("le", ""))
             group = self._of.group_of(entry.signal.scope, series)
             rest = tuple([pair for pair in series.pairs if pair[0] != "le"])
-            if bound is not None and group:
+            if group and bound is None:
+                bad[group].add(rest)
+            elif group and bound is not None:
                 if rest not in found[group] and not self._fits(copies, group, MOST_COPIES, "copies"):
                     continue
                 found[group][rest][bound] = series.slot
                 self._grows(series.slot, group, OBSERVATIONS_PER_SECOND)
         totals = {x.pairs: x.slot for x in self._of.series.get(source + "_sum", ())}
+        counts = {x.pairs: x.slot for x in self._of.series.get(source + "_count", ())}
         for group, parts in found.items():
             yield
             for rest, slots in parts.items():
@@ -293,15 +303,15 @@ class _Compiler:
                     self._of.limits["buckets"] += len(slots) - MAX_BUCKETS - 1
                 if (total := totals.get(rest)) is not None:
                     self._grows(total, group, SUM_PER_SECOND)
+                if (count := counts.get(rest)) is not None and inf in slots:
+                    self.counts[count] = slots[inf]
             mappings = {
                 rest: histogram_mapping(entry.signal.name, slots, totals.get(rest)) for rest, slots in parts.items()
             }
             first = next(iter(mappings.values()))
             usable = {rest: each for rest, each in mappings.items() if first and each and each.bounds == first.bounds}
-            if len(usable) < len(mappings):
-                self._of.anomalies["bad_histogram"] = (
-                    self._of.anomalies.get("bad_histogram", 0) + len(mappings) - len(usable)
-                )
+            if unused := bad[group] | (mappings.keys() - usable.keys()):
+                self._of.anomalies["bad_histogram"] = self._of.anomalies.get("bad_histogram", 0) + len(unused)
             if first and usable:
                 others = [(each.pick, each.total) for each in usable.values() if each is not first]
                 several = any(not upstream.COPIES.isdisjoint(dict(rest)) for rest in parts)

@@ -92,6 +92,10 @@ class BodyMapping:
     limits: dict[str, int]
     """How much was left out because of a limit, by the name of the limit."""
     growing: dict[int, Growing]
+    counts: Pick
+    """The `_count` of each histogram that has one."""
+    totals: Pick
+    """The +Inf bucket of each of these histograms, which is the same number."""
 
     def newest_adapters(self, values: Sequence[float]) -> Adapters | None:
         """Return the newest LoRA info of each engine by its value, a time; older ones remain exposed."""
@@ -110,7 +114,8 @@ class BodyMapping:
         )
 
 
-def _pick(slots: Sequence[int]) -> Pick:
+def pick(slots: Sequence[int]) -> Pick:
+    """Return a function that returns the values in these slots."""
     if len(slots) == 1:
         only = slots[0]
         return lambda values: (values[only],)
@@ -140,7 +145,7 @@ def histogram_mapping(name: str, slots: dict[float, int], total: int | None) -> 
         # Buckets are cumulative, so without a bound two neighbors are one; the last finite bound stays.
         finite = len(edges) - 1
         edges = [*(edges[(place + 1) * finite // MAX_BUCKETS - 1] for place in range(MAX_BUCKETS)), inf]
-    return HistogramMapping(name, tuple(edges[:-1]), _pick([slots[bound] for bound in edges]), total, [])
+    return HistogramMapping(name, tuple(edges[:-1]), pick([slots[bound] for bound in edges]), total, [])
 
 
 def scalar_mapping(entries: Iterable[Merged]) -> ScalarMapping:
@@ -152,4 +157,4 @@ def scalar_mapping(entries: Iterable[Merged]) -> ScalarMapping:
         (single if alone else merged).append(entry)
     keys = tuple(entry.key for entry in single)
     ratios = tuple(key for key in (*keys, *(entry.key for entry in merged)) if most_of(key) == MOST_RATIO)
-    return ScalarMapping(keys, _pick([entry.slots[0][0] for entry in single]), merged, ratios)
+    return ScalarMapping(keys, pick([entry.slots[0][0] for entry in single]), merged, ratios)

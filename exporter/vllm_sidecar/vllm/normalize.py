@@ -6,7 +6,8 @@ known layout only copies values. Values that cannot be true are left out and cou
 - `not_finite`: NaN or infinity, which cannot be compared;
 - `negative`: below zero, as no signal here can be; v0 exposes -1 as the hit rate of a disabled prefix cache;
 - `impossible`: more than a server can have, or can have reached since the previous poll (see `plausible`, `growth`);
-- `bad_histogram`: cumulative bucket counts that fall or are not whole numbers, or a missing bucket bound;
+- `bad_histogram`: cumulative bucket counts that fall or are not whole numbers, a bucket bound that is missing or not a
+  number, or a `_count` that contradicts its buckets, which are used then;
 - `unattributed`: series of no engine, or of several: nothing names their model, or they lack the labels that
   distinguish the engines of the body;
 - `too_many_engines`: series of engines beyond the limit;
@@ -75,6 +76,7 @@ class Normalizer:
         """
         _, _, mapping, before = yield from self._mapping(exposition, served)
         anomalies: Counter[str] = Counter(mapping.anomalies)
+        _check_counts(mapping, exposition.values, anomalies)
         started = _time(exposition.values, mapping.started, anomalies)
         if started is not None and started != self._started:
             self._started = started
@@ -96,7 +98,7 @@ class Normalizer:
             groups=groups,
             dialect=mapping.dialect,
             started=started,
-            created={group: values[slot] for group, slot in mapping.created if is_time(values[slot])},
+            created=_created(mapping, exposition.values, anomalies),
             cache_config=mapping.cache_config,
             adapters=mapping.newest_adapters(values),
             sources=mapping.sources,
@@ -167,9 +169,29 @@ def _time(values: Sequence[float], slot: int | None, anomalies: Counter[str]) ->
     if slot is None:
         return None
     if not is_time(values[slot]):
-        anomalies["not_finite" if not isfinite(values[slot]) else "impossible"] += 1
+        anomalies[_anomaly(values[slot])] += 1
         return None
     return values[slot]
+
+
+def _created(mapping: BodyMapping, values: Sequence[float], anomalies: Counter[str]) -> dict[Group, float]:
+    """Return the creation times of the counters of each group, without those that cannot be true."""
+    found = {group: _time(values, slot, anomalies) for group, slot in mapping.created}
+    return {group: made for group, made in found.items() if made is not None}
+
+
+def _check_counts(mapping: BodyMapping, values: Sequence[float], anomalies: Counter[str]) -> None:
+    """Count each `_count` that is not the number in its +Inf bucket; the bucket is used."""
+    counts, totals = mapping.counts(values), mapping.totals(values)
+    if counts != totals:
+        for count, total in zip(counts, totals, strict=True):
+            if count != total and isfinite(total):
+                anomalies[_anomaly(count) if not 0.0 <= count <= MOST else "bad_histogram"] += 1
+
+
+def _anomaly(value: float) -> str:
+    """Return the name for a value that no server can have."""
+    return "not_finite" if not isfinite(value) else "negative" if value < 0.0 else "impossible"
 
 
 def _scalars(mapping: ScalarMapping, values: Sequence[float], anomalies: Counter[str], most: float) -> dict[Key, float]:
@@ -182,7 +204,7 @@ def _scalars(mapping: ScalarMapping, values: Sequence[float], anomalies: Counter
     if not sum(result.values()) <= most or min(result.values(), default=0.0) < 0.0:
         for key, value in list(result.items()):
             if not 0.0 <= value <= most_of(key):
-                anomalies["not_finite" if not isfinite(value) else "negative" if value < 0.0 else "impossible"] += 1
+                anomalies[_anomaly(value)] += 1
                 del result[key]
     for key in mapping.ratios:
         if result.get(key, 0.0) > MOST_RATIO:
@@ -218,7 +240,7 @@ def _histogram(
     if before is not None and _sum_alone_fell(before, cumulative, total):
         anomalies["sum_fell"] += 1
     if total is not None and not 0.0 <= total <= MOST:
-        anomalies["not_finite" if not isfinite(total) else "negative" if total < 0.0 else "impossible"] += 1
+        anomalies[_anomaly(total)] += 1
         total = None
     return Histogram(mapping.bounds, cumulative, total)
 
