@@ -65,8 +65,8 @@ generate: $(READY) ## write rules, dashboards and the generated parts of the doc
 
 pins: $(READY) ## pin the dependencies of the image and of the build, with hashes
 	@set -e; python=$$(sed -n 's/^FROM python:\(3\.[0-9]*\)\..*/\1/p' exporter/Dockerfile | head -n 1); \
-	pin() { $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version "$$python" --python-platform linux --custom-compile-command 'make pins' "$$1" --output-file "$$2"; }; \
-	pin pyproject.toml deploy/requirements.txt; \
+	pin() { $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version "$$python" --python-platform linux --custom-compile-command 'make pins' "$$1" --output-file "$$2" $$3 $$4; }; \
+	pin pyproject.toml deploy/requirements.txt --extra otlp; \
 	pin deploy/requirements-build.in deploy/requirements-build.txt
 
 clean: ## remove .venv and caches

@@ -119,7 +119,7 @@ def test_relative_paths_start_at_the_current_folder_and_not_at_that_of_the_file(
         ("LIMITS_ADAPTERS", "-1", "limits.adapters: got -1; allowed: a number from 0"),
         ("LIMITS_ADAPTERS", "[", 'limits.adapters: got "["; allowed: a whole number'),
         ("VLLM_HEADLESS", "maybe", 'vllm.headless: got "maybe"; allowed: true, false or auto'),
-        ("VLLM_LABELS", "team", 'vllm.labels: got "team"; allowed: a mapping of names to texts'),
+        ("VLLM_LABELS", "team", 'vllm.labels: got "team"; allowed: a mapping of names to texts, such as {NAME: TEXT}'),
         ("VLLM_CA_FILE", "/none", 'vllm.ca_file: got "/none"; allowed: a file that can be read (/none: No such file'),
         ("TARGETS", "[{url: ftp://a, name: b}]", 'targets.0.url: got "ftp://a"; allowed: http://HOST'),
     ],
@@ -188,6 +188,20 @@ def test_unknown_variables_are_told_and_those_of_kubernetes_are_not() -> None:
         "VLLM_SIDECAR_SCRAPE_INTERVALL is not a setting; did you mean VLLM_SIDECAR_SCRAPE_INTERVAL?",
         "VLLM_SIDECAR_XYZ is not a setting",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SCRAPE", "it is a section: set one of its keys, such as VLLM_SIDECAR_SCRAPE_INTERVAL"),
+        ("DISCOVERY_KUBERNETES_LABEL_SELECTOR", "VLLM_SIDECAR_DISCOVERY_KUBERNETES takes the whole value, in YAML"),
+        ("VLLM_LABELS_TEAM", "VLLM_SIDECAR_VLLM_LABELS takes the whole value, in YAML"),
+        ("LISTEN_ADDRESS", "did you mean VLLM_SIDECAR_WEB_LISTEN_ADDRESS?"),
+        ("SCRAP_INTERVAL", "did you mean VLLM_SIDECAR_SCRAPE_INTERVAL?"),
+    ],
+)
+def test_a_variable_that_is_not_a_setting_is_answered_with_the_one_that_is(name: str, meant: str) -> None:
+    assert unknown_variables({f"VLLM_SIDECAR_{name}": "1"}) == [f"VLLM_SIDECAR_{name} is not a setting; {meant}"]
 
 
 WRONG = ("maybe", "-1", "{a b: [c]}", "[[]]", "a: b: c", "/no/such/file", "a 'b")

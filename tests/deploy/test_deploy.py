@@ -160,7 +160,8 @@ def test_every_pin_has_one_version_and_the_hashes_of_its_files(name: str) -> Non
 
 
 def test_the_pins_of_the_image_satisfy_the_ranges_of_the_project() -> None:
-    _are_satisfied(PROJECT["project"]["dependencies"], pins_of("requirements.txt"))
+    needed = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["otlp"]]
+    _are_satisfied(needed, pins_of("requirements.txt"))
 
 
 def test_the_pins_of_the_build_satisfy_the_build_system() -> None:

@@ -20,11 +20,12 @@ import yaml
 from places import ROOT
 
 from vllm_sidecar import __version__
-from vllm_sidecar.config import Config, load
+from vllm_sidecar.config import Config, load, unknown_variables
 from vllm_sidecar.generate.alertmanager import alertmanager_config
 from vllm_sidecar.generate.rules import alert_groups
 from vllm_sidecar.generate.settings.thresholds import load_thresholds
 from vllm_sidecar.generate.slo_rules import slo_rules
+from vllm_sidecar.serve.otlp.resource import resource_attributes
 
 pytestmark = pytest.mark.io
 
@@ -325,6 +326,28 @@ def test_the_sidecar_accepts_every_configuration_that_the_chart_writes(name: str
         load(tmp_path / "config.yaml")
 
 
+def test_the_pods_of_the_chart_push_with_the_attributes_of_their_pod() -> None:
+    containers = [
+        pod["containers"][0]
+        for kind in ("Deployment", "DaemonSet")
+        for each in of_kind(rendered("all"), kind)
+        for pod in pods.pod_specs(each)
+    ]
+    assert len(containers) == 3
+    for container in containers:
+        secret = {each["name"]: each for each in container["env"]}["OTEL_EXPORTER_OTLP_HEADERS"]
+        assert secret["valueFrom"]["secretKeyRef"] == {"name": "otel-headers", "key": "headers"}
+        variables = pods.environment(container, pods.DOWNWARD)
+        assert list(unknown_variables(variables)) == []
+        otlp = load(None, environment={**variables, "VLLM_SIDECAR_VLLM_URL": "http://127.0.0.1:8000"}).otlp
+        assert (otlp.enabled, otlp.url, otlp.interval) == (True, "https://otel.example.org/v1/metrics", 30.0)
+        found = resource_attributes(otlp.resource_attributes, variables, "")
+        assert found["service.instance.id"] == "llm.vllm-0.vllm-sidecar"
+        assert found["k8s.node.name"] == "node-1"
+        assert found["k8s.cluster.name"] == "eu-1"
+        assert found["deployment.environment.name"] == "prod"
+
+
 def test_shards_are_numbered_for_the_sidecar() -> None:
     found = [
         pods.environment(pod["containers"][0])
@@ -355,6 +378,8 @@ def test_scalers_read_the_saturation_of_their_model_and_keep_what_runs_without_i
         ("prometheusRule.alerts.VllmQueueWaitHigh.wait=2sec", "does not match pattern"),
         ("prometheusRule.alerts.VllmErrorRatioHigh.errors=5", "maximum"),
         ("prometheusRule.severities.page=urgent", "value must be one of"),
+        ("otlp.enabled=true", "'/otlp/endpoint': minLength"),
+        ("otlp.settings.intervall=1s", "additional properties 'intervall' not allowed"),
         ("image.repo=x", "additional properties 'repo' not allowed"),
         ("gateway.enabled=true", "gateway.config names no servers"),
         ("gateway.config.discovery.shard=1/2", "'not' failed"),

@@ -18,6 +18,7 @@ from places import ROOT
 
 from vllm_sidecar import __version__, cli
 from vllm_sidecar.config import DEFAULT_PORT, load, unknown_variables
+from vllm_sidecar.serve.otlp.resource import resource_attributes
 
 pytestmark = pytest.mark.io
 
@@ -99,6 +100,32 @@ def test_the_container_is_a_native_sidecar_that_vllm_does_not_wait_for() -> None
     assert container["ports"] == [{"name": "sidecar-metrics", "containerPort": DEFAULT_PORT}]
     assert pods.offenses(container, {}) == []
     assert vars(cli.parser().parse_args(container["args"]))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_component_for_otlp_adds_to_what_the_others_set(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(KUSTOMIZE, Path(folder) / "kustomize")
+        own = Path(folder) / "kustomize" / "examples" / name
+        given = yaml.safe_load((own / "kustomization.yaml").read_text())
+        given["components"].append("../../components/otlp")
+        (own / "kustomization.yaml").write_text(yaml.safe_dump(given))
+        (found,) = kubernetes_tools.built(own)
+    before = [container for container, _ in sidecars(example(name))]
+    after = [container for container, _ in sidecars(found)]
+    assert len(after) == len(before) > 0
+    for container, old in zip(after, before, strict=True):
+        variables = pods.environment(container, pods.DOWNWARD)
+        assert variables.items() >= pods.environment(old).items()
+        assert list(unknown_variables(variables)) == []
+        assert load(None, environment=variables).otlp.enabled
+        references = (each.get("valueFrom", {}).get("secretKeyRef") for each in container["env"])
+        secrets = [each for each in references if each]
+        assert {each["name"] for each in secrets} == {"vllm-sidecar-otlp"}
+        assert {each["key"]: each.get("optional", False) for each in secrets} == {"endpoint": False, "headers": True}
+        found_attributes = resource_attributes({}, variables, "")
+        assert found_attributes["service.instance.id"] == "llm.vllm-0.vllm-sidecar"
+        assert found_attributes["k8s.node.name"] == "node-1"
 
 
 def test_the_settings_of_every_patch_are_settings_of_the_sidecar() -> None:

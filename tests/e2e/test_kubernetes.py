@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import tempfile
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_tools
 import newer
 import pods
+import prometheus_operator
 import prometheus_process
 import pytest
 import yaml
-from aiohttp import web
-from kubernetes_api import KubernetesApi, plural
+from kubernetes_api import cluster, plural
 from places import ROOT
-from ports import free_port
 from sidecar_process import sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from kubernetes_api import KubernetesApi
 
 pytestmark = [pytest.mark.io, pytest.mark.e2e]
 
@@ -32,31 +30,6 @@ CHART = ROOT / "deploy" / "helm" / "vllm-sidecar"
 EXAMPLE = ROOT / "deploy" / "kustomize" / "examples" / "deployment"
 POD_ADDRESS = "127.0.0.77"
 """Of the loopback, so that the sidecar can listen on its port there."""
-
-
-@asynccontextmanager
-async def cluster(version: str = "v1.31.0") -> AsyncIterator[tuple[KubernetesApi, str]]:
-    """Run an API server; yield it with its address."""
-    api = KubernetesApi(version)
-    runner = web.AppRunner(api.app(), shutdown_timeout=0.1)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
-        yield api, f"http://127.0.0.1:{port}"
-    finally:
-        await runner.cleanup()
-
-
-async def helm(url: str, *arguments: str | Path) -> str:
-    """Run Helm against an API server, which it only reads, since it keeps its releases in memory; return its output."""
-    own = ("--namespace", "monitoring", "--kube-apiserver", url)
-    with tempfile.NamedTemporaryFile("w") as releases:
-        releases.write("[]\n")
-        releases.flush()
-        in_memory = {"HELM_DRIVER": "memory", "HELM_MEMORY_DRIVER_DATA": releases.name}
-        done = await asyncio.to_thread(kubernetes_tools.run, "helm", *arguments, *own, variables=in_memory)
-    return done.stdout + done.stderr
 
 
 async def test_all_that_the_chart_renders_can_be_created() -> None:
@@ -73,8 +46,9 @@ async def test_all_that_the_chart_renders_can_be_created() -> None:
 
 async def test_helm_refuses_a_cluster_without_native_sidecars() -> None:
     async with cluster("v1.27.9") as (_, url):
-        printed = await helm(url, "install", "vllm-sidecar", CHART)
-        assert "chart requires kubeVersion: >=1.28.0-0" in printed
+        own = ("--namespace", "monitoring", "--kube-apiserver", url)
+        done = await asyncio.to_thread(kubernetes_tools.run, "helm", "install", "vllm-sidecar", CHART, *own)
+        assert "chart requires kubeVersion: >=1.28.0-0" in done.stderr
 
 
 async def test_prometheus_finds_a_native_sidecar_by_the_pod_monitor_and_evaluates_the_rules(tmp_path: Path) -> None:
@@ -87,7 +61,8 @@ async def test_prometheus_finds_a_native_sidecar_by_the_pod_monitor_and_evaluate
         await start(api, url, pod_of(deployment))
         await start(api, url, other_pod(deployment))
         with sidecar(f"--web.listen-address={POD_ADDRESS}:{pods.PORT}"):
-            config = prometheus_process.configuration(1, scrape_config(monitor, url), rules=tmp_path / "*.rules.yml")
+            job = {**prometheus_operator.scrape_config(monitor, url), "scrape_interval": "1s"}
+            config = prometheus_process.configuration(1, job, rules=tmp_path / "*.rules.yml")
             found = await asyncio.to_thread(observed, config, tmp_path)
     (up,) = found["up"]
     labels = {key: up["metric"][key] for key in ("job", "cluster", "node", "instance")}
@@ -120,7 +95,7 @@ def observed(config: Mapping[str, object], folder: Path) -> dict[str, list[dict[
 
 async def created(url: str, text: str) -> None:
     """Create objects with kubectl."""
-    arguments = ("--server", url, "create", "--validate=false", "--filename", "-")
+    arguments = ("--server", url, "create", "--filename", "-")
     done = await asyncio.to_thread(kubernetes_tools.run, "kubectl", *arguments, text=text)
     assert done.returncode == 0, done.stderr
 
@@ -128,7 +103,7 @@ async def created(url: str, text: str) -> None:
 async def start(api: KubernetesApi, url: str, pod: dict[str, Any]) -> None:
     """Create a pod, and set its status as a kubelet does."""
     await created(url, json.dumps({key: value for key, value in pod.items() if key != "status"}))
-    api.of_kind("Pod")[pod["metadata"]["name"]]["status"] = pod["status"]
+    await api.store({**api.of_kind("Pod")[pod["metadata"]["name"]], "status": pod["status"]})
 
 
 def pod_of(deployment: dict[str, Any]) -> dict[str, Any]:
@@ -148,28 +123,3 @@ def other_pod(deployment: dict[str, Any]) -> dict[str, Any]:
     pod = pod_of(deployment)
     metadata = {"name": "other", "namespace": "llm", "labels": {"app": "other"}}
     return {**pod, "metadata": metadata, "spec": {"containers": pod["spec"]["containers"]}}
-
-
-def scrape_config(monitor: dict[str, Any], url: str) -> dict[str, Any]:
-    """Write a PodMonitor as the configuration of Prometheus, as the operator does."""
-    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    assert monitor["spec"]["namespaceSelector"] == {"any": True}
-    selected = [
-        {
-            "action": "keep",
-            "source_labels": [f"__meta_kubernetes_pod_label_{re.sub(r'[^a-zA-Z0-9_]', '_', name)}"],
-            "regex": value,
-        }
-        for name, value in monitor["spec"]["selector"]["matchLabels"].items()
-    ]
-    port = {"action": "keep", "source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": endpoint["port"]}
-    own = [
-        {re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", key): value for key, value in rule.items()}
-        for rule in endpoint["relabelings"]
-    ]
-    return {
-        "job_name": "podMonitor/monitoring/x/0",
-        "scrape_interval": "1s",
-        "kubernetes_sd_configs": [{"role": "pod", "api_server": url}],
-        "relabel_configs": [*selected, port, *own],
-    }

@@ -149,3 +149,16 @@ def test_a_phone_needs_no_sideways_scrolling(scheme: str) -> None:
         assert one.evaluate("document.documentElement.scrollWidth") <= 360
         dark = one.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 22, 26)"
         assert dark == (scheme == "dark")
+
+
+def test_the_lists_of_servers_are_shown_with_what_is_wrong(tmp_path: Path) -> None:
+    config, servers = tmp_path / "config.yaml", tmp_path / "servers.json"
+    config.write_text(f"discovery: {{file: [{{files: [{servers}], refresh: 100ms}}]}}\ngpu: {{devices: none}}\n")
+    with vllm(BODY) as url, started("--config.file", str(config)) as (_, own), page() as shown:
+        shown.goto(own)
+        shown.get_by_text("the list file.0 cannot be read (unreadable)").wait_for(timeout=PATIENCE)
+        assert "unreadable" in shown.get_by_role("row").filter(has_text="file.0").inner_text()
+        servers.write_text(f'[{{"targets": ["{url.removeprefix("http://")}", "bad/host"]}}]')
+        shown.get_by_text("bad/host: got 'bad/host'").wait_for(timeout=PATIENCE)
+        row = shown.get_by_role("row").filter(has_text="file.0").inner_text().split("\t")
+        assert row[:3] == ["file.0", "1", "1 invalid"]

@@ -276,7 +276,11 @@ async def test_a_gateway_is_ready_when_its_list_is_empty_and_not_before_it_is_re
         answer = await client.get("/-/ready")
         assert (answer.status, await answer.text()) == (200, "vllm-sidecar is ready: discovery lists no server.\n")
         report = await (await client.get("/api/v1/status")).json()
-        assert report["state"]["name"] == "no_servers"
+        assert report["state"] == {
+            "name": "no_servers",
+            "severity": "watch",
+            "text": "no server is listed by the sources of discovery",
+        }
         assert report["discovery"][0]["current"] is True
         running.write("127.0.0.1:1", "bad/host")
         await until(lambda: running.state("watched") == 1)

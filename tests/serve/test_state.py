@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from readings import ENGINE, readings
 
 from vllm_sidecar.catalog.reasons import HINTS, Reason
+from vllm_sidecar.config import Config
 from vllm_sidecar.series.health import MAX_FAILED_POLLS, Health
 from vllm_sidecar.serve.snapshot import Snapshot
-from vllm_sidecar.serve.state import Level, engine_states, seconds_text, target_state
+from vllm_sidecar.serve.state import Level, State, engine_states, seconds_text, target_state, without_targets
 from vllm_sidecar.vllm.probes.identity import ServerIdentity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 UP = Health("vllm").succeeded(last_success=5.0, seconds=0.01)
 FIRST, SECOND = 'model_name="m",engine="0"', 'model_name="m",engine="1"'
@@ -227,3 +228,32 @@ def test_states_take_time_in_proportion_to_the_engines_and_not_to_their_square()
 
     few = min(seconds(200) for _ in range(3))
     assert min(seconds(2000) for _ in range(3)) < 40 * few
+
+
+def source(error: dict[str, str] | None = None, last_success: float | None = 1.0, **targets: int) -> dict[str, Any]:
+    """The status of a source of discovery."""
+    return {"discovery": "kubernetes.0", "last_error": error, "last_success": last_success, "targets": targets}
+
+
+@pytest.mark.parametrize(
+    ("found", "severity", "words"),
+    [
+        ((), Level.WATCH, "no server is listed by the sources of discovery"),
+        ((source(watched=0),), Level.WATCH, "no server is listed by the sources of discovery"),
+        ((source(last_success=None),), Level.WATCH, "no server is watched: waiting for the list kubernetes.0"),
+        (
+            (source(watched=0, filtered=38, invalid=2),),
+            Level.WATCH,
+            "no server is watched of those that are listed: 38 filtered, 2 invalid",
+        ),
+        (
+            (source(), source({"reason": "unauthorized", "detail": "status 403", "hint": "Create a role."})),
+            Level.BAD,
+            "no server is watched: the list kubernetes.0 cannot be read (unauthorized). Create a role.",
+        ),
+    ],
+    ids=["no source has a status", "empty", "not yet read", "nothing is selected", "one of two fails"],
+)
+def test_a_gateway_without_servers_says_why(found: Sequence[dict[str, Any]], severity: Level, words: str) -> None:
+    config = Config.model_validate({"discovery": {"kubernetes": [{}]}})
+    assert without_targets(config, found) == State("no_servers", severity, words)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 Object = dict[str, Any]
 PORT = 10190
+NOTHING: Mapping[str, str] = MappingProxyType({})
+DOWNWARD = MappingProxyType({"metadata.name": "vllm-0", "metadata.namespace": "llm", "spec.nodeName": "node-1"})
+"""Fields of a pod, for its containers."""
 
 
 def pod_specs(found: Object) -> Iterator[Object]:
@@ -30,9 +34,15 @@ def sidecars(pod: Object) -> list[Object]:
     return [each for each in every if each["name"] == "vllm-sidecar"]
 
 
-def environment(container: Object) -> dict[str, str]:
-    """Return the variables of a container that are set to a text."""
-    return {each["name"]: each["value"] for each in container.get("env", ()) if "value" in each}
+def environment(container: Object, downward: Mapping[str, str] = NOTHING) -> dict[str, str]:
+    """Return the variables of a container that are set to a text, or to a field of its pod that `downward` has."""
+    found: dict[str, str] = {}
+    for each in container.get("env", ()):
+        field = each.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+        value = each.get("value", downward.get(field))
+        if value is not None:
+            found[each["name"]] = re.sub(r"\$\((\w+)\)", lambda name: found.get(name[1], name[0]), value)
+    return found
 
 
 def offenses(container: Object, pod: Object) -> list[str]:

@@ -29,7 +29,7 @@ _SHOWN_CHARACTERS = 80
 _QUERY = re.compile(r"(?<=[?#]).+", re.DOTALL)
 _ALLOWED = {
     "bool_type": "true or false",
-    "dict_type": "a mapping of names to texts",
+    "dict_type": "a mapping of names to texts, such as {{NAME: TEXT}}",
     "finite_number": "a number",
     "float_type": "a number",
     "greater_than": "a number above {gt:g}",
@@ -38,7 +38,7 @@ _ALLOWED = {
     "invalid_key": "a key that is text",
     "less_than_equal": "a number up to {le:g}",
     "literal_error": "{expected}",
-    "mapping_type": "a mapping of names to texts",
+    "mapping_type": "a mapping of names to texts, such as {{NAME: TEXT}}",
     "model_type": "a mapping with the keys {keys}",
     "string_type": "text (a number or true needs quotes to be text)",
     "tuple_type": "a list",

@@ -99,8 +99,23 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
 
 def _meant(name: str, known: list[str]) -> str:
+    """Return a suggestion: for a section, for a part of a list or mapping, for a key without section, for a typo."""
+    inside = [each for each in _VARIABLES if each.startswith(f"{name}_")]
+    if inside:
+        return f"; it is a section: set one of its keys, such as {inside[0]}"
+    whole = next((each for each, path in _VARIABLES.items() if name.startswith(f"{each}_") and _is_nested(path)), None)
+    if whole:
+        return f"; {whole} takes the whole value, in YAML"
+    same = [each for each, path in _VARIABLES.items() if path[-1].upper() == name.removeprefix(PREFIX)]
+    if same:
+        return f"; did you mean {' or '.join(same)}?"
     near = difflib.get_close_matches(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1)
     return f"; did you mean {PREFIX}{near[0]}?" if near else ""
+
+
+def _is_nested(path: KeyPath) -> bool:
+    """Return whether a key holds a list or a mapping."""
+    return bool({tuple, Mapping} & kinds(_KEYS[path]))
 
 
 def is_secret(field: FieldInfo) -> bool:

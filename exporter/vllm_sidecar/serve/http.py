@@ -140,8 +140,8 @@ async def _status(request: web.Request) -> web.Response:
     exporter = sidecar.exporter
     snapshots = await exporter.prepare()
     gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
-    reason = None if exporter.sources else without_targets(sidecar.config)
     discovery, otlp = discovery_status(sidecar.finder), sidecar.otlp.status()
+    reason = None if exporter.sources else without_targets(sidecar.config, discovery)
     report = await in_slices(status_steps(snapshots.values(), gpus, reason, discovery, otlp))
     return web.json_response(report, dumps=_json)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_sidecar.catalog.alerts import standard
 from vllm_sidecar.catalog.reasons import HINTS, NOT_ONE_ENGINE
@@ -86,15 +87,33 @@ def _state(snapshot: Snapshot, engines: Sequence[State]) -> State:
     return max(states, key=lambda state: state.severity)
 
 
-def without_targets(config: Config) -> State | None:
-    """Return why no server is watched; None if that is not intended."""
+def without_targets(config: Config, sources: Sequence[Mapping[str, Any]] = ()) -> State | None:
+    """Return why no server is watched, from the status of each source of discovery; None if that is not intended."""
     if config.headless:
         watched = "only its GPUs are watched" if config.gpu.enabled else "and its GPUs are not watched (gpu.devices)"
         words = f"a worker without an HTTP server (vllm.headless): nothing is polled, {watched}"
         return State("headless", Level.FINE, words)
     if config.discovery.is_used:
-        return State("no_servers", Level.WATCH, "no server is listed by the sources of discovery")
+        return _no_servers(sources)
     return State("gpus_only", Level.FINE, "watching the GPUs of this node (gpu.only)") if config.gpu.only else None
+
+
+def _no_servers(sources: Sequence[Mapping[str, Any]]) -> State:
+    failing = next((source for source in sources if source["last_error"]), None)
+    if failing is not None:
+        error, place = failing["last_error"], failing["discovery"]
+        words = f"no server is watched: the list {place} cannot be read ({error['reason']}). {error['hint']}"
+        return State("no_servers", Level.BAD, words)
+    unread = [source["discovery"] for source in sources if source["last_success"] is None]
+    if unread:
+        return State("no_servers", Level.WATCH, f"no server is watched: waiting for the list {unread[0]}")
+    counts: Counter[str] = Counter()
+    for source in sources:
+        counts.update(source["targets"])
+    others = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    if others:
+        return State("no_servers", Level.WATCH, f"no server is watched of those that are listed: {others}")
+    return State("no_servers", Level.WATCH, "no server is listed by the sources of discovery")
 
 
 def engine_states(snapshot: Snapshot, gpus: Samples = NO_GPUS) -> list[tuple[str, State]]:

@@ -74,6 +74,46 @@ failureThreshold: 6
 {{- end }}
 {{- end -}}
 
+{{- /* Variables of a container that pushes over OTLP; the attributes of its pod come from the downward API. */ -}}
+{{- define "vllm-sidecar.otlp" -}}
+{{- if .Values.otlp.enabled }}
+- name: VLLM_SIDECAR_OTLP_ENABLED
+  value: "true"
+- name: VLLM_SIDECAR_OTLP_URL
+  value: {{ .Values.otlp.endpoint | quote }}
+{{- range $key, $value := .Values.otlp.settings }}
+- name: VLLM_SIDECAR_OTLP_{{ upper $key }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- with .Values.otlp.headersSecret }}
+{{- if .name }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom:
+    secretKeyRef:
+      name: {{ .name }}
+      key: {{ .key }}
+{{- end }}
+{{- end }}
+- name: K8S_POD
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: K8S_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: K8S_NODE
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+{{- $attributes := list "k8s.pod.name=$(K8S_POD)" "k8s.namespace.name=$(K8S_NAMESPACE)" "k8s.node.name=$(K8S_NODE)" "k8s.container.name=vllm-sidecar" }}
+{{- with .Values.cluster }}{{ $attributes = append $attributes (printf "k8s.cluster.name=%s" .) }}{{ end }}
+{{- range $name, $value := .Values.otlp.resourceAttributes }}{{ $attributes = append $attributes (printf "%s=%s" $name $value) }}{{ end }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ join "," $attributes | quote }}
+{{- end }}
+{{- end -}}
+
 {{- /* Namespaces whose pods the gateways list, as JSON: the Kubernetes sources that use the pod's own token. */ -}}
 {{- define "vllm-sidecar.namespaces" -}}
 {{- $found := list -}}

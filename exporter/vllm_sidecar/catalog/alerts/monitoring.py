@@ -144,6 +144,18 @@ MONITORING: tuple[Alert, ...] = (
         dashboard="vllm-sidecar",
     ),
     Alert(
+        name="VllmDiscoveryFailing",
+        severity=Severity.TICKET,
+        hold="15m",
+        expr="~discovery_last_refresh_successful == 0",
+        summary=f"the sidecar in {REPLICA} cannot read its list of servers {{{{ $labels.discovery }}}}",
+        description="It still watches the servers of the last list, or none after a restart: newer servers are not "
+        "monitored, and those that were removed are reported as down.",
+        cause="a role, token or certificate, a network policy, or a list with a mistake",
+        first=f"{STATUS}: discovery has the error and what to do",
+        dashboard="vllm-sidecar",
+    ),
+    Alert(
         name="VllmRuleEvaluationsMissed",
         severity=Severity.TICKET,
         hold="5m",

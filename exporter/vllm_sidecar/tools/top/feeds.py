@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
+from vllm_sidecar.discovery.report import status as discovery_status
 from vllm_sidecar.serve.app import Sidecar
 from vllm_sidecar.serve.state import without_targets
 from vllm_sidecar.serve.status import NodeGpus, status_steps
@@ -73,8 +74,9 @@ class PolledServers:
         exporter = self._sidecar.exporter
         snapshots = await exporter.prepare()
         gpus = NodeGpus(exporter.node.health, exporter.node_samples()) if exporter.node else None
-        reason = None if snapshots else without_targets(self._config)
-        return await in_slices(status_steps(snapshots.values(), gpus, reason))
+        discovery = discovery_status(self._sidecar.finder)
+        reason = None if snapshots else without_targets(self._config, discovery)
+        return await in_slices(status_steps(snapshots.values(), gpus, reason, discovery))
 
     async def history(self, target: str) -> Sequence[Mapping[str, Any]]:
         """Return the stored polls of a target."""
