@@ -1,12 +1,13 @@
 """Whether a poll was answered by the same process as before, by a later one, or by another server.
 
 A process restart needs evidence of a later process: it started after the last answer of the process before, and polls
-had failed or its counters are low, or, where no start time is exposed (several API servers, Rust front end), all
-counters fell together after an outage. A start time that changes is not evidence while the same counters, by their
-creation times, continue. A process that already ran while the other one answered is another server behind the same
-address. Rates and increases would then mix several servers: the poll fails with the reason `several_servers`, and so do
-all polls until one server has answered alone for `HOLD` seconds (`CONFIRM` after a younger one has taken over, as in a
-rolling update). That server is followed from then on; increases in the meantime are not counted.
+had failed, its counters are low, or all were created again, or, where no start time is exposed (several API servers,
+Rust front end), all counters fell together after an outage. A start time that changes is not evidence while the same
+counters, by their creation times, continue. A process that already ran while the other one answered is another server
+behind the same address. Rates and increases would then mix several servers: the poll fails with the reason
+`several_servers`, and so do all polls until one server has answered alone for `HOLD` seconds (`CONFIRM` after a younger
+one has taken over, as in a rolling update). That server is followed from then on; increases in the meantime are not
+counted.
 
 Counters that fall for one group only (elastic expert parallelism creates new ones) are a counter reset of that group; a
 counter that is missing in a body is not a reset.
@@ -181,7 +182,7 @@ class Restarts:
         seconds = answer.at - current.answered
         fresh = is_fresh(answer.values, seconds)
         later = started > self._newest and answer.is_younger(started, seconds)
-        later = later and (answer.outage or fresh or fell(current, answer.values))
+        later = later and (answer.outage or fresh or fell(current, answer.values) or all_made_later(current, answer))
         # Clocks that disagree, or were set, do not hide a process with empty counters after an outage.
         empty = answer.outage and fresh and fell_together(current, answer.values)
         return (_Origin.LATER if later or empty else _Origin.OTHER), Process(started)
