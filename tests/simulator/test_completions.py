@@ -20,7 +20,8 @@ pytestmark = pytest.mark.io
 
 async def ask(bodies: Sequence[dict[str, object]]) -> tuple[Simulator, list[list[str]]]:
     """Send requests one after the other to an idle server; return it, and the texts of each answer."""
-    simulator = Simulator(read_script("healthy 1h -> healthy", None, {"traffic.rate": 0.0, "server.adapters": 1}))
+    settings = {"traffic.rate": 0.0, "server.max_loras": 1, "server.adapters": 1}
+    simulator = Simulator(read_script("healthy 1h -> healthy", None, settings))
     texts = []
     async with TestServer(make_app(simulator)) as server, aiohttp.ClientSession() as session:
         for body in bodies:

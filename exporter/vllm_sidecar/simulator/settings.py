@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from vllm_sidecar.config.section import Section
+from vllm_sidecar.config.values import not_allowed
 
 
 class ServerSettings(Section):
@@ -33,6 +34,13 @@ class ServerSettings(Section):
     draft_token_seconds: float = Field(default=0.0005, ge=0, description="Seconds per position of a draft.")
     front_end_seconds: float = Field(default=0.004, ge=0, description="Seconds to tokenize and hand over a request.")
     start_seconds: float = Field(default=8.0, gt=0, description="Seconds from a crash until the server listens again.")
+
+    @field_validator("adapters")
+    @classmethod
+    def _fit_into_a_batch(cls, value: int, info: ValidationInfo) -> int:
+        if value and not info.data.get("max_loras"):
+            raise not_allowed("0 without max_loras: requests of adapters would wait forever")
+        return value
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
