@@ -53,10 +53,12 @@ def thresholds() -> Iterator[Command]:
     }.items():  # fmt: skip
         arguments = ("generate", "rules", "--out", "{folder}/out", "--live", url)
         yield Command(f"--live with a URL {what}", arguments, codes=(1,), says="--live", hidden="Pl4nted-s3cret")
-    for what, change in {"a file where the folder should be": lambda folder: (folder / "out").write_text("mine"),
-                         "a rule file of the user": _of_the_user}.items():  # fmt: skip
-        yield Command(f"The output has {what}", ("generate", "rules", "--out", "{folder}/out"), codes=(1,), says="out",
-                      prepare=change)  # fmt: skip
+    for what, change, says in (
+        ("a file where the folder should be", lambda folder: (folder / "out").write_text("mine"), "out"),
+        ("a rule file of the user", _of_the_user, "--force overwrites it"),
+    ):
+        arguments = ("generate", "rules", "--out", "{folder}/out")
+        yield Command(f"The output has {what}", arguments, codes=(1,), says=says, prepare=change)
 
 
 def _of_the_user(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,5 +66,5 @@ def judged(title: str, cases: Sequence[Situation]) -> Group:
 def _row(case: Situation) -> Row:
     try:
         return Row(case.name, case.promise, case.inject(), held=True)
-    except (BrokenError, AssertionError, OSError) as error:
+    except (BrokenError, AssertionError, OSError, subprocess.SubprocessError) as error:
         return Row(case.name, case.promise, f"{type(error).__name__}: {str(error)[-300:]}", held=False)
