@@ -1,6 +1,6 @@
 """Injects faults into the running program and prints what was promised and what was seen.
 
-    python tests/faults [--group TEXT] [--sample N] [-o FILE]     all of it takes some eight minutes on two free cores
+    python tests/faults [--group TEXT] [--sample N] [-o FILE]     all of it takes seven minutes on two free cores
 
 The exit code is 1 if a promise was broken.
 """

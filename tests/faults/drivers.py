@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FLAGS = {"VLLM_SIDECAR_GPU_INTERVAL": "200ms", "VLLM_SIDECAR_GPU_SLOW_INTERVAL": "1s", "VLLM_SIDECAR_GPU_TIMEOUT": "1s"}
-UP = 'vllm_sidecar_up{source="gpu"}'
+UP = 'vllm_sidecar_up{source="nvml"}'
 _BROKEN: dict[str, tuple[str, str]] = {
     "the driver and the library differ": (f"ret.nvmlInitWithFlags {MISMATCH}", "driver_mismatch"),
     "the driver is not loaded": (f"ret.nvmlInitWithFlags {NOT_LOADED}", "driver_not_loaded"),
@@ -29,6 +29,7 @@ _BROKEN: dict[str, tuple[str, str]] = {
     "a hang at the start": ("hang.nvmlInitWithFlags 1", "hung"),
     "a crash while GPUs are read": ("crash.nvmlDeviceGetUtilizationRates 1", "crashed"),
     "a hang while GPUs are read": ("hang.nvmlDeviceGetUtilizationRates 1", "hung"),
+    "a GPU without a name": (f"ret.nvmlDeviceGetName {UNKNOWN}", "nvml_error"),
     "every call fails": (f"ret {UNKNOWN}", "nvml_error"),
 }
 _ODD: dict[str, str] = {
@@ -38,7 +39,6 @@ _ODD: dict[str, str] = {
     "text on its standard streams": "print.nvmlDeviceGetUtilizationRates oh no",
     "utilization that is not supported": "ret.nvmlDeviceGetUtilizationRates 3",
     "fields that are not supported": "fieldret.186 3",
-    "a name that fails": f"ret.nvmlDeviceGetName {UNKNOWN}",
     "a driver without a version": f"ret.nvmlSystemGetDriverVersion {UNKNOWN}",
 }
 
@@ -54,7 +54,7 @@ def _reason(line: str, reason: str) -> Callable[[], str]:
             stub = Stub(_library(), Path(folder) / "script")
             stub.script(line)
             with started("--vllm.url", "http://127.0.0.1:1", variables={**stub.variables, **FLAGS}) as (running, base):
-                until(lambda: get(base), f'poll_failures_total{{source="gpu",reason="{reason}"}} ')
+                until(lambda: get(base), f'poll_failures_total{{source="nvml",reason="{reason}"}} ')
                 stub.script()
                 until(lambda: get(base), f"{UP} 1.0")
                 expect("traceback", held="Traceback" not in running.log)
