@@ -26,6 +26,14 @@ class Reading(NamedTuple):
     gauges: Mapping[Key, float]
     histograms: Mapping[str, Histogram]
 
+    def counter(self, key: Key) -> float | None:
+        """Return a counter; None without it."""
+        return self.counters.get(key)
+
+    def histogram(self, name: str) -> Histogram | None:
+        """Return a histogram; None without it."""
+        return self.histograms.get(name)
+
 
 class Group(NamedTuple):
     """The group of a reading: the scope and the values of the scope's labels."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.series.readings import Reading
     from vllm_sidecar.series.store import WindowStore
+    from vllm_sidecar.series.stored_reading import StoredReading
 
 PROMPT, OUTPUT = "request_prompt_tokens", "request_generation_tokens"
 
@@ -64,15 +65,15 @@ def _grown(now: float | None, before: float | None) -> float | None:
     return grown if grown is None or grown >= 0.0 else None
 
 
-def _sums(readings: Iterable[Reading]) -> dict[str, float | None]:
+def _sums(readings: Iterable[Reading | StoredReading]) -> dict[str, float | None]:
     found = list(readings)
     return {
         "requests": _sum(_count(each, PROMPT) for each in found),
         "prompt_tokens": _sum(_total(each, PROMPT) for each in found),
         "output_tokens": _sum(_total(each, OUTPUT) for each in found),
-        "queried_tokens": _sum(each.counters.get("prefix_cache_queried_tokens_total") for each in found),
-        "hit_tokens": _sum(each.counters.get("prefix_cache_hit_tokens_total") for each in found),
-        "corrupted": _sum(each.counters.get("requests_corrupted_total") for each in found),
+        "queried_tokens": _sum(each.counter("prefix_cache_queried_tokens_total") for each in found),
+        "hit_tokens": _sum(each.counter("prefix_cache_hit_tokens_total") for each in found),
+        "corrupted": _sum(each.counter("requests_corrupted_total") for each in found),
     }
 
 
@@ -81,11 +82,11 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def _count(reading: Reading, name: str) -> float | None:
-    histogram = reading.histograms.get(name)
+def _count(reading: Reading | StoredReading, name: str) -> float | None:
+    histogram = reading.histogram(name)
     return None if histogram is None else histogram.cumulative[-1]
 
 
-def _total(reading: Reading, name: str) -> float | None:
-    histogram = reading.histograms.get(name)
+def _total(reading: Reading | StoredReading, name: str) -> float | None:
+    histogram = reading.histogram(name)
     return None if histogram is None else histogram.total

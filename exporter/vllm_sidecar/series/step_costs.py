@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from vllm_sidecar.exposition.metric_values import Histogram
     from vllm_sidecar.series.readings import Reading
+    from vllm_sidecar.series.stored_reading import StoredReading
 
 INTERVAL = 10.0
 """Seconds of one observation: long enough that the prompts counted in it were computed in it."""
@@ -201,14 +202,15 @@ class StepCosts:
         return token
 
 
-def computed_prompt_tokens(reading: Reading) -> float:
+def computed_prompt_tokens(reading: Reading | StoredReading) -> float:
     """Return the prompt tokens so far that were computed, not taken from a cache, as far as vLLM exposes it."""
-    counters = reading.counters
-    computed = counters.get(("prompt_tokens_by_source_total", "local_compute"))
+    computed = reading.counter(("prompt_tokens_by_source_total", "local_compute"))
     if computed is not None:
         return computed
-    cached = counters.get("prompt_tokens_cached_total", counters.get("prefix_cache_hit_tokens_total", 0.0))
-    return counters.get("prompt_tokens_total", 0.0) - cached
+    cached = reading.counter("prompt_tokens_cached_total")
+    if cached is None:
+        cached = reading.counter("prefix_cache_hit_tokens_total") or 0.0
+    return (reading.counter("prompt_tokens_total") or 0.0) - cached
 
 
 def _first_tokens(base: _Base) -> float:

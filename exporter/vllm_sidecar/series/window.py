@@ -87,9 +87,9 @@ class Window:
         """The durations of an engine's steps, learned beyond the window."""
 
     @property
-    def oldest(self) -> Reading:
+    def oldest(self) -> StoredReading:
         """The first reading of the window."""
-        return self._base.reading()
+        return self._base
 
     def current(self) -> Iterable[tuple[float, StoredReading]]:
         """Return the readings of the window, oldest first, with their monotonic times."""
@@ -275,7 +275,7 @@ def _shared(bins: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...
 
 def between(old: Histogram | None, new: Histogram | None) -> Observed | None:
     """Return the observations of a histogram between two readings; None if unknown."""
-    if new is old or new == old:
+    if new == old:
         return NOTHING
     if new is None:
         return None
