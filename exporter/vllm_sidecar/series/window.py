@@ -267,9 +267,13 @@ class Window:
         return Extent(max(values), sum(values) / len(values), values[0], values[-1])
 
 
-@lru_cache(maxsize=4096)
+FEW = 2
+"""Most buckets of a poll whose bins are shared: those of one or two requests occur again, those of busy polls never."""
+
+
+@lru_cache(maxsize=1024)
 def _shared(bins: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
-    """Return the same object for equal bins: most polls observe once or twice in a few buckets."""
+    """Return the same object for equal bins."""
     return bins
 
 
@@ -291,4 +295,5 @@ def between(old: Histogram | None, new: Histogram | None) -> Observed | None:
             bins.append((bucket, grown - below))
             below = grown
     total = new.total - old.total if new.total is not None and old.total is not None else None
-    return Observed(_shared(tuple(bins)), total if total is not None and total >= 0.0 else None)
+    found = _shared(tuple(bins)) if len(bins) <= FEW else tuple(bins)
+    return Observed(found, total if total is not None and total >= 0.0 else None)
