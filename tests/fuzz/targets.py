@@ -10,6 +10,9 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 import captured
+from of_numbers import quantiles
+from of_requests import headers, http
+from of_settings import configuration, documents, thresholds
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -165,4 +168,10 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "normalizer": normalizer,
     "windows": windows,
     "urls": urls,
+    "configuration": configuration,
+    "thresholds": thresholds,
+    "documents": documents,
+    "quantiles": quantiles,
+    "http": http,
+    "headers": headers,
 }

@@ -14,6 +14,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from targets import BETWEEN_POLLS, TARGETS  # noqa: E402 - a folder of its own, also for the campaign
 
+pytestmark = pytest.mark.io
+
 CORPUS = sorted((HERE / "corpus").iterdir())
 LINES = sorted({line for path in CORPUS for line in path.read_bytes().split(b"\n")})
 NUMBERS = st.sampled_from([b"NaN", b"+Inf", b"-1", b"0", b"3", b"1e308", b"1e15", b"9" * 200])
