@@ -123,5 +123,5 @@ def test_nothing_is_denied_that_was_not_measured() -> None:
     assert all(answers[name].startswith("unknown: ") for name in ("errors", "high TTFT", "slow ITL", "wrong output"))
     down = Readings({"up": False, "state": {"name": "down", "severity": "bad", "text": ""}})
     assert all(
-        answer != "no" for name, answer in symptoms(down, []).items() if name not in ("availability", "monitoring")
+        answer != "no" for name, answer in symptoms(down, []).items() if name not in ("outage", "monitoring gap")
     )

@@ -62,6 +62,17 @@ class Diagnosis:
         works = not self.symptoms[Symptom.AVAILABILITY].startswith("unknown") or self.state["name"] == "idle"
         return worst if works or worst != "fine" else "unknown"
 
+    @property
+    def headline(self) -> str:
+        """The state; after what is worse than it, or unknown, where there is such a thing."""
+        text = self.state["text"]
+        if self.severity == "unknown":
+            return f"nothing was seen to finish in this time. Now {text}"
+        worst = next((each for each in self.findings if each.severity == self.severity), None)
+        if worst is None or self.state["severity"] == self.severity:
+            return text
+        return f"{worst.name.replace('_', ' ')}: {worst.evidence}. Now {text}"
+
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
@@ -132,7 +143,8 @@ def _identity(identity: Mapping[str, Any]) -> dict[str, object]:
         **{name: flags.get(name) for name in (*COMPATIBILITY, *CAPACITY)},
         "config_changes_seen": identity.get("changes"),
     }
-    return {name: value for name, value in known.items() if value not in (None, [], {})}
+    found = {name: value for name, value in known.items() if value not in (None, [], {})}
+    return {} if found == {"config_changes_seen": 0} else found
 
 
 def _shape(readings: Readings) -> Iterator[tuple[str, float]]:
@@ -164,7 +176,8 @@ def _unknown(
         yield f"the GPUs: {source.no_gpus}"
     elif not gpus.get("up"):
         error = gpus.get("last_error") or {}
-        yield f"the GPUs: {error.get('reason', 'not read yet')}"
+        reason, hint = error.get("reason"), error.get("hint", "")
+        yield f"the GPUs: {reason}. {hint}" if reason else "the GPUs: not read yet"
     if target.get("missing"):
         yield f"signals that the server does not expose: {', '.join(target['missing'])}"
     if past.unknown:
