@@ -36,6 +36,24 @@ def test_a_server_of_which_nothing_was_seen_to_finish_is_not_called_healthy() ->
     assert head == "UNKNOWN: nothing was seen to finish in this time. Now healthy: 4 running, 706 tokens/s"
 
 
+def engine(number: int, state: dict[str, str]) -> dict[str, Any]:
+    return {"labels": f'model_name="m",engine="{number}"', "state": state}
+
+
+def test_the_headline_of_many_engines_is_about_all_of_them() -> None:
+    idle = {"name": "idle", "severity": "fine", "text": "idle: no requests"}
+    rate = {"series": [{"labels": 'model_name="m",engine="0"', "value": 9.0}]}
+    signals = {"recent_generation_tokens_per_second": rate}
+    (head, *_) = text(engines=[engine(n, idle if n == 7 else HEALTHY) for n in range(50)], signals=signals)
+    assert head == "FINE: 50 engines: 49 healthy, 1 idle"
+
+
+def test_the_engine_that_is_in_trouble_is_named_in_the_headline() -> None:
+    queueing = {"name": "queueing", "severity": "bad", "text": "queueing: 92 waiting"}
+    (head, *_) = text(state=queueing, engines=[engine(n, queueing if n == 7 else HEALTHY) for n in range(50)])
+    assert head == "BAD: engine 7 of 50: queueing: 92 waiting"
+
+
 def test_models_and_adapters_are_lists_of_names() -> None:
     shown = text(identity={"models": CARDS, "changes": 0})
     assert "  models: base, other" in shown

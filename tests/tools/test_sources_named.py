@@ -31,6 +31,7 @@ pytestmark = pytest.mark.io
         ("https://h/prefix/metrics", "https://h/prefix"),
         ("http://[::1]:10190/api/v1/status", "http://[::1]:10190"),
         ("http://h:8000", "http://h:8000"),
+        ("http://h:8000/", "http://h:8000"),
         ("http://h/my-metrics", "http://h/my-metrics"),
     ],
 )

@@ -92,7 +92,7 @@ def address_of(url: str) -> str:
     for page in _PAGES:
         if address.endswith(page):
             return address.removesuffix(page)
-    return url
+    return address
 
 
 def _login(path: Path) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.tools.doctor.causes import Symptom
 from vllm_sidecar.tools.doctor.findings import BAD, WATCH, Finding, findings, gpu_findings, symptoms
 from vllm_sidecar.tools.doctor.past import Past, past_of
-from vllm_sidecar.tools.doctor.readings import Readings
+from vllm_sidecar.tools.doctor.readings import Readings, labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -122,7 +123,7 @@ def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source
     return Diagnosis(
         source,
         name,
-        target["state"],
+        _state(target),
         _identity(identity),
         found,
         symptoms(readings, found),
@@ -130,6 +131,20 @@ def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source
         past,
         [*source.notes, *_unknown(target, identity, gpus, past, source)],
     )
+
+
+def _state(target: Mapping[str, Any]) -> dict[str, str]:
+    """Return the state; of several engines, with the one that has it, or with what all of them do."""
+    state, engines = dict(target["state"]), target.get("engines") or ()
+    found = next((each for each in engines if each["state"] == state), None)
+    if found is None or len(engines) < 2:
+        return state
+    if state["severity"] != "fine":
+        number = labels_of(found["labels"]).get("engine", "")
+        return state | {"text": f"engine {number} of {len(engines)}: {state['text']}"}
+    counts = Counter(each["state"]["name"].replace("_", " ") for each in engines)
+    words = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    return state | {"text": f"{len(engines)} engines: {words}"}
 
 
 def _identity(identity: Mapping[str, Any]) -> dict[str, object]:
