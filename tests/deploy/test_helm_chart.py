@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import functools
 import gzip
 import json
 import re
@@ -17,6 +16,7 @@ import kubernetes_tools
 import pods
 import pytest
 import yaml
+from helm_chart import CHART, RENDERED, VALUES, helm, of_kind, rendered
 from places import ROOT
 
 from vllm_sidecar import __version__
@@ -29,12 +29,7 @@ from vllm_sidecar.serve.otlp.resource import resource_attributes
 
 pytestmark = pytest.mark.io
 
-CHART = ROOT / "deploy" / "helm" / "vllm-sidecar"
 META = yaml.safe_load((CHART / "Chart.yaml").read_text())
-VALUES: dict[str, Any] = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").iterdir())}
-QUICK = ("default", "all")
-RENDERED = [*QUICK, *(pytest.param(name, marks=pytest.mark.e2e) for name in VALUES if name not in QUICK)]
-VERSIONS = [f"1.{minor}" for minor in range(28, 38)]
 MOST_RELEASE = 1024 * 1024
 """Bytes of the Secret in which Helm keeps a release."""
 SETTINGS: dict[str, Any] = {
@@ -53,19 +48,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def helm(*arguments: str | Path) -> str:
-    done = kubernetes_tools.run("helm", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@functools.cache
-def rendered(name: str) -> list[dict[str, Any]]:
-    """Render the chart with the values of a file in ci/, or with its defaults."""
-    values = ["--values", VALUES[name]] if name in VALUES else []
-    return kubernetes_tools.objects(helm("template", "vllm-sidecar", CHART, "--namespace", "monitoring", *values))
-
-
 def with_values(values: dict[str, Any], *arguments: str) -> list[dict[str, Any]]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(json.dumps(values))
@@ -77,10 +59,6 @@ def refusal(*arguments: str | Path) -> str:
     done = kubernetes_tools.run("helm", "template", "x", CHART, *arguments)
     assert done.returncode != 0
     return done.stderr
-
-
-def of_kind(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [each for each in found if each["kind"] == kind]
 
 
 def rule_groups(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -191,41 +169,6 @@ def test_the_chart_has_the_version_of_the_program() -> None:
     assert (META["version"], META["appVersion"]) == (__version__, __version__)
     (image,) = yaml.safe_load(META["annotations"]["artifacthub.io/images"])
     assert image["image"] == "ghcr.io/vllm-sidecar/vllm-sidecar:" + __version__
-
-
-@pytest.mark.e2e
-@pytest.mark.parametrize("name", RENDERED)
-def test_custom_resources_keep_to_the_schemas_of_their_operators(name: str) -> None:
-    found = [each for each in rendered(name) if kubernetes_tools.is_custom(each)]
-    assert kubernetes_tools.mistakes_of_custom(found) == []
-
-
-@pytest.mark.e2e
-def test_the_schemas_of_the_operators_notice_a_mistake() -> None:
-    (monitor,) = copy.deepcopy(of_kind(rendered("default"), "PodMonitor"))
-    monitor["spec"]["podMetricsEndpoints"][0]["interval"] = "often"
-    (mistake,) = kubernetes_tools.mistakes_of_custom([monitor])
-    assert "interval" in mistake
-
-
-@pytest.mark.e2e
-@pytest.mark.parametrize("version", VERSIONS)
-def test_all_objects_keep_to_the_strict_schemas_of_kubernetes(version: str) -> None:
-    found = [each for name in VALUES for each in rendered(name) if not kubernetes_tools.is_custom(each)]
-    boards = [each for each in found if each["metadata"].get("labels", {}).get("grafana_dashboard")]
-    assert (
-        kubernetes_tools.mistakes_of_kinds([*boards[:1], *(each for each in found if each not in boards)], version)
-        == []
-    )
-
-
-@pytest.mark.e2e
-def test_every_container_is_restricted_and_has_requests_and_limits() -> None:
-    found = [each for name in VALUES for each in rendered(name)]
-    containers = [(each, pod) for one in found for pod in pods.pod_specs(one) for each in pod["containers"]]
-    assert len(containers) == 8
-    for container, pod in containers:
-        assert pods.offenses(container, pod) == []
 
 
 @pytest.mark.e2e

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from followed_counters import Followed
+from followed_counters import FollowedCounters
 from readings import readings
 
 from vllm_sidecar.series.readings import MOST_ABSENT, TARGET, drop_absent
@@ -23,7 +23,7 @@ def test_series_that_a_poll_lacks_are_remembered_until_they_are_too_many() -> No
 
 
 def test_a_server_with_new_routes_at_each_poll_takes_no_more_memory() -> None:
-    followed = Followed()
+    followed = FollowedCounters()
     for poll in range(10):
         keys = {("http_requests_total", f"/{poll}/{n}", "POST", "2xx"): 1.0 for n in range(NEW)}
         followed.poll(readings({TARGET: keys}))

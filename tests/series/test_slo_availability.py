@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from followed_counters import Followed, available, ended, ttft
+from followed_counters import FollowedCounters, available, ended, ttft
 from readings import TARGET, histogram
 
 from vllm_sidecar.series.slo_counters import SloCounters
@@ -76,7 +76,7 @@ def test_requests_whose_clients_gave_up_on_an_engine_that_answers_none_are_failu
     still = [ended(stop=5, http={"2xx": 5})] * 20
     leaving = [ended(stop=5, http={"2xx": n}) for n in range(6, 13)]
     back = [ended(stop=n, http={"2xx": n + 7}) for n in range(6, 9)]
-    followed = Followed(*busy, *still, *leaving)
+    followed = FollowedCounters(*busy, *still, *leaving)
     assert followed.count("m", "", "availability") == (4.0 + 7.0, 4.0)
     for poll in back:
         followed.poll(poll)
@@ -89,13 +89,13 @@ def test_of_several_models_nobody_knows_whose_an_answer_was() -> None:
         groups |= dict(ended(stop=0, error=0, model="n").groups) | {TARGET: groups[TARGET]}
         return replace(ended(), groups=groups)
 
-    followed = Followed(poll(0, 0), poll(1, 5))
+    followed = FollowedCounters(poll(0, 0), poll(1, 5))
     assert followed.count("m", "", "availability") == (1.0, 0.0)
     assert followed.count("n", "", "availability") == (0.0, 0.0)
 
 
 def test_availability_is_not_told_where_the_server_does_not_say_how_requests_end() -> None:
-    followed = Followed(ttft(histogram(0, 0, 0, 0)), ttft(histogram(1, 0, 0, 0)))
+    followed = FollowedCounters(ttft(histogram(0, 0, 0, 0)), ttft(histogram(1, 0, 0, 0)))
     assert set(followed.rows()["slo_requests_total"]) == {("m", "0", "ttft")}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from followed_server import BEGAN, STOP, TOKENS, TTFT, Followed, body, engine
+from followed_server import BEGAN, STOP, TOKENS, TTFT, FollowedAddress, body, engine
 from readings import ENGINE, MODEL, OTHER_ENGINE, START, TARGET, histogram, readings
 
 from vllm_sidecar.catalog.types import Scope
@@ -36,7 +36,7 @@ def test_a_counter_reset_of_one_engine_begins_its_windows_anew_and_is_no_restart
         groups = {ENGINE: {**engine(requests), **(change or {})}, OTHER_ENGINE: engine(7 + requests)}
         return readings(groups, started=started, **facts)  # type: ignore[arg-type]
 
-    seen = Followed(poll(900, **before), poll(901, **before))
+    seen = FollowedAddress(poll(900, **before), poll(901, **before))
     assert seen.poll(poll(902, **after)) is not None
     assert seen.state == (0, False)
     assert (seen.increase(ENGINE), seen.increase(OTHER_ENGINE)) == (None, 2.0)
@@ -48,27 +48,27 @@ def test_an_engine_whose_counters_all_fell_began_at_zero() -> None:
     def poll(first: float, second: float) -> Readings:
         return readings({ENGINE: engine(first), OTHER_ENGINE: engine(second)})
 
-    seen = Followed(poll(900, 900))
+    seen = FollowedAddress(poll(900, 900))
     change = seen.poll(poll(901, 2))
     assert change is not None
     assert (change.restarted, change.broken, change.fresh) == (False, {OTHER_ENGINE}, {OTHER_ENGINE})
 
 
 def test_counters_that_were_0_for_one_poll_make_no_huge_increase() -> None:
-    seen = Followed(*[body(n) for n in (900, 901, 0, 902, 903)])
+    seen = FollowedAddress(*[body(n) for n in (900, 901, 0, 902, 903)])
     assert (seen.state, seen.increase()) == ((0, False), 1.0)
 
 
 def test_counters_that_grow_past_their_old_values_one_by_one_go_on() -> None:
     polls = [{TOKENS: 900.0, STOP: 9.0}, *({TOKENS: 150.0 * i, STOP: float(i)} for i in range(20))]
-    seen = Followed(*[readings(poll, started=BEGAN - 9) for poll in polls])
+    seen = FollowedAddress(*[readings(poll, started=BEGAN - 9) for poll in polls])
     assert seen.increase() == 19.0
 
 
 def test_a_sum_that_falls_is_no_reset() -> None:
     before = readings({TTFT: histogram(5, 0, 0, 0, total=5.0), STOP: 5}, started=BEGAN - 9)
     after = readings({TTFT: histogram(6, 0, 0, 0, total=4.0), STOP: 6}, started=BEGAN - 9)
-    seen = Followed(before, after)
+    seen = FollowedAddress(before, after)
     assert (seen.state, seen.increase()) == ((0, False), 1.0)
 
 
@@ -79,7 +79,7 @@ def test_a_sum_that_falls_is_no_reset() -> None:
 def test_a_counter_that_was_left_out_is_no_huge_increase_when_it_is_back(started: float | None) -> None:
     polls = [{STOP: 1_000_000 + i, TOKENS: 5} for i in range(6)]
     del polls[2][STOP]
-    seen, found = Followed(), []
+    seen, found = FollowedAddress(), []
     for poll in polls:
         seen.poll(readings(poll, started=started))
         found.append(seen.increase())
@@ -88,19 +88,21 @@ def test_a_counter_that_was_left_out_is_no_huge_increase_when_it_is_back(started
 
 
 def test_what_a_process_left_out_is_forgotten_with_it() -> None:
-    seen = Followed(readings({STOP: 5, TOKENS: 5}, started=BEGAN - 9), readings({TOKENS: 5}, started=BEGAN - 9))
+    seen = FollowedAddress(readings({STOP: 5, TOKENS: 5}, started=BEGAN - 9), readings({TOKENS: 5}, started=BEGAN - 9))
     seen.poll(readings({TOKENS: 0}, started=BEGAN + 1.5))
     seen.poll(readings({TOKENS: 0, STOP: 7}, started=BEGAN + 1.5))
     assert (seen.state, seen.increase()) == ((1, False), 7.0)
 
 
 def test_a_counter_that_comes_up_counts_from_zero() -> None:
-    seen = Followed(readings({TOKENS: 5}), readings({TOKENS: 5, STOP: 3}))
+    seen = FollowedAddress(readings({TOKENS: 5}), readings({TOKENS: 5, STOP: 3}))
     assert seen.increase() == 3.0
 
 
 def test_an_engine_that_is_born_counts_from_zero_and_one_that_joins_with_a_past_does_not() -> None:
-    seen = Followed(readings({MODEL: {TOKENS: 0}}, started=BEGAN - 9), readings({ENGINE: engine(3)}, started=BEGAN - 9))
+    seen = FollowedAddress(
+        readings({MODEL: {TOKENS: 0}}, started=BEGAN - 9), readings({ENGINE: engine(3)}, started=BEGAN - 9)
+    )
     assert seen.increase() == 3.0
     change = seen.poll(readings({ENGINE: engine(3), OTHER_ENGINE: engine(500)}, started=BEGAN - 9))
     assert change is not None
@@ -110,7 +112,7 @@ def test_an_engine_that_is_born_counts_from_zero_and_one_that_joins_with_a_past_
 
 @pytest.mark.parametrize(("made", "fresh"), [(BEGAN - 600, False), (BEGAN + 0.7, True)], ids=["long ago", "just now"])
 def test_where_creation_times_are_exposed_they_say_whether_an_engine_is_new(made: float, fresh: bool) -> None:
-    seen = Followed(readings({ENGINE: engine(3)}, started=BEGAN - 9))
+    seen = FollowedAddress(readings({ENGINE: engine(3)}, started=BEGAN - 9))
     both = readings({ENGINE: engine(3), OTHER_ENGINE: engine(4)}, started=BEGAN - 9, created={OTHER_ENGINE: made})
     change = seen.poll(both)
     assert change is not None
@@ -119,14 +121,14 @@ def test_where_creation_times_are_exposed_they_say_whether_an_engine_is_new(made
 
 def test_an_engine_that_went_away_has_no_window_and_a_new_one_when_it_is_back() -> None:
     both = {ENGINE: {STOP: 5}, OTHER_ENGINE: {STOP: 1_000}}
-    seen = Followed(readings(both), readings({ENGINE: {STOP: 6}}))
+    seen = FollowedAddress(readings(both), readings({ENGINE: {STOP: 6}}))
     assert seen.windows.of(Scope.ENGINE).keys() == {ENGINE}
     seen.poll(readings({ENGINE: {STOP: 7}, OTHER_ENGINE: {STOP: 1_500}}))
     assert (seen.increase(OTHER_ENGINE), seen.increase(ENGINE), seen.state) == (None, 2.0, (0, False))
 
 
 def test_polls_missed_for_longer_than_the_window_begin_it_anew() -> None:
-    seen = Followed(body(100))
+    seen = FollowedAddress(body(100))
     seen.poll(body(160), after=60.0)
     assert (seen.windows.gaps, seen.increase()) == (0, 60.0)
     seen.poll(body(400), after=60.5)
@@ -134,13 +136,13 @@ def test_polls_missed_for_longer_than_the_window_begin_it_anew() -> None:
 
 
 def test_a_restart_within_a_gap_is_a_restart() -> None:
-    seen = Followed(body(100))
+    seen = FollowedAddress(body(100))
     seen.poll(body(4, BEGAN + 300), after=500.0)
     assert (seen.windows.gaps, seen.state) == (0, (1, False))
 
 
 def test_windows_take_other_lengths_and_keep_their_polls() -> None:
-    seen = Followed(*[body(i) for i in range(100)])
+    seen = FollowedAddress(*[body(i) for i in range(100)])
     seen.windows.resize(30.0, 100.0)
     seen.poll(body(100))
     window = seen.windows.get(ENGINE)

@@ -7,28 +7,14 @@ from math import inf
 
 import pytest
 from readings import ENGINE, OTHER_ENGINE
-from waiting_clients import Backend, Clients
+from waiting_clients import PAGE, Backend, Clients, asleep, busy, corroborated
 
 from vllm_sidecar.derive.admission import admission_limit
 from vllm_sidecar.derive.kv_cache import pressure
 from vllm_sidecar.derive.outcomes import error_ratio
 from vllm_sidecar.derive.queue import live_wait_seconds
 from vllm_sidecar.derive.saturation import saturation
-from vllm_sidecar.derive.stalls import sleeping, stall_corroborated, waited_seconds
-
-PAGE = 150.0
-"""The alert waits for half a minute, so that it pages within stall_after and a minute."""
-
-
-def busy(**more: object) -> Clients:
-    """Return a server that has worked for two minutes."""
-    made = Clients(**more)  # type: ignore[arg-type]
-    made.run(120)
-    return made
-
-
-def corroborated(server: Clients, group: object = ENGINE) -> set[str]:
-    return {name for name, said in stall_corroborated(server.view(group)).items() if said}  # type: ignore[arg-type]
+from vllm_sidecar.derive.stalls import sleeping, waited_seconds
 
 
 @pytest.mark.parametrize("patience", [60.0, 200.0, inf])
@@ -322,10 +308,6 @@ def test_a_slow_stream_is_progress() -> None:
     assert server.when(900, each=token).keys() == {"fine"}
 
 
-def asleep(backend: Backend) -> None:
-    backend.more[("engine_sleep_state", "weights_offloaded")] = 1.0
-
-
 def test_a_sleeping_engine_does_not_stall() -> None:
     server = busy(shows="posts files load", patience=60.0)
     server.engines[ENGINE].deaf = True
@@ -352,71 +334,6 @@ def test_an_engine_that_vllm_calls_unhealthy_is_stalled_at_once() -> None:
     server.engines[ENGINE].more["engine_healthy"] = 0.0
     assert server.when(1) == {"stalled": 1.0}
     assert corroborated(server) == {"engine_unhealthy"}
-
-
-def two(**more: object) -> Clients:
-    return busy(engines={ENGINE: Backend(), OTHER_ENGINE: Backend()}, **{"rate": 2.0, **more})
-
-
-@pytest.mark.parametrize("shows", ["", "posts", "posts files load"])
-def test_a_rank_that_stands_still_with_requests_while_the_other_works_is_stalled_and_the_other_is_not(
-    shows: str,
-) -> None:
-    server = two(shows=shows)
-    server.engines[OTHER_ENGINE].hung = True
-    assert 120.0 <= server.when(200, OTHER_ENGINE)["stalled"] <= PAGE
-    assert server.says() == "fine"
-    assert "sibling_progress" in corroborated(server, OTHER_ENGINE)
-
-
-def test_a_rank_without_requests_does_not_stall_while_the_other_works() -> None:
-    server = two(shows="posts files load")
-    server.engines[OTHER_ENGINE].deaf = server.engines[OTHER_ENGINE].hung = True
-    server.engines[OTHER_ENGINE].open, server.engines[OTHER_ENGINE].running = [], 0
-    assert server.when(600, OTHER_ENGINE).keys() == {"fine"}
-
-
-def test_when_all_ranks_take_nothing_in_all_that_are_awake_are_stalled() -> None:
-    server = two(patience=60.0)
-    for backend in server.engines.values():
-        backend.deaf = True
-    asleep(server.engines[OTHER_ENGINE])
-    server.run(160)
-    assert (server.says(), server.says(OTHER_ENGINE)) == ("stalled", "fine")
-    server.engines[OTHER_ENGINE].more.clear()
-    server.second()
-    assert server.says(OTHER_ENGINE) == "stalled"
-
-
-def test_one_rank_whose_clients_left_is_no_stall_though_the_other_works() -> None:
-    server = two(rate=8.0)
-    rank = server.engines[OTHER_ENGINE]
-    server.posts += len(rank.open)
-    rank.open, rank.hung = [], True
-    assert server.when(400, OTHER_ENGINE).keys() == {"fine", "idle"}
-
-
-def test_one_cancelled_request_of_a_quiet_rank_is_no_stall_while_few_requests_go_to_the_other() -> None:
-    server = two(shows="", rate=0.01)
-    server.engines[OTHER_ENGINE].running, server.engines[OTHER_ENGINE].hung = 1, True
-    assert server.when(400, OTHER_ENGINE).keys() == {"fine", "stale"}
-
-
-def test_an_engine_of_another_model_is_no_sibling() -> None:
-    other = ENGINE._replace(labels=("other", "0"))
-    server = busy(engines={ENGINE: Backend(), other: Backend()}, rate=2.0, shows="")
-    server.engines[other].hung = True
-    found = server.when(300, other)
-    assert found.keys() == {"fine", "stale"}
-    assert server.says() == "fine"
-
-
-def test_a_stage_that_waits_for_the_one_before_it_is_neither_stalled_nor_stale() -> None:
-    server = two(shows="posts files load")
-    stage = server.engines[OTHER_ENGINE]
-    stage.open, stage.running, stage.hung = [], 0, True
-    stage.waiting = stage.more[("requests_waiting", "deferred")] = 2
-    assert server.when(600, OTHER_ENGINE).keys() == {"fine"}
 
 
 def test_an_open_session_that_is_silent_is_no_stall_by_itself() -> None:

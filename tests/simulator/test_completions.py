@@ -44,6 +44,24 @@ async def test_prompts_of_token_ids_have_these_tokens_and_share_equal_beginnings
     assert counter(simulator, "prefix_hits") == 160 + 64, "the last token is always computed"
 
 
+async def test_texts_share_the_blocks_of_equal_beginnings() -> None:
+    shared = "You answer in one short sentence, and never guess. " * 8
+    simulator, _ = await ask([{"prompt": shared + end * 60} for end in ("one ", "two ")] + [{"prompt": ""}])
+    assert counter(simulator, "prompt_tokens") == 2 * (len(shared) // 4 + 60)
+    assert counter(simulator, "prefix_hits") == len(shared) // 4 // 16 * 16
+
+
+async def test_a_text_of_short_words_has_a_token_for_each() -> None:
+    simulator, _ = await ask([{"prompt": "a b " * 50}])
+    assert counter(simulator, "prompt_tokens") == 100
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_the_length_of_an_answer_has_two_names(name: str) -> None:
+    _, texts = await ask([{"prompt": "a", "ignore_eos": True, "max_tokens": None, name: 9}])
+    assert [len(each) for each in texts] == [9]
+
+
 async def test_adapters_share_no_blocks_with_their_base_model() -> None:
     prompt = list(range(1000, 1160))
     simulator, _ = await ask([{"prompt": prompt}, {"prompt": prompt, "model": "adapter-1"}])

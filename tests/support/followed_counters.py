@@ -32,7 +32,7 @@ COMPLETIONS = "/v1/completions"
 BEGAN = 1.79e9
 
 
-class Followed:
+class FollowedCounters:
     """SLO counters that have followed some polls, with their windows."""
 
     def __init__(self, *polls: Readings, objective: Objective = AT_BOUND, gap: float = 1.0) -> None:
@@ -75,4 +75,4 @@ def ended(rejected: float = 0, http: dict[str, float] | None = None, model: str 
 
 
 def available(*polls: Readings) -> tuple[float, float]:
-    return Followed(*polls).count("m", "", "availability")
+    return FollowedCounters(*polls).count("m", "", "availability")

@@ -35,7 +35,7 @@ def body(requests: float, started: float | None = BEGAN - 1000, **facts: object)
     return readings({ENGINE: engine(requests), TARGET: {POSTS: requests}}, started=started, **facts)  # type: ignore[arg-type]
 
 
-class Followed:
+class FollowedAddress:
     """Windows that follow an address, a poll each second; `clock` is how far the server's is ahead of the true time."""
 
     def __init__(self, *polls: Readings, skew: float = 0.0) -> None:

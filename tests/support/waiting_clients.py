@@ -10,7 +10,7 @@ from readings import ENGINE, START, TARGET, histogram, readings
 
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.derive.inputs import DeriveSettings, EngineInputs, ServerInputs
-from vllm_sidecar.derive.stalls import clients_left, gauges_stale, stalled
+from vllm_sidecar.derive.stalls import clients_left, gauges_stale, stall_corroborated, stalled
 from vllm_sidecar.series.store import WindowStore
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 COMPLETIONS = ("http_requests_total", "/v1/completions", "POST", "2xx")
 FILES = 36.0
+PAGE = 150.0
+"""The alert waits for half a minute, so that it pages within stall_after and a minute."""
 
 
 @dataclass
@@ -189,3 +191,18 @@ class Clients:
             self.second()
             found.setdefault(self.says(group), passed + 1.0)
         return found
+
+
+def busy(**more: object) -> Clients:
+    """Return a server that has worked for two minutes."""
+    made = Clients(**more)  # type: ignore[arg-type]
+    made.run(120)
+    return made
+
+
+def corroborated(server: Clients, group: object = ENGINE) -> set[str]:
+    return {name for name, said in stall_corroborated(server.view(group)).items() if said}  # type: ignore[arg-type]
+
+
+def asleep(backend: Backend) -> None:
+    backend.more[("engine_sleep_state", "weights_offloaded")] = 1.0

@@ -57,7 +57,7 @@ def test_recordings_are_compared_in_all_forms(tmp_path: Path, capsys: pytest.Cap
 def test_a_server_and_its_sidecar_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     with simulator() as (_, url), sidecar("--vllm.url", url) as base:
         time.sleep(3.0)
-        code, out, err = compare(capsys, url, f"sidecar+{base}", "--for", "15s", "--format", "json")
+        code, out, err = compare(capsys, url, f"sidecar+{base}", "--for", "25s", "--format", "json")
         report = json.loads(out)
         assert (code, err, report["facts"]) == (0, "", [])
         for arguments, expected in (

@@ -40,9 +40,11 @@ SCENARIO_TRUTH: dict[str, tuple[set[str], set[str]]] = {
     "stale-gauges": (set(), set()),
     "dp-imbalance": ({"engines_uneven"}, QUEUE),
     "lora-thrash": ({"queueing:adapter"}, {"slow_first_token"}),
+    "wrong-output": (set(), set()),
     "sleep": ({"asleep"}, {"aborting"}),
 }
-"""What is wrong in each scenario, and what else follows from it; prefix-drop shows only against the past."""
+"""What is wrong in each scenario, and what else follows from it; prefix-drop shows only against the past,
+and wrong output only to a canary."""
 FIELD_ALSO = {"stalled": {"failing"}, "queueing": {"slow_first_token", "slow_decode"}}
 """What follows from a state: requests whose clients gave up, and latencies of those that waited."""
 QUICK_SCENARIOS = ("healthy", "queue-buildup", "stall", "error-burst")
@@ -123,5 +125,5 @@ def test_nothing_is_denied_that_was_not_measured() -> None:
     assert all(answers[name].startswith("unknown: ") for name in ("errors", "high TTFT", "slow ITL", "wrong output"))
     down = Readings({"up": False, "state": {"name": "down", "severity": "bad", "text": ""}})
     assert all(
-        answer != "no" for name, answer in symptoms(down, []).items() if name not in ("availability", "monitoring")
+        answer != "no" for name, answer in symptoms(down, []).items() if name not in ("outage", "monitoring gap")
     )

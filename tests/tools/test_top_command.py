@@ -159,6 +159,14 @@ def test_no_answer_is_an_error_of_scripts(capsys: pytest.CaptureFixture[str]) ->
     assert printed.err == "vllm-sidecar: no server answered\n"
 
 
+def test_columns_of_the_environment_hold_where_the_output_is_not_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["top", "--from", "http://127.0.0.1:1", "--once"]) == 1
+    assert max(map(len, capsys.readouterr().out.splitlines()[1:])) <= 40
+
+
 def test_credentials_of_the_configuration_are_not_sent_to_sidecars(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm_sidecar.cli import parser
     from vllm_sidecar.tools.targets import other_server

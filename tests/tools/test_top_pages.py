@@ -213,6 +213,20 @@ def test_once_prints_one_server_whole_and_several_as_a_table() -> None:
     assert found[2]["values"]["waiting"] is None
 
 
+def test_engines_are_in_the_order_of_their_numbers() -> None:
+    made = status("a", *[{"name": "healthy", "severity": "fine", "text": "healthy"}] * 12)
+    engines = made["targets"][0]["engines"]  # type: ignore[index]
+    engines.sort(key=lambda each: each["labels"])
+    (server,) = report("feed", made).servers
+    assert [engine.number for engine in server.engines] == [str(number) for number in range(12)]
+
+
+def test_the_page_of_one_server_is_not_stretched_over_a_wide_output() -> None:
+    (server,) = report("feed", status("a", {"name": "healthy", "severity": "fine", "text": "healthy"})).servers
+    shown = replace(fleet(), servers=(server,))
+    assert max(map(width_of, text(shown, 200, UNICODE))) <= 100
+
+
 def test_a_sidecar_without_servers_says_why() -> None:
     state = {"name": "headless", "severity": "fine", "text": "a worker without an HTTP server"}
     (server,) = report("h", {"targets": [], "state": state, "gpus": None}).servers

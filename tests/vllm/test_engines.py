@@ -10,6 +10,7 @@ import pytest
 from captured import read
 from hypothesis import given
 from hypothesis import strategies as st
+from labelled_bodies import engine_body
 
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.exposition import DifferentialParser
@@ -36,17 +37,6 @@ def names(engines: Engines, *found: EngineIdentity, served: str | None = None) -
 
 def several(line: str, *labels: str) -> str:
     return "".join(f"{line.replace('}', f',{more}}}')}\n" for more in labels)
-
-
-def body(**labels: str) -> str:
-    """Write what an engine counts, under labels."""
-    pairs = ",".join(f'{name}="{value}"' for name, value in labels.items())
-    return (
-        f"vllm:num_requests_running{{{pairs}}} 3\nvllm:generation_tokens_total{{{pairs}}} 50\n"
-        f'vllm:time_to_first_token_seconds_bucket{{{pairs},le="1.0"}} 2\n'
-        f'vllm:time_to_first_token_seconds_bucket{{{pairs},le="+Inf"}} 5\n'
-        f"vllm:time_to_first_token_seconds_sum{{{pairs}}} 9\n"
-    )
 
 
 def engines_of(found: Readings) -> dict[tuple[str, ...], dict[str, str]]:
@@ -217,7 +207,7 @@ def test_no_value_of_a_body_is_of_two_engines(engines: list[tuple[str, dict[str,
     lines = ""
     for n, (model, labels) in enumerate(every.values()):
         ascii_only = {name: value for name, value in labels.items() if name.isascii()}
-        lines += body(model_name=model, **ascii_only).replace(" 3\n", f" {2**n}\n")
+        lines += engine_body(model_name=model, **ascii_only).replace(" 3\n", f" {2**n}\n")
     found = Normalizer().normalize(DifferentialParser().parse(lines.encode()))
     running = [reading.gauges["requests_running"] for group, reading in found.groups.items() if group.labels]
     assert {value.bit_count() for value in map(int, running)} <= {1}
@@ -247,7 +237,7 @@ def test_original_labels_are_shown_under_their_own_names_where_these_are_free() 
 
 
 def test_the_stages_of_a_pipeline_are_engines_and_its_own_families_are_not() -> None:
-    lines = "".join(body(model_name="m", stage=stage, replica="0") for stage in "012")
+    lines = "".join(engine_body(model_name="m", stage=stage, replica="0") for stage in "012")
     found = read('vllm_omni:num_requests_running{model_name="m"} 9\nvllm_omni:prompt_tokens_total 5\n' + lines)
     assert engines_of(found) == {("m", f"{n}-0"): {"stage": n, "replica": "0"} for n in "012"}
     assert {reading.gauges["requests_running"] for group, reading in found.groups.items() if group.labels} == {3.0}
@@ -256,12 +246,12 @@ def test_the_stages_of_a_pipeline_are_engines_and_its_own_families_are_not() -> 
 
 
 def test_the_models_of_triton_are_named_by_their_own_label() -> None:
-    found = read(body(model="llama", version="1") + body(model="qwen", version="1"))
+    found = read(engine_body(model="llama", version="1") + engine_body(model="qwen", version="1"))
     assert engines_of(found) == {(m, "1"): {"model": m, "version": "1"} for m in ("llama", "qwen")}
 
 
 def test_labels_that_the_catalog_does_not_know_are_named_and_make_no_engine_longer() -> None:
-    lines = "".join(body(model_name="m", engine=n, worker_id="a1", dynamo_namespace="prod") for n in "01")
+    lines = "".join(engine_body(model_name="m", engine=n, worker_id="a1", dynamo_namespace="prod") for n in "01")
     lines += 'vllm:admission_rejections_total{model_name="m",reason="x",tenant="t"} 1\n'
     found = read(lines + 'http_requests_total{app="a",handler="/v1/x",method="POST",status="2xx"} 1\n')
     assert list(engines_of(found)) == [("m", "0"), ("m", "1")]
@@ -275,7 +265,7 @@ def test_every_recorded_server_has_labels_that_the_catalog_knows() -> None:
 
 
 def test_a_body_without_a_models_name_is_read_under_the_served_one() -> None:
-    exposition = DifferentialParser().parse(body(engine="0").encode())
+    exposition = DifferentialParser().parse(engine_body(engine="0").encode())
     normalizer = Normalizer()
     refused = normalizer.normalize(exposition)
     assert refused.groups == {}
@@ -287,7 +277,7 @@ def test_a_body_without_a_models_name_is_read_under_the_served_one() -> None:
 
 
 def test_the_cache_configuration_is_that_of_the_engine_it_names() -> None:
-    lines = "".join(body(model_name="m", engine=n, cluster="c") for n in "01")
+    lines = "".join(engine_body(model_name="m", engine=n, cluster="c") for n in "01")
     configs = "".join(f'vllm:cache_config_info{{engine="{n}",num_gpu_blocks="{n}00"}} 1\n' for n in "01")
     assert {group.labels: config["num_gpu_blocks"] for group, config in read(lines + configs).cache_config.items()} == {
         ("m", "0"): "000",
@@ -296,7 +286,7 @@ def test_the_cache_configuration_is_that_of_the_engine_it_names() -> None:
 
 
 def test_a_cache_configuration_of_nobody_is_of_no_engine() -> None:
-    lines = "".join(body(model_name="m", engine=n) for n in "01")
+    lines = "".join(engine_body(model_name="m", engine=n) for n in "01")
     (group,) = read(lines + 'vllm:cache_config_info{block_size="16"} 1\n').cache_config
     assert group.labels == ("", "0")
 
@@ -317,80 +307,9 @@ def test_a_name_under_two_prefixes_is_read_once() -> None:
     assert both.sources == read(BASELINE).sources
 
 
-@pytest.mark.parametrize(
-    "name", ["vllm_router_requests_total", "vllm_tokenizer_seconds", "vllm_omni:e2e", "vllm_new_x"]
-)
-def test_a_name_that_only_begins_like_vllms_makes_no_prefix(name: str) -> None:
-    found = read(f"{name} 1\n" + body(model_name="m", engine="0"))
-    assert found.dialect.prefix == "vllm:"
-    assert found.unknown == ()
-    assert read(f"{name} 1\n").dialect.prefix == ""
-
-
-def router(*families: str) -> str:
-    return "".join(f'vllm:{name}{{server="http://10.0.0.{n}:8000"}} {n}\n' for name in families for n in (1, 2))
-
-
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [
-        (router("num_requests_running", "num_requests_waiting", "current_qps"), "server"),
-        (router("num_requests_running", "generation_tokens_total"), "server"),
-        (
-            'vllm:num_requests_running{model_name="m",server="http://a:1"} 1\nvllm:healthy_pods_total 1\n',
-            "without the metrics of an engine",
-        ),
-        ('vllm:num_incoming_requests_total{model="m"} 5\n', "without the metrics of an engine"),
-        ("# TYPE vllm:prompt_tokens_total gauge\nvllm:prompt_tokens_total 1\n", "without the metrics of an engine"),
-        ("vllm_router_requests_total 5\npython_info 1\n", "router"),
-        ("vllm_sidecar_up 1\n", "sidecar"),
-        ('litellm_requests_metric_total{model="m"} 1\n', "LiteLLM"),
-        ("envoy_cluster_upstream_rq_total 1\n", "Envoy"),
-        ('inference_pool_average_queue_size{name="p"} 1\n', "gateway"),
-        ('sglang:num_running_reqs{model_name="m"} 1\n', "SGLang"),
-    ],
-    ids=[
-        "gauges of backends",
-        "counters of backends",
-        "gauges of one backend",
-        "a router with a family of its own",
-        "a gauge by the name of a counter",
-        "a router",
-        "a sidecar",
-        "LiteLLM",
-        "Envoy",
-        "an inference gateway",
-        "SGLang",
-    ],
-)
-def test_what_is_no_engine_is_named(text: str, what: str) -> None:
-    assert what in read(text).not_an_engine
-
-
-@pytest.mark.parametrize("name", captured.TEXT_NAMES)
-def test_every_recorded_server_is_an_engine(name: str) -> None:
-    assert read(captured.text(name)).not_an_engine == ""
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "# TYPE vllm:prompt_tokens counter\n# EOF\n",
-        'vllm:cache_config_info{block_size="16"} 1\n',
-        'vllm:avg_generation_throughput_toks_per_s{model_name="m"} 0\nvllm:num_requests_running{model_name="m"} 0\n',
-        'ray_vllm_generation_tokens{model_name="m",WorkerId="w"} 5\n',
-        body(model="m", version="1"),
-        "python_info 1\nhttp_requests_total 5\n",
-    ],
-    ids=["types only", "v0 before its first request", "before 0.3", "Ray", "Triton", "nothing to tell by"],
-)
-def test_an_engine_is_not_taken_for_something_else(text: str) -> None:
-    assert read(text).not_an_engine == ""
-
-
 def test_a_counter_of_a_model_goes_on_while_its_parts_come_and_go() -> None:
     line = 'vllm:admission_rejections_total{model_name="m",reason="x",tenant="%s"} %d\n'
-    engine = body(model_name="m", engine="0")
+    engine = engine_body(model_name="m", engine="0")
     bodies = [
         line % ("a", 5),
         line % ("a", 6) + line % ("b", 900),
@@ -421,12 +340,12 @@ def test_max_lora_of_any_length_is_read_or_left_out() -> None:
 
 
 def test_a_name_of_nothing_but_suffixes_is_listed() -> None:
-    (name,) = read(body(model_name="m") + "vllm:x" + "_bucket" * 35 + " 1\n").unknown
+    (name,) = read(engine_body(model_name="m") + "vllm:x" + "_bucket" * 35 + " 1\n").unknown
     assert name == "vllm:x"
 
 
 def test_series_with_and_without_the_served_model_are_not_two_engines_of_one_name() -> None:
-    with_model = body(engine="0", model_name="m")
+    with_model = engine_body(engine="0", model_name="m")
     found = Normalizer().normalize(
         DifferentialParser().parse((with_model + with_model.replace(',model_name="m"', "")).encode()), "m"
     )

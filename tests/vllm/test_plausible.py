@@ -27,7 +27,7 @@ TTFT = "time_to_first_token_seconds"
 FINISHED = ("requests_finished_total", "stop")
 
 
-class Followed:
+class FollowedStages:
     """A server whose polls go through parser, normalizer, windows and SLO counters."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ GLITCHES = {
 
 @pytest.mark.parametrize(("series", "value"), GLITCHES.values(), ids=GLITCHES)
 def test_one_poll_with_an_impossible_value_changes_no_slo_counter_and_no_later_rate(series: str, value: str) -> None:
-    good, bad = Followed(), Followed()
+    good, bad = FollowedStages(), FollowedStages()
     for n in range(1, 6):
         body = grown(BODY, n)
         good.poll(body)
@@ -89,7 +89,7 @@ def test_one_poll_with_an_impossible_value_changes_no_slo_counter_and_no_later_r
 
 @pytest.mark.parametrize(("series", "value"), GLITCHES.values(), ids=GLITCHES)
 def test_an_impossible_value_is_counted(series: str, value: str) -> None:
-    server = Followed()
+    server = FollowedStages()
     server.poll(grown(BODY, 1))
     assert server.poll(grown(BODY, 2)).anomalies == {}
     assert sum(server.poll(changed(grown(BODY, 3), series, value)).anomalies.values()) >= 1
@@ -97,7 +97,7 @@ def test_an_impossible_value_is_counted(series: str, value: str) -> None:
 
 
 def test_a_jump_that_the_next_poll_confirms_is_taken_and_no_increase_spans_it() -> None:
-    server = Followed()
+    server = FollowedStages()
     for n in (1, 2):
         server.poll(grown(BODY, n))
     before = server.poll(grown(BODY, 3)).groups[ENGINE].counters[TOKENS]
@@ -115,10 +115,10 @@ def test_a_jump_that_the_next_poll_confirms_is_taken_and_no_increase_spans_it() 
 
 def test_a_server_that_is_doubted_again_and_again_is_believed() -> None:
     """Two servers behind one address look like that, and `series.restarts` must see their values."""
-    server, low, high = Followed(), grown(BODY, 1), changed(grown(BODY, 2), "vllm:request_success_total", "1e12")
+    server, low, high = FollowedStages(), grown(BODY, 1), changed(grown(BODY, 2), "vllm:request_success_total", "1e12")
     seen = [server.poll(body).groups[ENGINE].counters[FINISHED] == 1e12 for body in [low, high] * DOUBTS + [low]]
     assert not any(seen)
-    server = Followed()
+    server = FollowedStages()
     many, few = grown(BODY, 10**9), grown(BODY, 1)
     bodies = [captured.without(body, "process_start_time_seconds|_created") for body in [many, few] * 10]
     with pytest.raises(PollError) as caught:
@@ -129,7 +129,7 @@ def test_a_server_that_is_doubted_again_and_again_is_believed() -> None:
 def test_a_copy_of_an_api_server_that_is_wrong_once_does_not_spoil_the_sum() -> None:
     line = 'vllm:generation_tokens_total{engine="0",model_name="tiny",pid="%d"} %s\n'
     bucket = 'vllm:time_to_first_token_seconds_bucket{engine="0",model_name="tiny",pid="%d",le="%s"} %s\n'
-    server = Followed()
+    server = FollowedStages()
     for n, wrong in enumerate(["", "1.7e308", "", "1e15", ""], 1):
         body = line % (1, 10 * n) + line % (2, wrong or 20 * n)
         body += "".join(bucket % (pid, le, (pid == 2 and wrong) or n) for pid in (1, 2) for le in ("1.0", "+Inf"))
@@ -139,14 +139,14 @@ def test_a_copy_of_an_api_server_that_is_wrong_once_does_not_spoil_the_sum() -> 
 
 
 def test_a_value_that_was_not_a_number_at_first_is_no_jump_later() -> None:
-    server = Followed()
+    server = FollowedStages()
     server.poll(changed(BODY, "vllm:generation_tokens_total", "NaN"))
     found = server.poll(changed(BODY, "vllm:generation_tokens_total", "1e14"))
     assert (found.groups[ENGINE].counters[TOKENS], found.jumped, found.anomalies) == (1e14, frozenset(), {})
 
 
 def test_after_a_restart_nothing_is_compared_with_the_process_before() -> None:
-    server = Followed()
+    server = FollowedStages()
     for start, tokens in (("1.8e9", "5"), ("1.80001e9", "1e14")):
         body = changed(changed(BODY, "process_start_time_seconds", start), "vllm:generation_tokens_total", tokens)
         found = server.normalizer.normalize(server.parser.parse(body.encode()), None, float(start))
@@ -169,7 +169,7 @@ def test_a_start_time_that_cannot_be_true_is_unknown(value: str) -> None:
 
 
 def test_a_series_that_appears_later_is_not_doubted() -> None:
-    server = Followed()
+    server = FollowedStages()
     server.poll(captured.without(BODY, "generation_tokens_total"))
     found = server.poll(changed(BODY, "vllm:generation_tokens_total", "1e14"))
     assert found.groups[ENGINE].counters[TOKENS] == 1e14

@@ -2,93 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from places import CAPTURES
+from probed_server import INFO, LOAD, MODELS, PROBING, SECRET, VERSION, FakeClient, models, prober, walk
 
-from vllm_sidecar.catalog.reasons import PollError, Reason
-from vllm_sidecar.vllm.client import Response
-from vllm_sidecar.vllm.probes import MAX_BODY, ProbeClient, Prober, Probing
-from vllm_sidecar.vllm.probes.local_process import ProcessFinder
+from vllm_sidecar.catalog.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 pytestmark = pytest.mark.io
 
-VERSION, MODELS, INFO, LOAD = "/version", "/v1/models", "/server_info?config_format=json", "/load"
 SERVER_INFO = (CAPTURES / "endpoints/0.32.0-server_info.json").read_bytes()
 CACHE = {"block_size": "16", "cache_dtype": "fp8", "num_gpu_blocks": "8192"}
-SECRET = "sk-Zq81-very-secret"
-
-
-def models(length: int = 2048) -> bytes:
-    card = f'{{"id":"tiny","object":"model","created":1795471651,"root":"/models/tiny","max_model_len":{length}}}'
-    return f'{{"object":"list","data":[{card}]}}'.encode()
-
-
-class FakeClient:
-    """Answers from a table, in 0.25 s each unless `seconds` says another time, and notes what it was asked."""
-
-    def __init__(self, timeout: float = 3.0) -> None:
-        self.timeout = timeout
-        self.seconds: dict[str, float] = {}
-        self.meanwhile: Callable[[], None] | None = None
-        self.answers: dict[str, bytes | Reason] = {
-            VERSION: b'{"version":"0.32.0"}',
-            MODELS: models(),
-            INFO: Reason.HTTP_404,
-            LOAD: b'{"server_load":0}',
-        }
-        self.asked: list[str] = []
-
-    async def get(
-        self,
-        path: str,
-        *,
-        query: Sequence[tuple[str, str]] = (),
-        accept: str = "",
-        timeout: float = 0.0,  # noqa: ASYNC109
-        max_size: int = 0,
-    ) -> Response:
-        assert (accept, timeout, max_size) == ("application/json", self.timeout, MAX_BODY)
-        key = "?".join([path, *(f"{name}={value}" for name, value in query)])
-        self.asked.append(key)
-        answer = self.answers[key]
-        if self.meanwhile:
-            self.meanwhile()
-        if isinstance(answer, Reason):
-            raise PollError(answer, f"no answer, and here is {SECRET}")
-        return Response(answer, "application/json", self.seconds.get(key, 0.25))
-
-
-PROBING = Probing(
-    interval=60.0,
-    timeout=3.0,
-    server_time_ratio=0.1,
-    args=(),
-    proc=False,
-    url="http://127.0.0.1:8000",
-    unix_socket=None,
-)
-
-
-def prober(
-    client: ProbeClient, args: Sequence[str] = (), proc_root: Path | None = None, *, timeout: float = 3.0
-) -> Prober:
-    probing = replace(PROBING, timeout=timeout, args=args, proc=proc_root is not None)
-    return Prober(client, probing, wall=lambda: 1.7e9, proc_root=proc_root or Path("/nowhere"))
-
-
-async def walk(probing: Prober, start: float, steps: int, *, asleep: bool = False) -> int:
-    """Make steps one second apart and return how many probes were sent."""
-    return sum([await probing.step(start + i, asleep=asleep) for i in range(steps)])
 
 
 async def test_one_endpoint_a_step_in_order_and_then_nothing_until_the_interval_is_over() -> None:
@@ -142,19 +71,6 @@ async def test_dev_mode_tells_the_rest() -> None:
     assert probing.identity.flags["generation_config"] == "auto"
     assert probing.identity.flag_sources["generation_config"] == "/server_info"
     assert probing.identity.source_errors == {}
-
-
-@pytest.mark.parametrize("reason", [Reason.HTTP_401, Reason.HTTP_403, Reason.HTTP_404, Reason.HTTP_4XX])
-async def test_an_endpoint_that_is_closed_is_asked_again_after_ten_intervals_only(reason: Reason) -> None:
-    client = FakeClient()
-    client.answers[MODELS] = reason
-    probing = prober(client)
-    await walk(probing, 0.0, 600)
-    assert client.asked.count(MODELS) == 1
-    await walk(probing, 600.0, 10)
-    assert client.asked.count(MODELS) == 2
-    assert probing.identity.source_errors["/v1/models"] == reason.value
-    assert probing.identity.fingerprint is not None
 
 
 async def test_a_source_that_fails_for_a_while_keeps_what_it_told() -> None:
@@ -286,54 +202,6 @@ async def test_a_number_of_requests_in_flight_is_not_shown_when_it_is_old() -> N
     assert probing.identity.requests_in_flight is None
 
 
-async def test_a_probe_that_times_out_is_sent_half_as_often_each_time_up_to_ten_minutes() -> None:
-    client = FakeClient()
-    client.answers[VERSION] = Reason.TIMEOUT
-    probing = prober(client)
-    sent = []
-    for second in range(3600):
-        before = client.asked.count(VERSION)
-        await probing.step(float(second))
-        if client.asked.count(VERSION) > before:
-            sent.append(second)
-    assert [b - a for a, b in itertools.pairwise(sent)] == pytest.approx([120, 240, 480, 600, 600, 600, 600], abs=2)
-    assert probing.probes["/version"].failures == len(sent)
-    assert client.asked.count(MODELS) == 60
-    client.answers[VERSION] = b'{"version":"0.32.0"}'
-    await walk(probing, 4300.0, 5)
-    assert probing.probes["/version"].interval == 60.0
-
-
-async def test_answers_that_take_long_make_their_own_probe_rarer_and_no_other() -> None:
-    client = FakeClient()
-    client.seconds[MODELS] = 5.0
-    probing = prober(client)
-    await walk(probing, 0.0, 600)
-    assert (client.asked.count(VERSION), client.asked.count(MODELS)) == (10, 3)
-    assert probing.probes["/v1/models"].interval == 200.0  # a quarter of the allowed tenth
-    assert probing.probes["/v1/models"].server_time_ratio == 0.025
-
-
-async def test_a_slow_answer_that_is_not_vllms_costs_as_much() -> None:
-    client = FakeClient()
-    client.seconds[LOAD], client.answers[LOAD] = 5.0, b"<html>"
-    await walk(prober(client), 0.0, 600)
-    assert client.asked.count(LOAD) == 3
-
-
-async def test_what_each_probe_cost_and_how_it_went_is_known() -> None:
-    client = FakeClient()
-    probing = prober(client)
-    await walk(probing, 0.0, 4)
-    found = probing.probes
-    assert set(found) == {VERSION, MODELS, "/server_info", LOAD}
-    assert (found[VERSION].last_success, found[VERSION].seconds, found[VERSION].failures) == (1.7e9, 0.25, 0)
-    assert (found["/server_info"].last_success, found["/server_info"].failures) == (None, 1)
-    assert (found[LOAD].interval, found["/server_info"].interval) == (10.0, 600.0)
-    probing.restart()
-    assert probing.probes["/server_info"].failures == 1
-
-
 async def test_an_answer_of_the_process_before_a_restart_is_not_one_of_the_process_after() -> None:
     client = FakeClient()
     probing = prober(client)
@@ -371,27 +239,6 @@ async def test_endpoints_that_all_hang_do_not_hold_the_fingerprint_of_the_known_
     assert probing.identity.fingerprint is None
     await walk(probing, 10.0, 130)
     assert probing.identity.fingerprint is not None
-
-
-async def test_a_search_of_proc_that_hangs_holds_no_other_probe_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    hangs, searches = threading.Event(), []
-
-    def find(_: ProcessFinder) -> None:
-        searches.append(threading.current_thread())
-        hangs.wait(10.0)
-
-    monkeypatch.setattr(ProcessFinder, "find", find)
-    client = FakeClient(timeout=0.05)
-    probing = prober(client, proc_root=Path("/nowhere"), timeout=0.05)
-    await walk(probing, 0.0, 400)
-    assert probing.identity.source_errors["/proc"] == "timeout"
-    assert client.asked[:4] == [VERSION, MODELS, INFO, LOAD]
-    assert [search.daemon for search in searches] == [True]
-    hangs.set()
-    while probing._search is not None and not probing._search.done():  # noqa: ASYNC110 - a thread ends without telling
-        await asyncio.sleep(0)
-    await walk(probing, 2000.0, 5)
-    assert (len(searches), probing.identity.source_errors["/proc"]) == (2, "no_process")
 
 
 async def test_the_process_of_a_local_server_tells_its_command_line(tmp_path: Path) -> None:

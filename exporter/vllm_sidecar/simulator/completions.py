@@ -2,7 +2,8 @@
 
 An answer takes as long as the simulated scheduler needs for it, and waits where clients of the simulation wait: in the
 queue, in a stall, while the engine sleeps. Its text depends on the conditions (`answers`), not on the prompt. A prompt
-of token ids has exactly these tokens, and finds the blocks of equal beginnings in the prefix cache.
+of token ids has exactly these tokens, a text about one for four characters; both find the blocks of equal beginnings in
+the prefix cache.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ async def complete(request: web.Request, advance: Callable[[], Lookalike]) -> we
     look, chat = advance(), request.path == COMPLETIONS[1]
     try:
         body = json.loads(await request.text())
-        model, most = str(body["model"]), int(body.get("max_tokens", 16))
-        prompt_ids, size = _prompt(json.dumps(body["messages"]) if chat else body["prompt"])
+        model, most = str(body["model"]), int(body.get("max_completion_tokens") or body.get("max_tokens") or 16)
+        prompt_ids, content = _prompt(json.dumps(body["messages"]) if chat else body["prompt"])
     except (ValueError, TypeError, KeyError) as error:
         return _refused(400, f"not a request: {error!r}")
     names = (look.settings.model_name, *look.settings.adapter_names)
@@ -51,24 +52,30 @@ async def complete(request: web.Request, advance: Callable[[], Lookalike]) -> we
         return _refused(400, f"the simulator streams answers of 1 to {MOST_TOKENS} tokens")
     tokens, finish = _answer(look.answers, most, ignore_eos=bool(body.get("ignore_eos")))
     adapter = model if model != look.settings.model_name else ""
-    content = tuple(prompt_ids) if isinstance(body.get("prompt"), list) else ()
-    work = look.submit(size, max(1, len(tokens)), most, adapter, finish, content)
+    work = look.submit(len(content), max(1, len(tokens)), most, adapter, finish, content)
     events = _Events(chat, model, f"{'chatcmpl' if chat else 'cmpl'}-{request.headers.get('X-Request-Id', 'sim')}")
     return await _stream(request, advance, work, events, tokens, finish, prompt_ids)
 
 
-def _prompt(given: object) -> tuple[list[int], int]:
-    """Return the token ids of a prompt, and how many tokens it has: of a text, the ids stand for its words.
+def _prompt(given: object) -> tuple[list[int], tuple[int, ...]]:
+    """Return the token ids of a prompt, and its tokens in the cache: of a text, the ids stand for its words.
 
     Raises:
         ValueError: It is neither a text nor a list of token ids.
     """
     if isinstance(given, str):
         ids = [sum(map(ord, word)) for word in given.split()]
-        return ids, max(len(ids), len(given) // _CHARACTERS_PER_TOKEN)
+        return ids, _tokens(given, max(len(ids), len(given) // _CHARACTERS_PER_TOKEN))
     if isinstance(given, list) and given and all(type(each) is int for each in given):
-        return given, len(given)
+        return given, tuple(given)
     raise ValueError("the prompt is neither a text nor a list of token ids")
+
+
+def _tokens(text: str, count: int) -> tuple[int, ...]:
+    """Divide a text into so many tokens; equal beginnings have equal ones, and the rest is in the last."""
+    width = _CHARACTERS_PER_TOKEN
+    pieces = [text[at : at + width] for at in range(0, width * max(0, count - 1), width)]
+    return tuple(hash(each) for each in [*pieces, text[width * len(pieces) :]][:count])
 
 
 def _answer(kind: str, most: int, *, ignore_eos: bool) -> tuple[list[str], str]:

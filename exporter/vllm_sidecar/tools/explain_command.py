@@ -8,6 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.logs import print_error
+from vllm_sidecar.tools.targets import address_of
 
 if TYPE_CHECKING:
     import argparse
@@ -32,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the explanations that were asked for."""
     try:
-        found = list(_wanted(_report(arguments.url), arguments))
+        found = list(_wanted(_report(address_of(arguments.url)), arguments))
     except (OSError, ValueError) as error:
         print_error(
-            f"{arguments.url}: {error}; URL must be the address of a running sidecar, such as http://HOST:10190"
+            f"{arguments.url}: {_why(error)}; URL must be the address of a running sidecar, such as http://HOST:10190"
         )
         return 1
     if not found:
@@ -43,6 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     print("\n\n".join("\n".join(_lines(each)) for each in found))
     return 0
+
+
+def _why(error: Exception) -> str:
+    """Return an error of the request in words, without the names of Python's classes."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"status {error.code}"
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return getattr(reason, "strerror", None) or str(reason)
 
 
 def _report(url: str) -> dict[str, Any]:

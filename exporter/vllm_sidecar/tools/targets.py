@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _NOTHING: Mapping[str, object] = MappingProxyType({})
+_PAGES = ("/metrics", "/api/v1/status")
+"""Paths that are copied together with the address of a server or a sidecar."""
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +60,7 @@ def configuration(arguments: argparse.Namespace, urls: Sequence[str], settings: 
     given = {**flags, **settings}
     if not urls:
         return load(file, given, os.environ)
-    different = list(dict.fromkeys(urls))
+    different = list(dict.fromkeys(map(address_of, urls)))
     configs = [load(file, {**given, "vllm.url": url}, os.environ) for url in different]
     if len(configs) == 1:
         return configs[0]
@@ -81,7 +83,16 @@ def other_server(arguments: argparse.Namespace, url: str, settings: Mapping[str,
     limit = format_duration(arguments.timeout)
     times = {"scrape.timeout": limit, "scrape.connect_timeout": limit}
     login = {} if arguments.basic_auth_file is None else {"vllm.headers": _login(arguments.basic_auth_file)}
-    return load(None, {**flags, **times, **settings, **login, "vllm.url": url}, {})
+    return load(None, {**flags, **times, **settings, **login, "vllm.url": address_of(url)}, {})
+
+
+def address_of(url: str) -> str:
+    """Return the address of a server from what was copied out of a browser or a scrape configuration."""
+    address = url.rstrip("/")
+    for page in _PAGES:
+        if address.endswith(page):
+            return address.removesuffix(page)
+    return address
 
 
 def _login(path: Path) -> dict[str, str]:

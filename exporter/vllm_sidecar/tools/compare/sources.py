@@ -13,7 +13,7 @@ from vllm_sidecar.logs import UserError
 from vllm_sidecar.tools.compare.observation import SIDECAR
 from vllm_sidecar.tools.exported.stored import LARGEST
 from vllm_sidecar.tools.observing import set_by
-from vllm_sidecar.tools.targets import configuration, other_server
+from vllm_sidecar.tools.targets import address_of, configuration, other_server
 
 if TYPE_CHECKING:
     import argparse
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LIVE_SECONDS, STORED_SECONDS = 60.0, 1800.0
 """How long servers are observed, and the length of a window of Prometheus, by default."""
+_ONE_SIDE = "there is only one side: name two servers, files or recordings, or --prometheus with two --at"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ async def observe(arguments: argparse.Namespace, show: Callable[[str], None]) ->
     if len(sides) < 2:
         if stop.is_set():
             raise UserError("interrupted before two sides were read")
-        raise UserError("there is only one side: name two servers, files or recordings, or --prometheus with two --at")
+        raise UserError(_ONE_SIDE)
     return Observed(sides, stop.is_set())
 
 
@@ -112,9 +113,13 @@ def _given(
 ) -> list[Coroutine[Any, Any, list[Observation]]]:
     if arguments.at or arguments.selector:
         raise UserError("--at and --selector are for --prometheus URL")
+    if len(arguments.sources) == 1 and "://" in arguments.sources[0]:
+        raise UserError(_ONE_SIDE)  # before it is observed for a minute
+    if len(arguments.sources) == 1 and "://" in arguments.sources[0]:
+        raise UserError(_ONE_SIDE)  # before it is observed for a minute
     seconds = arguments.duration or LIVE_SECONDS
     work: list[Coroutine[Any, Any, list[Observation]]] = []
-    servers = [each for each in arguments.sources if _is_server(each)]
+    servers = [address_of(each) for each in arguments.sources if _is_server(each)]
     watched = _Servers(arguments, servers, seconds, stop, show)
     for source in arguments.sources:
         if source.startswith(SIDECAR):
@@ -123,7 +128,7 @@ def _given(
 
             work.append(_only(watch_sidecar(other_server(arguments, url), target, seconds, stop, show)))
         elif _is_server(source):
-            work.append(_only(watched.side(source)))
+            work.append(_only(watched.side(address_of(source))))
         else:
             work.append(_files(source, arguments.apart, len(arguments.sources) == 1, stop, show))
     return work

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.tools.doctor.causes import Symptom
 from vllm_sidecar.tools.doctor.findings import BAD, WATCH, Finding, findings, gpu_findings, symptoms
 from vllm_sidecar.tools.doctor.past import Past, past_of
-from vllm_sidecar.tools.doctor.readings import Readings
+from vllm_sidecar.tools.doctor.readings import Readings, labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,6 +63,17 @@ class Diagnosis:
         works = not self.symptoms[Symptom.AVAILABILITY].startswith("unknown") or self.state["name"] == "idle"
         return worst if works or worst != "fine" else "unknown"
 
+    @property
+    def headline(self) -> str:
+        """The state; after what is worse than it, or unknown, where there is such a thing."""
+        text = self.state["text"]
+        if self.severity == "unknown":
+            return f"nothing was seen to finish in this time. Now {text}"
+        worst = next((each for each in self.findings if each.severity == self.severity), None)
+        if worst is None or self.state["severity"] == self.severity:
+            return text
+        return f"{worst.name.replace('_', ' ')}: {worst.evidence}. Now {text}"
+
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
@@ -111,7 +123,7 @@ def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source
     return Diagnosis(
         source,
         name,
-        target["state"],
+        _state(target),
         _identity(identity),
         found,
         symptoms(readings, found),
@@ -119,6 +131,20 @@ def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source
         past,
         [*source.notes, *_unknown(target, identity, gpus, past, source)],
     )
+
+
+def _state(target: Mapping[str, Any]) -> dict[str, str]:
+    """Return the state; of several engines, with the one that has it, or with what all of them do."""
+    state, engines = dict(target["state"]), target.get("engines") or ()
+    found = next((each for each in engines if each["state"] == state), None)
+    if found is None or len(engines) < 2:
+        return state
+    if state["severity"] != "fine":
+        number = labels_of(found["labels"]).get("engine", "")
+        return state | {"text": f"engine {number} of {len(engines)}: {state['text']}"}
+    counts = Counter(each["state"]["name"].replace("_", " ") for each in engines)
+    words = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    return state | {"text": f"{len(engines)} engines: {words}"}
 
 
 def _identity(identity: Mapping[str, Any]) -> dict[str, object]:
@@ -132,7 +158,8 @@ def _identity(identity: Mapping[str, Any]) -> dict[str, object]:
         **{name: flags.get(name) for name in (*COMPATIBILITY, *CAPACITY)},
         "config_changes_seen": identity.get("changes"),
     }
-    return {name: value for name, value in known.items() if value not in (None, [], {})}
+    found = {name: value for name, value in known.items() if value not in (None, [], {})}
+    return {} if found == {"config_changes_seen": 0} else found
 
 
 def _shape(readings: Readings) -> Iterator[tuple[str, float]]:
@@ -164,7 +191,8 @@ def _unknown(
         yield f"the GPUs: {source.no_gpus}"
     elif not gpus.get("up"):
         error = gpus.get("last_error") or {}
-        yield f"the GPUs: {error.get('reason', 'not read yet')}"
+        reason, hint = error.get("reason"), error.get("hint", "")
+        yield f"the GPUs: {reason}. {hint}" if reason else "the GPUs: not read yet"
     if target.get("missing"):
         yield f"signals that the server does not expose: {', '.join(target['missing'])}"
     if past.unknown:

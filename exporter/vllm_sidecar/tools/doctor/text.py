@@ -23,7 +23,7 @@ def lines(found: Diagnosis, *, markdown: bool = False, color: bool = False) -> I
     word = found.severity.upper()
     shown = f"{_COLORS[found.severity]}{word}{_END}" if color else f"**{word}**" if markdown else word
     name = f"{found.target}: " if found.target else ""
-    yield f"{name}{shown}: {found.state['text']}"
+    yield f"{name}{shown}: {found.headline}"
     seen = "" if found.source.seconds is None else f", observed for {found.source.seconds:.0f} s"
     yield f"({found.source.name}{seen})"
     for title, part in (
@@ -71,5 +71,13 @@ def _pairs(values: Mapping[str, object]) -> Iterator[str]:
     if not values:
         yield "nothing is known"
     for name, value in values.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        yield f"{name}: {shown}"
+        yield f"{name}: {_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    """Write a value as people do; adapters with their base model."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} (of {of})" for name, of in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.catalog.reasons import PollError
+from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.tools.observing import ticks
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vllm_sidecar.vllm.client import Client
 
 STATUS = "/api/v1/status"
+OTHER_PROGRAM = "this is not a sidecar; without {} its metrics are read"
+"""Why an address has no status; with the flag that named it."""
 _OF_A_TARGET = frozenset(("target", "state", "signals"))
 
 
@@ -64,7 +66,8 @@ async def required_status(client: Client, shown: str, flag: str) -> dict[str, An
     try:
         return await status_of(client)
     except PollError as error:
-        raise UserError(f"no status of a sidecar: {error.detail}") from None
+        hint = OTHER_PROGRAM.format(flag) if error.reason is Reason.HTTP_404 else error.reason.hint
+        raise UserError(f"no status of a sidecar: {error.detail}; {hint}") from None
     except NotASidecarError:
         raise UserError(f"{shown} answers, but it is not a sidecar; without {flag} its metrics are read") from None
 

@@ -110,6 +110,8 @@ def _report(session: Session, writer: Writer) -> int:
     print("GPUs are not recorded: what they did is in 'nvidia-smi -q' now, and in Prometheus where a sidecar runs")
     for reason, detail in counts.reasons.items():
         print_error(f"a poll failed: {reason}: {detail}. {Reason(reason).hint}")
+    for address, why in session.not_vllm.items():
+        print_error(f"{address} answered, but not as one vLLM server does: {why}")
     if counts.polls == counts.failed:
         print_error("no poll succeeded, so the recording shows only that")
         return 1

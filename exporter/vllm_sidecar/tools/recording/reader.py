@@ -92,7 +92,7 @@ class Reader:
                 while piece := file.read(_CHUNK):
                     yield piece
         except OSError as error:
-            raise RecordingError(f"cannot read {self.path}: {error.strerror}") from None
+            raise unreadable(self.path, error) from None
 
     def _head(self, text: bytes) -> Head:
         try:
@@ -147,4 +147,14 @@ def is_recording(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError as error:
-        raise RecordingError(f"cannot read {path}: {error.strerror}") from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: OSError) -> RecordingError:
+    """Return why a file cannot be read, also if an address was meant."""
+    name = str(path)
+    if name.startswith(("http:/", "https:/")):
+        return RecordingError(f"{name.replace(':/', '://', 1)} is an address, and a file is needed; {HINT}")
+    meant = isinstance(error, FileNotFoundError) and path.name == name
+    hint = f"; the address of a server begins with http://, as in http://{name}" if meant else ""
+    return RecordingError(f"cannot read {name}: {error.strerror}{hint}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_sidecar import __version__
+from vllm_sidecar.catalog.reasons import NOT_ONE_ENGINE, Reason
 from vllm_sidecar.logs import PROGRAM
 from vllm_sidecar.serve.target import TargetLoop
 from vllm_sidecar.tools.observing import set_by
@@ -19,7 +20,7 @@ from vllm_sidecar.tools.recording.flags import READ_ELSEWHERE, command_line
 from vllm_sidecar.tools.targets import names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vllm_sidecar.config import Config
     from vllm_sidecar.tools.recording.events import Event
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.tools.recording.writer import Writer
 
 SHOW_SECONDS = 1.0
+_OTHER_PROGRAMS = (Reason.NO_VLLM_METRICS, *NOT_ONE_ENGINE)
 FLAG_SECONDS = 10.0
 """Time between two looks at flags that were read from /proc."""
 
@@ -59,6 +61,8 @@ class Session:
         self._error: Exception | None = None
         self._stop = asyncio.Event()
         self.counts = Counts()
+        self.not_vllm: dict[str, str] = {}
+        """Why the answers of a server are not those of one vLLM, by its address; known at the end."""
 
     @property
     def seconds(self) -> float:
@@ -88,6 +92,7 @@ class Session:
             try:
                 await self._watch(loops, tasks, show)
             finally:
+                self.not_vllm = dict(_others(self._config, loops))
                 for task in tasks:
                     task.cancel()
                 results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -150,3 +155,11 @@ class Session:
         if line and self._flags.get(server) != line:
             self._flags[server] = line
             self._write(Flags(server, self.seconds, line))
+
+
+def _others(config: Config, loops: list[TargetLoop]) -> Iterator[tuple[str, str]]:
+    """Yield the addresses that answer, but not as one vLLM server does, with the reason."""
+    for target, loop in zip(config.all_targets, loops, strict=True):
+        reason = loop.snapshot().health.reason
+        if reason in _OTHER_PROGRAMS:
+            yield target.url, f"{reason.value}. {reason.hint}"

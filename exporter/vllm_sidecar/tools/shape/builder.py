@@ -239,11 +239,11 @@ def _unknown(traffic: Traffic, came: Arrivals, served: int, ratio: HitRatio, str
     if not came.measured:
         found.append("when requests arrived: open requests are not exposed, so the times are those of their ends")
     if came.open_at_end:
-        found.append(f"the lengths of {came.open_at_end} requests that were open at the end")
+        found.append(f"the lengths of requests that were open at the end ({came.open_at_end})")
     if came.left:
-        found.append(f"the lengths of at least {came.left} requests whose clients left")
+        found.append(f"the lengths of requests whose clients left (at least {came.left})")
     if served < FEW:
-        found.append(f"the tail of the lengths: only {served} requests finished")
+        found.append(f"the tail of the lengths: few requests finished ({served})")
     if ratio.whole is None:
         found.append("the prefix-cache hit ratio: the server does not expose it, or looked nothing up")
     found.append("which requests share which prefix, and how many prefixes there are: only hit tokens are counted")
@@ -260,11 +260,11 @@ def _unknown(traffic: Traffic, came: Arrivals, served: int, ratio: HitRatio, str
 def _assumed(came: Arrivals, prefixes: int, borrowed: int, cut: int, adapters: dict[str, float]) -> list[str]:
     found = ["requests finish about in the order in which they arrived, so arrivals have the lengths in that order"]
     if came.open_at_start:
-        found.append(f"the replay starts on an idle server; {came.open_at_start} requests were open in truth")
+        found.append(f"the replay starts on an idle server; in truth requests were open ({came.open_at_start})")
     if borrowed:
-        found.append(f"{borrowed} requests that had not finished have the lengths of others")
+        found.append(f"requests that had not finished ({borrowed}) have the lengths of others")
     if cut:
-        found.append(f"the output of {cut} requests is cut, because prompt and output would exceed the model's length")
+        found.append(f"outputs are cut where prompt and output would exceed the model's length (requests: {cut})")
     found.append("prompts and outputs that ended in the same poll pair as in polls that show the pairs of buckets")
     found.append(
         f"all requests that hit the cache share the start of {prefixes} prefix{'es' if prefixes > 1 else ''}, each as "

@@ -45,7 +45,7 @@ async def sidecar(config: Config, seconds: float, show: Callable[[str], None]) -
                     error = exported.detail
                     traffic.failed += 1
                 else:
-                    raise UserError(f"no metrics of a sidecar: {exported.detail}")
+                    raise UserError(f"no metrics of a sidecar: {exported.detail}; {exported.reason.hint}")
     if traffic.failed:
         traffic.notes.append(f"{traffic.failed} polls of the sidecar failed: {error}")
     return traffic

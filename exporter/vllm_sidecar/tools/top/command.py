@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.tools.top.pages import Shown
 
 _WIDE = 200
-"""Columns where the output is not a terminal."""
+"""Columns where the output is not a terminal, and COLUMNS does not say how many."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,6 +123,6 @@ def _print(shown: Shown, form: str) -> None:
     if form == "json":
         print(json.dumps(once.as_json(shown), indent=2))
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
+    width = shutil.get_terminal_size((_WIDE, 24)).columns
     for line in once.text(shown, width, glyphs_of(sys.stdout.encoding)):
         print(line)

@@ -11,7 +11,7 @@ from vllm_sidecar.serve.app import Sidecar
 from vllm_sidecar.serve.state import without_targets
 from vllm_sidecar.serve.status import NodeGpus, status_steps
 from vllm_sidecar.slices import in_slices
-from vllm_sidecar.tools.exported.sidecar import NotASidecarError, answer_of, status_of
+from vllm_sidecar.tools.exported.sidecar import OTHER_PROGRAM, NotASidecarError, answer_of, status_of
 from vllm_sidecar.tools.targets import names, with_own_gpus
 from vllm_sidecar.tools.top.drawing import SPAN
 from vllm_sidecar.vllm.client import Client
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.config import Config
 
-_OTHER_PROGRAM = "this is not a sidecar; without --from its metrics are read"
+_OTHER_PROGRAM = OTHER_PROGRAM.format("--from")
 HISTORY = "/api/v1/history"
 
 

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from vllm_sidecar.tools.top.servers import Server
     from vllm_sidecar.tools.top.view import Page
 
+_WIDEST_PAGE = 100
+"""Columns of the page of one server, whose values would be far from their names on a wider one."""
+
 
 def text(shown: Shown, width: int, glyphs: Glyphs) -> Iterator[str]:
     """Yield the lines: the page of the only server, otherwise the table and the states that are not fine in words."""
     if len(shown.servers) == 1:
-        server = shown.servers[0]
+        server, width = shown.servers[0], min(width, _WIDEST_PAGE)
         yield server.name
         yield from _plain(server_page(server, shown.opened, View(place=server.place), shown.at, width, glyphs))
         return

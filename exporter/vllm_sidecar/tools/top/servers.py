@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -133,7 +134,7 @@ def report(feed: str, status: Mapping[str, Any]) -> Report:
 
 def _server(feed: str, target: Mapping[str, Any], gpus: Gpus | None) -> Server:
     readings = Readings(dict(target))
-    engines = tuple(_engines(readings))
+    engines = tuple(sorted(_engines(readings), key=_place))
     name = target.get("target") or ""
     slots, used = readings.value("lora_slots"), readings.value("lora_slots_used")
     return Server(
@@ -177,6 +178,12 @@ def _engines(readings: Readings) -> Iterator[Engine]:
             _condition(each["state"]),
             read(readings, each["labels"]),
         )
+
+
+def _place(engine: Engine) -> tuple[str, int, str]:
+    """Order engines by their numbers, those with a name behind them."""
+    number = int(engine.number) if engine.number.isdecimal() else sys.maxsize
+    return engine.model, number, engine.number
 
 
 def _adapters(readings: Readings) -> Iterator[Adapter]:

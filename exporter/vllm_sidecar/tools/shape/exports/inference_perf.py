@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
 LIMITS = (
     "times and lengths, or shared prefixes, but not both at once; times are whole hundredths of a second; the second "
-    "file has lognormal lengths without correlation, and Poisson arrivals in stages"
+    "file has lognormal lengths without correlation, and Poisson arrivals at the mean rate"
 )
 TRACE = "inference-perf-trace.csv"
-STAGES = 20
 
 
 def files(profile: Profile, url: str) -> dict[str, str]:
@@ -33,7 +32,7 @@ def files(profile: Profile, url: str) -> dict[str, str]:
         TRACE: _trace(profile),
     }
     if profile.prefix.hit_ratio:
-        stages = {"type": "poisson", "stages": _stages(profile), "interval": 0.0, "base_seed": 1}
+        stages = {"type": "poisson", "stages": [_stage(profile)], "interval": 0.0, "base_seed": 1}
         data = {"type": "shared_prefix", "shared_prefix": _prefix(profile)}
         found["inference-perf-prefix.yaml"] = _dumped(profile, url, data, stages)
     return found
@@ -78,11 +77,11 @@ def _trace(profile: Profile) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _stages(profile: Profile) -> list[dict[str, float]]:
-    counts = profile.arrivals.counts
-    width = max(1, -(-len(counts) // STAGES))
-    parts = [counts[at : at + width] for at in range(0, len(counts), width)]
-    return [{"rate": round(fmean(part), 4), "duration": len(part)} for part in parts if sum(part)]
+def _stage(profile: Profile) -> dict[str, float]:
+    """Return the only stage: each one begins with the first prompt again, which the cache would have by then."""
+    count, seconds = len(profile.replay.at), max(1, round(profile.window.seconds))
+    # It sends int(rate * duration) requests.
+    return {"rate": round((count + 0.5) / seconds, 6), "duration": seconds}
 
 
 def _prefix(profile: Profile) -> dict[str, Any]:
