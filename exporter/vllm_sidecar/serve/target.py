@@ -23,7 +23,7 @@ from vllm_sidecar.serve.target_log import TargetLog
 from vllm_sidecar.serve.target_parts import asleep, check_usable, poll_phase, why_no_metrics
 from vllm_sidecar.serve.target_state import SOURCE, TargetState
 from vllm_sidecar.serve.target_view import TargetView
-from vllm_sidecar.slices import in_slices
+from vllm_sidecar.slices import in_slices, to_the_end
 from vllm_sidecar.vllm.cancellation import is_canceled
 from vllm_sidecar.vllm.client import Client
 from vllm_sidecar.vllm.normalize import Normalizer
@@ -193,7 +193,7 @@ class TargetLoop:
         check_usable(readings, scraped.exposition, state.health_detail)
         await model_loaded(readings)
         async with state.windows_lock:
-            change = state.succeeded(began, scraped, readings, self._throttle.interval)
+            change = await to_the_end(state.succeeded(began, scraped, readings, self._throttle.interval))
         self._log.succeeded(scraped, readings)
         if change.restarted:
             self._log.restarted(state.windows.restarts)
