@@ -26,6 +26,8 @@ from vllm_sidecar.serve.target_view import TargetView
 from vllm_sidecar.slices import in_slices, to_the_end
 from vllm_sidecar.vllm.cancellation import is_canceled
 from vllm_sidecar.vllm.client import Client
+from vllm_sidecar.vllm.engines import MAX_ENGINES
+from vllm_sidecar.vllm.memory_limit import memory_limit, most_engines
 from vllm_sidecar.vllm.normalize import Normalizer
 from vllm_sidecar.vllm.scraper import Scraper
 from vllm_sidecar.vllm.throttle import Throttle
@@ -73,7 +75,7 @@ class TargetLoop:
         self.target = target
         self._label = target.name or SOURCE
         self._changed, self._clock = changed, clock
-        self._normalizer = Normalizer()
+        self._normalizer = Normalizer(most_engines(memory_limit(), MAX_ENGINES))
         self._state = TargetState(target, config, gpus, clock, wall)
         self._log = TargetLog(self._label, clock)
         self._hold_until = -math.inf

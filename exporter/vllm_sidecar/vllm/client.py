@@ -24,6 +24,7 @@ from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.redaction import KNOWN, Secrets, redact_body
 from vllm_sidecar.vllm.credentials import Certificates, TokenFile, basic_auth, header_value
 from vllm_sidecar.vllm.errors import check_status, classify
+from vllm_sidecar.vllm.memory_limit import memory_limit, most_body_bytes
 from vllm_sidecar.vllm.waiting import waiting_clock
 
 if TYPE_CHECKING:
@@ -186,6 +187,9 @@ class Client:
 
     async def _read(self, answer: aiohttp.ClientResponse, where: str, max_size: int | None) -> bytes:
         limit, name = self._scrape.max_body_size, " (max_body_size)"
+        fits = most_body_bytes(memory_limit())
+        if fits is not None and fits < limit:
+            limit, name = fits, ", more than is safe with this memory limit: raise it for the sidecar"
         if max_size is not None and max_size < limit:
             limit, name = max_size, ""
         if (answer.content_length or 0) <= limit:
