@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from certificates import Issuer
 from hypothesis import given
 from hypothesis import strategies as st
 from places import EXPORTER, ROOT
@@ -24,6 +24,7 @@ from vllm_sidecar.config.values import TAKEN_LABELS, split_listen_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from pydantic import BaseModel
 
@@ -168,11 +169,14 @@ def test_the_one_target_has_no_name_and_listed_ones_replace_it(write: Callable[[
 def test_files_are_found_from_the_folder_of_the_config(tmp_path: Path, write: Callable[[str], Path]) -> None:
     (tmp_path / "token").write_text("s3cret", encoding="utf-8")
 
-    target = load(write(f"vllm: {{bearer_token_file: token, unix_socket: run/vllm.sock, ca_file: {__file__}}}\n")).vllm
+    issuer = Issuer(tmp_path)
+    keys = f"bearer_token_file: token, unix_socket: run/vllm.sock, ca_file: {issuer.cert}"
+
+    target = load(write(f"vllm: {{{keys}}}\n")).vllm
 
     assert target.bearer_token_file == tmp_path / "token"
     assert target.unix_socket == tmp_path / "run" / "vllm.sock"
-    assert target.ca_file == Path(__file__)
+    assert target.ca_file == issuer.cert
 
 
 def test_a_config_shows_no_secret(write: Callable[[str], Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from certificates import Issuer
 
 from vllm_sidecar.config import ConfigError
 from vllm_sidecar.config.web_file import load_web_file
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 
 HASH = "$2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze"
 """Of exporter-toolkit's own example."""
-PAIR = "cert_file: web.yml, key_file: web.yml"
+PAIR = "cert_file: server.crt, key_file: server.key"
+
+
+@pytest.fixture(autouse=True)
+def certificates(tmp_path: Path) -> None:
+    Issuer(tmp_path).issue("server", "localhost")
 
 
 def written(folder: Path, text: str) -> Path:
@@ -41,7 +47,7 @@ def test_every_key_of_the_format_is_read_and_paths_are_relative_to_the_file(tmp_
         written(
             tmp_path,
             "tls_server_config:\n"
-            "  cert_file: web.yml\n  key_file: web.yml\n  client_ca_file: web.yml\n"
+            "  cert_file: server.crt\n  key_file: server.key\n  client_ca_file: issuer.crt\n"
             "  client_auth_type: RequireAndVerifyClientCert\n  client_allowed_sans: [a.example.com]\n"
             "  min_version: TLS12\n  max_version: TLS13\n  prefer_server_cipher_suites: false\n"
             "  cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_AES_128_GCM_SHA256]\n"
@@ -53,7 +59,7 @@ def test_every_key_of_the_format_is_read_and_paths_are_relative_to_the_file(tmp_
     )
 
     assert file.tls_server_config.enabled
-    assert file.tls_server_config.cert_file == tmp_path / "web.yml"
+    assert file.tls_server_config.cert_file == tmp_path / "server.crt"
     assert file.http_server_config.headers == {"X-Frame-Options": "deny"}
     assert file.basic_auth_users["alice"].get_secret_value() == HASH
     assert (file.rate_limit.interval, file.rate_limit.burst) == (1.0, 20)
@@ -71,7 +77,7 @@ def test_a_rate_limit_of_zero_is_none(tmp_path: Path) -> None:
         ("tls_server_config: {cert: x, cert_file: web.yml, key_file: web.yml}",
          "allowed: either cert or cert_file, not both"),
         ("tls_server_config: {cert_file: gone.crt, key_file: web.yml}", "No such file or directory"),
-        (f"tls_server_config: {{{PAIR}, client_ca_file: web.yml}}",
+        (f"tls_server_config: {{{PAIR}, client_ca_file: issuer.crt}}",
          "allowed: RequireAndVerifyClientCert with client_ca_file"),
         (f"tls_server_config: {{{PAIR}, client_auth_type: RequireAndVerifyClientCert}}",
          "allowed: a file with the issuers of client certificates for RequireAndVerifyClientCert"),

@@ -61,9 +61,23 @@ def test_another_form_is_a_mistake_with_its_place(groups: object, detail: str) -
     assert (caught.value.reason, caught.value.detail) == (SourceReason.INVALID, detail)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b"\xff", b"[NaN"])
+@pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b"[NaN"])
 def test_a_body_that_is_not_json_is_a_mistake(text: bytes) -> None:
     with pytest.raises(SourceError, match="invalid: not JSON"):
+        read_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        (b"[\xff]", r"not UTF-8 text \(byte 1\); save it as UTF-8"),
+        (json.dumps(GROUPS).encode("utf-16"), "UTF-16 text, not UTF-8; save it as UTF-8"),
+        (json.dumps(GROUPS).encode("utf-16-be"), "not JSON"),
+        (json.dumps(GROUPS).encode("utf-32"), "UTF-16 text, not UTF-8"),
+    ],
+)
+def test_a_list_that_is_not_utf_8_is_a_mistake_as_in_prometheus(text: bytes, detail: str) -> None:
+    with pytest.raises(SourceError, match=f"invalid: {detail}"):
         read_json(text)
 
 

@@ -96,9 +96,12 @@ async def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path, monk
     assert names(found) == ["a:1"]
 
 
-@pytest.mark.parametrize("kind", ["pipe", "folder", "large"])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("pipe", SourceReason.UNREADABLE), ("folder", SourceReason.UNREADABLE), ("large", SourceReason.TOO_LARGE)],
+)
 async def test_what_is_no_list_is_a_reason_and_does_not_block(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: str, reason: SourceReason, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.json"
     if kind == "pipe":
@@ -111,7 +114,7 @@ async def test_what_is_no_list_is_a_reason_and_does_not_block(
     async with running(source(tmp_path, "a.json")) as found:
         await until(lambda: found.failures)
 
-    assert list(found.failures) == [SourceReason.UNREADABLE]
+    assert list(found.failures) == [reason]
 
 
 async def test_the_file_is_a_label_for_templates(tmp_path: Path) -> None:

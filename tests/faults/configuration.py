@@ -21,7 +21,7 @@ _FILES: dict[str, tuple[bytes | str, str]] = {
     "is 2 MB long": ("# " + "x" * 2_000_000, "large|1 MiB|bytes"),
     "has 60,000 keys": ("".join(f"k{n}: 1\n" for n in range(60_000)), "values|large"),
     "has 1,000 levels": ("[" * 1000 + "]" * 1000, "level|nested|deep"),
-    "is UTF-16": ("log: {level: info}\n".encode("utf-16"), "."),
+    "is UTF-16": ("log: {level: info}\n".encode("utf-16"), "is UTF-16 text, not UTF-8"),
     "has invalid UTF-8": (b"log: {level: \xff\xfe}\n", "UTF-8"),
     "has NUL": (b"log: {level: \x00}\n", "line 1|character"),
     "has a tag of Python": ("log: !!python/object/apply:os.system [id]\n", "line 1.*tag"),
@@ -78,6 +78,24 @@ _FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
 }  # fmt: skip
 
 
+_KEYS = {
+    "a.key": "k" * 400,
+    "b.pem": "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n",
+    "c.pem": "hello\n",
+}
+_TLS: dict[str, tuple[str, str]] = {
+    "a CA that is not a certificate": ("vllm: {url: 'https://a', ca_file: c.pem}", r"line 1: vllm.ca_file.*no certificate"),
+    "a CA that is damaged": ("vllm: {url: 'https://a', ca_file: b.pem}", r"line 1: vllm.ca_file.*damaged"),
+    "a CA of a list of servers that is not a certificate": (
+        "discovery: {http: [{url: 'https://a', ca_file: c.pem}]}", r"line 1: discovery.http.0.ca_file.*no certificate"),
+    "a certificate that is not one": ("vllm: {url: 'https://a', cert_file: c.pem, key_file: a.key}", r"line 1: vllm.key_file.*no certificate"),
+    "a certificate of the port that is not one": (
+        "web: {config_file: web.yml}", r"web.yml: line 1: tls_server_config.cert_file.*no certificate"),
+}  # fmt: skip
+"""Certificates that are none, the file that names them, and what the error says."""
+_WEB = "tls_server_config: {cert_file: c.pem, key_file: a.key, client_ca_file: c.pem, client_auth_type: RequireAndVerifyClientCert}\n"
+
+
 def configurations() -> Iterator[Command]:
     """Yield configurations that nobody should write."""
     check = "check-config", "{folder}/config.yaml"
@@ -94,6 +112,10 @@ def configurations() -> Iterator[Command]:
                         "a link to itself": lambda at: at.symlink_to(at)}.items():  # fmt: skip
         yield Command(f"A file that is {name}", check, codes=(1,), says="config.yaml",
                       prepare=lambda folder, place=place: place(folder / "config.yaml"))  # fmt: skip
+    for what, (text, says) in _TLS.items():
+        files = {"config.yaml": text + "\n", "web.yml": _WEB, **_KEYS}
+        for name, arguments in (("check-config", check), ("serve", ("serve", "--config.file", "{folder}/config.yaml"))):
+            yield Command(f"{name} with {what}", arguments, files, (1,), says, hidden=_KEYS["a.key"])
     for number, text in enumerate(_SECRETS):
         yield Command(f"A secret next to a mistake, {number + 1}", check, {"config.yaml": text.format(_SECRET) + "\n"},
                       (1,), hidden=_SECRET)  # fmt: skip

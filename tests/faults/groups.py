@@ -16,6 +16,7 @@ import many_series
 import planted
 import port
 import pushes
+import several
 import situations
 import surroundings
 import texts
@@ -44,6 +45,7 @@ GROUPS: Mapping[str, Kind] = MappingProxyType(
         "The port of the sidecar": Kind(port.requests, port.judged),
         "Signals, streams, limits and reloads": Kind(surroundings.surroundings, situations.judged),
         "The NVIDIA driver": Kind(drivers.drivers, situations.judged),
+        "Several servers": Kind(several.neighbors, several.judged),
         "Lists of servers": Kind(lists.lists, lists.judged),
         "Receivers of OTLP": Kind(pushes.receivers, pushes.judged),
         "Secrets": Kind(planted.ways, planted.judged),

@@ -45,6 +45,11 @@ def lists() -> Iterator[List]:
         "random bytes": bytes(range(256)), "null in targets": '[{"targets": [null]}]', "a number": "7", "a text": '"a:1"', "two lists": "[][]",
     }.items():  # fmt: skip
         yield List(f"A list of servers: {what}", content, "invalid")
+    yield List("A list of servers: UTF-16", json.dumps([{"targets": ["a:1"]}]).encode("utf-16"), "invalid")
+    yield List("A list of servers: 40 MB", b" " * 40_000_000, "too_large")
+    yield List(
+        "A list of servers: 40 MB of entries", json.dumps([{"targets": ["10.0.0.1:8000"] * 2_400_000}]), "too_large"
+    )
     yield List("A list of servers: 100,000 entries", json.dumps([{"targets": ["a:1"] * 100_000}]), "too_large")
     for what, address, labels in (
         ("a URL", "http://a:1", {}), ("nothing", "", {}), ("a port of 99999", "a:99999", {}), ("a line break", "a\nb:1", {}), ("NUL", "a\x00b:1", {}), ("a password", "user:secret@a:1", {}), ("a query", "a:1/x?y=z", {}),

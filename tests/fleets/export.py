@@ -143,6 +143,9 @@ class Writer:
         for reason, rate in (("refused", refused), ("timeout", 0 * refused), ("http_5xx", 0 * refused)):
             self.own("poll_failures_total", self.counted(rate, alive), alive, **vllm, reason=reason)
         self.own("config_last_reload_successful", 1.0, alive)
+        for when, at in (("not_before", EPOCH - 30 * 86400.0), ("not_after", EPOCH + 365 * 86400.0)):
+            self.own(f"target_certificate_{when}_timestamp_seconds", at, alive, certificate="server")
+            self.own(f"web_certificate_{when}_timestamp_seconds", at, alive)
         self.own("discovery_last_refresh_successful", 1.0, alive, discovery="kubernetes.0")
         self.own("unknown_families", 0.0, serving)
         self.own("signal_missing", 0.0, serving, signal="requests_running")

@@ -9,6 +9,7 @@ from followed_server import BEGAN, STOP, TOKENS, TTFT, FollowedAddress, body, en
 from readings import ENGINE, MODEL, OTHER_ENGINE, START, TARGET, histogram, readings
 
 from vllm_sidecar.catalog.types import Scope
+from vllm_sidecar.series.readings import Group
 from vllm_sidecar.series.store import WindowStore
 
 if TYPE_CHECKING:
@@ -162,3 +163,25 @@ def test_windows_are_kept_apart_by_scope() -> None:
         [MODEL],
         [TARGET],
     ]
+
+
+# Floods
+
+
+def test_a_thousand_new_models_in_one_poll_are_a_thousand_steps_and_the_old_ones_are_whole_until_the_last() -> None:
+    def poll(first: int, count: int) -> Readings:
+        return readings({Group(Scope.ENGINE, (f"m{first + n}", "0")): engine(900) for n in range(count)})
+
+    store = WindowStore(60.0, 300.0)
+    store.append(START, poll(0, 3))
+    old = set(store.of(Scope.ENGINE))
+    steps = store.steps(START + 1.0, poll(2, 1000))
+    pauses = 0
+    for _ in steps:
+        pauses += 1
+        assert set(store.of(Scope.ENGINE)) == old
+        assert all(window.polls for window in store.of(Scope.ENGINE).values())
+
+    assert pauses == 1001
+    assert len(store.of(Scope.ENGINE)) == 1000
+    assert sorted({window.polls for window in store.of(Scope.ENGINE).values()}) == [1, 2]

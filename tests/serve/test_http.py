@@ -308,6 +308,22 @@ async def test_with_several_targets_the_history_and_the_last_scrape_are_those_of
             assert (await client.get("/api/v1/history?since=nan"))[0].status == 400
 
 
+async def test_a_target_that_is_unknown_is_not_found_and_the_known_ones_are_named() -> None:
+    async with FakeVllm(BODY) as fake, FakeVllm(BODY) as other:
+        targets = tuple({"name": name, "url": url} for name, url in (("a", fake.url), ("b", other.url)))
+        async with serving(Config.model_validate({"targets": targets, "introspection": {"proc": False}})) as client:
+            answer, body = await client.get("/api/v1/history?target=c&engine=0")
+            assert (answer.status, answer.content_type) == (404, "application/json")
+            assert json.loads(body) == {"error": "no target is named 'c'; the targets are a, b."}
+            answer, body = await client.get("/debug/last-scrape?target=c")
+            assert (answer.status, body) == (404, b"no target is named 'c'; the targets are a, b.\n")
+        async with serving(config(fake.url)) as client:
+            answer, body = await client.get("/api/v1/history?target=" + "x" * 3000)
+            assert (answer.status, len(body) < 300) == (404, True)
+            assert b"the only target has no name: leave ?target= out" in body
+            assert (await client.get("/api/v1/history?target="))[0].status == 200
+
+
 async def test_only_the_files_of_the_page_are_served() -> None:
     async with FakeVllm(BODY) as fake, serving(config(fake.url)) as client:
         for name in ("index.html", "__init__.py", "..%2fserver.py"):

@@ -9,7 +9,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import virtual_time
@@ -26,7 +26,9 @@ from vllm_sidecar.vllm.client import Client, Response
 from vllm_sidecar.vllm.probes.schedule import MAX_INTERVAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from vllm_sidecar.vllm.validity import Validity
 
 pytestmark = pytest.mark.io
 
@@ -57,6 +59,8 @@ DROP = Behaviour(0.01, PollError(Reason.DISCONNECTED, "closed without a whole an
 
 class Server(Client):
     """A server without sockets, in place of the HTTP client; notes what was open at which time."""
+
+    certificates: ClassVar[Mapping[str, Validity]] = {}
 
     def __init__(self, does: Callable[[str], Behaviour] = lambda _: Behaviour(), body: bytes = BODY) -> None:
         self.does = does

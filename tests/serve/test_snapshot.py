@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.serve.snapshot import Snapshot
 
-UP = Health("vllm", model_name="m").succeeded(last_success=5.0, seconds=0.01)
+UP = Health("vllm", model_name="m", certificates={"server": (1.0e9, 2.0e9)}).succeeded(last_success=5.0, seconds=0.01)
 DOWN = Health("vllm", model_name="m").failed(Reason.REFUSED, "nobody there")
 IDENTITY = ServerIdentity(
     version="0.32.0",

@@ -35,20 +35,22 @@ class Issuer:
         own = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(True, None), critical=True)
         self.cert.write_bytes(self._signed(own))
 
-    def issue(self, name: str, *hosts: str) -> Pair:
-        """Issue a certificate for names and addresses; one of the same name is replaced."""
+    def issue(self, name: str, *hosts: str, days: float = 1.0) -> Pair:
+        """Issue a certificate for names and addresses, valid for some days; one of the same name is replaced."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = x509.SubjectAlternativeName([_general_name(each) for each in hosts])
         pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
-        pair.cert.write_bytes(self._signed(self._builder(subject, key).add_extension(names, critical=False)))
+        pair.cert.write_bytes(self._signed(self._builder(subject, key, days).add_extension(names, critical=False)))
         text = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         pair.key.write_bytes(text)
         return pair
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: float = 1.0
+    ) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
@@ -57,7 +59,7 @@ class Issuer:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(minutes=5))
-            .not_valid_after(now + dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=days))
         )
 
     def _signed(self, builder: x509.CertificateBuilder) -> bytes:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aiohttp import web
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping, Sequence
 
 
@@ -56,6 +57,7 @@ class FakeVllm:
         host: str = "127.0.0.1",
         port: int = 0,
         unix_socket: Path | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.body = body
         self.status = 200
@@ -74,6 +76,7 @@ class FakeVllm:
         }
         self._address = (host, port)
         self._unix_socket = unix_socket
+        self._tls = tls
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -86,11 +89,12 @@ class FakeVllm:
         if self._unix_socket is not None:
             site = web.UnixSite(self._runner, str(self._unix_socket))
         else:
-            site = web.TCPSite(self._runner, host, port)
+            site = web.TCPSite(self._runner, host, port, ssl_context=self._tls)
         await site.start()
         if self._unix_socket is None:
             port = self._runner.addresses[0][1]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        scheme = "http" if self._tls is None else "https"
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -14,7 +14,7 @@ import os
 import tracemalloc
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import psutil
 import virtual_time
@@ -29,9 +29,10 @@ from vllm_sidecar.serve.watched_targets import WatchedTargets
 from vllm_sidecar.vllm.client import Client, Response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from vllm_sidecar.config import Target
+    from vllm_sidecar.vllm.validity import Validity
 
 PERIOD = 600.0
 """Seconds after which new engines, adapters, routes and pods have replaced the ones before."""
@@ -60,6 +61,8 @@ OTHERS = {
 
 class SoakServer(Client):
     """Stands for the HTTP client of a target: a server that is never the same for long."""
+
+    certificates: ClassVar[Mapping[str, Validity]] = {}
 
     def __init__(self, number: int) -> None:
         self._number = number

@@ -17,7 +17,8 @@ LIMITS: Final[dict[str, str]] = {
     "series_per_signal": "Series of one labeled signal of one engine, model or server after the first 1,000, such as "
     "HTTP routes; routes that reach an engine are read first.",
     "copies": "Series of API servers of one signal of one engine after the first 1,000 servers.",
-    "engines": "Series of engines after the first 256, and after the first 512 sets of labels.",
+    "engines": "Series of engines after the first 256 (fewer under a memory limit: docs/performance.md), and after the "
+    "first 512 sets of labels.",
     "adapters": "LoRA adapters with a name of more than 512 characters, or after the first 10,000.",
     "families": "Names of unknown vLLM families after the first 100; they are counted and not listed.",
     "models": "Models and adapters of /v1/models after the first 1,000 (in metrics the first 200).",

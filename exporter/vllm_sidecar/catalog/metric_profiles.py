@@ -102,6 +102,8 @@ LEAN = frozenset(
         "poll_failures_total",
         "polls_total",
         "poll_interval_seconds",
+        "target_certificate_not_after_timestamp_seconds",
+        "target_certificate_not_before_timestamp_seconds",
         "poll_server_time_ratio",
         "unknown_families",
         "signal_missing",

@@ -120,8 +120,9 @@ class Reason(StrEnum):
     TOO_LARGE = (
         "too_large",
         (
-            "The body exceeds max_body_size. Raise the limit if vLLM really exports that much (many engines or "
-            "adapters); otherwise check that url is vLLM."
+            "The body exceeds max_body_size, or what is safe under the memory limit of the sidecar; the detail has the "
+            "number. Raise the limit if vLLM really exports that much (many engines or adapters); otherwise check that "
+            "url is vLLM."
         ),
     )
     TRUNCATED = (

@@ -45,6 +45,14 @@ OWN: tuple[Signal, ...] = (
     _own("probe_server_time_ratio", Kind.GAUGE,
          "Share of the server's time that the probe takes, based on the shortest of the last response times.",
          "probe", unit=Unit.RATIO),
+    _own("target_certificate_not_after_timestamp_seconds", Kind.GAUGE,
+         "Unix time at which a certificate of the connection to the server expires: the one that the `server` showed "
+         "at the last handshake, also if it is not verified, and the one that is shown to it (`client`: cert_file, the "
+         "first of the file to expire). Absent without TLS.",
+         "certificate", unit=Unit.TIMESTAMP),
+    _own("target_certificate_not_before_timestamp_seconds", Kind.GAUGE,
+         "Unix time from which a certificate of the connection to the server is valid.", "certificate",
+         unit=Unit.TIMESTAMP),
     _own("rejected_lines_total", Kind.COUNTER, "Lines that were not valid samples; the other lines were used.",
          "source"),
     _own("dropped_values_total", Kind.COUNTER,
@@ -96,6 +104,12 @@ OWN: tuple[Signal, ...] = (
          "Connections that could not be accepted because files or memory were missing.", scope=Scope.SIDECAR),
     _own("web_config_last_reload_successful", Kind.GAUGE,
          "1 if the last load of web.config_file and its certificates succeeded.", scope=Scope.SIDECAR),
+    _own("web_certificate_not_after_timestamp_seconds", Kind.GAUGE,
+         "Unix time at which the certificate of the sidecar's own port expires; of several in the file the first to "
+         "expire. Absent without TLS.", unit=Unit.TIMESTAMP, scope=Scope.SIDECAR),
+    _own("web_certificate_not_before_timestamp_seconds", Kind.GAUGE,
+         "Unix time from which the certificate of the sidecar's own port is valid.", unit=Unit.TIMESTAMP,
+         scope=Scope.SIDECAR),
     _own("log_lines_dropped_total", Kind.COUNTER,
          "Log lines that were not written: repeated, more than ten of a kind in a minute; or stuck, the reader of the "
          "log did not take them.",

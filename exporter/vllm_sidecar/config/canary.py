@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from vllm_sidecar.config.lists import mistake, validated
+from vllm_sidecar.config.pem_files import CaFile
 from vllm_sidecar.config.section import Section, written
 from vllm_sidecar.config.targets import HttpServer, Target
 from vllm_sidecar.config.values import (
@@ -158,7 +159,7 @@ class CanarySettings(Section):
     bearer_token_file: FilePath | None = Field(
         default=None, description="File with the API key of the canary, instead of the credentials of the server."
     )
-    ca_file: FilePath | None = Field(default=None, description="CA certificates to trust for url.")
+    ca_file: CaFile | None = Field(default=None, description="CA certificates to trust for url.")
     insecure_skip_verify: bool = Field(default=False, description="Accept any certificate of url.")
     max_body_size: Bytes = written("256KiB", "An answer with more bytes is a failure; reading ends there.")
     priority: int | None = Field(

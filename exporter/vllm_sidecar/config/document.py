@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -106,6 +107,13 @@ def read_document(text: str) -> Document:
     finally:
         if loader:
             loader.dispose()
+
+
+def not_utf_8(text: bytes, first: int) -> str:
+    """Return why bytes are not UTF-8 text; `first` is the first byte that is not."""
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16 text, not UTF-8"
+    return f"not UTF-8 text (byte {first})"
 
 
 def written_inline(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vllm_sidecar.config.config_errors import ConfigError, describe
-from vllm_sidecar.config.document import Document, DocumentError, read_document
+from vllm_sidecar.config.document import Document, DocumentError, not_utf_8, read_document
 from vllm_sidecar.config.otel_environment import from_otel_environment
 from vllm_sidecar.config.overrides import from_environment, from_flags
 from vllm_sidecar.config.regular_files import read_regular
@@ -126,7 +126,7 @@ def _document(path: Path) -> Document:
     except OSError as error:
         raise ConfigError(path, [f"cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(path, [f"is not UTF-8 text (byte {error.start})"]) from None
+        raise ConfigError(path, [f"is {not_utf_8(error.object, error.start)}"]) from None
     except DocumentError as error:
         raise ConfigError(path, [str(error)]) from None
 

@@ -71,7 +71,11 @@ class ScrapeSettings(Section):
         description="Share of the server's time that polls may take; the interval between polls grows to stay below "
         "it. Probes have a separate budget of the same size, and intervals of their own.",
     )
-    max_body_size: Bytes = written("16MiB", "A body larger than this is refused.")
+    max_body_size: Bytes = written(
+        "16MiB",
+        "A body larger than this is refused; under a memory limit also one larger than 1/24 of what it leaves above "
+        "60 MiB, so that no body ends the sidecar.",
+    )
 
     @field_validator("connect_timeout")
     @classmethod

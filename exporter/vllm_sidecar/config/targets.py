@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails
 
 from vllm_sidecar.config.lists import mistake
+from vllm_sidecar.config.pem_files import CaFile, pair_mistake
 from vllm_sidecar.config.section import Section
 from vllm_sidecar.config.values import (
     Arguments,
@@ -23,6 +25,7 @@ from vllm_sidecar.config.values import (
     Url,
     not_allowed,
 )
+from vllm_sidecar.redaction import redact
 
 WORKER_INDEX = "LWS_WORKER_INDEX"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -39,9 +42,11 @@ class HttpServer(Section):
     bearer_token: Token | None = Field(
         default=None, description="The token itself, instead of a file; kept secret, without a flag."
     )
-    ca_file: FilePath | None = Field(default=None, description="CA certificates to trust instead of the system's.")
+    ca_file: CaFile | None = Field(default=None, description="CA certificates to trust instead of the system's.")
     cert_file: FilePath | None = Field(default=None, description="Certificate to show to the server.")
-    key_file: FilePath | None = Field(default=None, description="Key of cert_file, unless that file holds it too.")
+    key_file: FilePath | None = Field(
+        default=None, validate_default=True, description="Key of cert_file, unless that file holds it too."
+    )
     insecure_skip_verify: bool = Field(default=False, description="Accept any certificate of the server.")
 
     @field_validator("bearer_token_file", "bearer_token")
@@ -55,9 +60,13 @@ class HttpServer(Section):
 
     @field_validator("key_file")
     @classmethod
-    def _belongs_to_a_certificate(cls, value: object, info: ValidationInfo) -> object:
-        if value is not None and info.data.get("cert_file", value) is None:
+    def _belongs_to_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        cert = info.data.get("cert_file")
+        if value is not None and "cert_file" in info.data and cert is None:
             raise not_allowed("key_file only together with cert_file")
+        mistake = pair_mistake(cert, value) if cert is not None else None
+        if mistake:
+            raise not_allowed(f"the key of cert_file, both in PEM format ({redact(str(cert))}: {mistake})")
         return value
 
 

@@ -5,7 +5,7 @@ A setting that Python's TLS lacks is refused with a reason, because a security s
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +21,7 @@ from pydantic import (
 
 from vllm_sidecar.config.lists import mistake
 from vllm_sidecar.config.loader import load_as
+from vllm_sidecar.config.pem_files import as_file, ca_mistake, pair_mistake
 from vllm_sidecar.config.section import Section
 from vllm_sidecar.config.values import FilePath, as_frozen, as_tuple, not_allowed, parse_duration
 
@@ -175,7 +176,7 @@ class WebFile(Section):
     @classmethod
     def _complete(cls, value: TlsSettings, _: ValidationInfo) -> TlsSettings:
         """Check keys against each other; each mistake is at the key that has to change."""
-        found = list(_contradictions(value))
+        found = _contradictions(value) or list(_unusable(value))
         if found:
             raise ValidationError.from_exception_data(
                 "tls_server_config", [mistake((key,), allowed, getattr(value, key)) for key, allowed in found]
@@ -201,6 +202,21 @@ def _contradictions(tls: TlsSettings) -> list[tuple[str, str]]:
     if tls.min_version > tls.max_version:
         found.append(("max_version", f"at least min_version ({tls.min_version})"))
     return found
+
+
+def _unusable(tls: TlsSettings) -> Iterator[tuple[str, str]]:
+    """Find certificates and keys that OpenSSL refuses; may block."""
+    if tls.enabled:
+        with as_file(tls.cert_file, tls.cert) as cert, as_file(tls.key_file, tls.key.get_secret_value()) as key:
+            mistake = pair_mistake(cert, key)
+        if mistake:
+            name = "cert_file" if tls.cert_file else "cert"
+            yield name, f"a certificate and its key in PEM format: {mistake}"
+    if tls.verifies_clients:
+        mistake = ca_mistake(tls.client_ca_file, tls.client_ca)
+        if mistake:
+            name = "client_ca_file" if tls.client_ca_file else "client_ca"
+            yield name, f"certificates of issuers in PEM format: {mistake}"
 
 
 def load_web_file(path: Path) -> WebFile:

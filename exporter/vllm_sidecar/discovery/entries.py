@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.catalog.discovery import SourceReason
-from vllm_sidecar.config.document import DocumentError, read_document
+from vllm_sidecar.config.document import DocumentError, not_utf_8, read_document
 from vllm_sidecar.discovery.errors import SourceError, shown
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ class Entry(NamedTuple):
 
 
 def read_json(text: bytes) -> object:
-    """Read JSON.
+    """Read JSON in UTF-8, as Prometheus does.
 
     Raises:
-        SourceError: It is not JSON.
+        SourceError: It is not JSON, or not UTF-8.
     """
     try:
-        return json.loads(text)
+        return json.loads(_decoded(text))  # bytes would be taken as UTF-16 or UTF-32, too
     except (ValueError, RecursionError) as error:
         raise SourceError(SourceReason.INVALID, f"not JSON: {error}") from None
 
@@ -48,11 +48,16 @@ def read_yaml(text: bytes) -> object:
         SourceError: It is not YAML, or not UTF-8.
     """
     try:
-        return read_document(text.decode("utf-8-sig")).root
-    except UnicodeDecodeError as error:
-        raise SourceError(SourceReason.INVALID, f"not UTF-8 text (byte {error.start})") from None
+        return read_document(_decoded(text)).root
     except DocumentError as error:
         raise SourceError(SourceReason.INVALID, str(error)) from None
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(SourceReason.INVALID, f"{not_utf_8(text, error.start)}; save it as UTF-8") from None
 
 
 def read_groups(groups: object, origin: Mapping[str, str]) -> list[Entry]:

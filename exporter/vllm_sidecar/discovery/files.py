@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -102,6 +103,7 @@ def _read(path: str, known: FileState | None) -> FileState | None:
     except OSError as error:
         if known is None and isinstance(error, FileNotFoundError):
             return None
-        return FileState(version, entries, SourceError(SourceReason.UNREADABLE, f"{path}: {error.strerror}"))
+        reason = SourceReason.TOO_LARGE if error.errno == errno.EFBIG else SourceReason.UNREADABLE
+        return FileState(version, entries, SourceError(reason, f"{path}: {error.strerror}"))
     except SourceError as error:
         return FileState(version, entries, SourceError(error.reason, f"{path}: {error.detail}"))

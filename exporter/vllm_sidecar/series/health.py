@@ -55,6 +55,8 @@ class Health:
     reasons: Sequence[Reason] = VLLM_REASONS
     """Possible reasons of a failed poll of this source."""
     anomaly_kinds: Sequence[str] = ANOMALIES
+    certificates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Unix times from and until which certificates are valid: of the `server`, and the one shown to it (`client`)."""
     over_http: bool = True
     """The source answers with bodies, and its server spends time on them."""
 
@@ -95,6 +97,9 @@ class Health:
                 yield "limit_hits_total", (source, limit), float(self.limits.get(limit, 0))
         for anomaly in self.anomaly_kinds:
             yield "dropped_values_total", (source, anomaly), float(self.anomalies.get(anomaly, 0))
+        for whose, (not_before, not_after) in self.certificates.items():
+            yield "target_certificate_not_before_timestamp_seconds", (whose,), not_before
+            yield "target_certificate_not_after_timestamp_seconds", (whose,), not_after
         if self.last_success is not None and self.seconds is not None:
             yield "last_success_timestamp_seconds", (source,), self.last_success
             yield "poll_duration_seconds", (source,), self.seconds

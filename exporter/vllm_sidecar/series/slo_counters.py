@@ -21,9 +21,10 @@ from vllm_sidecar.series.good_observations import good_of, is_certain, is_exact,
 from vllm_sidecar.series.increases import CounterSeries, HistogramSeries, zero
 from vllm_sidecar.series.readings import MOST_ABSENT, TARGET, Group, drop_absent
 from vllm_sidecar.series.server_process import groups_to_forget
+from vllm_sidecar.slices import at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Histogram
     from vllm_sidecar.quantiles.buckets import Observed
@@ -102,7 +103,11 @@ class SloCounters:
         return next((each for each in self._of(model) if engine and each.name == name), None)
 
     def follow(self, readings: Readings, windows: WindowStore) -> None:
-        """Count the increases since the poll before; `windows` already contain this one."""
+        """Count the increases since the poll before without a pause; see `steps`."""
+        at_once(self.steps(readings, windows))
+
+    def steps(self, readings: Readings, windows: WindowStore) -> Generator[None, None, None]:
+        """Count the increases since the poll before; `windows` already contain this one. Pauses after each group."""
         change = windows.change
         self._seconds, self._at = windows.now - self._at, windows.now
         if change.restarted or change.resumed:
@@ -113,11 +118,16 @@ class SloCounters:
                 series.reset(self._at)
         self._fresh, self._new = change.fresh, readings.groups.keys() - self._series.keys()
         self._series.update((group, {}) for group in self._new)
-        self._exact.clear()
+        exact: dict[tuple[str, str, str], bool] = {}
         for group, reading in readings.groups.items():
             if group.scope is Scope.ENGINE:
-                self._latencies(group, reading, windows)
-        grown = {group: self._grown(group, reading) for group, reading in readings.groups.items()}
+                exact.update(self._latencies(group, reading, windows))
+                yield
+        self._exact = exact
+        grown = {}
+        for group, reading in readings.groups.items():
+            grown[group] = self._grown(group, reading)
+            yield
         if self._availability:
             self._outcomes(readings, grown, windows)
         self._forget(readings)
@@ -156,7 +166,10 @@ class SloCounters:
             self._by_model[model] = objectives_of(self._objectives, model)
         return self._by_model[model]
 
-    def _latencies(self, group: Group, reading: Reading, windows: WindowStore) -> None:
+    def _latencies(
+        self, group: Group, reading: Reading, windows: WindowStore
+    ) -> Iterator[tuple[tuple[str, str, str], bool]]:
+        """Count the latencies of an engine; yield for each objective whether its threshold is a bucket bound."""
         model, engine = group.labels
         polls: dict[str, Observed] = {}  # several objectives may use one histogram
         for objective in self._of(model):
@@ -164,7 +177,7 @@ class SloCounters:
             if histogram is None:
                 continue
             labels = (model, engine, objective.name)
-            self._exact[labels] = is_exact(histogram.bounds, objective.threshold)
+            yield labels, is_exact(histogram.bounds, objective.threshold)
             count = self._counts.setdefault(labels, Count())
             poll = polls.get(objective.histogram)
             if poll is None:

@@ -10,8 +10,11 @@ from vllm_sidecar.series.readings import TARGET
 from vllm_sidecar.series.restarts import Restarts
 from vllm_sidecar.series.server_process import NOTHING as UNCHANGED
 from vllm_sidecar.series.window import EMPTY, Window
+from vllm_sidecar.slices import at_once
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from vllm_sidecar.series.readings import Group, Readings
     from vllm_sidecar.series.server_process import Change
 
@@ -77,33 +80,46 @@ class WindowStore:
         self._restarts.missed()
 
     def append(self, at: float, readings: Readings, clock: float | None = None) -> Change:
+        """Take the readings of one poll without a pause; see `steps`."""
+        return at_once(self.steps(at, readings, clock))
+
+    def steps(self, at: float, readings: Readings, clock: float | None = None) -> Generator[None, None, Change]:
         """Take the readings of one poll, and the server's Unix time if it is known; return the changes.
+
+        Pauses after each group. The groups are those of the poll before until the last step, and each window is whole
+        at every pause. A computation that was begun must be finished: what restarted is known only to it.
 
         Raises:
             PollError: Several servers answer at the address; the poll is not taken.
         """
-        change = self.change = self._restarts.follow(at, readings, clock)
+        change = self._restarts.follow(at, readings, clock)
+        yield
         gap = self._at is not None and at - self._at > self._gap
-        if change.restarted or change.resumed or gap:
-            self.gaps += not (change.restarted or change.resumed)
-            self._groups.clear()
-        for group in [group for group in self._groups if group in change.broken or group not in readings.groups]:
-            del self._groups[group]
-        if not self._groups:
-            self.front_end = FrontEnd()
+        anew = change.restarted or change.resumed or gap
+        began = self._at if not (change.restarted or gap) else None
+        groups: dict[Group, Window] = {}
         for group, reading in readings.groups.items():
-            window = self._groups.get(group)
+            window = None if anew or group in change.broken else self._groups.get(group)
             if window is None:
-                window = self._groups[group] = Window(self._length, self._keep)
+                window = Window(self._length, self._keep)
                 # v0 creates an engine's series, and vLLM its HTTP counters, with the first request: they began at 0.
-                if group in change.fresh - change.broken and self._at is not None and not (change.restarted or gap):
-                    window.append(self._at, EMPTY)
+                if began is not None and group in change.fresh - change.broken:
+                    window.append(began, EMPTY)
             window.append(at, reading)
+            groups[group] = window
+            yield
+        self.gaps += gap and not (change.restarted or change.resumed)
+        self._use(at, readings, change, groups)
+        return change
+
+    def _use(self, at: float, readings: Readings, change: Change, groups: dict[Group, Window]) -> None:
+        if all(groups.get(group) is not window for group, window in self._groups.items()):
+            self.front_end = FrontEnd()
+        self._groups, self.change = groups, change
         trackers = [window.progress for window in self.of(Scope.ENGINE).values()]
         self.front_end.follow(at, readings.groups.get(TARGET, EMPTY), trackers, self.in_flight)
         self._follow_adapters(at, readings)
         self._at = self.now = at
-        return change
 
     def _follow_adapters(self, at: float, readings: Readings) -> None:
         if readings.adapters is not None:

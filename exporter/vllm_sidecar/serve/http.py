@@ -19,6 +19,8 @@ from vllm_sidecar.serve.status import NodeGpus, status_steps
 from vllm_sidecar.slices import in_slices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vllm_sidecar.config import Config, ConfigError
     from vllm_sidecar.discovery import Finder
     from vllm_sidecar.serve.metrics import Exporter
@@ -47,6 +49,10 @@ SCRAPE_TIMEOUT = "X-Prometheus-Scrape-Timeout-Seconds"
 """Header in which Prometheus says how long it waits."""
 TRANSFER_SECONDS = 0.5
 """Part of that time for the way back, as in blackbox_exporter."""
+MOST_NAMES = 20
+"""Names of targets in an answer about one that is unknown."""
+MOST_SHOWN = 100
+"""Characters of the unknown name in that answer."""
 SIDECAR: web.AppKey[Running] = web.AppKey("sidecar")
 
 
@@ -151,9 +157,11 @@ async def _last_scrape(request: web.Request) -> web.Response:
     wanted = request.query.get("target")
     if wanted is None and len(sources) > 1:
         return web.Response(status=400, text=f"several targets: choose one with ?target=: {', '.join(sources)}\n")
+    if wanted is not None and wanted not in sources:
+        return web.Response(status=404, text=f"{_unknown_target(wanted, sources)}\n")
     source = sources.get(wanted) if wanted is not None else next(iter(sources.values()), None)
     if source is None or source.last_response is None:
-        return web.Response(status=404, text="no such target, or no body from it yet.\n")
+        return web.Response(status=404, text="no body of this target yet.\n" if source else "no target yet.\n")
     response = source.last_response
     headers = {
         hdrs.CONTENT_TYPE: "text/plain; charset=utf-8",
@@ -175,9 +183,20 @@ async def _history(request: web.Request) -> web.Response:
     if since is None:
         return web.Response(status=400, text="since must be a Unix time in seconds.\n")
     exporter, query = request.app[SIDECAR].exporter, request.query
-    targets = await exporter.history(since, query.get("target"), query.get("engine"))
+    wanted = query.get("target")
+    if wanted is not None and wanted not in exporter.sources:
+        return web.json_response({"error": _unknown_target(wanted, exporter.sources)}, status=404, dumps=_json)
+    targets = await exporter.history(since, wanted, query.get("engine"))
     report = [{"target": name or None, "engines": engines} for name, engines in targets.items()]
     return web.json_response({"targets": report}, dumps=_json)
+
+
+def _unknown_target(wanted: str, known: Iterable[str]) -> str:
+    """Return why no target has this name, and which names there are; a sole target has none."""
+    names = [name for name in known if name]
+    shown = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+    hint = f"the targets are {shown}" if names else "the only target has no name: leave ?target= out"
+    return f"no target is named {wanted[:MOST_SHOWN]!r}; {hint}."
 
 
 def _number(text: str) -> float | None:

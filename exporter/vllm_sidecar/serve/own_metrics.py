@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.serve.event_loop import LoopTime
     from vllm_sidecar.serve.listener.server import WebServer
+    from vllm_sidecar.vllm.validity import Validity
 
 
 def own_samples(server: WebServer, times: LoopTime) -> Mapping[str, list[tuple[str, Value]]]:
@@ -31,9 +32,19 @@ def own_samples(server: WebServer, times: LoopTime) -> Mapping[str, list[tuple[s
         ],
         "web_accept_failures_total": [("", float(server.accept_failures))],
         "web_config_last_reload_successful": [("", float(server.file.successful))],
+        **_certificate_samples(server.file.validity),
         "log_lines_dropped_total": [
             (labels_text((("reason", reason),)), float(count)) for reason, count in dropped_lines().items()
         ],
         "event_loop_lag_seconds": [("", round(times.lag_seconds, 6))],
         "event_loop_busy_seconds_total": [("", round(times.busy_seconds, 6))],
+    }
+
+
+def _certificate_samples(validity: Validity | None) -> Mapping[str, list[tuple[str, Value]]]:
+    if validity is None:
+        return {}
+    return {
+        "web_certificate_not_after_timestamp_seconds": [("", validity.not_after)],
+        "web_certificate_not_before_timestamp_seconds": [("", validity.not_before)],
     }

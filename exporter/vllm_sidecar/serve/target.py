@@ -23,9 +23,11 @@ from vllm_sidecar.serve.target_log import TargetLog
 from vllm_sidecar.serve.target_parts import asleep, check_usable, poll_phase, why_no_metrics
 from vllm_sidecar.serve.target_state import SOURCE, TargetState
 from vllm_sidecar.serve.target_view import TargetView
-from vllm_sidecar.slices import in_slices
+from vllm_sidecar.slices import in_slices, to_the_end
 from vllm_sidecar.vllm.cancellation import is_canceled
 from vllm_sidecar.vllm.client import Client
+from vllm_sidecar.vllm.engines import MAX_ENGINES
+from vllm_sidecar.vllm.memory_limit import memory_limit, most_engines
 from vllm_sidecar.vllm.normalize import Normalizer
 from vllm_sidecar.vllm.scraper import Scraper
 from vllm_sidecar.vllm.throttle import Throttle
@@ -73,7 +75,7 @@ class TargetLoop:
         self.target = target
         self._label = target.name or SOURCE
         self._changed, self._clock = changed, clock
-        self._normalizer = Normalizer()
+        self._normalizer = Normalizer(most_engines(memory_limit(), MAX_ENGINES))
         self._state = TargetState(target, config, gpus, clock, wall)
         self._log = TargetLog(self._label, clock)
         self._hold_until = -math.inf
@@ -181,6 +183,7 @@ class TargetLoop:
             interval=self._throttle.interval,
             server_time_ratio=self._throttle.server_time_ratio,
             model_name=self._state.model_name,
+            certificates=self._client.certificates,
         )
         self._publish()
 
@@ -192,7 +195,7 @@ class TargetLoop:
         check_usable(readings, scraped.exposition, state.health_detail)
         await model_loaded(readings)
         async with state.windows_lock:
-            change = state.succeeded(began, scraped, readings, self._throttle.interval)
+            change = await to_the_end(state.succeeded(began, scraped, readings, self._throttle.interval))
         self._log.succeeded(scraped, readings)
         if change.restarted:
             self._log.restarted(state.windows.restarts)

@@ -18,7 +18,7 @@ from vllm_sidecar.vllm.probes.local_process import local_listener
 from vllm_sidecar.vllm.served_model import ServedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from vllm_sidecar.config import Config, Target
     from vllm_sidecar.gpu.monitor import GpuMonitor
@@ -95,13 +95,21 @@ class TargetState:
         """GPUs of this machine that the server uses, according to its parallel sizes; None if unknown."""
         return gpus_here(self.identity.flags, local=self.local)
 
-    def succeeded(self, began: float, scraped: Scrape, readings: Readings, interval: float) -> Change:
-        """Take a poll that began at a monotonic time, of polls each `interval` seconds; return what it changed."""
+    def succeeded(
+        self, began: float, scraped: Scrape, readings: Readings, interval: float
+    ) -> Generator[None, None, Change]:
+        """Take a poll that began at a monotonic time, of polls each `interval` seconds; return what it changed.
+
+        Pauses after each group; once begun it must be finished.
+
+        Raises:
+            PollError: Several servers answer at the address; the poll is not taken.
+        """
         date = scraped.response.date
         clock = self.wall() if date is None else date
         self.windows.expect(interval)
         self.windows.in_flight = self.identity.requests_in_flight
-        change = self.windows.append(began, readings, clock)
+        change = yield from self.windows.steps(began, readings, clock)
         self.startup.answered(began, readings, clock, change)
         self.scraped, self.readings, self.last_readings, self.health_detail = scraped, readings, readings, None
         self._served.observe(readings)
@@ -109,7 +117,7 @@ class TargetState:
         self._count(scraped, readings)
         self.gpu_join.follow(self.windows, began, restarted=change.restarted or change.resumed)
         if self.slo_counters:
-            self.slo_counters.follow(readings, self.windows)
+            yield from self.slo_counters.steps(readings, self.windows)
         if self.prober and (change.restarted or change.resumed):
             self.prober.restart()
         return change

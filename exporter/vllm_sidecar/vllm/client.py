@@ -24,16 +24,20 @@ from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.redaction import KNOWN, Secrets, redact_body
 from vllm_sidecar.vllm.credentials import Certificates, TokenFile, basic_auth, header_value
 from vllm_sidecar.vllm.errors import check_status, classify
+from vllm_sidecar.vllm.memory_limit import memory_limit, most_body_bytes
 from vllm_sidecar.vllm.waiting import waiting_clock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from vllm_sidecar.config import ScrapeSettings, Target
+    from vllm_sidecar.vllm.validity import Validity
 
 # For an OpenMetrics request prometheus_client renames `vllm:x` to `vllm_x` and cuts `_total`; its text format does not.
 METRICS_ACCEPT = "text/plain;version=0.0.4"
 
+RECONNECT_SECONDS = 3600.0
+"""A connection with TLS is not used for longer: a server that renewed its certificate shows the new one to new ones."""
 _PATH_SAFE = "/%:@!$&'()*+,;=-._~"
 _CONNECTING, _WAITING, _READING = "connecting", "waiting for the answer", "reading the answer"
 
@@ -84,6 +88,7 @@ class Client:
         self._certificates = Certificates(target)
         self._token_file = TokenFile(target.bearer_token_file) if target.bearer_token_file is not None else None
         self._secrets = Secrets()
+        self._connected_at = time.monotonic()
         self._sent: dict[str, str] = {}
         """The last headers that may hold a secret."""
 
@@ -111,6 +116,11 @@ class Client:
             await self._session.close()
         if self._resolver is not None:
             await self._resolver.close()
+
+    @property
+    def certificates(self) -> Mapping[str, Validity]:
+        """The validity of the certificates in use; see `Certificates.validities`. Empty without TLS."""
+        return dict(self._certificates.validities)
 
     async def get(
         self,
@@ -156,6 +166,9 @@ class Client:
             raise RuntimeError("Client.get outside `async with`")
         token = await self._token_file.token() if self._token_file else None
         headers = self._headers(accept, token)
+        if url.scheme == "https" and time.monotonic() - self._connected_at >= RECONNECT_SECONDS:
+            headers["connection"] = "close"
+            self._connected_at = time.monotonic()
         tls = await self._certificates.context() if url.scheme == "https" else True
         async with self._session.get(
             url, headers=headers, allow_redirects=False, ssl=tls, trace_request_ctx=progress
@@ -174,6 +187,9 @@ class Client:
 
     async def _read(self, answer: aiohttp.ClientResponse, where: str, max_size: int | None) -> bytes:
         limit, name = self._scrape.max_body_size, " (max_body_size)"
+        fits = most_body_bytes(memory_limit())
+        if fits is not None and fits < limit:
+            limit, name = fits, ", more than is safe with this memory limit: raise it for the sidecar"
         if max_size is not None and max_size < limit:
             limit, name = max_size, ""
         if (answer.content_length or 0) <= limit:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.config.regular_files import open_regular, read_regular
 from vllm_sidecar.vllm.threads import in_daemon_thread
+from vllm_sidecar.vllm.validity import Validity, earliest_in_file, recording, validity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +115,8 @@ class Certificates:
         listed = ", ".join(f"{name} {path}" for name, path in self._files.items())
         self._listed = listed or "the system certificates"
         self._reads: FileReads[ssl.SSLContext] = FileReads(self._listed)
+        self.validities: dict[str, Validity] = {}
+        """Validity of the certificates in use: `server`, of the last handshake, and `client`, that of cert_file."""
 
     async def context(self) -> ssl.SSLContext:
         """Return the context for the current files.
@@ -144,7 +147,15 @@ class Certificates:
         if target.cert_file is not None:
             # With an empty password an encrypted key is an error; without one OpenSSL would prompt at the terminal.
             context.load_cert_chain(target.cert_file, target.key_file, password="")
+            self._note("client", earliest_in_file(target.cert_file))
+        context.sslobject_class = recording(lambda der: self._note("server", validity(der)))
         return context
+
+    def _note(self, whose: str, found: Validity | None) -> None:
+        if found is None:
+            self.validities.pop(whose, None)
+        else:
+            self.validities[whose] = found
 
 
 def _state(path: Path) -> tuple[int, int, int]:

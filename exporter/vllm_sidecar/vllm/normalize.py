@@ -25,7 +25,7 @@ from vllm_sidecar.exposition.metric_values import Histogram
 from vllm_sidecar.series.readings import Group, Key, Reading, Readings
 from vllm_sidecar.slices import at_once
 from vllm_sidecar.vllm.compiler import compile_steps
-from vllm_sidecar.vllm.engines import Engines
+from vllm_sidecar.vllm.engines import MAX_ENGINES, Engines
 from vllm_sidecar.vllm.growth import Accepted, Growth
 from vllm_sidecar.vllm.plausible import MOST, MOST_NOW, MOST_RATIO, is_time, most_of
 from vllm_sidecar.vllm.sums import Sums
@@ -52,9 +52,10 @@ class _Known(NamedTuple):
 class Normalizer:
     """Turns the expositions of one target into readings; remembers the names of its engines."""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: int = MAX_ENGINES) -> None:
+        """Read at most so many engines."""
         self._mappings: list[_Known] = []
-        self._engines = Engines()
+        self._engines = Engines(engines)
         self._sums = Sums()
         self._growth = Growth()
         self._started: float | None = None

@@ -162,7 +162,7 @@ async def test_a_bad_file_keeps_the_last_good_one_and_is_reported_until_it_is_me
             await until(lambda: serving.server.file.successful)
     failed = [record.fields["mistakes"] for record in caplog.records if record.getMessage() == "web_config_failed"]
     assert "not valid YAML" in failed[0]
-    assert "the certificate or key cannot be used" in failed[1]
+    assert "a certificate and its key in PEM format: the key is missing" in failed[1]
     assert failed[2] == "TLS is turned on and off only by a restart"
 
 
@@ -259,7 +259,7 @@ async def test_a_reload_is_refused_to_pages_of_other_sites(headers: dict[str, st
 
 @pytest.mark.usefixtures("issuer")
 def test_a_file_that_cannot_be_used_at_the_start_is_told_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="tls_server_config: the certificate or key cannot be used: "):
+    with pytest.raises(ConfigError, match=r"tls_server_config.cert_file: .*in PEM format: the key is missing"):
         WebFileInUse(written(tmp_path, TLS.replace("server.key", "issuer.crt")))
 
 

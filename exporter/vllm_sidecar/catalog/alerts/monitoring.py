@@ -24,6 +24,12 @@ _SERVES = " or ".join(
     for counter in ("~generation_tokens_total", "~prompt_tokens_total", "~requests_finished_total")
 )
 """A server that has served nothing may expose a gauge only with its first request."""
+_EXPIRES = (
+    "(~{0}_certificate_not_after_timestamp_seconds - time() < <<remaining>> and "
+    "~{0}_certificate_not_after_timestamp_seconds - time() < <<share>> * "
+    "(~{0}_certificate_not_after_timestamp_seconds - ~{0}_certificate_not_before_timestamp_seconds))"
+)
+"""Of a certificate for hours or days only the last quarter counts: it is renewed earlier, and never has 14 days."""
 
 MONITORING: tuple[Alert, ...] = (
     Alert(
@@ -153,6 +159,24 @@ MONITORING: tuple[Alert, ...] = (
         "monitored, and those that were removed are reported as down.",
         cause="a role, token or certificate, a network policy, or a list with a mistake",
         first=f"{STATUS}: discovery has the error and what to do",
+        dashboard="vllm-sidecar",
+    ),
+    Alert(
+        name="VllmCertificateExpiring",
+        severity=Severity.TICKET,
+        hold="30m",
+        expr=f"{_EXPIRES.format('target')} or {_EXPIRES.format('web')}",
+        thresholds=(
+            Threshold("remaining", Measure.SECONDS, 14 * 86400, "Time before a certificate expires."),
+            ratio("share", 0.25, "Share of its lifetime below which a certificate of a few days should be renewed."),
+        ),
+        summary="{{ with $labels.certificate }}the {{ . }} certificate of the connection to vLLM{{ else }}the "
+        f"certificate of the sidecar's port{{{{ end }}}} in {REPLICA} "
+        "{{ if lt $value 0.0 }}has expired{{ else }}expires in {{ $value | humanizeDuration }}{{ end }}",
+        description="Then polls fail, or Prometheus can no longer scrape the sidecar: the server is not monitored.",
+        cause="a renewal that fails, a certificate that nobody renews, or a vLLM that has not loaded the new one",
+        first="PromQL: vllm_sidecar_target_certificate_not_after_timestamp_seconds or "
+        "vllm_sidecar_web_certificate_not_after_timestamp_seconds",
         dashboard="vllm-sidecar",
     ),
     Alert(

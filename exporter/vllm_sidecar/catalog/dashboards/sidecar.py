@@ -84,6 +84,11 @@ SIDECAR_DASHBOARD = Dashboard(
                       Query("sum by (part) (increase(~internal_errors_total[$__rate_interval]) > 0)", "error in {{part}}", Color.BAD),
                       Query("sum by (reason) (increase(~log_lines_dropped_total[$__rate_interval]) > 0)", "log lines {{reason}}"),
                       decimals=0, empty="There was none."),
+                lines("When do certificates expire?", "Time that is left: of the sidecar's own port, and of the connections to its servers. At 0 "
+                      "polls or scrapes fail.", Unit.SECONDS,
+                      Query("min by (<<T>>, certificate) (~target_certificate_not_after_timestamp_seconds - time())", f"{{{{certificate}}}} of {SERVER}"),
+                      Query("min by (<<S>>) (~web_certificate_not_after_timestamp_seconds - time())", "port of {{instance}}"),
+                      empty="TLS is not used."),
                 lines("How many servers does discovery find?", "Entries of the last lists by what became of them.", Unit.NONE,
                       Query("sum by (discovery, state) (~discovery_targets)", "{{discovery}} {{state}}"), decimals=0,
                       empty="Discovery is not used."),

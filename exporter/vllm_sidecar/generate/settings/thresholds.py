@@ -45,6 +45,9 @@ KINDS = {"critical": "page", "warning": "ticket"}
 """Common names of severities -> severity of the catalog."""
 MOST = 1e15
 """A larger number is a mistake, and floats do not represent all integers above it."""
+DAY = 86400.0
+MOST_SECONDS = 365 * DAY
+"""Longest time that is compared with a value, such as the rest of a certificate; times of the rules are shorter."""
 _ALLOWED = {
     Measure.DURATION: "a duration such as 30s, 10m or 1h",
     Measure.SECONDS: "a duration such as 500ms, 2s or 1m30s",
@@ -56,7 +59,7 @@ _ALLOWED = {
 def _one(measure: Measure, value: object) -> float:
     """Read one value of a threshold: seconds, a ratio or a number."""
     if measure in (Measure.DURATION, Measure.SECONDS):
-        return parse_duration(value)
+        return parse_duration(value, MOST_SECONDS if measure is Measure.SECONDS else DAY)
     most = 1.0 if measure is Measure.RATIO else MOST
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         raise not_allowed(_ALLOWED[measure])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from vllm_sidecar.config.pem_files import as_file
 from vllm_sidecar.config.web_file import CIPHERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from vllm_sidecar.config.web_file import TlsSettings
 
@@ -43,7 +41,7 @@ def make_context(tls: TlsSettings) -> ssl.SSLContext:
     if ciphers:
         context.set_ciphers(":".join(ciphers))
     context.set_alpn_protocols(["http/1.1"])
-    with _file(tls.cert_file, tls.cert) as cert, _file(tls.key_file, tls.key.get_secret_value()) as key:
+    with as_file(tls.cert_file, tls.cert) as cert, as_file(tls.key_file, tls.key.get_secret_value()) as key:
         # With an empty password an encrypted key is an error; without one OpenSSL would prompt at the terminal.
         context.load_cert_chain(cert, key, password="")
     if tls.verifies_clients:
@@ -57,17 +55,3 @@ def names_of(certificate: Mapping[str, object] | None) -> set[str]:
     """Return the names in a client's certificate: DNS, IP address, e-mail and URI."""
     names = (certificate or {}).get("subjectAltName", ())
     return {str(value) for _, value in names} if isinstance(names, tuple) else set()
-
-
-@contextmanager
-def _file(path: Path | None, text: str) -> Iterator[str]:
-    """Yield the path of a file; a text is kept in memory, because a key must not be written to a disk."""
-    if path is not None:
-        yield str(path)
-        return
-    descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)

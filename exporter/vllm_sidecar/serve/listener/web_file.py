@@ -11,11 +11,14 @@ from vllm_sidecar.config.web_file import WebFile, load_web_file
 from vllm_sidecar.logs import event
 from vllm_sidecar.serve.listener.tls import make_context
 from vllm_sidecar.vllm.threads import in_daemon_thread
+from vllm_sidecar.vllm.validity import earliest, earliest_in_file
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable
     from pathlib import Path
+
+    from vllm_sidecar.vllm.validity import Validity
 
 CHECK_SECONDS = 1.0
 """How often files are looked at; a certificate that was replaced is used after this time."""
@@ -34,7 +37,7 @@ class WebFileInUse:
             ConfigError: With every mistake found.
         """
         self._path = path
-        self.content, self.context = _load(path) if path else (WebFile(), None)
+        self.content, self.context, self.validity = _load(path) if path else (WebFile(), None, None)
         self._signature = self._sign()
         self.successful = True
         """Whether the last load succeeded; otherwise the content is that of an earlier one."""
@@ -68,10 +71,10 @@ class WebFileInUse:
                 self.successful = False
                 event(_log, logging.ERROR, "web_config_failed", file=str(path), mistakes="; ".join(error.mistakes))
 
-    def _use(self, content: WebFile, context: ssl.SSLContext | None) -> None:
+    def _use(self, content: WebFile, context: ssl.SSLContext | None, validity: Validity | None) -> None:
         if (context is None) != (self.context is None):
             raise ConfigError(self._path, ["TLS is turned on and off only by a restart"])
-        self.content, self.context = content, context
+        self.content, self.context, self.validity = content, context, validity
 
     def _sign(self) -> _Signature:
         """Return what changes when a file is replaced or written."""
@@ -82,14 +85,16 @@ class WebFileInUse:
         return [each for each in (self._path, tls.cert_file, tls.key_file, tls.client_ca_file) if each is not None]
 
 
-def _load(path: Path) -> tuple[WebFile, ssl.SSLContext | None]:
+def _load(path: Path) -> tuple[WebFile, ssl.SSLContext | None, Validity | None]:
     content = load_web_file(path)
     if content.basic_auth_users:
         import bcrypt  # noqa: F401 - so that a missing package fails at the start, not at the first request
     if not content.tls_server_config.enabled:
-        return content, None
+        return content, None, None
+    tls = content.tls_server_config
     try:
-        return content, make_context(content.tls_server_config)
+        found = earliest_in_file(tls.cert_file) if tls.cert_file else earliest(tls.cert)
+        return content, make_context(tls), found
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
         raise ConfigError(path, [f"tls_server_config: the certificate or key cannot be used: {reason}"]) from None

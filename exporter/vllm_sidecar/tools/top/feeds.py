@@ -106,7 +106,14 @@ class RunningSidecar:
         """Request the history of a target."""
         wanted = [("target", target)] if target else []
         query = [("since", f"{time.time() - SPAN:.0f}"), *wanted]
-        found = await self._answer(answer_of(self._client, HISTORY, query))
+        try:
+            found = await answer_of(self._client, HISTORY, query)
+        except PollError as error:
+            if error.reason is Reason.HTTP_404:  # the target left after the status was read
+                return ()
+            raise FeedError(str(error)) from None
+        except NotASidecarError:
+            raise FeedError(_OTHER_PROGRAM) from None
         engines: Sequence[Mapping[str, Any]] = next(
             (each["engines"] for each in found["targets"] if (each["target"] or "") == target), ()
         )
