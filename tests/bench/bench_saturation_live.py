@@ -41,7 +41,7 @@ WINDOW = 60.0
 """The sidecar's window: readings of a stage begin when no older load is in it."""
 CALM = 5.0
 MOST_STAGES = 16
-PUNCTUAL = 0.05
+PUNCTUAL = 0.5
 """Seconds by which a request may be sent late without being counted as late itself."""
 ARRIVED = 0.95
 """Least share of the requests of a stage that are sent punctually."""
