@@ -133,7 +133,7 @@ async def broken_rate(clients: Clients, sidecar: str, rate: float, seconds: floa
 
 
 async def measured(sidecar: str, rate: float, seconds: float, objective: float) -> None:
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)  # vLLM closes idle connections after 5 s
     timeout = aiohttp.ClientTimeout(total=300.0)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         async with session.get(f"{URL}/v1/models") as answer:
