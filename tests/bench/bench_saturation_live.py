@@ -6,8 +6,8 @@
 The load rises from `--rate` by a quarter at a time, until fewer than 99 % of the first tokens of a stage arrive within
 the objective, as the clients measure it. Then the signal of a sidecar that is started here with that objective is read
 at shares of the middle between the last two stages. Requests arrive as a Poisson process, at times that are fixed
-before they are sent: clients that were late because their own process is busy would be a smaller load than its name,
-so a stage with fewer than `ARRIVED` of its requests ends the bench. Without the variable nothing is done.
+before they are sent; where the machine is too busy to send at them, requests come in groups, so the share of those
+that are late is shown: the figures of such a stage are about the machine. Without the variable nothing is done.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ WINDOW = 60.0
 CALM = 5.0
 MOST_STAGES = 16
 PUNCTUAL = 0.5
-"""Seconds by which a request may be sent late without being counted as late itself."""
-ARRIVED = 0.95
-"""Least share of the requests of a stage that are sent punctually."""
+"""Seconds after its time from which on a request is sent late."""
 PROMPT_WORDS, LEAST_TOKENS, MOST_TOKENS = 120, 32, 128
 
 
@@ -62,13 +60,11 @@ class Clients:
         self._session, self._model = session, model
         self._random = random.Random(1)
         self.seconds: list[float] = []
+        self.late = 0.0
+        """Share of the requests of the last stage that were sent late."""
 
     async def send(self, rate: float, seconds: float) -> None:
-        """Send for so many seconds, and wait for all answers.
-
-        Raises:
-            SystemExit: This process is too busy to send at the rate.
-        """
+        """Send for so many seconds, and wait for all answers."""
         self.seconds, at, late, sent = [], time.monotonic(), 0, 0
         end = at + seconds
         async with asyncio.TaskGroup() as tasks:
@@ -77,8 +73,7 @@ class Clients:
                 late += time.monotonic() > at + PUNCTUAL
                 sent += 1
                 tasks.create_task(self._one())
-        if late > (1.0 - ARRIVED) * sent:
-            raise SystemExit(f"{late} of {sent} requests were sent late: this machine cannot send {rate:.1f} a second")
+        self.late = late / max(1, sent)
 
     async def _one(self) -> None:
         words = " ".join(str(self._random.randrange(1000)) for _ in range(PROMPT_WORDS))
@@ -124,7 +119,10 @@ async def broken_rate(clients: Clients, sidecar: str, rate: float, seconds: floa
     for _ in range(MOST_STAGES):
         seen = await stage(clients, sidecar, rate, seconds, seconds, objective)
         median = sorted(clients.seconds)[len(clients.seconds) // 2]
-        print(f"{rate:.2f} requests/s: {seen.in_time:.1%} in time, median {median:.3f} s", flush=True)
+        print(
+            f"{rate:.2f} requests/s: {seen.in_time:.1%} in time, median {median:.3f} s, {clients.late:.1%} sent late",
+            flush=True,
+        )
         if seen.in_time < GOOD:
             return float(rate / RISE**0.5)
         await asyncio.sleep(CALM)
@@ -140,15 +138,14 @@ async def measured(sidecar: str, rate: float, seconds: float, objective: float) 
             model = (await answer.json())["data"][0]["id"]
         clients = Clients(session, model)
         breaks = await broken_rate(clients, sidecar, rate, seconds, objective)
-        print(
-            "\n| Breaks at, requests/s | Load | In time | Saturation (lowest to highest) |\n| --- | --- | --- | --- |"
-        )
+        print("\n| Breaks at, requests/s | Load | In time | Sent late | Saturation (lowest to highest) |")
+        print("| --- | --- | --- | --- | --- |", flush=True)
         for share in SHARES:
             seen = await stage(clients, sidecar, share * breaks, WINDOW + seconds, WINDOW, objective)
             if not seen.saturation:
                 raise SystemExit(f"{sidecar}/metrics has no vllm_sidecar_saturation_ratio: is {URL} a vLLM server?")
             low, high = min(seen.saturation), max(seen.saturation)
-            print(f"| {breaks:.2f} | {share:.0%} | {seen.in_time:.1%} | "
+            print(f"| {breaks:.2f} | {share:.0%} | {seen.in_time:.1%} | {clients.late:.1%} | "
                   f"{fmean(seen.saturation):.0%} ({low:.0%} to {high:.0%}) |", flush=True)  # fmt: skip
 
 
