@@ -1,10 +1,10 @@
-"""What `compare` reports of a real vLLM: equal servers, other lengths, and another `--max-num-seqs`.
+"""What `compare` reports of a real vLLM: equal servers, other lengths, and servers with other flags.
 
     VLLM_SIDECAR_SERVE='vllm serve MODEL --served-model-name m --port 8000 --max-num-seqs 16' \
         python tests/bench/bench_real_compare.py
 
 One server is compared with itself, live and as recordings of two minutes that follow each other, then with itself
-under other requests, and with a server that takes one request at a time. Without the variable nothing is done.
+under other requests, and with the servers of `OTHERS`, which run after it. Without the variable nothing is done.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from bench_real_faults import URL, Load, server
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WINDOW, WARM = 60, 30.0
+WINDOW, WARM = 60, 20.0
+OTHERS = {
+    "another server with the same flags": (),
+    "--max-num-seqs 1 instead of 16": ("--max-num-seqs", "1"),
+    "without prefix caching": ("--no-enable-prefix-caching",),
+}
 ITSELF = URL.replace("127.0.0.1", "localhost")
 """The same server under another name."""
 
@@ -32,7 +37,7 @@ ITSELF = URL.replace("127.0.0.1", "localhost")
 def calm() -> Load:
     """Return the load that the others are compared with."""
     load = Load("m")
-    load.rate, load.words, load.tokens = 2.0, 60, 10
+    load.rate, load.words, load.tokens, load.shared = 6.0, 60, 20, 300
     return load
 
 
@@ -86,20 +91,20 @@ async def one_server(command: str, folder: Path) -> tuple[str, ...]:
             paths.append(path)
         load.words = 240
         paths.append(await recorded(folder, "prompts"))
-        load.words, load.tokens = 60, 40
+        load.words, load.tokens = 60, 80
         paths.append(await recorded(folder, "outputs"))
         sending.cancel()
         load.leave()
     return tuple(paths)
 
 
-async def one_seat(command: str, folder: Path) -> str:
-    """Record a server that takes one request at a time, at the usual load."""
+async def other(command: str, folder: Path, *flags: str) -> str:
+    """Record a server with other flags at the usual load."""
     load = calm()
-    with server(command, "--max-num-seqs", "1"):
+    with server(command, *flags):
         sending = asyncio.create_task(load.run())
         await asyncio.sleep(WARM)
-        path = await recorded(folder, "one-seat")
+        path = await recorded(folder, "".join(flags) or "same")
         sending.cancel()
         load.leave()
     return path
@@ -112,9 +117,10 @@ async def play(command: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         first, second, prompts, outputs = await one_server(command, Path(name))
         await compared("the next minute", first, second)
-        await compared("prompts four times as long", first, prompts)
+        await compared("prompts with four times as many words of their own", first, prompts)
         await compared("outputs four times as long", first, outputs)
-        await compared("--max-num-seqs 1 instead of 16", first, await one_seat(command, Path(name)))
+        for title, flags in OTHERS.items():
+            await compared(title, first, await other(command, Path(name), *flags))
 
 
 def main() -> None:

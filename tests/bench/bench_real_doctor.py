@@ -200,7 +200,7 @@ async def faults(bench: Bench, api: psutil.Process) -> None:
 
 async def few_seats(bench: Bench, _: psutil.Process) -> None:
     """Send what sixteen seats take to two of them."""
-    bench.load.rate, bench.load.tokens = 4.0, 150
+    bench.load.rate, bench.load.tokens = 8.0, 150
     await asyncio.sleep(30.0)
     await bench.diagnose(SEATS)
 

@@ -45,6 +45,8 @@ class Load:
     def __init__(self, model: str) -> None:
         self.model = model
         self.rate, self.words, self.tokens = 2.0, 60, 250
+        self.shared = 0
+        """Words that all prompts begin with, for the prefix cache."""
         self._open: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -65,7 +67,8 @@ class Load:
             task.cancel()
 
     async def _one(self, session: aiohttp.ClientSession, dice: random.Random) -> None:
-        prompt = " ".join(dice.choice(("tensor", "self", "return", "int", "size")) for _ in range(self.words))
+        own = [dice.choice(("tensor", "self", "return", "int", "size")) for _ in range(self.words)]
+        prompt = " ".join(["import"] * self.shared + own)
         body = {"model": self.model, "prompt": prompt, "max_tokens": self.tokens, "ignore_eos": True}
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             async with session.post(f"{URL}/v1/completions", json=body) as answer:
