@@ -1,13 +1,13 @@
 """How near `saturation_ratio` is to the truth: the load as a share of the load at which the objective breaks.
 
-    python tests/bench/bench_saturation.py [--held-out | --new] [--seconds N] [SHAPE ...]
+    python tests/bench/bench_saturation.py [--known] [--seconds N] [--seeds N,N] [--processes N] [GROUP or SHAPE ...]
 
 The rate at which fewer than 99 % of the requests of six runs of a simulated server get their first token within 2.5 s
-is the truth for 100 %. Each row is one share of that rate: the mean of the signal over the readings of a scrape each
-15 s, 5th and 95th percentile of these, how full the batch is (the usual measure), and the limit that the sidecar
-expects. The model was chosen on the first shapes; those of `--held-out` have other servers (slower and faster steps,
-other flags) and other requests. The errors of their first six led to a second version of the model, so those of `--new`
-were written after it.
+is the truth for 100 %. Each row is one share of that rate, in runs with other seeds: the mean of the signal over the
+readings of a scrape each 15 s, its error in points, 5th and 95th percentile, the load up to which the headroom reaches
+in requests and in prompt tokens (100 % is the truth), how full the batch is (the usual measure), the requests that
+wait, the limit that the sidecar expects and the share of the readings that name it, and the limit that was there: the
+one whose doubling halves the late requests of a load 10 % above the limit, or the time for prompts or decoding.
 """
 
 from __future__ import annotations
@@ -15,137 +15,141 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from simulated_load import WARM, FollowedEngine, Shape, breaking_rate
+from saturation_shapes import GROUPS
+from simulated_load import REQUESTS, WARM, FollowedEngine, Shape, breaking_rate, late_requests
 
-from vllm_sidecar.derive.saturation import first_limit, saturation
+from vllm_sidecar.derive.saturation import first_limit, headroom_requests, headroom_tokens, saturation
 from vllm_sidecar.derive.throughput import batch_occupancy
 
+SHAPES = {name: shape for group in GROUPS.values() for name, shape in group.items()}
 SHARES = (0.3, 0.5, 0.7, 0.9)
 SCRAPE = 15
-ALONE = {"prefix_tokens": 0, "shared_ratio": 0.0}
-SHAPES = {
-    "batch": Shape({"max_num_seqs": 16}, {**ALONE, "prompt_tokens": 200.0, "output_tokens": 300.0}, 3.8),
-    "KV cache": Shape({"max_num_seqs": 64}, {"prompt_tokens": 2500.0, "output_tokens": 700.0}, 0.95),
-    "prefill": Shape(
-        {"max_num_seqs": 64, "num_gpu_blocks": 16384},
-        {**ALONE, "prompt_tokens": 3000.0, "prompt_sigma": 0.4, "output_tokens": 30.0},
-        4.5,
-    ),
-    "adapter": Shape({"max_loras": 4, "adapters": 8}, {"adapters_wanted": 8, "output_tokens": 100.0}, 5.7),
-    "mixed": Shape(
-        {"max_num_seqs": 48, "num_gpu_blocks": 3072},
-        {"prompt_tokens": 900.0, "prompt_sigma": 1.0, "output_tokens": 250.0, "output_sigma": 0.9},
-        4.2,
-    ),
-}
-HELD_OUT = {
-    "large model, batch": Shape(
-        {"max_num_seqs": 24, "step_seconds": 0.03, "sequence_seconds": 0.0008, "prefill_token_seconds": 0.0002},
-        {"prompt_tokens": 300.0, "output_tokens": 150.0},
-        2.8,
-    ),
-    "small model, decode": Shape(
-        {"max_num_seqs": 64, "step_seconds": 0.02, "sequence_seconds": 0.001, "prefill_token_seconds": 0.00002},
-        {**ALONE, "prompt_tokens": 100.0, "output_tokens": 120.0, "output_sigma": 0.8},
-        4.5,
-    ),
-    "slow prefill": Shape(
-        {"max_num_seqs": 128, "max_num_batched_tokens": 1024, "prefill_token_seconds": 0.0003, "step_seconds": 0.02},
-        {**ALONE, "prompt_tokens": 800.0, "output_tokens": 40.0},
-        2.5,
-    ),
-    "small cache": Shape(
-        {"max_num_seqs": 128, "num_gpu_blocks": 1500, "step_seconds": 0.02},
-        {"prompt_tokens": 700.0, "output_tokens": 300.0, "prompt_sigma": 0.8},
-        1.0,
-    ),
-    "two slots": Shape(
-        {"max_loras": 2, "adapters": 3, "step_seconds": 0.015}, {"adapters_wanted": 3, "output_tokens": 60.0}, 3.0
-    ),
-    "three slots": Shape(
-        {"max_loras": 3, "adapters": 12, "step_seconds": 0.01}, {"adapters_wanted": 12, "output_tokens": 150.0}, 2.0
-    ),
-}
-NEW = {
-    "documents": Shape(
-        {"max_num_seqs": 64, "num_gpu_blocks": 2500, "step_seconds": 0.025, "prefill_token_seconds": 0.00008},
-        {**ALONE, "prompt_tokens": 1800.0, "prompt_sigma": 0.9, "output_tokens": 150.0, "output_sigma": 0.7},
-        1.2,
-    ),
-    "shared prefix": Shape(
-        {"max_num_seqs": 96, "num_gpu_blocks": 1000, "step_seconds": 0.03},
-        {"prefix_tokens": 2000, "prompt_tokens": 250.0, "prompt_sigma": 0.7, "output_tokens": 120.0},
-        2.0,
-    ),
-    "extraction": Shape(
-        {"max_num_seqs": 64, "max_num_batched_tokens": 4096, "prefill_token_seconds": 0.00015, "step_seconds": 0.015},
-        {**ALONE, "prompt_tokens": 1500.0, "prompt_sigma": 0.8, "output_tokens": 20.0},
-        1.8,
-    ),
-}
 WITHIN = 0.1
+ABOVE = 1.1
+DOUBLED = {"batch": "max_num_seqs", "kv_cache": "num_gpu_blocks", "adapter": "max_loras"}
 
 
 class Row(NamedTuple):
     """The readings at one share of the load."""
 
     saturation: list[float]
+    requests: list[float]
+    """Requests per second up to which the headroom reaches."""
+    tokens: list[float]
+    """The same in prompt tokens per second, divided by the mean prompt of the run."""
     batch: list[float]
     limits: Counter[str]
-    waiting: float
+    waiting: list[float]
+
+    def plus(self, other: Row) -> Row:
+        """Return the readings of both."""
+        return Row(*(one + more for one, more in zip(self, other, strict=True)))
+
+
+EMPTY = Row([], [], [], [], Counter(), [])
 
 
 def readings(shape: Shape, rate: float, seconds: int, seed: int) -> Row:
     """Follow an engine at a steady load."""
     look = shape.look(rate, seed)
-    followed, row, waits = FollowedEngine(look), Row([], [], Counter(), 0.0), []
+    followed, row, tokens = FollowedEngine(look), EMPTY.plus(EMPTY), list[float]()
     for at in range(1, int(WARM) + seconds + 1):
         followed.poll(float(at))
         if at <= WARM:
             continue
-        waits.append(followed.engine.window.latest.gauges["requests_waiting"])
+        engine = followed.engine
+        row.waiting.append(engine.window.latest.gauges["requests_waiting"])
         if at % SCRAPE:
             continue
-        row.saturation.extend(saturation(followed.engine).values())
-        row.batch.append(batch_occupancy(followed.engine) or 0.0)
-        row.limits.update(name for name, value in first_limit(followed.engine).items() if value)
-    return row._replace(waiting=fmean(waits))
+        row.saturation.extend(saturation(engine).values())
+        row.batch.append(batch_occupancy(engine) or 0.0)
+        row.limits.update(name for name, value in first_limit(engine).items() if value)
+        requests = headroom_requests(engine)
+        if requests is not None:
+            row.requests.append(rate + requests)
+            tokens.append(headroom_tokens(engine)["prompt"])
+    counters = look.engines[0].meters.counters
+    prompt = (counters["prompt_tokens"] - counters["prompt_tokens_cached"]) / (rate * (WARM + seconds))
+    row.tokens.extend(rate + more / prompt for more in tokens)
+    return row
+
+
+def true_limit(shape: Shape, rate: float) -> str:
+    """Return the limit whose doubling halves the late requests; the time of the steps if none does."""
+    settings = shape.settings()
+
+    def late(changes: dict[str, float]) -> int:
+        changed = shape._replace(server={**shape.server, **changes})
+        return late_requests(changed, rate, REQUESTS / rate, 1, REQUESTS)
+
+    before = late({})
+    after = {
+        limit: late({flag: 2 * getattr(settings, flag)})
+        for limit, flag in DOUBLED.items()
+        if limit != "adapter" or settings.max_loras
+    }
+    best = min(after, key=after.__getitem__)
+    return best if after[best] <= 0.5 * before else "time of steps"
+
+
+def measured(name: str, seconds: int, seeds: tuple[int, ...], *, known: bool) -> tuple[list[str], list[float]]:
+    """Return the rows of a shape, and the errors of its means."""
+    shape, lines, off = SHAPES[name], [], []
+    breaks = shape.guess if known else breaking_rate(shape)
+    limit = true_limit(shape, ABOVE * breaks)
+    for share in SHARES:
+        row = EMPTY
+        for seed in seeds:
+            row = row.plus(readings(shape, share * breaks, seconds, seed))
+        lines.append(line(name, breaks, share, row, limit))
+        off.append(fmean(row.saturation) - share)
+    return lines, off
+
+
+def line(name: str, breaks: float, share: float, row: Row, limit: str) -> str:
+    """Return a row of the table."""
+    ordered = sorted(row.saturation)
+    low, high = ordered[len(ordered) // 20], ordered[-1 - len(ordered) // 20]
+    mean, (named, times) = fmean(ordered), row.limits.most_common(1)[0]
+    cells = (
+        name, f"{breaks:.2f}", f"{share:.0%}", f"{mean:.0%} ({low:.0%} to {high:.0%})", f"{100 * (mean - share):+.0f}",
+        f"{fmean(row.requests) / breaks:.0%}", f"{fmean(row.tokens) / breaks:.0%}", f"{fmean(row.batch):.0%}",
+        f"{fmean(row.waiting):.2f}", f"{named} {times / row.limits.total():.0%}", limit,
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--held-out", action="store_true", help="other servers and other requests")
-    parser.add_argument(
-        "--new", action="store_true", help="shapes that were written after the last change of the model"
-    )
+    parser.add_argument("--known", action="store_true", help="take the rates that were found before as the truth")
     parser.add_argument("--seconds", type=int, default=600)
-    parser.add_argument("shapes", nargs="*")
+    parser.add_argument("--seeds", default="7,8,9")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("wanted", nargs="*", default=list(GROUPS), metavar="GROUP or SHAPE")
     given = parser.parse_args()
-    shapes = NEW if given.new else HELD_OUT if given.held_out else SHAPES
-    print("| Shape | Breaks at, requests/s | Load | Saturation (5 % to 95 %) | Batch | Waiting | Expected limit |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    off = []
-    for name in given.shapes or shapes:
-        breaks = breaking_rate(shapes[name])
-        for share in SHARES:
-            row = readings(shapes[name], share * breaks, given.seconds, seed=7)
-            ordered = sorted(row.saturation)
-            low, high = ordered[len(ordered) // 20], ordered[-1 - len(ordered) // 20]
-            mean, limit = fmean(ordered), row.limits.most_common(1)[0][0] if row.limits else "-"
-            off.append(abs(mean - share))
-            print(
-                f"| {name} | {breaks:.2f} | {share:.0%} | {mean:.0%} ({low:.0%} to {high:.0%}) | "
-                f"{fmean(row.batch):.0%} | {row.waiting:.2f} | {limit} |",
-                flush=True,
-            )
-    print(f"\nmean error {100 * fmean(off):.1f} points, largest {100 * max(off):.1f}; within 10 points: "
-          f"{sum(error <= WITHIN for error in off)} of {len(off)}")  # fmt: skip
+    names = [name for each in given.wanted for name in GROUPS.get(each, {each: None})]
+    unknown = [name for name in names if name not in SHAPES]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; allowed: {', '.join((*GROUPS, *SHAPES))}")
+    print("| Shape | Breaks at, requests/s | Load | Saturation (5 % to 95 %) | Error, points | Headroom to, requests "
+          "| Headroom to, tokens | Batch | Waiting | Expected limit | Limit |")  # fmt: skip
+    print("| --- " * 11 + "|")
+    off: list[float] = []
+    work = partial(measured, seconds=given.seconds, seeds=tuple(map(int, given.seeds.split(","))), known=given.known)
+    with ProcessPoolExecutor(given.processes) as processes:
+        for lines, errors in processes.map(work, names):
+            print(*lines, sep="\n", flush=True)
+            off.extend(errors)
+    print(f"\nmean error {100 * fmean(map(abs, off)):.1f} points, from {100 * min(off):+.0f} to {100 * max(off):+.0f}; "
+          f"within 10 points: {sum(abs(error) <= WITHIN for error in off)} of {len(off)}")  # fmt: skip
 
 
 if __name__ == "__main__":

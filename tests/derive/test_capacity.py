@@ -72,8 +72,15 @@ def test_equal_prompts_miss_the_objective_less_often_than_unequal_ones() -> None
     assert shares[0] < 0.2 * shares[2]
 
 
+def test_an_engine_of_which_no_poll_saw_a_request_has_a_capacity() -> None:
+    """Answers of one token end before the gauges count them."""
+    unseen = replace(CHAT, running=0.0, sequence_steps=0.0, cached_requests=8.0)
+    assert misses(unseen, 1.0, 2.5)["batch"] == misses(unseen, 1.0, 2.5)["kv_cache"] == 0.0
+    assert capacity(unseen).limit == "prefill"
+
+
 def test_requests_that_differ_in_size_fill_the_cache_at_a_lower_load() -> None:
-    """With twice the unit, half as many units fit, and they end half as often."""
+    """With twice the unit, half as many units fit, of which one stays free, and they end half as often."""
     equal = replace(CHAT, cached_requests=12.0, size_variation=0.0, seats=inf)
     unequal = replace(equal, size_variation=1.0)
     scaled = replace(CHAT, cached_requests=6.0, requests=1.0, running=2.1, sequence_steps=200.0, prompt_tokens=200.0,

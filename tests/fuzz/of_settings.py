@@ -19,7 +19,7 @@ def _file() -> Path:
     return folder / "settings.yaml"
 
 
-def _are_told(error: ConfigError) -> None:
+def _are_printable(error: ConfigError) -> None:
     """A mistake is one printable line."""
     assert error.mistakes
     for mistake in error.mistakes:
@@ -28,28 +28,28 @@ def _are_told(error: ConfigError) -> None:
 
 
 def configuration(data: bytes) -> None:
-    """A file is a configuration, or has mistakes that are told; what is shown of it means the same."""
+    """A file is a configuration, or has mistakes that are shown as lines."""
     path = _file()
     path.write_bytes(data)
     try:
         config = load(path)
     except ConfigError as error:
-        _are_told(error)
+        _are_printable(error)
     else:
         assert isinstance(config, Config)
         assert config.all_targets or config.discovery is not None
 
 
 def thresholds(data: bytes) -> None:
-    """A file of thresholds results in rules, or has mistakes that are told."""
+    """A file of thresholds results in rules, or has mistakes that are shown as lines."""
     path = _file()
     path.write_bytes(data)
     try:
         groups = alert_groups(load_thresholds(path))
     except LateError as error:
-        _are_told(error.located(path))
+        _are_printable(error.located(path))
     except ConfigError as error:
-        _are_told(error)
+        _are_printable(error)
     else:
         assert groups
 

@@ -9,7 +9,7 @@ import pytest
 from readings import histogram, reading, window
 
 from vllm_sidecar.exposition.metric_values import Histogram
-from vllm_sidecar.series.step_costs import Costs, Sizes, StepCosts, computed_prompt_tokens
+from vllm_sidecar.series.step_costs import USUAL_VARIATION, Costs, Sizes, StepCosts, computed_prompt_tokens
 
 TRUTH = Costs(0.02, 0.0004, 0.0001)
 PROMPT = 300.0
@@ -80,16 +80,21 @@ def test_constant_sequences_cost_nothing_that_was_not_measured() -> None:
     assert found == pytest.approx((step, 0.0, 0.0), abs=1e-6)
 
 
-def test_answers_of_one_token_are_prompts_alone() -> None:
+def test_answers_of_one_token_that_share_their_steps_cost_no_more_than_alone() -> None:
+    token, prompt, rate = 0.0002, 1000.0, 2.5
+    busy = token * prompt * rate
+    prefill = token * prompt * (1.0 + busy * busy * (1.0 + USUAL_VARIATION))
     seen = [
         {
-            "time_to_first_token_seconds": histogram(i, 0, 0, 0),
-            "request_prefill_seconds": histogram(i, 0, 0, 0, total=0.2 * i),
-            "prompt_tokens_total": 1000.0 * i,
+            "time_to_first_token_seconds": histogram(rate * i, 0, 0, 0),
+            "request_prefill_seconds": histogram(rate * i, 0, 0, 0, total=prefill * rate * i),
+            "prompt_tokens_total": prompt * rate * i,
         }
-        for i in range(30)
+        for i in range(60)
     ]
-    assert learned(seen).estimate(2048.0) == pytest.approx((0.0, 0.0, 0.0002))
+    found = learned(seen).estimate(4096.0)
+    assert found is not None
+    assert found.prompt_token == pytest.approx(token, rel=0.05)
 
 
 def test_nothing_is_known_of_an_idle_engine() -> None:
@@ -141,11 +146,22 @@ def test_wide_buckets_add_nothing_to_the_variation(sigma: float) -> None:
     assert sizes.variation == pytest.approx(exp(sigma**2) - 1.0, rel=0.15)
 
 
-def test_prompts_that_share_their_steps_cost_no_more_than_alone() -> None:
+def lengths(count: float, variation: float) -> Histogram:
+    """Return so many lengths in two narrow buckets, whose middles have this variance / mean squared."""
+    low, high = (1.0 - variation**0.5) * 1000.0, (1.0 + variation**0.5) * 1000.0
+    bounds = (max(0.0, low - 1.0), low + 1.0, high - 1.0, high + 1.0) if variation else (999.0, 1001.0)
+    half = 0.5 * count
+    cumulative = (0.0, half, half, count, count) if variation else (0.0, count, count)
+    return Histogram(bounds, cumulative, 900.0 * count)
+
+
+@pytest.mark.parametrize("variation", [0.0, 1.0], ids=["equal", "unequal"])
+def test_prompts_that_share_their_steps_cost_no_more_than_alone(variation: float) -> None:
     """Each waits for the tokens of those that arrived in the same step: its prefill takes longer, its tokens do not."""
     base, token, prompt, rate = 0.02, 0.0003, 900.0, 1.5
     busy = token * prompt * rate
-    together = rate * (base + busy * token * prompt)
+    # An arrival meets a step of its mean length only if all are equal: longer ones meet more arrivals.
+    together = rate * (base + busy * token * prompt * (1.0 + variation))
     prefill, step = base + token * prompt * (1.0 + together), base / (1.0 - busy)
     seen = [
         {
@@ -154,6 +170,7 @@ def test_prompts_that_share_their_steps_cost_no_more_than_alone() -> None:
             "time_to_first_token_seconds": histogram(rate * i, 0, 0, 0),
             "request_prefill_seconds": histogram(rate * i, 0, 0, 0, total=prefill * rate * i),
             "prompt_tokens_total": prompt * rate * i,
+            "request_prefill_computed_tokens": lengths(i, variation),
         }
         for i in range(300)
     ]

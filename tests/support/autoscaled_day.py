@@ -10,20 +10,52 @@ from autoscaler import SYNC, Autoscaler
 from simulated_fleet import POLL, Fleet, Replica
 from simulated_load import THRESHOLD, Shape
 
-SHAPE = Shape(
-    {
-        "max_num_seqs": 24,
-        "num_gpu_blocks": 800,
-        "step_seconds": 0.12,
-        "sequence_seconds": 0.0024,
-        "prefill_token_seconds": 0.0001,
-    },
-    {"prompt_tokens": 300.0, "output_tokens": 40.0, "prefix_tokens": 0, "shared_ratio": 0.0},
+
+class Service(NamedTuple):
+    """Replicas of one server, and the requests they get."""
+
+    shape: Shape
+    capacity: float
+    """Requests per second at which one replica breaks its objective, as `simulated_load.breaking_rate` finds it."""
+
+
+CHAT = Service(
+    Shape(
+        {
+            "max_num_seqs": 24,
+            "num_gpu_blocks": 800,
+            "step_seconds": 0.12,
+            "sequence_seconds": 0.0024,
+            "prefill_token_seconds": 0.0001,
+        },
+        {"prompt_tokens": 300.0, "output_tokens": 40.0, "prefix_tokens": 0, "shared_ratio": 0.0},
+        2.3,
+    ),
     2.3,
 )
 """A large model that answers slowly, because its few steps per second cost little to simulate."""
-CAPACITY = 2.3
-"""Requests per second at which one replica breaks its objective, as `simulated_load.breaking_rate` finds it."""
+PROMPTS = Service(
+    Shape(
+        {
+            "max_num_seqs": 64,
+            "num_gpu_blocks": 4096,
+            "step_seconds": 0.1,
+            "sequence_seconds": 0.001,
+            "prefill_token_seconds": 0.0003,
+        },
+        {
+            "prompt_tokens": 700.0,
+            "prompt_sigma": 0.6,
+            "output_tokens": 15.0,
+            "prefix_tokens": 0,
+            "shared_ratio": 0.0,
+        },
+        1.73,
+    ),
+    1.73,
+)
+"""Long prompts and short answers: neither seats nor the KV cache are ever short."""
+SERVICES = {"chat": CHAT, "prompts": PROMPTS}
 HOUR = 3600.0
 FIRST_HOUR = 5.5
 HOURS = 8.5
@@ -50,18 +82,18 @@ DAY = (
 
 
 def demand(now: float) -> float:
-    """Return the requests per second at seconds since the first hour; smooth between the points of the day."""
+    """Return the load at seconds since the first hour, in replicas at their limit; smooth between the points."""
     hour = FIRST_HOUR + now / HOUR
     for (begin, low), (end, high) in pairwise(DAY):
         if begin <= hour < end:
-            return CAPACITY * (low + (high - low) * 0.5 * (1.0 - cos(pi * (hour - begin) / (end - begin))))
-    return CAPACITY * DAY[-1][1]
+            return low + (high - low) * 0.5 * (1.0 - cos(pi * (hour - begin) / (end - begin)))
+    return DAY[-1][1]
 
 
 def needed_hours(hours: float) -> float:
     """Return the replica-hours of a fleet that always has as many replicas as its load needs."""
     minutes = range(int(60 * hours))
-    return sum(max(LEAST, ceil(demand(60.0 * minute) / CAPACITY)) for minute in minutes) / 60.0
+    return sum(max(LEAST, ceil(demand(60.0 * minute))) for minute in minutes) / 60.0
 
 
 class Scaler(NamedTuple):
@@ -112,10 +144,12 @@ class Day(NamedTuple):
         return next(number for since, number in reversed(self.history) if since <= at)
 
 
-def scaled_day(scaler: Scaler, seconds: float, seed: int) -> Day:
+def scaled_day(scaler: Scaler, seconds: float, seed: int, service: Service = CHAT) -> Day:
     """Run a day: a scrape and then a decision each 15 s, on what was scraped."""
     fixed = scaler.signal == "fixed"
-    fleet = Fleet(SHAPE, demand, max(load for _, load in DAY) * CAPACITY, int(scaler.target) if fixed else LEAST, seed)
+    highest = max(load for _, load in DAY) * service.capacity
+    replicas = int(scaler.target) if fixed else LEAST
+    fleet = Fleet(service.shape, lambda at: service.capacity * demand(at), highest, replicas, seed)
     autoscaler = Autoscaler(scaler.target, LEAST, MOST)
     history, seen, seen_at = [(0.0, len(fleet.replicas))], dict[Replica, float](), -inf
     total: float | None = None

@@ -31,7 +31,7 @@ WARM = 90.0
 
 
 class Shape(NamedTuple):
-    """A server, the requests it gets, and about the rate at which its objective breaks."""
+    """A server, the requests it gets, and the rate at which its objective breaks, or about that rate."""
 
     server: Mapping[str, float]
     traffic: Mapping[str, float]

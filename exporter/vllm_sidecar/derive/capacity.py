@@ -10,7 +10,7 @@ A model of queues, because the answer cannot be observed before it is too late. 
 - The KV cache holds requests of unequal size. It is counted in units that are as much larger than the mean request as
   the sizes vary, so that a few long requests fill it, and its units become free more slowly than requests end.
 - Prompts share the token budget of a step: a queue with one server (M/G/1) and lengths of a gamma distribution.
-- LoRA slots: a request whose adapter has none waits until an adapter in use has no request left.
+- LoRA slots: a request whose adapter has none waits until an adapter in use has no request left (`adapter_slots`).
 
 Each returns the share of the requests that wait for longer than the objective allows; the limit is reached where the
 sum exceeds the share that may miss it.
@@ -19,8 +19,10 @@ sum exceeds the share that may miss it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb, exp, inf
+from math import exp, inf
 from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_sidecar.derive.adapter_slots import SlotLoad, late_for_slots
 
 if TYPE_CHECKING:
     from vllm_sidecar.series.step_costs import Costs
@@ -45,8 +47,10 @@ ALMOST = 0.999
 PRECISE = 1e-4
 MOST_ROUNDS = 20
 """Rounds of that search; five are usual."""
-LONGEST_BUSY = 20.0
-"""Requests of one adapter with which its slot practically never becomes free."""
+UNFILLED = 1.0
+"""Units of the KV cache that stay free while the first waiting request needs more than what is free: large requests
+wait most, and their mean size is one unit."""
+FEWEST_UNITS = 1.0
 DEFAULT_BUDGET = 2048.0
 """vLLM's usual --max-num-batched-tokens."""
 
@@ -127,9 +131,12 @@ def misses(load: Load, factor: float, threshold: float) -> dict[str, float]:
     for limit, seats, unit in (("batch", load.seats, 1.0), ("kv_cache", load.cached_requests, spread)):
         if seats < inf:
             arriving = factor * load.requests / unit
-            found[limit] = _seats(seats / unit, base / unit, growth, ending * arriving * patience)
+            usable = seats if limit == "batch" else max(FEWEST_UNITS, seats / unit - UNFILLED)
+            found[limit] = _seats(usable, base / unit, growth, ending * arriving * patience)
     if load.adapters > load.slots:
-        found["adapter"] = _adapters(load, factor, running, patience)
+        requests = factor * load.requests
+        slots = SlotLoad(load.adapters, int(load.slots), requests, running / requests, load.output_variation)
+        found["adapter"] = late_for_slots(slots, patience)
     return found
 
 
@@ -140,6 +147,8 @@ def _seats(seats: float, base: float, growth: float, arrivals: float) -> float:
     """
     if base + growth * seats >= seats:
         return 1.0
+    if base + growth * seats <= 0.0:  # answers of one token: no poll has seen one of them
+        return 0.0
     spare = seats / (base + growth * seats) - 1.0
     waits = exp(-spare * arrivals) if arrivals < inf else 0.0
     return waits * _all_taken(seats, base, growth)
@@ -203,20 +212,3 @@ def _decay(busy: float, variation: float) -> tuple[float, float]:
             break
         decay -= change
     return decay, slope
-
-
-def _adapters(load: Load, factor: float, running: float, patience: float) -> float:
-    """Return the share that waits for a LoRA slot for too long, with adapters that are equally popular.
-
-    An adapter is in use with the probability of any arrival during a residence; a request is blocked if its own is not
-    and as many others are as there are slots. With all slots in use, each keeps its slot for the busy period of a queue
-    with unlimited servers, (exp(n) - 1) / rate, and the first to end frees one.
-    """
-    slots, others = int(load.slots), load.adapters - 1
-    used = 1.0 - exp(-running / load.adapters)
-    free = sum(comb(others, k) * used**k * (1.0 - used) ** (others - k) for k in range(slots))
-    blocked = (1.0 - used) * max(0.0, 1.0 - free)
-    each = running / slots
-    if each > LONGEST_BUSY or running <= 0.0:
-        return blocked
-    return blocked * exp(-patience * factor * load.requests / (exp(each) - 1.0))

@@ -148,7 +148,7 @@ def _load(engine: EngineInputs, first_tokens: float) -> Load | None:
         budget=budget or DEFAULT_BUDGET,
         slots=slots or inf,
         adapters=server.adapters_in_use,
-        prompt_variation=prompts.variation,
+        prompt_variation=learned.computed_variation,
         output_variation=outputs.variation,
         size_variation=_size_variation((prompts, outputs), cached, capacity_tokens(engine)),
     )

@@ -32,8 +32,11 @@ OUTLIER = 4.0
 """Largest prefill time of an interval, as a multiple of the usual one for its prompts: one hang is not a cost."""
 USUAL_VARIATION = 0.5
 """Variance / mean squared of the lengths of chats."""
-ROUNDS = 4
-"""Of the cost of a token and the tokens that share its step: their changes get smaller by a factor of 5 or more."""
+ROUNDS = 7
+"""Of the cost of a token and the tokens that share its step; half of each change is kept, because a higher cost means
+more tokens that share it, and these a lower cost."""
+BUSIEST = 0.9
+"""Largest share of the time with prompts for which the steps that arrivals meet can be computed."""
 OVERFLOW = 2.0
 """Upper bound of the last bucket, as a multiple of its lower one."""
 
@@ -42,8 +45,9 @@ GAPS = "inter_token_latency_seconds"
 PREFILL = "request_prefill_seconds"
 FIRST = "time_to_first_token_seconds"
 PROMPTS = "request_prompt_tokens"
+COMPUTED = "request_prefill_computed_tokens"
 OUTPUTS = "request_generation_tokens"
-COUNTED = (STEPS, GAPS, PREFILL, FIRST, PROMPTS, OUTPUTS)
+COUNTED = (STEPS, GAPS, PREFILL, FIRST, PROMPTS, COMPUTED, OUTPUTS)
 
 
 @dataclass(slots=True)
@@ -113,6 +117,8 @@ class StepCosts:
         self._computed = self._first_tokens = self._elapsed = 0.0
         self.prompts = Sizes()
         """Prompts of finished requests."""
+        self.computed_prompts = Sizes()
+        """The part of these prompts that no cache provided; from vLLM 0.13 on."""
         self.outputs = Sizes()
         """Generated tokens of finished requests."""
 
@@ -145,7 +151,8 @@ class StepCosts:
         self._first_tokens = keep * self._first_tokens + first
         self._computed = keep * self._computed + computed
         self._elapsed = keep * self._elapsed + elapsed
-        for sizes, name in ((self.prompts, PROMPTS), (self.outputs, OUTPUTS)):
+        lengths = ((self.prompts, PROMPTS), (self.computed_prompts, COMPUTED), (self.outputs, OUTPUTS))
+        for sizes, name in lengths:
             sizes.add(keep, base.histograms.get(name), new.histograms.get(name))
         if gaps >= FEWEST_TOKENS and seconds > 0.0:
             step = seconds / gaps
@@ -171,8 +178,10 @@ class StepCosts:
         else:
             prompt = self._computed / self._first_tokens
             prefill = self._prefill_seconds / self._prefills if self._prefills > 0.0 else None
-        if self._weight <= 0.0:  # answers of one token have no gaps
-            return Costs(0.0, 0.0, prefill / prompt) if prefill and prompt else None
+        if self._weight <= 0.0:  # answers of one token have no gaps: the fixed part counts as a part of each token
+            if not prefill or not prompt:
+                return None
+            return Costs(0.0, 0.0, self._token_cost(prompt, prefill, 0.0, 0.0, budget or inf))
         sequences, prompts, step = (total / self._weight for total in self._sums)
         token = self._token_cost(prompt, prefill, prompts, step, budget or inf) if prefill and prompt else 0.0
         ss, sp, st, pp, pt, tt = (total / self._weight for total in self._products)
@@ -188,18 +197,30 @@ class StepCosts:
         """Return the seconds per prompt token, from the mean prefill: its steps, its tokens, and those of others.
 
         A prompt shares its steps with those that arrived during the same step, as far as the token budget has room.
-        More arrive during long steps, which are those with prompts, and their share is the product of cost and load: a
-        few rounds of both find the cost.
+        More arrive during long steps, which are those with many prompts: the mean step that an arrival meets follows
+        from the variance of what arrives in one step and fills the next. It depends on the product of cost and load, so
+        a few rounds of both find the cost.
         """
-        # A prompt begins and ends anywhere in the budget of a step.
-        steps, load = max(1.0, prompt / budget + 0.5), self._computed / self._elapsed
-        token = max(0.0, prefill - steps * step) / prompt
+        load, spread = self._computed / self._elapsed, 1.0 + self.computed_variation
+        token = max(0.0, prefill - step) / prompt
         for _ in range(ROUNDS):
+            busy = min(BUSIEST, token * load)
             base = max(0.1 * step, step - token * prompts)
-            met = base + min(1.0, token * load) * token * min(prompt, budget)
+            # A prompt begins anywhere in a step, where the one before it ended; without one, at its beginning.
+            steps = max(1.0, prompt / budget + 0.5 + 0.5 * busy)
+            met = base + busy * token * min(prompt, budget) * spread
             others = min(load * met, steps * budget - prompt)
-            token = max(0.0, prefill - steps * base) / (prompt + others)
+            token = 0.5 * (token + max(0.0, prefill - steps * base) / (prompt + others))
         return token
+
+    @property
+    def computed_variation(self) -> float:
+        """Variance / mean squared of the computed tokens of a prompt; that of whole prompts if vLLM has only these."""
+        sizes, computed = self.computed_prompts, self._computed / self._first_tokens if self._first_tokens else 0.0
+        if sizes.count > 0.0 or not self.prompts.mean or computed <= 0.0:
+            return sizes.variation
+        # Cached prefixes make the mean smaller, but not the difference between prompts.
+        return self.prompts.variation * (self.prompts.mean / computed) ** 2
 
 
 def computed_prompt_tokens(reading: Reading | StoredReading) -> float:
