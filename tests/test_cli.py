@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from certificates import Issuer
 from places import EXPORTER
 
 from vllm_sidecar import __version__
@@ -305,9 +306,12 @@ def test_serve_hands_on_what_the_environment_sets(app: App, monkeypatch: pytest.
     assert app.config.vllm.bearer_token is not None
 
 
-def test_every_setting_of_the_target_that_is_no_secret_has_a_flag(app: App) -> None:
-    given = ["--vllm.url", "http://a:1", "--vllm.metrics-path", "/m", "--vllm.cert-file", __file__]
-    given += ["--vllm.ca-file", __file__, "--vllm.key-file", __file__, "--vllm.bearer-token-file", __file__]
+def test_every_setting_of_the_target_that_is_no_secret_has_a_flag(app: App, tmp_path: Path) -> None:
+    issuer = Issuer(tmp_path)
+    own = issuer.issue("sidecar")
+    given = ["--vllm.url", "http://a:1", "--vllm.metrics-path", "/m", "--vllm.cert-file", str(own.cert)]
+    given += ["--vllm.ca-file", str(issuer.cert), "--vllm.key-file", str(own.key)]
+    given += ["--vllm.bearer-token-file", __file__]
     given += ["--vllm.unix-socket", "a.sock", "--vllm.args", "--max-num-seqs 8", "--vllm.headless=false"]
     given += ["--vllm.insecure-skip-verify=true", "--vllm.labels", "{a: b}"]
 

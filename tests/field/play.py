@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from scenario_run import SCRAPE, ScenarioRun
 
@@ -18,7 +18,10 @@ from vllm_sidecar.serve.target import TargetLoop
 from vllm_sidecar.vllm.client import Response
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vllm_sidecar.serve.state import State
+    from vllm_sidecar.vllm.validity import Validity
 
 TEXT = "text/plain; version=1.0.0; charset=utf-8"
 SECONDS = 0.004
@@ -27,6 +30,8 @@ SECONDS = 0.004
 
 class Address:
     """Stands for the HTTP client of a target: the server of the case answers, at the time of the case."""
+
+    certificates: ClassVar[Mapping[str, Validity]] = {}
 
     def __init__(self, server: Server) -> None:
         self.server, self.now = server, 0.0

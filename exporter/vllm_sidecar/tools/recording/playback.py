@@ -7,7 +7,7 @@ no GPU is read, and no command line in /proc.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.config import Config
@@ -17,12 +17,13 @@ from vllm_sidecar.tools.recording.events import METRICS, Exchange, Flags
 from vllm_sidecar.tools.recording.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from vllm_sidecar.config import Target
     from vllm_sidecar.tools.recording.events import Event, Head
     from vllm_sidecar.vllm.client import Response
+    from vllm_sidecar.vllm.validity import Validity
 
 MONOTONIC = 1000.0
 """Monotonic time at which every recording starts."""
@@ -67,6 +68,9 @@ def outline(path: Path) -> Outline:
 
 class RecordedServer:
     """Stands for the HTTP client of a target: answers as the server did."""
+
+    certificates: ClassVar[Mapping[str, Validity]] = {}
+    """Empty: a recording has no connection."""
 
     def __init__(self, metrics_path: str, probed: dict[str, Exchange]) -> None:
         self.now = 0.0
