@@ -166,17 +166,12 @@ async def _watched(watched: Watched, case: Neighbor, before: dict[str, Seen]) ->
     if not set(GOOD) <= during.keys() & before.keys():
         return Row(case.name, case.promise, f"only {', '.join(during)} are watched", held=False), slip
     wrong = [f"{name} is down" for name in GOOD if during[name].up != 1.0]
-    wrong += [f"{name}: {new}" for name in GOOD if (new := _counted(before[name], during[name]))]
+    wrong += [f"{name}: {dict(new)}" for name in GOOD if (new := during[name].counts - before[name].counts)]
     wrong += ["not finite"] * (not all(during[name].finite for name in GOOD))
     wrong += [f"{len(polled)} polls"] * (len(polled) < FEWEST * SECONDS / INTERVAL)
     wrong += ["traceback"] * ("Traceback" in watched.log)
     observed = f"the others are up, {len(polled)} polls in {SECONDS:g} s" + "".join(f" [{each}]" for each in wrong)
     return Row(case.name, case.promise, observed, not wrong), slip
-
-
-def _counted(before: Seen, during: Seen) -> dict[str, int]:
-    """Return what was counted, without probes of endpoints that these servers lack: they have no reason of their own."""
-    return {what: many for what, many in (during.counts - before.counts).items() if what != "rejected_lines"}
 
 
 async def _configured(upstream: Upstream, case: Neighbor) -> Row:

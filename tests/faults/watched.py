@@ -80,11 +80,12 @@ class Seen(NamedTuple):
 
 _COUNTED = {
     "vllm_sidecar_poll_failures_total": "reason",
-    "vllm_sidecar_probe_failures_total": "reason",
     "vllm_sidecar_dropped_values_total": "anomaly",
     "vllm_sidecar_limit_hits_total": "limit",
     "vllm_sidecar_rejected_lines_total": "",
 }
+"""Counters of what was wrong with a server, and their label that names it. Probes of endpoints that a server lacks fail
+next to healthy polls, too, and have no reasons."""
 
 
 class Watched:
