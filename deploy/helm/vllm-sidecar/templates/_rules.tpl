@@ -16,7 +16,7 @@
 {{- $count := regexFind "[0-9]+" . | int64 -}}
 {{- $sum = add $sum (mul $count (get $milliseconds (regexFind "[a-z]+" .))) -}}
 {{- end -}}
-{{- divf $sum 1000.0 -}}
+{{- if mod $sum 1000 -}}{{- divf $sum 1000.0 -}}{{- else -}}{{- div $sum 1000 -}}{{- end -}}
 {{- end -}}
 
 {{- /* A link of an alert with the address of the values, or nothing. Arguments: link, placeholder, address. */ -}}
