@@ -39,7 +39,7 @@ def mistakes(folder: Path, text: str) -> tuple[str, ...]:
 
 
 def broken(pair: Pair, kind: str) -> bytes:
-    """Return a file that is no certificate."""
+    """Return a file that is not a certificate."""
     good = pair.cert.read_bytes()
     return {"text": b"hello", "nothing": b"", "key": pair.key.read_bytes(), "half": good[:200],
             "UTF-16": good.decode().encode("utf-16")}[kind]  # fmt: skip

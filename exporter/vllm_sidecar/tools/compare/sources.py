@@ -115,8 +115,6 @@ def _given(
         raise UserError("--at and --selector are for --prometheus URL")
     if len(arguments.sources) == 1 and "://" in arguments.sources[0]:
         raise UserError(_ONE_SIDE)  # before it is observed for a minute
-    if len(arguments.sources) == 1 and "://" in arguments.sources[0]:
-        raise UserError(_ONE_SIDE)  # before it is observed for a minute
     seconds = arguments.duration or LIVE_SECONDS
     work: list[Coroutine[Any, Any, list[Observation]]] = []
     servers = [address_of(each) for each in arguments.sources if _is_server(each)]
