@@ -133,6 +133,7 @@ class Writer:
         if not serving.all():  # the model is unknown until the first answer
             self.own("up", 0.0, alive & ~served, source="vllm", model_name="")
         self.own("up", serving.astype(float), alive & served, **vllm, **known)
+        self.own("model_up", serving.astype(float), alive & served, **known)
         self.own("last_success_timestamp_seconds", last, alive & served, **vllm)
         self.own("last_success_age_seconds", times - last, alive & served, **vllm)
         one = np.ones(times.shape)

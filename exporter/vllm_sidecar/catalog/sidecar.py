@@ -13,8 +13,12 @@ OWN: tuple[Signal, ...] = (
     _own("up", Kind.GAUGE,
          "1 while the source is polled successfully, 0 before the first success and after 3 failed polls in a row; "
          "its series are present exactly while it is 1. `model_name` is the model that the server serves, or served "
-         "last; empty until it is known, and for the GPUs.",
+         "last, and the first of several; empty until it is known, and for the GPUs.",
          "source", "model_name"),
+    _own("model_up", Kind.GAUGE,
+         "1 while the server of the model is polled successfully, otherwise 0: one series for each model that has "
+         "engines, or had them at the last successful poll; absent before the first.",
+         "model_name"),
     _own("last_success_timestamp_seconds", Kind.GAUGE, "Unix time of the last successful poll.", "source",
          unit=Unit.TIMESTAMP),
     _own("last_success_age_seconds", Kind.GAUGE,

@@ -32,6 +32,8 @@ class Health:
 
     source: str
     model_name: str = ""
+    models: Sequence[str] = ()
+    """Every model that was served at the last successful poll."""
     """The name of what the source serves, or last served; empty until it is known."""
     up: bool = False
     misses: int = 0
@@ -88,6 +90,8 @@ class Health:
         """Yield signal, label values and value of every series of the source's own health."""
         source = self.source
         yield "up", (source, self.model_name), float(self.up)
+        for model in self.models:
+            yield "model_up", (model,), float(self.up)
         yield "polls_total", (source,), float(self.polls)
         yield "poll_interval_seconds", (source,), self.interval
         if self.over_http:

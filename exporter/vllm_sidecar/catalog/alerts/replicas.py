@@ -19,13 +19,14 @@ from vllm_sidecar.catalog.alerts.alert import (
     number,
     ratio,
 )
+from vllm_sidecar.catalog.reasons import NOT_READ
 
-UNREADABLE = (
-    "http_401|http_403|http_404|http_4xx|http_other|redirect|credentials|tls|not_http|too_large|truncated|"
-    "bad_encoding|empty|not_prometheus|no_vllm_metrics"
-)
-"""Reasons of failed polls where something answers, but cannot be read."""
-ANSWERS = f"{UNREADABLE}|{NOT_ONE_ENGINE_PATTERN}"
+_NOT_READ_PATTERN = "|".join(NOT_READ)
+_UNCERTAIN_PATTERN = f"{_NOT_READ_PATTERN}|{NOT_ONE_ENGINE_PATTERN}"
+UNCERTAIN = f'(increase(~poll_failures_total{{source="vllm",reason=~"{_UNCERTAIN_PATTERN}"}}[2m]) > 0)'
+"""Servers with failures that do not show that they are down."""
+MODEL_UP = '(~model_up or on (<<T>>) ~up{source="vllm"})'
+"""Whether the server of each model is up; `up` names only the first of its models, or none before it has answered."""
 _POD = "cluster, namespace, pod, container"
 """Labels of a container in metrics of other exporters, whose `instance` is that of the exporter."""
 _RESTARTS = 'kube_pod_container_status_restarts_total{container!~".*sidecar.*"}'
@@ -44,7 +45,7 @@ REPLICAS: tuple[Alert, ...] = (
             'or (max_over_time(~up{source="vllm"}[<<startup>>]) == 0 and ~up{source="vllm"} offset <<startup>>) '
             "unless on (<<S>>) (time() - process_start_time_seconds{<<sidecar>>} "
             f"< on (cluster, namespace, job) {_LEARNED})) "
-            f'unless on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{ANSWERS}"}}[2m]) > 0)'
+            f"unless on (<<T>>) {UNCERTAIN}"
         ),
         thresholds=(
             duration(
@@ -67,11 +68,12 @@ REPLICAS: tuple[Alert, ...] = (
         hold="5m",
         expr=(
             '~up{source="vllm"} == 0 '
-            f'and on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{UNREADABLE}"}}[2m]) > 0)'
+            f'and on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{_NOT_READ_PATTERN}"}}[2m]) > 0)'
         ),
-        summary=f"something answers for vLLM in {REPLICA}, but exposes no metrics of vLLM",
-        description="Users may still be served, but this server is not monitored.",
-        cause="a missing token, another server at this address, or a front end that was started without metrics",
+        summary=f"the metrics of vLLM in {REPLICA} cannot be read",
+        description="Something answers, but not with metrics of vLLM, or the sidecar itself has a fault. Users may "
+        "still be served, but this server is not monitored.",
+        cause="a missing token, another server or a proxy at this address, or a front end without metrics",
         first=f"{STATUS}: `last_error` has the reason; docs/troubleshooting.md has a hint for each",
         dashboard="vllm-sidecar",
     ),
