@@ -96,7 +96,7 @@ def test_before_the_first_poll_every_counter_is_zero_and_what_is_not_known_is_ab
 
 
 def test_every_number_of_a_health_is_a_series() -> None:
-    health = Health("vllm", model_name="m", models=("m", "n")).succeeded(
+    health = Health("vllm", model_name="m", models=("m", "n"), watched_since=1000.0).succeeded(
         last_success=1234.5,
         seconds=0.25,
         body_bytes=999,
@@ -118,6 +118,7 @@ def test_every_number_of_a_health_is_a_series() -> None:
         ("poll_failures_total", "vllm", "http_5xx"): 1.0,
         ("dropped_values_total", "vllm", "negative"): 2.0,
         ("limit_hits_total", "vllm", "lines"): 4.0,
+        ("watched_since_timestamp_seconds",): 1000.0,
         ("last_success_timestamp_seconds", "vllm"): 1234.5,
         ("poll_duration_seconds", "vllm"): 0.25,
         ("poll_body_bytes", "vllm"): 999.0,

@@ -98,6 +98,7 @@ LEAN = frozenset(
         "slo_threshold_seconds",
         "up",
         "model_up",
+        "watched_since_timestamp_seconds",
         "last_success_timestamp_seconds",
         "last_success_age_seconds",
         "poll_failures_total",

@@ -41,8 +41,14 @@ class Reason(StrEnum):
     evidence: Evidence
     hint: str
 
-    def __new__(cls, value: str, evidence: Evidence, hint: str) -> Self:
-        """Make a member from its label value, what it shows about a server, and its hint."""
+    def __new__(cls, value: str, evidence: Evidence | None = None, hint: str = "") -> Self:
+        """Make a member from its label value, what it shows about a server, and its hint.
+
+        Raises:
+            TypeError: What it shows, or the hint, is missing.
+        """
+        if evidence is None or not hint:
+            raise TypeError(f"reason {value}: what it shows about the server, or its hint, is missing")
         member = str.__new__(cls, value)
         member._value_ = value
         member.evidence = evidence

@@ -19,6 +19,9 @@ OWN: tuple[Signal, ...] = (
          "1 while the server of the model is polled successfully, otherwise 0: one series for each model that has "
          "engines, or had them at the last successful poll; absent before the first.",
          "model_name"),
+    _own("watched_since_timestamp_seconds", Kind.GAUGE,
+         "Unix time since which the sidecar polls this server: when it started, or when the server was added to its "
+         "targets.", unit=Unit.TIMESTAMP),
     _own("last_success_timestamp_seconds", Kind.GAUGE, "Unix time of the last successful poll.", "source",
          unit=Unit.TIMESTAMP),
     _own("last_success_age_seconds", Kind.GAUGE,

@@ -59,6 +59,8 @@ class Health:
     anomaly_kinds: Sequence[str] = ANOMALIES
     certificates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Unix times from and until which certificates are valid: of the `server`, and the one shown to it (`client`)."""
+    watched_since: float | None = None
+    """Unix time of the begin of the polls of this server; None of the GPUs."""
     over_http: bool = True
     """The source answers with bodies, and its server spends time on them."""
 
@@ -104,6 +106,8 @@ class Health:
         for whose, (not_before, not_after) in self.certificates.items():
             yield "target_certificate_not_before_timestamp_seconds", (whose,), not_before
             yield "target_certificate_not_after_timestamp_seconds", (whose,), not_after
+        if self.watched_since is not None:
+            yield "watched_since_timestamp_seconds", (), self.watched_since
         if self.last_success is not None and self.seconds is not None:
             yield "last_success_timestamp_seconds", (source,), self.last_success
             yield "poll_duration_seconds", (source,), self.seconds

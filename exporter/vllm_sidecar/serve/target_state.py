@@ -50,7 +50,7 @@ class TargetState:
         self.windows = WindowStore(config.windows.length, config.windows.keep)
         self.windows_lock = asyncio.Lock()
         """Locked while windows are prepared one by one: a poll in between would make that useless."""
-        self.health = Health(SOURCE, interval=config.scrape.interval)
+        self.health = Health(SOURCE, interval=config.scrape.interval, watched_since=wall())
         self.startup = Startup()
         self.readings: Readings | None = None
         """The last successful poll; None before the first and while the source is down."""
