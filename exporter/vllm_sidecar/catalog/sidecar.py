@@ -79,7 +79,7 @@ OWN: tuple[Signal, ...] = (
          "them belong to different engines."),
     _own("signal_missing", Kind.GAUGE, "1 for each signal of the checklist that the server lacks, otherwise 0.",
          "signal"),
-    _own("signal_source_info", Kind.INFO, "The metric name that a signal is read from.", "signal", "source_metric"),
+    _own("signal_source_info", Kind.INFO, "The metrics that a signal is read from; several are added up.", "signal", "source_metric"),
     _own("build_info", Kind.INFO, "The sidecar.", "version", "python_version", scope=Scope.SIDECAR),
     _own("window_seconds", Kind.GAUGE, "Length of the trailing window of recent signals.", unit=Unit.SECONDS,
          scope=Scope.SIDECAR),
