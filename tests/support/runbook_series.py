@@ -17,8 +17,8 @@ from vllm_sidecar.catalog import SIGNALS, signal_of
 from vllm_sidecar.catalog.canary import FAILURES, OutputState
 from vllm_sidecar.catalog.gpu_fields import RECOVERY_ACTIONS, THROTTLE_BITS
 from vllm_sidecar.catalog.reasons import GPU_REASONS
-from vllm_sidecar.catalog.upstream import KV_TRANSFERS
 from vllm_sidecar.catalog.types import PREFIX, Kind
+from vllm_sidecar.catalog.upstream import KV_TRANSFERS
 from vllm_sidecar.derive.admission import LIMITS
 from vllm_sidecar.derive.stalls import CORROBORATING
 
