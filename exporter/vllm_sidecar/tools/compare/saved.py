@@ -60,7 +60,7 @@ def bodies(paths: Sequence[Path], apart: float | None) -> Observation:
 def _read(path: Path) -> _Body:
     try:
         exposition = DifferentialParser().parse(path.read_bytes())
-        if any(series.name.startswith(PREFIX) for series in exposition.layout.series):
+        if any(name.startswith(PREFIX) for name, _ in exposition.layout.series):
             return _of_sidecar(path, exposition)
         readings = at_once(Normalizer().steps(exposition, None, 0.0))
         check_usable(readings, exposition, None)

@@ -50,10 +50,10 @@ def by_target(exposition: Exposition, wanted: Collection[str]) -> dict[str, list
         wanted: Names of series, of `metrics`.
     """
     found: dict[str, list[Sample]] = {}
-    for each, value in zip(exposition.layout.series, exposition.values, strict=True):
-        if each.name in wanted:
-            labels = dict(each.labels)
-            found.setdefault(labels.get("target", ""), []).append((each.name.removeprefix(PREFIX), labels, value))
+    for (name, pairs), value in zip(exposition.layout.series, exposition.values, strict=True):
+        if name in wanted:
+            labels = dict(pairs)
+            found.setdefault(labels.get("target", ""), []).append((name.removeprefix(PREFIX), labels, value))
     return found
 
 
