@@ -104,6 +104,8 @@ MALFORMED = {
     "a null byte": ("up 1\0", "unexpected text"),
     "an exemplar without value": ("a_total 1 # {}", "unexpected text"),
     "an exemplar that is not closed": ('a_total 1 # {a="} 1', "unexpected text"),
+    "an exemplar without a blank in it": ('a_total 1 #{a="b"} 1', "unexpected text"),
+    "an exemplar without a blank before it": ('a_total 1# {a="b"} 1', "no valid number|unexpected text"),
     "rubbish after an exemplar": ("a_total 1 # {} 1 2 3", "unexpected text"),
     "a comment after the value": ("up 1 # why", "unexpected text"),
 }

@@ -32,7 +32,7 @@ _LABEL = re.compile(
 _CLOSE = re.compile(r"[ \t]*+\}[ \t]*+")
 _VALUE = re.compile(rf"({_NUMBER})(?:[ \t]++({_NUMBER}))?[ \t]*+")
 _EXEMPLAR = re.compile(
-    rf"#[ \t]*+\{{[^\"\\}}]*+(?:{_QUOTED}[^\"\\}}]*+)*\}}[ \t]++{_NUMBER}(?:[ \t]++{_NUMBER})?[ \t]*+"
+    rf"(?<= )# \{{[^\"\\}}]*+(?:{_QUOTED}[^\"\\}}]*+)*\}}[ \t]++{_NUMBER}(?:[ \t]++{_NUMBER})?[ \t]*+"
 )
 _TYPE = re.compile(rf"[ \t]*+#[ \t]++TYPE[ \t]++(?:({_QUOTED})|([^ \t\"]++))[ \t]++([a-z]++)[ \t\r]*+")
 _TYPE_START = re.compile(r"[ \t]*+#[ \t]++TYPE(?![^ \t])")
