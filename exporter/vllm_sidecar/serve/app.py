@@ -42,8 +42,8 @@ GARBAGE_THRESHOLD = 20_000
 """Objects after which Python looks for garbage in cycles, which it does after 700 by default.
 
 The values of a window are such objects, and none of them is in a cycle: with 128 servers the search took 16 % of the
-CPU, and held the event loop for up to a third of a second. With this threshold it takes 4 %. Modules and what else
-exists before the first poll are left out of the search (`gc.freeze`): they are most of the objects of a sidecar with
+CPU, and held the event loop for up to a third of a second. With this threshold it takes 4 %. Modules, and all that
+exists before the first poll, are left out of the search (`gc.freeze`): they are most of the objects of a sidecar with
 one engine, for which a search of everything takes 0.2 ms without them and 30 ms with them.
 """
 READ_SECONDS = 10.0
