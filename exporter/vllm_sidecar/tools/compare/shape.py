@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import exp, sqrt
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.tools.compare.measures import WAITING, Form, Part
+from vllm_sidecar.tools.compare.measures import ADAPTER_POLLS, WAITING, Form, Part
 from vllm_sidecar.tools.compare.sums import mean_gauge
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ def _explained(
     change = row.changes[index]
     if change is None or change.margin is None or not change.error:
         return "unknown", "too little data"
+    others = [each.measure.label for each in known.values() if each.measure.of == ADAPTER_POLLS and each.is_different]
+    if others:
+        return "unknown", f"other LoRA adapters have requests ({', '.join(others)}), and what one costs is not measured"
     sign = 1.0 if change.value > 0.0 else -1.0
     name, most, error = max(
         ((name, sign * each.value, each.error) for name, each in _inputs(known, index)),
