@@ -59,7 +59,7 @@ def _explained(
     change = row.changes[index]
     if change is None or change.margin is None or not change.error:
         return "unknown", "too little data"
-    others = [each.measure.label for each in known.values() if each.measure.of == ADAPTER_POLLS and each.is_different]
+    others = [each.measure.label for each in known.values() if _is_another_adapter(each, index)]
     if others:
         return "unknown", f"other LoRA adapters have requests ({', '.join(others)}), and what one costs is not measured"
     sign = 1.0 if change.value > 0.0 else -1.0
@@ -83,6 +83,12 @@ def _explained(
     limit = f"of what a step has to do, {title} differ most, by x{exp(most):.2f}, and explain at most as much"
     beyond = abs(change.value) - most > certain * sqrt(change.error**2 + error**2)
     return "no" if beyond else "may be", f"it differs by {times}; {limit}"
+
+
+def _is_another_adapter(row: Difference, index: int) -> bool:
+    """Return whether an adapter may have more requests on one side: two standard errors are enough."""
+    change = row.changes[index]
+    return row.measure.of == ADAPTER_POLLS and change is not None and abs(change.value) > 2.0 * change.error
 
 
 def _inputs(known: Mapping[str, Difference], index: int) -> Iterator[tuple[str, Change]]:
