@@ -190,6 +190,13 @@ def test_other_times_are_refused_with_the_allowed_forms(text: str) -> None:
         time_of(text, 0.0)
 
 
+def test_kv_caches_differ_by_more_than_the_memory_that_was_free() -> None:
+    sides = [Observation(name, "", facts={"kv_cache_tokens": name}) for name in ("100000", "96000", "94000", "5120")]
+    assert compare_facts(sides[:2])[0] == []
+    assert [each.values for each in compare_facts(sides[:3:2])[0]] == [("100000", "94000")]
+    assert [each.values for each in compare_facts(sides[::3])[0]] == [("100000", "5120")]
+
+
 def with_adapters(seen: Observation, shares: dict[str, float], seed: int = 0) -> Observation:
     """Let adapters have requests at some of the polls."""
     draw = np.random.default_rng(seed)

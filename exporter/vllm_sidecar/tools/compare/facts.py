@@ -6,17 +6,33 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.server import FLAG_GAUGES, FLAGS_SHOWN
+from vllm_sidecar.derive.kv_cache import tokens_of
+from vllm_sidecar.tools.compare.measures import KV_CAPACITY
 from vllm_sidecar.tools.doctor.diagnosis import CAPACITY, COMPATIBILITY
 from vllm_sidecar.vllm.probes.flags import FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.tools.compare.observation import Observation
 
 EXPORTED = ("server_info", "server_config_info", "model_info", *(name for name, _ in FLAG_GAUGES.values()))
 """Signals of a sidecar that contain facts."""
-FIRST = ("version", "rust_frontend_version", "models", "adapters", "front_end", "engine_generation", "engines")
+KV_CACHE = "kv_cache_tokens"
+"""Tokens in the KV cache of an engine: what --gpu-memory-utilization and the like result in."""
+FIRST = (
+    "version",
+    "rust_frontend_version",
+    "models",
+    "adapters",
+    "front_end",
+    "engine_generation",
+    "engines",
+    KV_CACHE,
+)
+SAME_KV_CACHE = 0.05
+"""Share of the larger one up to which two KV caches have the same size: it depends on the memory that was free."""
 FINGERPRINT = "fingerprint"
 _PER_SERVER = frozenset(flag.name for flag in FLAGS if flag.per_server)
 
@@ -64,6 +80,14 @@ def exported_facts(series: Iterable[tuple[str, Mapping[str, str], float]]) -> di
     return facts | of_models
 
 
+def kv_cache_fact(readings: Readings) -> dict[str, str]:
+    """Return the smallest KV cache of a server's engines, from vLLM or from its sidecar; empty if it is unknown."""
+    exported = [each.gauges[KV_CAPACITY] for each in readings.groups.values() if KV_CAPACITY in each.gauges]
+    own = (tokens_of(config, max(1, len(readings.engines))) for config in readings.cache_config.values())
+    sizes = exported or [each for each in own if each is not None]
+    return {KV_CACHE: _text(min(sizes))} if sizes else {}
+
+
 def compare_facts(sides: Sequence[Observation]) -> tuple[list[FactDifference], list[FactDifference]]:
     """Return the facts that differ, and those that only some sides expose, the important ones first."""
     names = {name for side in sides for name in side.facts}
@@ -75,12 +99,20 @@ def compare_facts(sides: Sequence[Observation]) -> tuple[list[FactDifference], l
         row = FactDifference(name, tuple(side.facts.get(name) for side in sides))
         if None in row.values:
             partly.append(row)
-        if len({value for value in row.values if value is not None}) > 1:
+        if _differs(row):
             differ.append(row)
     prints = FactDifference(FINGERPRINT, tuple(side.facts.get(FINGERPRINT) for side in sides))
     if not differ and not partly and None not in prints.values and len(set(prints.values)) > 1:
         differ.append(prints)  # otherwise it repeats what the rows above show
     return differ, partly
+
+
+def _differs(row: FactDifference) -> bool:
+    known = {value for value in row.values if value is not None}
+    if row.name == KV_CACHE and known:
+        sizes = list(map(float, known))
+        return min(sizes) < (1.0 - SAME_KV_CACHE) * max(sizes)
+    return len(known) > 1
 
 
 def _model(card: Mapping[str, Any]) -> str:

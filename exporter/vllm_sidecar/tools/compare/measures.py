@@ -20,6 +20,7 @@ QUERIED, HIT = "prefix_cache_queried_tokens_total", "prefix_cache_hit_tokens_tot
 DRAFTED, ACCEPTED = "spec_decode_draft_tokens_total", "spec_decode_accepted_tokens_total"
 PREEMPTIONS, PROMPTED, GENERATED = "preemptions_total", "prompt_tokens_total", "generation_tokens_total"
 RUNNING, WAITING, KV_USAGE = "requests_running", "requests_waiting", "kv_cache_usage_ratio"
+KV_CAPACITY = "kv_cache_capacity_tokens"
 
 HISTOGRAMS = (TTFT, ITL, QUEUE, PREFILL, WHOLE, PROMPT, OUTPUT, COMPUTED)
 COUNTERS = (
@@ -27,7 +28,7 @@ COUNTERS = (
     *(PREEMPTIONS, PROMPTED, GENERATED),
 )  # fmt: skip
 GAUGES = (RUNNING, WAITING, KV_USAGE)
-READ = (*HISTOGRAMS, *COUNTERS, *GAUGES, ADAPTERS, *WITH_LORA)
+READ = (*HISTOGRAMS, *COUNTERS, *GAUGES, ADAPTERS, *WITH_LORA, KV_CAPACITY)
 """Signals that are compared."""
 POLLS, ADAPTER_POLLS = "polls", "polls_with_adapter"
 """Counted here: polls at which the LoRA adapters in use are known, and those at which one has requests."""

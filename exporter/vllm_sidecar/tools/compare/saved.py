@@ -10,7 +10,7 @@ from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.serve.target_parts import check_usable
 from vllm_sidecar.slices import at_once
-from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts, facts_of
+from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts, facts_of, kv_cache_fact
 from vllm_sidecar.tools.compare.measures import READ
 from vllm_sidecar.tools.compare.observation import Growth, Observation, Values, bounds_of, values_of
 from vllm_sidecar.tools.exported.series import by_target, metrics, readings_of
@@ -78,11 +78,12 @@ def _of_sidecar(path: Path, exposition: Exposition) -> _Body:
             f"{path} is of a sidecar with {len(servers)} servers; save the bodies of the servers themselves"
         )
     samples = next(iter(servers.values()), [])
-    return _Body(values_of(readings_of(samples)), exported_facts(samples))
+    readings = readings_of(samples)
+    return _Body(values_of(readings), exported_facts(samples) | kv_cache_fact(readings))
 
 
 def _facts(readings: Readings) -> dict[str, str]:
-    facts = {"engines": str(max(1, len(readings.engines)))}
+    facts = {"engines": str(max(1, len(readings.engines)))} | kv_cache_fact(readings)
     config = readings.cache_config
     if config:
         facts |= facts_of({"flags": parse_cache_config(config[min(config)]).flags})

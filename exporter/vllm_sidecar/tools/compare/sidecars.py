@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.reasons import PollError
 from vllm_sidecar.logs import UserError
-from vllm_sidecar.tools.compare.facts import facts_of
+from vllm_sidecar.tools.compare.facts import facts_of, kv_cache_fact
 from vllm_sidecar.tools.compare.measures import READ
 from vllm_sidecar.tools.compare.observation import SIDECAR, Growth, Observation, bounds_of, values_of
 from vllm_sidecar.tools.exported.series import by_target, metrics, readings_of
@@ -45,7 +45,9 @@ async def watch_sidecar(
             if isinstance(exported, PollError):
                 failed = exported.detail
                 continue
-            values = values_of(readings_of(by_target(exported, _METRICS).get(status["target"] or "", ())))
+            readings = readings_of(by_target(exported, _METRICS).get(status["target"] or "", ()))
+            observation.facts |= kv_cache_fact(readings)
+            values = values_of(readings)
             observation.bounds = bounds_of(values) or observation.bounds
             interval = growth.take(at, values)
             if interval is not None:

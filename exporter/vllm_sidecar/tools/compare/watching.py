@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.reasons import HINTS, Reason
 from vllm_sidecar.serve.target import TargetLoop
-from vllm_sidecar.tools.compare.facts import facts_of
+from vllm_sidecar.tools.compare.facts import facts_of, kv_cache_fact
 from vllm_sidecar.tools.compare.observation import SIDECAR, Growth, Observation, bounds_of, values_of
 from vllm_sidecar.tools.observing import ticks
 from vllm_sidecar.tools.recording.playback import Playback, outline
@@ -61,6 +61,7 @@ class Watcher:
         observation.restarts = snapshot.restarts
         if self._last is not None:
             observation.facts["engines"] = str(max(1, len(self._last.engines)))
+            observation.facts |= kv_cache_fact(self._last)
         if self._why:
             what = "polls failed" if self._last is not None else "no poll succeeded"
             observation.notes.append(f"{observation.name}: {what}: {self._why}")
