@@ -10,6 +10,7 @@ import asyncio
 import logging
 import platform
 import zlib
+from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
@@ -239,11 +240,14 @@ class Exporter:
         own["build_info"] = [(self._build, 1.0)]
         own["internal_errors_total"] = [(labels_text((("part", part),)), n) for part, n in self._errors.items()]
         discovery = self.discovery()
-        families = (
-            (family, [one for samples in (*targets, node, own, discovery) for one in samples.get(name, ())])
-            for name, family in self._families.items()
-        )
-        return self._renderer.steps(chain(self._own_process(), families), openmetrics=openmetrics, whole=False)
+        series: dict[str, list[tuple[str, Value]]] = defaultdict(list)
+        for samples in (*targets, node, own, discovery):
+            for name, some in samples.items():
+                series[name] += some
+            yield
+        families = ((family, series[name]) for name, family in self._families.items() if name in series)
+        parts = chain(self._own_process(), families)
+        return (yield from self._renderer.steps(parts, openmetrics=openmetrics, whole=False))
 
     def _ages(self) -> list[tuple[str, Value]]:
         """Return how long ago each source answered, by the monotonic clock, so that clocks need not be in sync."""
