@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from vllm_sidecar.quantiles.posterior import Posterior
 
     Windows = Sequence[tuple[tuple[float, ...], Sequence[Observed]]]
+    Placed = tuple[int, float]
+    """A bucket, and a value in it."""
 
 
 _CELLS = 64
@@ -66,13 +68,13 @@ def _run(windows: Windows) -> _Stages:
     return _Stages(evidence, fitted, moving_level(evidence, fitted))
 
 
-def values_of(windows: Windows, qs: Sequence[float]) -> list[list[float]]:
+def values_of(windows: Windows, qs: Sequence[float]) -> list[list[Placed]]:
     """Return the values of ascending quantiles of each window; all polls observed something, and some have sums."""
     with np.errstate(all="ignore"):
         return _values(_run(windows), qs)
 
 
-def _values(stages: _Stages, qs: Sequence[float]) -> list[list[float]]:
+def _values(stages: _Stages, qs: Sequence[float]) -> list[list[Placed]]:
     evidence = stages.evidence
     slots, rank = _asked(evidence, qs)
     wanted = np.zeros(len(evidence.bucket), bool)
@@ -106,7 +108,11 @@ def found_of(windows: Windows, qs: Sequence[float]) -> list[Found]:
     slots = [SlotMoments(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
     owner = evidence.owner.tolist()
     return [
-        Found(mine, [each for each, its in zip(slots, owner, strict=True) if its == one], float(belief[one]))
+        Found(
+            [value for _, value in mine],
+            [each for each, its in zip(slots, owner, strict=True) if its == one],
+            float(belief[one]),
+        )
         for one, mine in enumerate(values)
     ]
 
@@ -180,15 +186,16 @@ def _sorted_around(
     return order, upto - weights, low, high
 
 
-def _unscaled(evidence: Evidence, qs: Sequence[float], slots: Places, values: Floats) -> Iterator[list[float]]:
+def _unscaled(evidence: Evidence, qs: Sequence[float], slots: Places, values: Floats) -> Iterator[list[Placed]]:
     """Yield the values of each histogram in its unit: inside the bounds of their buckets, and ascending."""
     buckets, found, many = evidence.bucket[slots].tolist(), values.tolist(), len(qs)
     for one, ((bounds, _), offset) in enumerate(zip(evidence.windows, evidence.layout.offset, strict=True)):
-        least, mine = -inf, []
+        least = -inf
+        mine: list[Placed] = []
         scale = float(evidence.layout.scale[one])
         for at in range(one * many, one * many + many):
             bucket = buckets[at] - offset
             least = max(least, found[at] * scale, lower_bound(bounds, bucket))
             least = min(bounds[bucket], least) if bucket < len(bounds) else least
-            mine.append(least)
+            mine.append((bucket, least))
         yield mine
