@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from vllm_sidecar.tools.doctor.diagnosis import Source
 from vllm_sidecar.tools.doctor.new_connections import NewConnections
 from vllm_sidecar.tools.doctor.state_ages import StateAges
 from vllm_sidecar.tools.exported.sidecar import required_status
-from vllm_sidecar.tools.observing import set_by, ticks
+from vllm_sidecar.tools.observing import set_by_signals, ticks, unanswered
 from vllm_sidecar.tools.recording.events import METRICS, Exchange, Head, Server
 from vllm_sidecar.tools.recording.playback import Playback, outline
 from vllm_sidecar.tools.recording.writer import Writer
@@ -46,7 +45,7 @@ async def live(config: Config, seconds: float, show: Callable[[str], None]) -> O
     stop = asyncio.Event()
     began = time.monotonic()
     ages, connections = StateAges(), NewConnections()
-    with set_by(stop, signal.SIGINT):
+    with set_by_signals(stop):
         await sidecar.start()
         try:
             exporter = sidecar.exporter
@@ -59,6 +58,8 @@ async def live(config: Config, seconds: float, show: Callable[[str], None]) -> O
             await sidecar.stop()
     observed = time.monotonic() - began
     notes = []
+    if any(target["state"]["name"] == "starting" for target in found["targets"]):
+        notes.append(f"whether a server answers: {unanswered(observed, config)}")
     if observed < STALL_SECONDS:
         notes.append(f"a stall: it is called one after {STALL_SECONDS:.0f} s, and {observed:.0f} s were observed")
     urls = {target.name or "": str(URL(target.url).with_user(None)) for target in config.all_targets}
@@ -87,7 +88,7 @@ async def sidecar_status(config: Config) -> Observed:
 
 
 async def recording(path: Path, show: Callable[[str], None]) -> Observed:
-    """Play a recording to its end.
+    """Play a recording to its end, or until Ctrl-C.
 
     Raises:
         RecordingError: It cannot be read.
@@ -103,17 +104,22 @@ async def recording(path: Path, show: Callable[[str], None]) -> Observed:
         connections.follow(snapshots)
         show(f"playing: {playback.at / max(found.seconds, 1.0):.0%}")
 
-    await playback.run(5.0, pause)
-    ages.follow((each.snapshot() for each in playback.loops), found.seconds)
+    stop = asyncio.Event()
+    with set_by_signals(stop):
+        await playback.run(5.0, pause, stop)
+    seconds = playback.at if stop.is_set() else found.seconds
+    ages.follow((each.snapshot() for each in playback.loops), seconds)
     notes = [f"the recording is not complete: {found.cut_off}"] if found.cut_off else []
-    if found.seconds < STALL_SECONDS:
-        notes.append(f"a stall: it is called one after {STALL_SECONDS:.0f} s, and {found.seconds:.0f} s were recorded")
+    if stop.is_set():
+        notes.append(f"what follows in the recording: {seconds:.0f} of {found.seconds:.0f} s were played")
+    if seconds < STALL_SECONDS:
+        notes.append(f"a stall: it is called one after {STALL_SECONDS:.0f} s, and {seconds:.0f} s were recorded")
     report = json.loads(json.dumps(status([each.snapshot() for each in playback.loops])))
     return report, Source(
-        f"end of {path}",
-        found.seconds,
+        f"{'a part' if stop.is_set() else 'end'} of {path}",
+        seconds,
         tuple(notes),
-        ages.at(found.seconds),
+        ages.at(seconds),
         _NOT_RECORDED,
         {each.name: Place(each.url) for each in found.head.servers if each.url},
         connections.found(),

@@ -201,12 +201,23 @@ def _write(profile: Profile, arguments: argparse.Namespace) -> None:
         raise UserError(f"{folder} already has {', '.join(there)}: name another folder, or replace them with --force")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-        if name.endswith(".sh"):
-            (folder / name).chmod(0o755)
+        _put(folder / name, text)
         print_error(f"wrote {folder / name}")
     for tool in tools:
         print_error(f"{tool}: {TOOLS[tool].LIMITS}")
+
+
+def _put(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all, also at Ctrl-C or on a full disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        if path.suffix == ".sh":
+            partial.chmod(0o755)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _print(profile: Profile, form: str) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.tools.observing import set_by, ticks
+from vllm_sidecar.tools.observing import set_by_signals, ticks
 from vllm_sidecar.tools.top.feeds import FeedError
 from vllm_sidecar.tools.top.pages import Shown, body_height, lines_of, page_of
 from vllm_sidecar.tools.top.servers import report, unreachable
@@ -104,7 +104,7 @@ class Session:
 
     async def collect(self, seconds: float, show: Callable[[str], None]) -> Shown:
         """Refresh for so many seconds (0: once), or until SIGINT or SIGTERM; return the values at the end."""
-        with set_by(self._stop, signal.SIGINT, signal.SIGTERM):
+        with set_by_signals(self._stop):
             async for _ in ticks(seconds, self._stop, show):
                 pass
             await asyncio.gather(*(each.once() for each in self.feeds))
