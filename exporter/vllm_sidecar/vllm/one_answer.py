@@ -1,4 +1,4 @@
-"""One answer over HTTP for commands that need no more: blocking, with a limit for all of it, and errors in words."""
+"""One answer over HTTP, for commands that need a single one: blocking, in a limited time, and with errors in words."""
 
 from __future__ import annotations
 
