@@ -9,7 +9,7 @@ import pytest
 
 from vllm_sidecar.exposition.metric_values import Histogram
 from vllm_sidecar.tools.compare.differences import differences
-from vllm_sidecar.tools.compare.facts import compare_facts, facts_of
+from vllm_sidecar.tools.compare.facts import compare_facts, facts_of, sizes_of
 from vllm_sidecar.tools.compare.measures import FINISHED, GENERATED, ITL, OUTPUT, PROMPT, PROMPTED, TTFT, WAITING
 from vllm_sidecar.tools.compare.observation import Grown, Growth, Interval, Observation, Values
 from vllm_sidecar.tools.compare.prometheus import time_of
@@ -150,6 +150,18 @@ def test_a_series_that_fell_has_no_increase_and_a_new_one_began_at_zero() -> Non
     assert interval is not None
     assert dict(interval.counters) == {(FINISHED, "stop"): 0.0, (FINISHED, "error"): 2.0}
     assert interval.histograms[TTFT] == Grown({}, 0.0)
+
+
+def test_the_slots_of_adapters_and_the_size_of_the_kv_cache_are_facts() -> None:
+    a, b = Observation("a", ""), Observation("b", "")
+    a.facts = sizes_of({"lora_slots": [("", 4.0)], "kv_cache_capacity_tokens": [("0", 9600.0), ("1", 9600.0)]})
+    b.facts = sizes_of({"lora_slots": [("", 1.0)], "kv_cache_capacity_tokens": [("0", 9600.0), ("1", 4800.0)]})
+    assert [(row.name, row.values) for row in compare_facts([a, b])[0]] == [
+        ("max_loras", ("4", "1")),
+        ("kv_cache_capacity_tokens", ("9600", "4800")),
+    ]
+    b.facts = sizes_of({"lora_slots": [("", 4.0)], "kv_cache_capacity_tokens": [("0", 9520.0)]})
+    assert compare_facts([a, b]) == ([], []), "equal servers measure their memory a little differently"
 
 
 def test_facts_that_only_one_side_exposes_are_no_difference() -> None:

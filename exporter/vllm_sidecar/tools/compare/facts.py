@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 
     from vllm_sidecar.tools.compare.observation import Observation
 
-EXPORTED = ("server_info", "server_config_info", "model_info", *(name for name, _ in FLAG_GAUGES.values()))
+SLOTS, CAPACITY_TOKENS = "lora_slots", "kv_cache_capacity_tokens"
+"""Signals that are facts of a server and not of its load: --max-loras, and the size of the KV cache."""
+EXPORTED = (
+    *("server_info", "server_config_info", "model_info", SLOTS, CAPACITY_TOKENS),
+    *(name for name, _ in FLAG_GAUGES.values()),
+)
 """Signals of a sidecar that contain facts."""
 FIRST = ("version", "rust_frontend_version", "models", "adapters", "front_end", "engine_generation", "engines")
 FINGERPRINT = "fingerprint"
+ALIKE = 1.05
+"""Largest ratio of the KV caches of two servers that are called equal: vLLM measures the free memory at its start."""
 _PER_SERVER = frozenset(flag.name for flag in FLAGS if flag.per_server)
 
 
@@ -44,6 +51,16 @@ def facts_of(identity: Mapping[str, Any]) -> dict[str, str]:
     return {name: _text(value) for name, value in found.items() if value not in (None, "")}
 
 
+def sizes_of(samples: Mapping[str, Iterable[tuple[str, object]]]) -> dict[str, str]:
+    """Return the facts among the signals of a server: text of the labels and value by name."""
+    return exported_facts(
+        (name, {}, value)
+        for name in (SLOTS, CAPACITY_TOKENS)
+        for _, value in samples.get(name, ())
+        if isinstance(value, float)
+    )
+
+
 def exported_facts(series: Iterable[tuple[str, Mapping[str, str], float]]) -> dict[str, str]:
     """Return the facts that the series of a sidecar contain; names are without the prefix."""
     facts: dict[str, str] = {}
@@ -58,6 +75,10 @@ def exported_facts(series: Iterable[tuple[str, Mapping[str, str], float]]) -> di
             models.append(
                 {"id": labels.get("model_name", ""), "root": labels.get("root"), "parent": labels.get("parent")}
             )
+        elif name == CAPACITY_TOKENS:  # of the smallest engine
+            facts[name] = _text(min(value, float(facts.get(name, value))))
+        elif name == SLOTS:
+            facts.setdefault("max_loras", _text(value))
         elif name in gauges:
             facts[gauges[name]] = _text(value)
     of_models = facts_of({"models": models}) if models else {}
@@ -75,12 +96,25 @@ def compare_facts(sides: Sequence[Observation]) -> tuple[list[FactDifference], l
         row = FactDifference(name, tuple(side.facts.get(name) for side in sides))
         if None in row.values:
             partly.append(row)
-        if len({value for value in row.values if value is not None}) > 1:
+        if _differ(row):
             differ.append(row)
     prints = FactDifference(FINGERPRINT, tuple(side.facts.get(FINGERPRINT) for side in sides))
     if not differ and not partly and None not in prints.values and len(set(prints.values)) > 1:
         differ.append(prints)  # otherwise it repeats what the rows above show
     return differ, partly
+
+
+def _differ(row: FactDifference) -> bool:
+    """Return whether values differ; the size of the KV cache does a little between equal servers."""
+    values = {value for value in row.values if value is not None}
+    if row.name == CAPACITY_TOKENS and all(map(_is_number, values)):
+        sizes = list(map(float, values))
+        return max(sizes, default=0.0) > ALIKE * min(sizes, default=0.0)
+    return len(values) > 1
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal()
 
 
 def _model(card: Mapping[str, Any]) -> str:

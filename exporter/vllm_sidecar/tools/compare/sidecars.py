@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.reasons import PollError
 from vllm_sidecar.logs import UserError
-from vllm_sidecar.tools.compare.facts import facts_of
+from vllm_sidecar.tools.compare.facts import facts_of, sizes_of
 from vllm_sidecar.tools.compare.measures import READ
 from vllm_sidecar.tools.compare.observation import SIDECAR, Growth, Observation, bounds_of, values_of
 from vllm_sidecar.tools.exported.series import by_target, metrics, readings_of
@@ -36,7 +36,7 @@ async def watch_sidecar(
     async with Client(config.vllm, config.scrape) as client:
         status = _status_of(await required_status(client, name, SIDECAR), name, target)
         shown = f"{name}#{target}" if target else name
-        observation = Observation(shown, f"sidecar {shown}", facts=facts_of(status.get("identity") or {}))
+        observation = Observation(shown, f"sidecar {shown}", facts=_facts(status))
         if not status.get("up"):
             error = status.get("last_error") or {}
             observation.notes.append(f"{shown}: its server does not answer: {error.get('reason')}: {error.get('hint')}")
@@ -53,6 +53,12 @@ async def watch_sidecar(
         if failed:
             observation.notes.append(f"{shown}: polls failed: {failed}")
     return observation
+
+
+def _facts(status: Mapping[str, Any]) -> dict[str, str]:
+    signals = (status.get("signals") or {}).items()
+    samples = {name: [(each["labels"], each.get("value")) for each in found["series"]] for name, found in signals}
+    return sizes_of(samples) | facts_of(status.get("identity") or {})
 
 
 def _status_of(found: Mapping[str, Any], name: str, target: str) -> Mapping[str, Any]:
