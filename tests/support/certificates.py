@@ -27,12 +27,12 @@ class Pair:
 class Issuer:
     """Issues certificates into a folder."""
 
-    def __init__(self, folder: Path, name: str = "issuer") -> None:
+    def __init__(self, folder: Path, name: str = "issuer", days: float = 365.0) -> None:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.cert = folder / f"{name}.crt"
-        own = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(True, None), critical=True)
+        own = self._builder(self._name, self._key, days).add_extension(x509.BasicConstraints(True, None), critical=True)
         self.cert.write_bytes(self._signed(own))
 
     def issue(self, name: str, *hosts: str, days: float = 1.0) -> Pair:
@@ -48,9 +48,7 @@ class Issuer:
         pair.key.write_bytes(text)
         return pair
 
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: float = 1.0
-    ) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: float) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()

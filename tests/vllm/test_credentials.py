@@ -182,6 +182,11 @@ async def test_a_server_whose_authority_is_given_is_trusted(pki: Pki) -> None:
         assert (await fetch(Target(url, ca_file=pki.folder / "ca.pem"))).body == BODY
 
 
+async def test_each_certificate_of_ca_file_is_trusted_without_its_issuer(pki: Pki) -> None:
+    async with raw_server(says(answer(BODY)), pki.server("good")) as url:
+        assert (await fetch(Target(url, ca_file=pki.folder / "good.pem"))).body == BODY
+
+
 @pytest.mark.parametrize(
     ("server", "with_ca", "hint"),
     [

@@ -155,10 +155,10 @@ def _replicas(url: str) -> list[Replica]:
 
 def _of_a_sidecar(where: str, layout: Layout) -> Iterator[Replica]:
     seen: dict[tuple[str, str, str], set[float]] = {}
-    for series in layout.series:
-        name = series.name.removeprefix(PREFIX).removesuffix("_bucket")
-        labels = dict(series.labels)
-        if series.name == f"{PREFIX}{name}_bucket" and name in FAMILY and labels["le"] != "+Inf":
+    for sample, pairs in layout.series:
+        name = sample.removeprefix(PREFIX).removesuffix("_bucket")
+        labels = dict(pairs)
+        if sample == f"{PREFIX}{name}_bucket" and name in FAMILY and labels["le"] != "+Inf":
             key = (name, labels.get("model_name", ""), labels.get("engine", ""))
             seen.setdefault(key, set()).add(float(labels["le"]))
     for (name, model, engine), bounds in seen.items():

@@ -6,25 +6,36 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.server import FLAG_GAUGES, FLAGS_SHOWN
+from vllm_sidecar.derive.kv_cache import tokens_of
+from vllm_sidecar.tools.compare.measures import KV_CAPACITY
 from vllm_sidecar.tools.doctor.diagnosis import CAPACITY, COMPATIBILITY
 from vllm_sidecar.vllm.probes.flags import FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.tools.compare.observation import Observation
 
-SLOTS, CAPACITY_TOKENS = "lora_slots", "kv_cache_capacity_tokens"
-"""Signals that are facts of a server and not of its load: --max-loras, and the size of the KV cache."""
-EXPORTED = (
-    *("server_info", "server_config_info", "model_info", SLOTS, CAPACITY_TOKENS),
-    *(name for name, _ in FLAG_GAUGES.values()),
-)
+SLOTS = "lora_slots"
+EXPORTED = ("server_info", "server_config_info", "model_info", SLOTS, *(name for name, _ in FLAG_GAUGES.values()))
 """Signals of a sidecar that contain facts."""
-FIRST = ("version", "rust_frontend_version", "models", "adapters", "front_end", "engine_generation", "engines")
+KV_CACHE = "kv_cache_tokens"
+"""Tokens in the KV cache of an engine: what --gpu-memory-utilization and the like result in."""
+MAX_LORAS = "max_loras"
+FIRST = (
+    "version",
+    "rust_frontend_version",
+    "models",
+    "adapters",
+    "front_end",
+    "engine_generation",
+    "engines",
+    KV_CACHE,
+)
+SAME_KV_CACHE = 0.05
+"""Share of the larger one up to which two KV caches have the same size: it depends on the memory that was free."""
 FINGERPRINT = "fingerprint"
-ALIKE = 1.05
-"""Largest ratio of the KV caches of two servers that are called equal: vLLM measures the free memory at its start."""
 _PER_SERVER = frozenset(flag.name for flag in FLAGS if flag.per_server)
 
 
@@ -51,16 +62,6 @@ def facts_of(identity: Mapping[str, Any]) -> dict[str, str]:
     return {name: _text(value) for name, value in found.items() if value not in (None, "")}
 
 
-def sizes_of(samples: Mapping[str, Iterable[tuple[str, object]]]) -> dict[str, str]:
-    """Return the facts among the signals of a server: text of the labels and value by name."""
-    return exported_facts(
-        (name, {}, value)
-        for name in (SLOTS, CAPACITY_TOKENS)
-        for _, value in samples.get(name, ())
-        if isinstance(value, float)
-    )
-
-
 def exported_facts(series: Iterable[tuple[str, Mapping[str, str], float]]) -> dict[str, str]:
     """Return the facts that the series of a sidecar contain; names are without the prefix."""
     facts: dict[str, str] = {}
@@ -75,14 +76,26 @@ def exported_facts(series: Iterable[tuple[str, Mapping[str, str], float]]) -> di
             models.append(
                 {"id": labels.get("model_name", ""), "root": labels.get("root"), "parent": labels.get("parent")}
             )
-        elif name == CAPACITY_TOKENS:  # of the smallest engine
-            facts[name] = _text(min(value, float(facts.get(name, value))))
         elif name == SLOTS:
-            facts.setdefault("max_loras", _text(value))
+            facts.setdefault(MAX_LORAS, _text(value))
         elif name in gauges:
             facts[gauges[name]] = _text(value)
     of_models = facts_of({"models": models}) if models else {}
     return facts | of_models
+
+
+def size_facts(readings: Readings) -> dict[str, str]:
+    """Return --max-loras and the KV cache of a server that exposes no flags: both are in its metrics."""
+    slots = readings.adapters.slots if readings.adapters else None
+    return kv_cache_fact(readings) | ({MAX_LORAS: str(slots)} if slots else {})
+
+
+def kv_cache_fact(readings: Readings) -> dict[str, str]:
+    """Return the smallest KV cache of a server's engines, from vLLM or from its sidecar; empty if it is unknown."""
+    exported = [each.gauges[KV_CAPACITY] for each in readings.groups.values() if KV_CAPACITY in each.gauges]
+    own = (tokens_of(config, max(1, len(readings.engines))) for config in readings.cache_config.values())
+    sizes = exported or [each for each in own if each is not None]
+    return {KV_CACHE: _text(min(sizes))} if sizes else {}
 
 
 def compare_facts(sides: Sequence[Observation]) -> tuple[list[FactDifference], list[FactDifference]]:
@@ -96,7 +109,7 @@ def compare_facts(sides: Sequence[Observation]) -> tuple[list[FactDifference], l
         row = FactDifference(name, tuple(side.facts.get(name) for side in sides))
         if None in row.values:
             partly.append(row)
-        if _differ(row):
+        if _differs(row):
             differ.append(row)
     prints = FactDifference(FINGERPRINT, tuple(side.facts.get(FINGERPRINT) for side in sides))
     if not differ and not partly and None not in prints.values and len(set(prints.values)) > 1:
@@ -104,17 +117,12 @@ def compare_facts(sides: Sequence[Observation]) -> tuple[list[FactDifference], l
     return differ, partly
 
 
-def _differ(row: FactDifference) -> bool:
-    """Return whether values differ; the size of the KV cache does a little between equal servers."""
-    values = {value for value in row.values if value is not None}
-    if row.name == CAPACITY_TOKENS and all(map(_is_number, values)):
-        sizes = list(map(float, values))
-        return max(sizes, default=0.0) > ALIKE * min(sizes, default=0.0)
-    return len(values) > 1
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdecimal()
+def _differs(row: FactDifference) -> bool:
+    known = {value for value in row.values if value is not None}
+    if row.name == KV_CACHE and known:
+        sizes = list(map(float, known))
+        return min(sizes) < (1.0 - SAME_KV_CACHE) * max(sizes)
+    return len(known) > 1
 
 
 def _model(card: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.reasons import HINTS, Reason
 from vllm_sidecar.serve.target import TargetLoop
-from vllm_sidecar.tools.compare.facts import facts_of, sizes_of
+from vllm_sidecar.tools.compare.facts import facts_of, size_facts
 from vllm_sidecar.tools.compare.observation import SIDECAR, Growth, Observation, bounds_of, values_of
 from vllm_sidecar.tools.observing import ticks, unanswered
 from vllm_sidecar.tools.recording.playback import Playback, outline
@@ -59,10 +59,11 @@ class Watcher:
         `unanswered` is the reason if no poll has ended.
         """
         observation = self.observation
-        observation.facts = sizes_of(snapshot.samples) | facts_of(asdict(snapshot.identity))
+        observation.facts = facts_of(asdict(snapshot.identity))
         observation.restarts = snapshot.restarts
         if self._last is not None:
             observation.facts["engines"] = str(max(1, len(self._last.engines)))
+            observation.facts = size_facts(self._last) | observation.facts
         if self._why:
             what = "polls failed" if self._last is not None else "no poll succeeded"
             observation.notes.append(f"{observation.name}: {what}: {self._why}")

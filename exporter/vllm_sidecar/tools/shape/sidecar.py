@@ -51,7 +51,7 @@ async def sidecar(config: Config, seconds: float, show: Callable[[str], None]) -
 
 
 def _take(traffic: Traffic, followers: dict[str, ServerFollower], exported: Exposition, at: float) -> None:
-    if not any(each.name.startswith(f"{PREFIX}build_info") for each in exported.layout.series):
+    if not any(name.startswith(f"{PREFIX}build_info") for name, _ in exported.layout.series):
         raise UserError(f"{traffic.source} answers, but it is not a sidecar; without --from its metrics are read")
     for target, samples in by_target(exported, _METRICS).items():
         if target not in followers:
