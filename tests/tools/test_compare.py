@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import numpy as np
 import pytest
+from readings import ENGINE as GROUP
+from readings import readings
 
 from vllm_sidecar.exposition.metric_values import Histogram
+from vllm_sidecar.series.readings import Adapters
 from vllm_sidecar.tools.compare.differences import MOST_ADAPTERS, differences
-from vllm_sidecar.tools.compare.facts import compare_facts, facts_of
+from vllm_sidecar.tools.compare.facts import compare_facts, exported_facts, facts_of, size_facts
 from vllm_sidecar.tools.compare.measures import (
     ADAPTER_POLLS,
     FINISHED,
@@ -225,3 +229,10 @@ def test_a_side_whose_adapters_are_unknown_is_not_judged_by_them() -> None:
     report = compare([side("a"), with_adapters(side("b", seed=1), {"sql": 0.9})])
     (row,) = [row for row in report.measures if row.measure.of == ADAPTER_POLLS]
     assert (row.a.value, row.is_judged, report.result) == (None, False, Result.SAME)
+
+
+def test_the_slots_of_adapters_are_a_fact_without_flags() -> None:
+    seen = replace(readings({GROUP: {"requests_running": 1}}), adapters=Adapters(("sql",), (), 4))
+    slots, flag = ("lora_slots", {}, 4.0), ("config_max_loras", {}, 2.0)
+    assert size_facts(seen) == exported_facts([slots]) == {"max_loras": "4"}
+    assert exported_facts([slots, flag]) == exported_facts([flag, slots]) == {"max_loras": "2"}

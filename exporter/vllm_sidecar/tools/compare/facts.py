@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.tools.compare.observation import Observation
 
-EXPORTED = ("server_info", "server_config_info", "model_info", *(name for name, _ in FLAG_GAUGES.values()))
+SLOTS = "lora_slots"
+EXPORTED = ("server_info", "server_config_info", "model_info", SLOTS, *(name for name, _ in FLAG_GAUGES.values()))
 """Signals of a sidecar that contain facts."""
 KV_CACHE = "kv_cache_tokens"
 """Tokens in the KV cache of an engine: what --gpu-memory-utilization and the like result in."""
+MAX_LORAS = "max_loras"
 FIRST = (
     "version",
     "rust_frontend_version",
@@ -74,10 +76,18 @@ def exported_facts(series: Iterable[tuple[str, Mapping[str, str], float]]) -> di
             models.append(
                 {"id": labels.get("model_name", ""), "root": labels.get("root"), "parent": labels.get("parent")}
             )
+        elif name == SLOTS:
+            facts.setdefault(MAX_LORAS, _text(value))
         elif name in gauges:
             facts[gauges[name]] = _text(value)
     of_models = facts_of({"models": models}) if models else {}
     return facts | of_models
+
+
+def size_facts(readings: Readings) -> dict[str, str]:
+    """Return --max-loras and the KV cache of a server that exposes no flags: both are in its metrics."""
+    slots = readings.adapters.slots if readings.adapters else None
+    return kv_cache_fact(readings) | ({MAX_LORAS: str(slots)} if slots else {})
 
 
 def kv_cache_fact(readings: Readings) -> dict[str, str]:

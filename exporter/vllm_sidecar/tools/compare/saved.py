@@ -10,7 +10,7 @@ from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.serve.target_parts import check_usable
 from vllm_sidecar.slices import at_once
-from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts, facts_of, kv_cache_fact
+from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts, facts_of, kv_cache_fact, size_facts
 from vllm_sidecar.tools.compare.measures import READ
 from vllm_sidecar.tools.compare.observation import Growth, Observation, Values, bounds_of, values_of
 from vllm_sidecar.tools.exported.series import by_target, metrics, readings_of
@@ -83,7 +83,7 @@ def _of_sidecar(path: Path, exposition: Exposition) -> _Body:
 
 
 def _facts(readings: Readings) -> dict[str, str]:
-    facts = {"engines": str(max(1, len(readings.engines)))} | kv_cache_fact(readings)
+    facts = {"engines": str(max(1, len(readings.engines)))} | size_facts(readings)
     config = readings.cache_config
     if config:
         facts |= facts_of({"flags": parse_cache_config(config[min(config)]).flags})

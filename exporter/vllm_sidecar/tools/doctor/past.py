@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 LEAST_REQUESTS = 10
 """Fewest requests in a period from which a mean or a share is taken."""
+HITS = "prefix_cache_hit_ratio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ def _rows(recent: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[Comp
     for name, above, below in (
         ("prompt_tokens_per_request", "prompt_tokens", "requests"),
         ("output_tokens_per_request", "output_tokens", "requests"),
-        ("requests_per_second", "requests", "seconds"),
-        ("prefix_cache_hit_ratio", "hit_tokens", "queried_tokens"),
+        ("finished_requests_per_second", "requests", "seconds"),
+        (HITS, "hit_tokens", "queried_tokens"),
     ):
         now, then = (_quotient(period[above], period[below]) for period in (recent, before))
         if now is not None and then is not None:

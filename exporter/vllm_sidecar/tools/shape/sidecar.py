@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from vllm_sidecar.logs import UserError
 from vllm_sidecar.redaction import public
 from vllm_sidecar.tools.exported.series import by_target, metrics, readings_of
 from vllm_sidecar.tools.exported.sidecar import polls
-from vllm_sidecar.tools.observing import set_by
+from vllm_sidecar.tools.observing import set_by_signals
 from vllm_sidecar.tools.shape.traffic import LONGEST_GAP, READ, ServerFollower, Traffic
 from vllm_sidecar.vllm.client import Client
 
@@ -35,7 +34,7 @@ async def sidecar(config: Config, seconds: float, show: Callable[[str], None]) -
     traffic, followers = Traffic(f"sidecar {public(config.vllm.url)}"), dict[str, ServerFollower]()
     stop, error = asyncio.Event(), ""
     traffic.started = time.time()
-    with set_by(stop, signal.SIGINT):
+    with set_by_signals(stop):
         async with Client(config.vllm, config.scrape) as client:
             async for at, exported in polls(client, seconds, stop, show):
                 if not isinstance(exported, PollError):
