@@ -59,7 +59,9 @@ def past_of(target: Mapping[str, Any]) -> Past:
     if not recent:
         return Past(unknown="it was read once")
     for period, words in ((recent, "in the last minute"), (before, "since the server started, before that")):
-        if (period["requests"] or 0.0) < LEAST_REQUESTS:
+        if period["requests"] is None:
+            return Past(unknown="the server does not expose the prompt tokens of requests, which also count them")
+        if period["requests"] < LEAST_REQUESTS:
             return Past(unknown=f"fewer than {LEAST_REQUESTS} requests finished {words}")
     return Past(tuple(_rows(recent, before)), recent["seconds"], before["seconds"])
 
