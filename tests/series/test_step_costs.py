@@ -160,6 +160,12 @@ def test_a_request_meets_as_many_others_as_arrive_during_a_step(arrivals: float)
     assert requests_met(mean) == pytest.approx(met, rel=1e-3)
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.3, 1.0])
+def test_where_steps_outnumber_the_requests_each_request_is_alone(mean: float) -> None:
+    """Steps that decode are counted, too; several API servers each count every step."""
+    assert requests_met(mean) == pytest.approx(1.0)
+
+
 def test_nothing_is_known_of_an_idle_engine() -> None:
     still = {"inter_token_latency_seconds": histogram(9, 0, 0, 0, total=1.0), "prompt_tokens_total": 9.0}
     assert learned([still] * 60).estimate(2048.0) is None

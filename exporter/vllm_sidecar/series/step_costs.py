@@ -5,8 +5,9 @@ seconds of work are one observation of the mean step (the inter-token latency), 
 tokens. Older observations lose weight, so that the estimate follows a throttled GPU or longer contexts; intervals
 without work change nothing.
 
-Answers of one token have no time between tokens. Their steps are those of their prompts: the mean prefill time is a
-line over the tokens of the steps in which prompts are computed, whose slope is the cost of a token.
+Answers of one token have no time between tokens, and those of a few tokens have it in steps with many prompts. Their
+steps are those of prompts: the mean prefill time is a line over the tokens of the steps in which prompts are computed,
+whose slope is the cost of a token.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ ROUNDS = 7
 more tokens that share it, and these a lower cost."""
 BUSIEST = 0.9
 """Largest share of the time with prompts for which the steps that arrivals meet can be computed."""
+SHORT_ANSWERS = 0.05
+"""Largest number of decoded tokens per computed prompt token with which the tokens of a step are those of prompts."""
+FEWEST_IN_BUDGET = 4.0
+"""Prompts that fit into the token budget of a step, below which prompts are split among steps too often to be counted
+with the steps that their first tokens ended."""
 LEAST_SHARE = 0.3
 """Smallest share of a step's tokens in its duration, where only prompts are computed. Fewer tokens than a GPU computes
 while it reads the weights seem to cost nothing, which does not continue."""
@@ -126,7 +132,7 @@ class StepCosts:
         self._prefill_seconds = self._prefills = 0.0
         self._computed = self._first_tokens = self._elapsed = 0.0
         self._prompt_steps = Line()
-        """Prefill time over the tokens that are computed in the same steps, while no sequence decodes."""
+        """Prefill time over the tokens that are computed in the same steps, while few tokens are decoded."""
         self.room = Line()
         """Usage of the KV cache over running requests."""
         self.prompts = Sizes()
@@ -172,7 +178,7 @@ class StepCosts:
         if new.running is not None and new.usage is not None:
             self.room.add(keep, new.running, new.running, new.usage)
         steps, _ = grown.get(STEPS, (0.0, 0.0))
-        if gaps <= 0.0 and prefills > 0.0 and min(steps, first, computed) > 0.0:
+        if gaps <= SHORT_ANSWERS * computed and min(prefills, steps, first, computed) > 0.0:
             shared = _tokens_of_steps(base.histograms[STEPS], new.histograms[STEPS], computed)
             guide = computed / first * requests_met(first / steps)
             self._prompt_steps.add(keep, guide, shared, prefill_seconds / prefills)
@@ -199,8 +205,13 @@ class StepCosts:
         else:
             prompt = self._computed / self._first_tokens
             prefill = self._prefill_seconds / self._prefills if self._prefills > 0.0 else None
-        if self._weight <= 0.0:
-            return self._of_prompts_alone(prompt, prefill, budget or inf) if prefill and prompt else None
+        short = prefill and prompt * FEWEST_IN_BUDGET <= (budget or inf) and self._prompt_steps.count >= self._weight
+        if short and (alone := self._of_prompts_alone(prompt)):
+            return alone
+        if self._weight <= 0.0:  # answers of one token have no gaps: the fixed part counts as a part of each token
+            if not prefill or not prompt:
+                return None
+            return Costs(0.0, 0.0, self._token_cost(prompt, prefill, 0.0, 0.0, budget or inf))
         sequences, prompts, step = (total / self._weight for total in self._sums)
         token = self._token_cost(prompt, prefill, prompts, step, budget or inf) if prefill and prompt else 0.0
         ss, sp, st, pp, pt, tt = (total / self._weight for total in self._products)
@@ -212,16 +223,16 @@ class StepCosts:
         slope = min(slope, 0.9 * base / sequences) if sequences > 0.0 else slope
         return Costs(base - slope * sequences, slope, token)
 
-    def _of_prompts_alone(self, prompt: float, prefill: float, budget: float) -> Costs:
-        """Return the costs where no sequence decodes; the fixed part is expected to be 0, which reads too high.
+    def _of_prompts_alone(self, prompt: float) -> Costs | None:
+        """Return the costs where nearly all tokens are those of prompts; None without the tokens of each step.
 
-        It is 0 without the tokens of each step, which vLLM exposes from 0.6.4 on.
+        The fixed part is expected to be 0, which reads too high, as long as the tokens of the steps have not varied.
         """
         line = self._prompt_steps
         # A long prompt makes a long step, but shares it with as few prompts as a short one does.
         tokens = line.x - self.computed_variation * prompt
         if tokens <= 0.0:
-            return Costs(0.0, 0.0, self._token_cost(prompt, prefill, 0.0, 0.0, budget))
+            return None
         whole = line.y / tokens
         token = min(whole, max(LEAST_SHARE * whole, line.slope(whole, whole)))
         return Costs(line.y - token * tokens, 0.0, token)
@@ -277,10 +288,11 @@ def requests_met(mean: float) -> float:
 
     A step that none waited for has one request, any other has those that arrived during the step before it.
     """
-    arrivals = mean - 1.0 if mean > 2.0 else sqrt(2.0 * max(0.0, mean - 1.0))
+    mean = max(1.0, mean)  # steps that only decode are steps, too
+    arrivals = mean - 1.0 if mean > 2.0 else sqrt(2.0 * (mean - 1.0))
     for _ in range(ROUNDS):  # the mean is arrivals + exp(-arrivals)
         arrivals -= (arrivals + exp(-arrivals) - mean) / max(0.01, 1.0 - exp(-arrivals))
-    return 1.0 + arrivals**2 / max(1.0, mean)
+    return 1.0 + arrivals**2 / mean
 
 
 def _tokens_of_steps(old: Histogram, new: Histogram, computed: float) -> float:
