@@ -23,7 +23,7 @@ LIMITS = {
     "shared prefix": "kv_cache",
     "classification": "prefill",
 }
-SECONDS = 400
+SECONDS = 800
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8])

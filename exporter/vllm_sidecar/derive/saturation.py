@@ -46,8 +46,9 @@ def saturation(engine: EngineInputs) -> dict[str, float]:
     the largest of these, which also apply without a model: running / --max-num-seqs, waiting / --max-num-queued-reqs,
     KV pressure. Running and waiting are means over the window. A limit that no source exposes is left out; if
     --max-num-seqs is unknown, the most requests that ran while others waited replace it, and requests that waited
-    during the whole window count as full. 0 without load, and if the gauges froze when the clients left; empty if they
-    froze and it is unknown whether clients wait, and if the server exposes no scheduler gauge.
+    during the whole window count as full. 0 without load, and if the gauges froze when the clients left; empty under a
+    load for which no limit is known, if the gauges froze and it is unknown whether clients wait, and if the server
+    exposes no scheduler gauge.
     """
     window, server, live = engine.window, engine.server, trusted(engine)
     running, waiting = window.extent("requests_running"), window.extent("requests_waiting")
@@ -55,19 +56,21 @@ def saturation(engine: EngineInputs) -> dict[str, float]:
         return {}
     if not live:
         return {slug(engine.model_name): 0.0}
-    parts = [pressure(engine) or 0.0]
+    shares = []
     seats = _seats(engine)
     if seats < inf:
-        parts.append(running.mean / seats)
+        shares.append(running.mean / seats)
     if not server.flag("max_num_seqs") and _waited_all_the_time(window):
-        parts.append(1.0)
+        shares.append(1.0)
     queue = server.flag("max_num_queued_reqs")
     if queue:
-        parts.append(waiting.mean / queue)
+        shares.append(waiting.mean / queue)
     found = demand(engine)
-    if found is not None:
-        parts.append(found.share)
-    return {slug(engine.model_name): min(1.0, max(parts))}
+    if found is not None and found.capacity.limit != "unknown":
+        shares.append(found.share)
+    if not shares and (found is not None or running.mean or waiting.mean):
+        return {}
+    return {slug(engine.model_name): min(1.0, max((pressure(engine) or 0.0, *shares)))}
 
 
 def headroom_requests(engine: EngineInputs) -> float | None:
