@@ -64,6 +64,7 @@ class Clients:
 
     def __init__(self, session: aiohttp.ClientSession, model: str) -> None:
         self._session, self._model = session, model
+        self._random = random.Random(1)
         self.seconds: list[float] = []
         self.late = 0.0
         """Share of the requests of the last stage that were sent late."""
