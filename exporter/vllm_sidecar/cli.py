@@ -31,6 +31,9 @@ EXIT_CODES = """exit codes:
   0    it worked
   1    it failed: one line on standard error says what to do
   2    wrong usage
+  3    doctor: to watch; compare: only facts differ; replay: only tickets; shape: another load
+  4    doctor: bad; compare: different; replay: a page
+  5    doctor: unknown; compare: too little data
   130  interrupted
   141  the reader of the output went away"""
 

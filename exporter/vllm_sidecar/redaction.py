@@ -94,7 +94,8 @@ def public(text: str) -> str:
 
 def redact_body(body: bytes) -> bytes:
     """Hide the users of URLs in the body of an answer; everything else of it is data, and remains as it is."""
-    return _USER_PART.sub(b"***@", body) if b"://" in body and b"@" in body else body
+    # Nearly no body has an @, which is found faster than several characters.
+    return _USER_PART.sub(b"***@", body) if b"@" in body and b"://" in body else body
 
 
 def bare_url(text: str) -> str:

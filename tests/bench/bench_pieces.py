@@ -75,6 +75,8 @@ def measure(title: str, bodies: Iterable[bytes]) -> None:
 
 
 def main() -> None:
+    gc.collect()
+    gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
     engines = int(sys.argv[1]) if len(sys.argv) > 1 else 256
     bodies = [with_engines(body, engines) for body in islice(recorded(), POLLS)]

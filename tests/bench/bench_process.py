@@ -146,7 +146,8 @@ def sidecars(stack: ExitStack, upstream: int, before: Path | None, folder: Path)
             if variables is None:
                 continue
             config = folder / f"{devices}.yaml"
-            config.write_text(f"gpu: {{devices: {devices}}}\n")
+            # Each second whatever the answers take: on a busy machine polls would be fewer, and cost less.
+            config.write_text(f"gpu: {{devices: {devices}}}\nscrape: {{max_interval: 1s}}\n")
             flags = ("--config.file", str(config), "--vllm.url", f"http://127.0.0.1:{upstream}")
             python = {"PYTHONPATH": str(checkout / "exporter")}
             running, base = stack.enter_context(started(*flags, variables=python | variables))

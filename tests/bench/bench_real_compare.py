@@ -1,10 +1,11 @@
-"""What `compare` reports of a real vLLM: equal servers, other lengths, and servers with other flags.
+"""What `compare` reports of a real vLLM: equal servers, other lengths, other flags, and LoRA adapters.
 
-    VLLM_SIDECAR_SERVE='vllm serve MODEL --served-model-name m --port 8000 --max-num-seqs 16' \
-        python tests/bench/bench_real_compare.py
+    VLLM_SIDECAR_SERVE='vllm serve {model} --served-model-name m --port 8000 --max-num-seqs 16' \
+        VLLM_SIDECAR_MODEL=FOLDER python tests/bench/bench_real_compare.py [PART ...]
 
 One server is compared with itself, live and as recordings of two minutes that follow each other, then with itself
-under other requests, and with the servers of `OTHERS`, which run after it. Without the variable nothing is done.
+under other requests, and with the servers of `OTHERS`, which run after it. The adapter of another server has random
+weights. PART is a name of `PARTS`; all without one. Without the variables nothing is done.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench_real_faults import URL, Load, server
+from bench_real_adapter import RANK, write_adapter
+from bench_real_faults import SMALL_CACHE, URL, Load, server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +31,7 @@ OTHERS = {
     "another server with the same flags": (),
     "--max-num-seqs 1 instead of 16": ("--max-num-seqs", "1"),
     "without prefix caching": ("--no-enable-prefix-caching",),
+    "a small KV cache": SMALL_CACHE,
 }
 ITSELF = URL.replace("127.0.0.1", "localhost")
 """The same server under another name."""
@@ -110,25 +113,54 @@ async def other(command: str, folder: Path, *flags: str) -> str:
     return path
 
 
-async def play(command: str) -> None:
+async def flags(command: str, _: Path, folder: Path) -> None:
+    """Compare requests of other lengths, and servers with other flags."""
+    first, second, prompts, outputs = await one_server(command, folder)
+    await compared("the next minute", first, second)
+    await compared("prompts with four times as many words of their own", first, prompts)
+    await compared("outputs four times as long", first, outputs)
+    for title, others in OTHERS.items():
+        await compared(title, first, await other(command, folder, *others))
+
+
+async def adapters(command: str, model: Path, folder: Path) -> None:
+    """Compare requests of the base model with those of an adapter on the same server, and with half of each."""
+    write_adapter(folder / "sql", model, 1)
+    paths = {}
+    with server(command, "--enable-lora", "--max-lora-rank", str(RANK), "--lora-modules", f"sql={folder / 'sql'}"):
+        for name, models in {"base": "m", "adapter": "sql", "adapter again": "sql", "half": "m sql"}.items():
+            loads = [calm() for _ in models.split()]
+            for load, load.model in zip(loads, models.split(), strict=True):
+                load.rate /= len(loads)
+            sending = [asyncio.create_task(load.run()) for load in loads]
+            await asyncio.sleep(WARM)
+            paths[name] = await recorded(folder, name.replace(" ", "-"))
+            for task, load in zip(sending, loads, strict=True):
+                task.cancel()
+                load.leave()
+    await compared("a LoRA adapter instead of its base model", paths["base"], paths["adapter"])
+    await compared("the same adapter, the next minute", paths["adapter"], paths["adapter again"])
+    await compared("half of the requests for the adapter", paths["base"], paths["half"])
+
+
+PARTS = {"flags": flags, "adapters": adapters}
+
+
+async def play(command: str, model: Path, parts: Sequence[str]) -> None:
     """Record everything, and print what the comparisons say."""
     print("| B, against the usual load | Result | Differences | Explained by shape or load |")
     print("| --- | --- | --- | --- |", flush=True)
-    with tempfile.TemporaryDirectory() as name:
-        first, second, prompts, outputs = await one_server(command, Path(name))
-        await compared("the next minute", first, second)
-        await compared("prompts with four times as many words of their own", first, prompts)
-        await compared("outputs four times as long", first, outputs)
-        for title, flags in OTHERS.items():
-            await compared(title, first, await other(command, Path(name), *flags))
+    for name in parts or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            await PARTS[name](command, model, Path(folder))
 
 
 def main() -> None:
-    command = os.environ.get("VLLM_SIDECAR_SERVE")
-    if not command:
-        print("skipped: set VLLM_SIDECAR_SERVE, a command that starts vLLM")
+    command, model = os.environ.get("VLLM_SIDECAR_SERVE"), os.environ.get("VLLM_SIDECAR_MODEL")
+    if not command or not model:
+        print("skipped: set VLLM_SIDECAR_SERVE and VLLM_SIDECAR_MODEL (see the head of this file)")
         return
-    asyncio.run(play(command))
+    asyncio.run(play(command.format(model=model), Path(model), sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,14 @@
         [--objective SECONDS]
 
 The load rises from `--rate` by a quarter at a time, until fewer than 99 % of the first tokens of a stage arrive within
-the objective, as the clients measure it. Then the signal of a sidecar that is started here with that objective is read
-at shares of the middle between the last two stages. Requests arrive as a Poisson process, at times that are fixed
-before they are sent; where the machine is too busy to send at them, requests come in groups, so the share of those
-that are late is shown: the figures of such a stage are about the machine. Without the variable nothing is done.
+the objective, as the clients measure it, and two more stages halve the distance between the last two. Then the signal
+of a sidecar that is started here with that objective is read at shares of that rate, and the rate is measured again: it
+moves with the speed of the machine. Server and clients should have cores of their own (`taskset`).
+
+Requests arrive as a Poisson process, in each stage the same one but for its rate, with words of their own, at times
+that are fixed before they are sent; where the machine is too busy to send at them, requests come in groups, so the
+share of those that are late is shown: the figures of such a stage are about the machine. Without the variable nothing
+is done.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from math import sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -41,6 +46,7 @@ WINDOW = 60.0
 """The sidecar's window: readings of a stage begin when no older load is in it."""
 CALM = 5.0
 MOST_STAGES = 16
+HALVINGS = 2
 PUNCTUAL = 0.5
 """Seconds after its time from which on a request is sent late."""
 PROMPT_WORDS, LEAST_TOKENS, MOST_TOKENS = 120, 32, 128
@@ -66,19 +72,19 @@ class Clients:
     async def send(self, rate: float, seconds: float) -> None:
         """Send for so many seconds, and wait for all answers."""
         self.seconds, at, late, sent = [], time.monotonic(), 0, 0
-        end = at + seconds
+        end, chance = at + seconds, random.Random(1)
         async with asyncio.TaskGroup() as tasks:
-            while (at := at + self._random.expovariate(rate)) < end:
+            while (at := at + chance.expovariate(rate)) < end:
+                words = " ".join(str(self._random.randrange(1000)) for _ in range(PROMPT_WORDS))
+                tokens = chance.randint(LEAST_TOKENS, MOST_TOKENS)
                 await asyncio.sleep(max(0.0, at - time.monotonic()))
                 late += time.monotonic() > at + PUNCTUAL
                 sent += 1
-                tasks.create_task(self._one())
+                tasks.create_task(self._one(words, tokens))
         self.late = late / max(1, sent)
 
-    async def _one(self) -> None:
-        words = " ".join(str(self._random.randrange(1000)) for _ in range(PROMPT_WORDS))
-        body = {"model": self._model, "prompt": words, "stream": True, "ignore_eos": True,
-                "max_tokens": self._random.randint(LEAST_TOKENS, MOST_TOKENS)}  # fmt: skip
+    async def _one(self, words: str, tokens: int) -> None:
+        body = {"model": self._model, "prompt": words, "stream": True, "ignore_eos": True, "max_tokens": tokens}
         began = time.monotonic()
         async with self._session.post(f"{URL}/v1/completions", json=body) as answer:
             answer.raise_for_status()
@@ -116,18 +122,28 @@ async def saturation(sidecar: str) -> list[float]:
 
 async def broken_rate(clients: Clients, sidecar: str, rate: float, seconds: float, objective: float) -> float:
     """Return the rate at which the objective breaks."""
-    for _ in range(MOST_STAGES):
+
+    async def holds(rate: float) -> bool:
         seen = await stage(clients, sidecar, rate, seconds, seconds, objective)
         median = sorted(clients.seconds)[len(clients.seconds) // 2]
         print(
             f"{rate:.2f} requests/s: {seen.in_time:.1%} in time, median {median:.3f} s, {clients.late:.1%} sent late",
             flush=True,
         )
-        if seen.in_time < GOOD:
-            return float(rate / RISE**0.5)
         await asyncio.sleep(CALM)
+        return seen.in_time >= GOOD
+
+    for _ in range(MOST_STAGES):
+        if not await holds(rate):
+            break
         rate *= RISE
-    raise SystemExit(f"the objective still holds at {rate:.1f} requests/s; begin with a higher --rate")
+    else:
+        raise SystemExit(f"the objective still holds at {rate:.1f} requests/s; begin with a higher --rate")
+    low, high = rate / RISE, rate
+    for _ in range(HALVINGS):
+        middle = sqrt(low * high)
+        low, high = (middle, high) if await holds(middle) else (low, middle)
+    return sqrt(low * high)
 
 
 async def measured(sidecar: str, rate: float, seconds: float, objective: float) -> None:
@@ -147,6 +163,8 @@ async def measured(sidecar: str, rate: float, seconds: float, objective: float) 
             low, high = min(seen.saturation), max(seen.saturation)
             print(f"| {breaks:.2f} | {share:.0%} | {seen.in_time:.1%} | {clients.late:.1%} | "
                   f"{fmean(seen.saturation):.0%} ({low:.0%} to {high:.0%}) |", flush=True)  # fmt: skip
+        again = await broken_rate(clients, sidecar, breaks / RISE**2, seconds, objective)
+        print(f"\nAfterwards the objective breaks at {again:.2f} requests/s.", flush=True)
 
 
 def main() -> None:

@@ -38,7 +38,8 @@ def test_every_key_of_every_section_has_a_variable_of_its_own() -> None:
 
 
 def test_no_variable_is_one_that_kubernetes_sets_for_a_service() -> None:
-    assert [path for path in KEYS if _OF_A_SERVICE.fullmatch(variable(path))] == []
+    values = ("tcp://10.0.0.1:80", "10.0.0.1")
+    assert [path for path in KEYS for each in values if _OF_A_SERVICE.fullmatch(f"{variable(path)}={each}")] == []
 
 
 WITH_TEXT = [path for path in KEYS if path[0] not in ("vllm", "web", "otlp", "canary") or default(path) is not None]
@@ -165,23 +166,20 @@ def test_what_holds_secrets_is_known_by_its_type() -> None:
 
 
 def test_unknown_variables_are_told_and_those_of_kubernetes_are_not() -> None:
-    environment = dict.fromkeys(
-        (
-            "VLLM_SIDECAR_SERVICE_HOST",
-            "VLLM_SIDECAR_SERVICE_PORT",
-            "VLLM_SIDECAR_SERVICE_PORT_METRICS",
-            "VLLM_SIDECAR_PORT",
-            "VLLM_SIDECAR_PORT_10190_TCP",
-            "VLLM_SIDECAR_PORT_10190_TCP_PROTO",
-            "VLLM_SIDECAR_GPU_SERVICE_HOST",
-            "VLLM_SIDECAR_GPU_PORT_10190_TCP_ADDR",
-            "VLLM_SIDECAR_CONFIG_FILE",
-            "VLLM_SIDECAR_PROMTOOL",
-            "VLLM_SIDECAR_SCRAPE_INTERVAL",
-            "VLLM_PORT",
-        ),
-        "x",
-    )
+    environment = {
+        "VLLM_SIDECAR_SERVICE_HOST": "10.0.0.1",
+        "VLLM_SIDECAR_SERVICE_PORT": "10190",
+        "VLLM_SIDECAR_SERVICE_PORT_METRICS": "10190",
+        "VLLM_SIDECAR_PORT": "tcp://10.0.0.1:10190",
+        "VLLM_SIDECAR_PORT_10190_TCP": "tcp://10.0.0.1:10190",
+        "VLLM_SIDECAR_PORT_10190_TCP_PROTO": "tcp",
+        "VLLM_SIDECAR_GPU_SERVICE_HOST": "10.0.0.1",
+        "VLLM_SIDECAR_GPU_PORT_10190_TCP_ADDR": "10.0.0.1",
+        "VLLM_SIDECAR_CONFIG_FILE": "x",
+        "VLLM_SIDECAR_PROMTOOL": "x",
+        "VLLM_SIDECAR_SCRAPE_INTERVAL": "1s",
+        "VLLM_PORT": "8000",
+    }
 
     assert unknown_variables(environment) == []
     assert unknown_variables({**environment, "VLLM_SIDECAR_SCRAPE_INTERVALL": "", "VLLM_SIDECAR_XYZ": "1"}) == [
@@ -197,6 +195,8 @@ def test_unknown_variables_are_told_and_those_of_kubernetes_are_not() -> None:
         ("DISCOVERY_KUBERNETES_LABEL_SELECTOR", "VLLM_SIDECAR_DISCOVERY_KUBERNETES takes the whole value, in YAML"),
         ("VLLM_LABELS_TEAM", "VLLM_SIDECAR_VLLM_LABELS takes the whole value, in YAML"),
         ("LISTEN_ADDRESS", "did you mean VLLM_SIDECAR_WEB_LISTEN_ADDRESS?"),
+        ("PORT", "did you mean VLLM_SIDECAR_WEB_LISTEN_ADDRESS, such as :9000?"),
+        ("WEB_PORT", "did you mean VLLM_SIDECAR_WEB_LISTEN_ADDRESS, such as :9000?"),
         ("SCRAP_INTERVAL", "did you mean VLLM_SIDECAR_SCRAPE_INTERVAL?"),
     ],
 )

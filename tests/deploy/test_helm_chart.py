@@ -334,6 +334,17 @@ def test_a_mistake_in_the_values_is_refused_by_name(given: str, complaint: str) 
 
 
 @pytest.mark.e2e
+def test_an_autoscaler_of_kubernetes_without_a_smallest_replica_is_refused() -> None:
+    """KEDA scales to 0 by itself, Kubernetes refuses the object."""
+    scaler = ("--set", "autoscaling[0].scaler=hpa", "--set", "autoscaling[0].minReplicas=0")
+    complaint = refusal("--values", VALUES["all"], *scaler)
+    assert "autoscaling: minReplicas of chat is 0" in complaint
+    assert "set it to 1 or more, or use scaler: keda" in complaint
+    accepted = helm("template", "x", CHART, "--values", VALUES["all"], *scaler[2:])
+    assert "minReplicaCount: 0" in accepted
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", RENDERED)
 def test_the_notes_name_the_next_steps(name: str) -> None:
     values = ["--values", VALUES[name]] if name in VALUES else []

@@ -89,6 +89,22 @@ def test_requests_that_differ_in_size_fill_the_cache_at_a_lower_load() -> None:
     assert misses(unequal, 1.5, 2.5)["kv_cache"] == pytest.approx(misses(scaled, 1.5, 2.5)["kv_cache"], rel=0.1)
 
 
+def test_prompts_that_delay_others_fill_the_batch_more_often() -> None:
+    """Prompts take half of the time in both: in steps of half the length, or as a half of each step."""
+    steady = replace(CHAT, costs=Costs(0.02, 0.0, 0.0), running=8.4, prompt_tokens=1000.0)
+    uneven = replace(steady, costs=Costs(0.01, 0.0, 0.0005))
+    assert misses(uneven, 2.0, 2.5)["prefill"] == 1.0
+    assert misses(uneven, 1.2, 2.5)["batch"] > 3.0 * misses(steady, 1.2, 2.5)["batch"] > 0.0
+
+
+def test_short_prompts_do_not_fill_a_step_that_has_few_seats() -> None:
+    """Eight prompts of 50 tokens are 400, whatever the token budget is."""
+    short = replace(CHAT, requests=60.0, prompt_tokens=3000.0, running=0.0, sequence_steps=0.0, seats=8.0,
+                    costs=Costs(0.03, 0.0, 0.0002))  # fmt: skip
+    assert capacity(short).factor == pytest.approx(capacity(replace(short, budget=400.0)).factor)
+    assert capacity(short).factor < 0.85 * capacity(replace(short, seats=64.0)).factor
+
+
 @pytest.mark.parametrize(
     ("changes", "limit"),
     [

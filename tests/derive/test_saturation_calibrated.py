@@ -5,14 +5,14 @@ from __future__ import annotations
 from statistics import fmean
 
 import pytest
-from saturation_shapes import FIRST, HELD_OUT, SECOND
+from saturation_shapes import FIRST, HELD_OUT, SECOND, THIRD
 from simulated_load import WARM, FollowedEngine, holds
 
 from vllm_sidecar.derive.saturation import first_limit, saturation
 
 pytestmark = pytest.mark.slow
 
-SHAPES = {**FIRST, **HELD_OUT, **SECOND}
+SHAPES = {**FIRST, **HELD_OUT, **SECOND, **THIRD}
 LIMITS = {
     "batch": "batch",
     "KV cache": "kv_cache",
@@ -20,8 +20,10 @@ LIMITS = {
     "adapter": "adapter",
     "two slots": "adapter",
     "documents": "kv_cache",
+    "shared prefix": "kv_cache",
+    "classification": "prefill",
 }
-SECONDS = 400
+SECONDS = 800
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8])

@@ -104,6 +104,8 @@ MALFORMED = {
     "a null byte": ("up 1\0", "unexpected text"),
     "an exemplar without value": ("a_total 1 # {}", "unexpected text"),
     "an exemplar that is not closed": ('a_total 1 # {a="} 1', "unexpected text"),
+    "an exemplar without a blank in it": ('a_total 1 #{a="b"} 1', "unexpected text"),
+    "an exemplar without a blank before it": ('a_total 1# {a="b"} 1', "no valid number|unexpected text"),
     "rubbish after an exemplar": ("a_total 1 # {} 1 2 3", "unexpected text"),
     "a comment after the value": ("up 1 # why", "unexpected text"),
 }
@@ -112,8 +114,7 @@ MALFORMED = {
 @for_each(("line", "name", "labels", "value"), SAMPLES.values(), ids=SAMPLES)
 def test_a_valid_line_is_read(line: str, name: str, labels: dict[str, str], value: float) -> None:
     sample = parse_sample(line)
-    assert sample.series.name == name
-    assert dict(sample.series.labels) == labels
+    assert sample.series == (name, tuple(sorted(labels.items())))
     assert sample.value == value
 
 
@@ -131,7 +132,7 @@ def test_a_malformed_line_is_refused_with_the_reason(line: str, why: str) -> Non
 def test_labels_are_sorted_whatever_their_order_in_the_text() -> None:
     first, second = parse_sample('a{b="2",a="1"} 1'), parse_sample('a{a="1",b="2"} 1')
     assert first.series == second.series
-    assert first.series.labels == (("a", "1"), ("b", "2"))
+    assert first.series[1] == (("a", "1"), ("b", "2"))
 
 
 @for_each(("line", "head"), [("up 1", 3), ('up{a="1"} 1', 10), ('up{a="1"}1', 9), ("up 1 2", 0), ("up 1 # {} 1", 0)])

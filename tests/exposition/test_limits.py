@@ -15,7 +15,7 @@ GOOD = b"good 1\n"
 
 
 def values(exposition: Exposition) -> dict[str, float]:
-    return {series.name: value for series, value in zip(exposition.layout.series, exposition.values, strict=True)}
+    return {name: value for (name, _), value in zip(exposition.layout.series, exposition.values, strict=True)}
 
 
 def labels(count: int) -> bytes:
@@ -88,7 +88,7 @@ def test_one_name_cannot_displace_all_others(monkeypatch: pytest.MonkeyPatch) ->
     for poll in (1, 2, 2):
         exposition = reader.parse(many % ((poll,) * 5) + b"after %d\n" % poll)
         assert exposition.values == [poll, poll, poll]
-        assert [series.name for series in exposition.layout.series] == ["many", "many", "after"]
+        assert [name for name, _ in exposition.layout.series] == ["many", "many", "after"]
         assert exposition.limits == {"series_per_name": 3}
 
 

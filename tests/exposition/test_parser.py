@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from typing import TYPE_CHECKING
 
 import captured
 import pytest
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.exposition import DifferentialParser, parser
-from vllm_sidecar.exposition.layout import Exposition, Series
+
+if TYPE_CHECKING:
+    from vllm_sidecar.exposition.layout import Exposition
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
@@ -18,7 +21,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 def values(exposition: Exposition) -> dict[str, float]:
     """Values by name and labels."""
     pairs = zip(exposition.layout.series, exposition.values, strict=True)
-    return {series.name + "".join(f",{k}={v}" for k, v in series.labels): value for series, value in pairs}
+    return {name + "".join(f",{k}={v}" for k, v in labels): value for (name, labels), value in pairs}
 
 
 def refusal(body: bytes, content_type: str = "") -> PollError:
@@ -138,7 +141,7 @@ def test_the_text_of_a_rejected_line_is_cut() -> None:
 
 def test_the_same_labels_in_another_order_are_a_duplicate_and_the_first_wins() -> None:
     exposition = DifferentialParser().parse(b'a{b="1",c="2"} 1\na{c="2",b="1"} 2\n')
-    assert exposition.layout.series == (Series("a", (("b", "1"), ("c", "2"))),)
+    assert exposition.layout.series == (("a", (("b", "1"), ("c", "2"))),)
     assert exposition.values == [1.0]
     assert exposition.rejected_count == 1
 
@@ -253,5 +256,5 @@ def test_fifty_megabytes_of_garbage_are_refused_with_little_more_memory(garbage,
 def test_series_share_their_names_and_their_label_pairs() -> None:
     lines = "".join(f'm{{engine="{engine}",model="a-model"}} 1.0\n' for engine in range(2))
     one, other = DifferentialParser().parse(lines.encode()).layout.series
-    assert one.name is other.name
-    assert one.labels[1] is other.labels[1]
+    assert one[0] is other[0]
+    assert one[1][1] is other[1][1]

@@ -26,7 +26,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float | str]
 
 def ours(exposition: Exposition) -> Samples:
     pairs = zip(exposition.layout.series, exposition.values, strict=True)
-    return {(series.name, series.labels): captured.plain(value) for series, value in pairs}
+    return {series: captured.plain(value) for series, value in pairs}
 
 
 def theirs(parse: Callable[[str], Iterable[Any]], body: str) -> Samples:

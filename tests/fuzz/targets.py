@@ -93,8 +93,8 @@ def differential(data: bytes) -> None:
             key = renamed.get(sample.name, sample.name).strip(), tuple(sorted(sample.labels.items()))
             theirs.setdefault(key, captured.plain(float(sample.value)))
         ours: dict[tuple[str, tuple[tuple[str, str], ...]], float | str] = {}
-        for series, value in zip(found.layout.series, found.values, strict=True):
-            key = renamed.get(series.name, series.name), series.labels
+        for (name, labels), value in zip(found.layout.series, found.values, strict=True):
+            key = renamed.get(name, name), labels
             ours.setdefault(key, captured.plain(value))
         assert ours == theirs, (ours, theirs)
 

@@ -28,6 +28,7 @@ BEYOND = {
     "bad-key-without-certificate", "bad-gpu-interval-short", "bad-gpu-slow-interval-below-interval",
     "bad-gpu-only-and-simulate", "bad-gpu-only-with-vllm", "bad-gpu-simulate-without-devices", "bad-duration-zero",
     "bad-file-missing", "bad-file-is-folder", "bad-args-open-quote", "bad-url-user", "bad-url-port",
+    "bad-url-of-the-metrics",
     "bad-address-port-too-high", "bad-address-bad-ipv6", "bad-header-line-break", "bad-duplicate-key",
     "bad-discovery-and-simulated-gpus", "bad-discovery-and-gpu-only", "bad-discovery-and-vllm", "bad-discovery-shard",
     "bad-discovery-target-socket", "bad-discovery-target-brace", "bad-discovery-file-without-files",

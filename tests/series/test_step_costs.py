@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import random
-from math import exp, inf, log
+from math import exp, factorial, inf, log
 
 import pytest
 from readings import histogram, reading, window
 
 from vllm_sidecar.exposition.metric_values import Histogram
-from vllm_sidecar.series.step_costs import USUAL_VARIATION, Costs, Sizes, StepCosts, computed_prompt_tokens
+from vllm_sidecar.series.step_costs import (
+    LEAST_SHARE,
+    USUAL_VARIATION,
+    Costs,
+    Sizes,
+    StepCosts,
+    computed_prompt_tokens,
+    requests_met,
+)
 
 TRUTH = Costs(0.02, 0.0004, 0.0001)
 PROMPT = 300.0
@@ -95,6 +103,67 @@ def test_answers_of_one_token_that_share_their_steps_cost_no_more_than_alone() -
     found = learned(seen).estimate(4096.0)
     assert found is not None
     assert found.prompt_token == pytest.approx(token, rel=0.05)
+
+
+WIDE = tuple(16.0 * 2.0**power for power in range(8))
+
+
+def one_token_answers(fixed: float, token: float, *, counted: bool = True) -> list[dict]:
+    """Return polls of an engine whose answers have one token; 1 to 4 prompts of 96 tokens share each step."""
+    seen, steps, firsts, prefill, cells = [], 0.0, 0.0, 0.0, [0.0] * (len(WIDE) + 1)
+    for i in range(400):
+        seen.append({
+            "time_to_first_token_seconds": histogram(firsts, 0, 0, 0),
+            "request_prefill_seconds": histogram(firsts, 0, 0, 0, total=prefill),
+            "request_prompt_tokens": histogram(*(firsts * (bound == 128.0) for bound in WIDE), 0.0,
+                                               total=96.0 * firsts, bounds=WIDE),
+            "prompt_tokens_total": 96.0 * firsts,
+        })  # fmt: skip
+        if counted:
+            seen[-1]["iteration_tokens"] = histogram(*cells, bounds=WIDE)
+        together = 1 + i // 10 % 4
+        cells[sum(96.0 * together > bound for bound in WIDE)] += 3.0
+        steps, firsts = steps + 3.0, firsts + 3.0 * together
+        prefill += 3.0 * together * (fixed + token * 96.0 * together)
+    return seen
+
+
+def test_the_fixed_part_of_a_step_is_found_from_answers_of_one_token() -> None:
+    found = learned(one_token_answers(0.03, 0.0004)).estimate(2048.0)
+    assert found is not None
+    assert found.sequence == 0.0
+    assert found.fixed == pytest.approx(0.03, rel=0.2)
+    assert found.prompt_token == pytest.approx(0.0004, rel=0.1)
+
+
+def test_without_the_tokens_of_each_step_the_fixed_part_counts_as_a_part_of_each_token() -> None:
+    found = learned(one_token_answers(0.03, 0.0004, counted=False)).estimate(2048.0)
+    assert found is not None
+    assert found.fixed == 0.0
+    assert found.prompt_token > 0.0005
+
+
+def test_a_token_that_seems_to_cost_nothing_has_a_part_of_its_step() -> None:
+    """The weights take longer to read than a few hundred tokens to compute, but not than a few thousand."""
+    found = learned(one_token_answers(0.03, 0.0)).estimate(2048.0)
+    assert found is not None
+    assert found.fixed == pytest.approx((1.0 - LEAST_SHARE) * 0.03, rel=0.01)
+    assert found.prompt_token > 0.0
+
+
+@pytest.mark.parametrize("arrivals", [0.0, 0.05, 0.5, 2.0, 8.0])
+def test_a_request_meets_as_many_others_as_arrive_during_a_step(arrivals: float) -> None:
+    """Steps have one request, or the Poisson number that arrived during the step before."""
+    shares = [exp(-arrivals) * arrivals**k / factorial(k) for k in range(60)]
+    mean = sum(max(1, k) * share for k, share in enumerate(shares))
+    met = sum(max(1, k) ** 2 * share for k, share in enumerate(shares)) / mean
+    assert requests_met(mean) == pytest.approx(met, rel=1e-3)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.3, 1.0])
+def test_where_steps_outnumber_the_requests_each_request_is_alone(mean: float) -> None:
+    """Steps that decode are counted, too; several API servers each count every step."""
+    assert requests_met(mean) == pytest.approx(1.0)
 
 
 def test_nothing_is_known_of_an_idle_engine() -> None:

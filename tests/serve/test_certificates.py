@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,8 +38,8 @@ def context(pair: Pair) -> ssl.SSLContext:
     return made
 
 
-def ends(pair: Pair) -> float:
-    return x509.load_pem_x509_certificate(pair.cert.read_bytes()).not_valid_after_utc.timestamp()
+def ends(cert: Path) -> float:
+    return x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc.timestamp()
 
 
 async def test_the_certificates_of_a_connection_are_exported_until_when_they_are_valid(issuer: Issuer) -> None:
@@ -47,16 +48,25 @@ async def test_the_certificates_of_a_connection_are_exported_until_when_they_are
         vllm = {"ca_file": str(issuer.cert), "cert_file": str(client.cert), "key_file": str(client.key)}
         async with run(config(fake.url, vllm=vllm)) as running:
             found = await running.poll()
-    assert found[f'{AFTER}{{certificate="server"}}'] == ends(server)
-    assert found[f'{AFTER}{{certificate="client"}}'] == ends(client)
-    assert ends(server) - found[f'{BEFORE}{{certificate="server"}}'] == 30 * 86400 + 300
+    assert found[f'{AFTER}{{certificate="server"}}'] == ends(server.cert)
+    assert found[f'{AFTER}{{certificate="client"}}'] == ends(client.cert)
+    assert ends(server.cert) - found[f'{BEFORE}{{certificate="server"}}'] == 30 * 86400 + 300
+
+
+async def test_an_issuer_that_expires_before_the_server_is_seen_where_python_shows_it(tmp_path: Path) -> None:
+    issuer = Issuer(tmp_path, days=3)
+    server = issuer.issue("server", "127.0.0.1", days=30)
+    vllm = {"ca_file": str(issuer.cert)}
+    async with FakeVllm(BODY, tls=context(server)) as fake, run(config(fake.url, vllm=vllm)) as running:
+        found = (await running.poll())[f'{AFTER}{{certificate="server"}}']
+    assert found == ends(issuer.cert if sys.version_info >= (3, 13) else server.cert)
 
 
 async def test_the_certificate_of_a_server_that_is_not_verified_is_exported_too(issuer: Issuer) -> None:
     server = issuer.issue("server", "elsewhere")
     vllm = {"insecure_skip_verify": True}
     async with FakeVllm(BODY, tls=context(server)) as fake, run(config(fake.url, vllm=vllm)) as running:
-        assert (await running.poll())[f'{AFTER}{{certificate="server"}}'] == ends(server)
+        assert (await running.poll())[f'{AFTER}{{certificate="server"}}'] == ends(server.cert)
 
 
 async def test_without_tls_there_is_no_certificate() -> None:
@@ -73,11 +83,11 @@ async def test_a_renewed_certificate_of_a_server_is_seen_although_connections_ar
         await running.poll()
         new = issuer.issue("new", "127.0.0.1", days=90)
         tls.load_cert_chain(new.cert, new.key)
-        assert (await running.poll())[f'{AFTER}{{certificate="server"}}'] == ends(old)
+        assert (await running.poll())[f'{AFTER}{{certificate="server"}}'] == ends(old.cert)
         monkeypatch.setattr("vllm_sidecar.vllm.client.RECONNECT_SECONDS", 0.0)
         await running.poll()
         await asyncio.sleep(0.05)
-        assert (await running.poll())[f'{AFTER}{{certificate="server"}}'] == ends(new)
+        assert (await running.poll())[f'{AFTER}{{certificate="server"}}'] == ends(new.cert)
 
 
 async def test_the_certificate_of_the_port_is_exported_and_renewed(
@@ -95,8 +105,8 @@ async def test_the_certificate_of_the_port_is_exported_and_renewed(
             assert isinstance(value, float)
             return value
 
-        assert exported() == ends(pair)
-        renewed = ends(issuer.issue("server", "127.0.0.1", days=60))
+        assert exported() == ends(pair.cert)
+        renewed = ends(issuer.issue("server", "127.0.0.1", days=60).cert)
         async with asyncio.timeout(5.0):
             while exported() != renewed:  # noqa: ASYNC110 - a file is read again without telling
                 await asyncio.sleep(0.01)

@@ -292,6 +292,22 @@ def test_a_restart_of_the_server_is_probed_again_soon_one_probe_a_second() -> No
     assert [b - a for a, b in itertools.pairwise(found)] == pytest.approx([1.0] * 3, rel=0.05)
 
 
+def test_the_loop_of_probes_wakes_up_for_probes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[float] = []
+    probe_once = TargetLoop.probe_once
+
+    async def counted(target_loop: TargetLoop) -> None:
+        woken.append(virtual_time.now())
+        await probe_once(target_loop)
+
+    monkeypatch.setattr(TargetLoop, "probe_once", counted)
+    server = Server()
+    virtual_time.run(play(server, 300.0))
+    probes = sum(map(len, server.probed.values()))
+    assert probes > 30
+    assert len(woken) == probes
+
+
 def test_no_probe_is_sent_to_a_server_that_does_not_answer_polls() -> None:
     server = Server(body=b"")
     virtual_time.run(play(server, 60.0))

@@ -15,6 +15,7 @@ from vllm_sidecar.derive.outcomes import error_ratio
 from vllm_sidecar.derive.queue import live_wait_seconds
 from vllm_sidecar.derive.saturation import saturation
 from vllm_sidecar.derive.stalls import sleeping, waited_seconds
+from vllm_sidecar.series.store import WindowStore
 
 
 @pytest.mark.parametrize("patience", [60.0, 200.0, inf])
@@ -360,3 +361,38 @@ def test_requests_whose_clients_give_up_with_status_200_are_failures() -> None:
     server.engines[ENGINE].deaf = False
     server.run(65)
     assert error_ratio(server.view().server) == 0.0
+
+
+@pytest.mark.parametrize("shows", ["posts files", "posts", "posts load"])
+def test_gauges_that_froze_before_the_sidecar_started_are_not_a_stall(shows: str) -> None:
+    """A sidecar that restarts next to an idle server does not know whether the clients of its gauges have left."""
+    server = busy(shows=shows)
+    server.abort()
+    server.run(60)
+    server.windows = WindowStore(60.0, 300.0)
+    found = server.when(400)
+    assert found.keys() == {"fine", "stale"}
+    assert 120.0 <= found["stale"] <= PAGE
+
+
+@pytest.mark.parametrize(("shows", "end"), [("posts", "stale"), ("posts load", "stalled")])
+def test_a_hang_that_began_before_the_sidecar_started_is_seen(shows: str, end: str) -> None:
+    """It is called a stall where something else than the gauges shows that clients wait."""
+    server = busy(shows=shows, rate=0.5)
+    server.engines[ENGINE].hung = True
+    server.run(60)
+    server.windows = WindowStore(60.0, 300.0)
+    assert 120.0 <= server.when(200)[end] <= PAGE
+    assert server.says() == end
+
+
+def test_work_that_arrives_after_the_first_poll_is_not_old() -> None:
+    server = busy()
+    server.abort()
+    server.engines[ENGINE].running = 0.0
+    server.windows = WindowStore(60.0, 300.0)
+    server.run(30)
+    server.rate = 1.0
+    server.run(5)
+    server.engines[ENGINE].hung = True
+    assert 120.0 <= server.when(200)["stalled"] <= PAGE

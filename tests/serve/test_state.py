@@ -87,6 +87,14 @@ def snapshot(health: Health = UP, restarts: int = 0, **samples: float | Mapping[
             "no progress for 60 s: running 3, waiting 0, no tokens",
         ),
         (
+            {"requests_running": 3.0, "progress_age_seconds": 30.0},
+            "no_progress",
+            Level.WATCH,
+            "no progress for 30 s: running 3, waiting 0, no tokens",
+        ),
+        ({"requests_running": 3.0, "progress_age_seconds": 5.0}, "healthy", Level.FINE, "healthy: 3 running"),
+        ({"requests_running": 0.0, "progress_age_seconds": 30.0}, "idle", Level.FINE, "idle: no requests"),
+        (
             {"requests_running": 0.0, "requests_waiting": 6.0, "live_queue_wait_seconds": 30.0}
             | {"work_without_progress_seconds": 30.0},
             "queueing",

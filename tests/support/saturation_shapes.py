@@ -107,6 +107,79 @@ THIRD = {
         3.109,
     ),
 }
-GROUPS = {"first": FIRST, "held-out": HELD_OUT, "second": SECOND, "third": THIRD}
+FOURTH = {
+    "rerank": Shape(
+        {"max_num_seqs": 64, "max_num_batched_tokens": 4096, "step_seconds": 0.02, "prefill_token_seconds": 0.0001},
+        {**ALONE, "prompt_tokens": 400.0, "prompt_sigma": 0.4, "output_tokens": 1.0, "output_sigma": 0.0},
+        20.868,
+    ),
+    "embedding": Shape(
+        {"max_num_seqs": 128, "num_gpu_blocks": 8192, "step_seconds": 0.01, "prefill_token_seconds": 0.00006},
+        {**ALONE, "prompt_tokens": 2000.0, "prompt_sigma": 0.6, "output_tokens": 1.0, "output_sigma": 0.0},
+        5.472,
+    ),
+    "moderation": Shape(
+        {"max_num_seqs": 8, "step_seconds": 0.04, "prefill_token_seconds": 0.0002},
+        {**ALONE, "prompt_tokens": 50.0, "prompt_sigma": 0.8, "output_tokens": 1.0, "output_sigma": 0.0},
+        53.293,
+    ),
+    "labels": Shape(
+        {"max_num_seqs": 64, "step_seconds": 0.025, "prefill_token_seconds": 0.0003},
+        {**ALONE, "prompt_tokens": 100.0, "prompt_sigma": 0.5, "output_tokens": 2.0, "output_sigma": 0.0},
+        27.209,
+    ),
+    "system prompt": Shape(
+        {"max_num_seqs": 128, "num_gpu_blocks": 700, "step_seconds": 0.02},
+        {"prefix_tokens": 3000, "prefixes": 1, "shared_ratio": 1.0, "prompt_tokens": 60.0, "output_tokens": 150.0},
+        8.008,
+    ),
+    "two prefixes": Shape(
+        {"max_num_seqs": 96, "num_gpu_blocks": 1000, "step_seconds": 0.025},
+        {
+            "prefix_tokens": 1600,
+            "prefixes": 2,
+            "shared_ratio": 0.9,
+            "prompt_tokens": 300.0,
+            "prompt_sigma": 0.8,
+            "output_tokens": 250.0,
+        },
+        1.135,
+    ),
+    "examples": Shape(
+        {"max_num_seqs": 64, "num_gpu_blocks": 1500, "step_seconds": 0.02, "prefill_token_seconds": 0.0001},
+        {"prefix_tokens": 1600, "prefixes": 6, "shared_ratio": 1.0, "prompt_tokens": 550.0, "output_tokens": 80.0},
+        4.809,
+    ),
+    "conversations": Shape(
+        {"max_num_seqs": 128, "num_gpu_blocks": 3000, "step_seconds": 0.02},
+        {"prefix_tokens": 400, "prefixes": 120, "shared_ratio": 1.0, "prompt_tokens": 300.0, "output_tokens": 300.0},
+        4.155,
+    ),
+    "bursts": Shape(
+        {"max_num_seqs": 48, "num_gpu_blocks": 8192},
+        {"prompt_tokens": 600.0, "output_tokens": 200.0},
+        6.384,
+        bursts=3.0,
+    ),
+}
+FIFTH = {
+    "tags": Shape(
+        {"max_num_seqs": 64, "max_num_batched_tokens": 4096, "step_seconds": 0.02, "prefill_token_seconds": 0.0002},
+        {**ALONE, "prompt_tokens": 200.0, "prompt_sigma": 0.5, "output_tokens": 5.0, "output_sigma": 0.3},
+        20.197,
+    ),
+    "passages": Shape(
+        {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "num_gpu_blocks": 8192, "step_seconds": 0.02},
+        {**ALONE, "prompt_tokens": 900.0, "prompt_sigma": 0.5, "output_tokens": 1.0, "output_sigma": 0.0},
+        17.529,
+    ),
+    "pages": Shape(
+        {"max_num_seqs": 64, "step_seconds": 0.03, "prefill_token_seconds": 0.0001},
+        {**ALONE, "prompt_tokens": 900.0, "prompt_sigma": 0.7, "output_tokens": 1.0, "output_sigma": 0.0},
+        6.44,
+    ),
+}
+GROUPS = {"first": FIRST, "held-out": HELD_OUT, "second": SECOND, "third": THIRD, "fourth": FOURTH, "fifth": FIFTH}
 """The model was chosen on the first; it was corrected after the errors of the held-out ones, and again after those of
-the second and third. Nothing in it is a constant of one shape."""
+the second and third. The fourth were held out from its last change but one, and the last was made after the errors of
+`embedding` and `labels`; the fifth were held out from that. Nothing in it is a constant of one shape."""

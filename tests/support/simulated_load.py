@@ -11,7 +11,8 @@ from vllm_sidecar.series.readings import TARGET
 from vllm_sidecar.series.store import WindowStore
 from vllm_sidecar.simulator.body import exposition
 from vllm_sidecar.simulator.lookalike import Lookalike
-from vllm_sidecar.simulator.script import Script
+from vllm_sidecar.simulator.scenarios import Scenario
+from vllm_sidecar.simulator.script import Phase, Script
 from vllm_sidecar.simulator.settings import Conditions, ServerSettings
 from vllm_sidecar.vllm.normalize import Normalizer
 
@@ -28,6 +29,10 @@ SEEDS = tuple(range(1, 7))
 """Runs that decide together: late requests come in groups, so one run alone is off by up to a quarter."""
 WARM = 90.0
 """Simulated seconds before anything is counted."""
+BURST = 20.0
+"""Seconds of a burst, and of the pause after it."""
+LONGEST = 30_000.0
+"""Seconds after which arrivals no longer come in bursts."""
 
 
 class Shape(NamedTuple):
@@ -36,6 +41,8 @@ class Shape(NamedTuple):
     server: Mapping[str, float]
     traffic: Mapping[str, float]
     guess: float
+    bursts: float = 1.0
+    """The rate of arrivals in a burst / that in the pause after it; 1 for a steady rate."""
 
     def settings(self) -> ServerSettings:
         """Return the settings of the server."""
@@ -45,7 +52,12 @@ class Shape(NamedTuple):
         """Start the server at a rate of requests per second."""
         traffic = Conditions.model_validate({**STEADY, **self.traffic, "rate": rate})
         given = {"phases": ["healthy"], "server": self.settings(), "traffic": traffic, "seed": seed}
-        return Lookalike(Script.model_validate(given), 0.0)
+        script = Script.model_validate(given)
+        if self.bursts != 1.0:
+            slow = 2.0 * rate / (1.0 + self.bursts)
+            both = [Phase(Scenario("burst", "", {"rate": each}), BURST) for each in (self.bursts * slow, slow)]
+            script = script.model_copy(update={"phases": (*both * int(LONGEST / BURST / 2.0), *script.phases)})
+        return Lookalike(script, 0.0)
 
 
 class FirstTokens:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import numpy as np
 import pytest
+from readings import ENGINE as GROUP
+from readings import readings
 
 from vllm_sidecar.exposition.metric_values import Histogram
-from vllm_sidecar.tools.compare.differences import differences
-from vllm_sidecar.tools.compare.facts import compare_facts, facts_of
-from vllm_sidecar.tools.compare.measures import FINISHED, GENERATED, ITL, OUTPUT, PROMPT, PROMPTED, TTFT, WAITING
+from vllm_sidecar.series.readings import Adapters
+from vllm_sidecar.tools.compare.differences import MOST_ADAPTERS, differences
+from vllm_sidecar.tools.compare.facts import compare_facts, exported_facts, facts_of, size_facts
+from vllm_sidecar.tools.compare.measures import (
+    ADAPTER_POLLS,
+    FINISHED,
+    GENERATED,
+    ITL,
+    OUTPUT,
+    POLLS,
+    PROMPT,
+    PROMPTED,
+    TTFT,
+    WAITING,
+)
 from vllm_sidecar.tools.compare.observation import Grown, Growth, Interval, Observation, Values
 from vllm_sidecar.tools.compare.prometheus import time_of
 from vllm_sidecar.tools.compare.report import CODES, Result, compare
@@ -177,3 +192,47 @@ def test_times_are_read(text: str, expected: float) -> None:
 def test_other_times_are_refused_with_the_allowed_forms(text: str) -> None:
     with pytest.raises(ValueError, match="a time such as now, now-24h"):
         time_of(text, 0.0)
+
+
+def test_kv_caches_differ_by_more_than_the_memory_that_was_free() -> None:
+    sides = [Observation(name, "", facts={"kv_cache_tokens": name}) for name in ("100000", "96000", "94000", "5120")]
+    assert compare_facts(sides[:2])[0] == []
+    assert [each.values for each in compare_facts(sides[:3:2])[0]] == [("100000", "94000")]
+    assert [each.values for each in compare_facts(sides[::3])[0]] == [("100000", "5120")]
+
+
+def with_adapters(seen: Observation, shares: dict[str, float], seed: int = 0) -> Observation:
+    """Let adapters have requests at some of the polls."""
+    draw = np.random.default_rng(seed)
+    for index, interval in enumerate(seen.intervals):
+        used = {(ADAPTER_POLLS, name): 1.0 for name, share in shares.items() if draw.random() < share}
+        seen.intervals[index] = interval._replace(counters={**interval.counters, (POLLS,): 1.0, **used})
+    return seen
+
+
+def test_adapters_that_only_one_side_uses_are_a_difference_and_make_that_of_latency_unexplained() -> None:
+    base, other = with_adapters(side("a"), {}), with_adapters(side("b", ttft=0.16, seed=1), {"sql": 0.9})
+    report = compare([base, other])
+    assert {row.measure.name for row in report.different} >= {"adapter_sql", "ttft"}
+    assert [(each.measure, each.answer) for each in report.explanations] == [("ttft", "unknown")]
+    assert "sql" in report.explanations[0].why
+
+
+def test_the_same_adapters_are_no_difference_and_the_most_used_are_compared() -> None:
+    shares = {f"adapter-{number}": 0.3 + number / 100.0 for number in range(40)}
+    report = compare([with_adapters(side("a"), shares, 1), with_adapters(side("b", seed=1), shares, 2)])
+    assert report.result is Result.SAME
+    assert sum(row.measure.of == ADAPTER_POLLS for row in report.measures) == MOST_ADAPTERS
+
+
+def test_a_side_whose_adapters_are_unknown_is_not_judged_by_them() -> None:
+    report = compare([side("a"), with_adapters(side("b", seed=1), {"sql": 0.9})])
+    (row,) = [row for row in report.measures if row.measure.of == ADAPTER_POLLS]
+    assert (row.a.value, row.is_judged, report.result) == (None, False, Result.SAME)
+
+
+def test_the_slots_of_adapters_are_a_fact_without_flags() -> None:
+    seen = replace(readings({GROUP: {"requests_running": 1}}), adapters=Adapters(("sql",), (), 4))
+    slots, flag = ("lora_slots", {}, 4.0), ("config_max_loras", {}, 2.0)
+    assert size_facts(seen) == exported_facts([slots]) == {"max_loras": "4"}
+    assert exported_facts([slots, flag]) == exported_facts([flag, slots]) == {"max_loras": "2"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,9 +23,12 @@ from vllm_sidecar.catalog.objectives import SLOS
 from vllm_sidecar.cli import main
 from vllm_sidecar.serve.state import LIMITS
 from vllm_sidecar.tools.doctor.causes import MEANINGS
+from vllm_sidecar.tools.doctor.state_ages import StateAges
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from vllm_sidecar.serve.snapshot import Snapshot
 
 pytestmark = [pytest.mark.io, pytest.mark.slow]  # promtool and whole programs, for seconds each
 IDLE, LOAD = CAPTURES / "0.32.0__baseline__idle.prom", CAPTURES / "0.32.0__baseline__load.prom"
@@ -95,6 +99,24 @@ def test_two_saved_bodies_show_rates(capsys: pytest.CaptureFixture[str]) -> None
     assert "two bodies need the time between them: add --apart" in err
 
 
+def test_a_signal_while_a_recording_is_played_shows_what_was_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recorded.write(tmp_path / "r.gz", recorded.polls("queue-buildup", 90))
+    follow, sent = StateAges.follow, list[float]()
+
+    def interrupted(ages: StateAges, snapshots: list[Snapshot], now: float) -> None:
+        if now >= 40.0 and not sent:
+            sent.append(now)
+            os.kill(os.getpid(), signal.SIGTERM)
+        follow(ages, snapshots, now)
+
+    monkeypatch.setattr(StateAges, "follow", interrupted)
+    _, out, _ = doctor(capsys, str(path))
+    assert f"(a part of {path}, observed for " in out
+    assert re.search(r"what follows in the recording: [4-6]\d of 90 s were played", out)
+
+
 def test_half_a_recording_is_diagnosed_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = recorded.write(tmp_path / "r.gz", recorded.polls("queue-buildup", 90))
     half = tmp_path / "half.gz"
@@ -104,7 +126,8 @@ def test_half_a_recording_is_diagnosed_with_a_note(tmp_path: Path, capsys: pytes
     assert "the recording is not complete: the file ends early" in out
 
 
-def test_ctrl_c_shows_what_is_known() -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_shows_what_is_known(sent: signal.Signals) -> None:
     with simulator() as (_, url):
         command = [sys.executable, "-m", "vllm_sidecar", "doctor", url, "--for", "300s"]
         environment = os.environ | {"PYTHONPATH": str(EXPORTER)}
@@ -112,7 +135,7 @@ def test_ctrl_c_shows_what_is_known() -> None:
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         ) as process:
             time.sleep(8.0)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(sent)
             out, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, "")
     assert out.startswith("FINE: healthy: ")

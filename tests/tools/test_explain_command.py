@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -10,9 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vllm_sidecar.cli import main
+from vllm_sidecar.tools import explain_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.io
 
@@ -78,4 +82,54 @@ def test_an_address_without_a_sidecar_is_an_error_in_one_line(url: str, capsys: 
     assert main(["explain-quantiles", url]) == 1
     shown = capsys.readouterr().err
     assert url in shown
+    assert len(shown.splitlines()) == 1
+
+
+@contextmanager
+def odd_server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Serve connections as the test says."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                connection.recv(4096)
+                answer(connection)
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        thread.join(10.0)
+
+
+def drip(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(40):
+        connection.sendall(b" ")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (drip, "did not answer in full within 0.5 s"),
+        (lambda _: time.sleep(2.0), "did not answer in full within 0.5 s"),
+        (lambda connection: connection.sendall(b"SSH-2.0\r\n"), "something that is not HTTP"),
+        (lambda connection: connection.sendall(b"HTTP/1.1 503 No\r\n\r\n"), "answers with HTTP 503"),
+    ],
+    ids=["drips", "is silent", "is of another protocol", "is unavailable"],
+)
+def test_a_server_that_does_not_answer_as_it_should_is_given_up_in_time(
+    answer: Callable[[socket.socket], None],
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(explain_command, "TIMEOUT", 0.5)
+    with odd_server(answer) as url:
+        began = time.monotonic()
+        assert main(["explain-quantiles", url]) == 1
+        assert time.monotonic() - began < 1.5
+    shown = capsys.readouterr().err
+    assert why in shown
     assert len(shown.splitlines()) == 1

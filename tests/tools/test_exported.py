@@ -11,6 +11,7 @@ from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.exposition.metric_values import Histogram
 from vllm_sidecar.series.readings import TARGET, Group
+from vllm_sidecar.tools.compare.facts import kv_cache_fact
 from vllm_sidecar.tools.compare.measures import READ as COMPARED
 from vllm_sidecar.tools.compare.observation import values_of
 from vllm_sidecar.tools.exported.series import by_target, metrics, own_labels, readings_of
@@ -66,6 +67,7 @@ def test_a_sidecar_exports_the_values_of_its_server(server: str) -> None:
     assert target == ""
     assert of_server.histograms
     assert values_of(readings_of(samples)) == of_server
+    assert kv_cache_fact(readings_of(samples)) == kv_cache_fact(Normalizer().normalize(capture)) != {}
 
 
 def test_servers_are_told_apart_by_labels_that_the_sidecar_did_not_write() -> None:

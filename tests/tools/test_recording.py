@@ -318,6 +318,19 @@ def test_hashed_recordings_hold_no_name_and_the_same_numbers() -> None:
     assert line == (f"--model={hasher.text('secret')}", "--max-num-seqs=5", "--dtype=bfloat16")
 
 
+def test_labels_that_somebody_added_and_parts_of_routes_are_hashed() -> None:
+    hasher = Hasher()
+    config = 'block_size="16",cache_dtype="fp8_e5m2"'
+    hashed = hasher.line(f'vllm:cache_config_info{{{config},customer="acme",x_model="a/b"}} 1')
+    assert config in hashed
+    assert "acme" not in hashed
+    assert "a/b" not in hashed
+    route = hasher.line('http_requests_total{handler="/acme/v1/chat/completions",method="POST",status="2xx"} 4')
+    assert route == (
+        f'http_requests_total{{handler="/{hasher.text("acme")}/v1/chat/completions",method="POST",status="2xx"}} 4'
+    )
+
+
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: path.stem)
 def test_a_hashed_body_means_the_same(capture: Path) -> None:
     body = capture.read_bytes()

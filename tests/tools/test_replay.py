@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 from typing import TYPE_CHECKING
 
 import promtool
@@ -280,3 +282,22 @@ def test_a_recording_that_was_cut_off_says_so(
 
 def test_every_event_is_read_again(incident: Path) -> None:
     assert len(list(Reader(incident))) == 450
+
+
+def test_a_signal_ends_the_playing_and_the_rules_are_evaluated_over_what_was_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recorded.write(tmp_path / "r.gz", recorded.polls(INCIDENT, 300))
+    add = Scrapes.add
+
+    def interrupted(scrapes: Scrapes, body: bytes) -> None:
+        add(scrapes, body)
+        if scrapes.count == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Scrapes, "add", interrupted)
+    assert main(["replay", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"Interrupted: only 00:02:\d\d were played", out)
+    assert "It would not have paged until then." in out
+    assert "queueing: " in out

@@ -62,6 +62,16 @@ class Terminal:
         fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         return self.read(1.0)
 
+    def echoes(self) -> bool:
+        """Return whether the terminal shows what is typed, as it does outside of the screen."""
+        return bool(termios.tcgetattr(self._descriptor)[3] & termios.ECHO)
+
+    def close(self) -> None:
+        """Close the terminal, as its window is closed."""
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, self._descriptor)
+        os.close(null)
+
     def end(self) -> int:
         """Wait for the end; return the exit code."""
         self.read(10.0)
@@ -107,13 +117,39 @@ def test_a_fleet_is_shown_opened_and_left_and_the_terminal_is_restored() -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
 def test_signals_leave_a_clean_terminal(sent: signal.Signals, code: int) -> None:
     with top("http://127.0.0.1:1") as terminal:
         terminal.wait_for(b"down: refused")
+        assert not terminal.echoes()
         os.kill(terminal.process, sent)
+        terminal.wait_for(LEAVES_SCREEN)
+        assert terminal.echoes(), "typed text is shown again"
         assert terminal.end() == code
     assert LEAVES_SCREEN in terminal.output[-200:]
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_ends_the_command() -> None:
+    with top("http://127.0.0.1:1") as terminal:
+        terminal.wait_for(b"down: refused")
+        terminal.close()
+        end = time.monotonic() + 10.0
+        while os.waitpid(terminal.process, os.WNOHANG) == (0, 0):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_and_starts_again_is_shown_as_it_is() -> None:
+    with simulator() as (first, url), top(url) as terminal:
+        terminal.wait_for(b"running")
+        first.terminate()
+        first.wait()
+        terminal.wait_for(b"refused")
+        with simulator("--port", url.rpartition(":")[2]):
+            terminal.output = b""
+            terminal.wait_for(b"1 restart seen")
 
 
 @pytest.mark.slow
@@ -140,7 +176,7 @@ def test_a_sidecar_has_the_minutes_and_a_row_of_its_own_when_it_does_not_answer(
         assert out.splitlines()[1].startswith("healthy: ")
         assert "\x1b" not in out
         assert main(["top", "--from", url, "--once"]) == 1
-        assert "this is not a sidecar" in capsys.readouterr().out
+        assert "this is not a sidecar" in " ".join(capsys.readouterr().out.split()), "lines are as wide as the terminal"
 
 
 @pytest.mark.parametrize(("terminal", "complaint"), [("dumb", b"cannot move its cursor"), ("no-such", b"is unknown")])

@@ -152,7 +152,7 @@ def test_paths_are_joined_below_the_prefix(url: str, path: str, expected: str) -
 
 
 def test_a_query_is_added_to_the_one_of_the_path() -> None:
-    url = join(URL("http://h"), "/metrics?a=1", [("name[]", "vllm:x"), ("name[]", "b&c")])
+    url = join(URL("http://h"), "/metrics?a=1", (("name[]", "vllm:x"), ("name[]", "b&c")))
     assert list(url.query.items()) == [("a", "1"), ("name[]", "vllm:x"), ("name[]", "b&c")]
 
 

@@ -129,7 +129,7 @@ class Pki:
     folder: Path
 
     def server(self, name: str, *, client: bool = False) -> ssl.SSLContext:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.folder / f"{name}.pem")
         if client:
             context.load_verify_locations(self.folder / "ca.pem")
@@ -169,7 +169,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
         (folder / f"{name}.key").write_bytes(plain)
         (folder / f"{name}.locked").write_bytes(locked)
 
-    make("ca", "127.0.0.1", now + day, ca=True)
+    make("ca", "127.0.0.1", now + day, ca=True)  # without the key usage that Python 3.13 asks for by default
     make("good", "127.0.0.1", now + day)
     make("other", "127.0.0.9", now + day)
     make("expired", "127.0.0.1", now - day)
@@ -180,6 +180,11 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 async def test_a_server_whose_authority_is_given_is_trusted(pki: Pki) -> None:
     async with raw_server(says(answer(BODY)), pki.server("good")) as url:
         assert (await fetch(Target(url, ca_file=pki.folder / "ca.pem"))).body == BODY
+
+
+async def test_each_certificate_of_ca_file_is_trusted_without_its_issuer(pki: Pki) -> None:
+    async with raw_server(says(answer(BODY)), pki.server("good")) as url:
+        assert (await fetch(Target(url, ca_file=pki.folder / "good.pem"))).body == BODY
 
 
 @pytest.mark.parametrize(

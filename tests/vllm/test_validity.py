@@ -13,7 +13,7 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_sidecar.vllm.validity import Validity, earliest, earliest_in_file, validity
+from vllm_sidecar.vllm.validity import Validity, earliest_in_file, earliest_in_text, validity
 
 YEARS_2050 = 30 * 365.0
 """Days after which a certificate has a time with four digits of the year."""
@@ -36,7 +36,7 @@ def test_of_several_certificates_the_first_to_expire_counts(tmp_path: Path) -> N
     long, short = (issuer.issue(name, "a", days=days).cert.read_text() for name, days in (("l", 90.0), ("s", 2.0)))
     (tmp_path / "chain.pem").write_text(f"a comment\n{long}{short}")
 
-    assert earliest(long + short) == earliest(short + long) == expected(short)
+    assert earliest_in_text(long + short) == earliest_in_text(short + long) == expected(short)
     assert earliest_in_file(tmp_path / "chain.pem") == expected(short)
 
 
@@ -44,7 +44,7 @@ def test_of_several_certificates_the_first_to_expire_counts(tmp_path: Path) -> N
 def test_without_a_certificate_there_is_no_validity(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.pem").write_text(text)
 
-    assert earliest(text) is earliest_in_file(tmp_path / "a.pem") is earliest_in_file(tmp_path / "none") is None
+    assert earliest_in_text(text) is earliest_in_file(tmp_path / "a.pem") is earliest_in_file(tmp_path / "none") is None
 
 
 @cache

@@ -159,7 +159,7 @@ DERIVED: tuple[Derived, ...] = (
          "requests_running requests_waiting kv_cache_usage_ratio preemptions_total iteration_tokens inter_token_latency_seconds "
          "time_to_first_token_seconds request_prefill_seconds", MODELS_LOAD,
          "Load over the last {window} as a share of the largest load within the objective for the time to the first token, 0 to 1, for HPA and "
-         "KEDA; `model` is a valid Kubernetes label value.", "model"),
+         "KEDA; absent under a load for which no limit is known yet; `model` is a valid Kubernetes label value.", "model"),
     _row("headroom_requests_per_second", Unit.PER_SECOND, _LOAD, MODELS_LOAD,
          "Further requests per second, like those of the last {window}, that fit within the objective for the time to the first token; negative "
          "in an overload, absent without requests."),

@@ -27,6 +27,18 @@ HOLDING = frozenset(("/pause", "/sleep"))
 """Routes that pause engines on purpose."""
 RELEASING = frozenset(("/resume", "/wake_up"))
 """Routes that resume them."""
+_OTHER_WORDS = frozenset(
+    (
+        *("v1", "v2", "inference", "chat", "models", "tokenize", "detokenize", "render", "none"),
+        *("health", "live", "ready", "load", "metrics", "ping", "version", "server_info", "openapi.json", "docs"),
+        *("is_paused", "is_sleeping", "get_world_size", "scale_elastic_ep", "is_scaling_elastic_ep"),
+        *("load_lora_adapter", "unload_lora_adapter", "reset_prefix_cache", "count_tokens"),
+    )
+)
+WORDS = _OTHER_WORDS.union(
+    *(re.findall(r"[a-z_]+", route) for route in _ENGINE_ROUTES), *(route.split("/") for route in HOLDING | RELEASING)
+)
+"""Parts of the routes of vLLM; other parts of a path are names that a user chose."""
 
 
 def reaches_an_engine(handler: str, method: str) -> bool:

@@ -53,9 +53,10 @@ OWN: tuple[Signal, ...] = (
          "Share of the server's time that the probe takes, based on the shortest of the last response times.",
          "probe", unit=Unit.RATIO),
     _own("target_certificate_not_after_timestamp_seconds", Kind.GAUGE,
-         "Unix time at which a certificate of the connection to the server expires: the one that the `server` showed "
-         "at the last handshake, also if it is not verified, and the one that is shown to it (`client`: cert_file, the "
-         "first of the file to expire). Absent without TLS.",
+         "Unix time at which a certificate of the connection to the server expires: of the `server` at the last "
+         "handshake, also if it is not verified (from Python 3.13 on, as in the image, the first to expire of it and "
+         "its issuers), and the one that is shown to it (`client`: cert_file, the first of the file to expire). Absent "
+         "without TLS.",
          "certificate", unit=Unit.TIMESTAMP),
     _own("target_certificate_not_before_timestamp_seconds", Kind.GAUGE,
          "Unix time from which a certificate of the connection to the server is valid.", "certificate",

@@ -31,9 +31,14 @@ _COMMAND_LINE = "command line"
 _OTHER_FLAGS: dict[KeyPath, str] = {("web", "config_file"): "--web.config.file"}
 """Flags that have the name that they have in every exporter."""
 _OF_A_SERVICE = re.compile(
-    rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)", re.ASCII
+    rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)=.*"
+    r"|PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://.*|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=.*)",
+    re.ASCII | re.DOTALL,
 )
-"""Kubernetes sets these for a Service named vllm-sidecar, or vllm-sidecar-..., in every container of its namespace."""
+"""Kubernetes sets these for a Service named vllm-sidecar, or vllm-sidecar-..., in every container of its namespace.
+
+The value belongs to it: `VLLM_SIDECAR_PORT` is an address then, and a mistake if it is a number.
+"""
 
 
 class Override(NamedTuple):
@@ -92,8 +97,8 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     known = [*_VARIABLES, *_OTHERS]
     unknown = sorted(
         name
-        for name in environment
-        if name.startswith(PREFIX) and name not in known and not _OF_A_SERVICE.fullmatch(name)
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and name not in known and not _OF_A_SERVICE.fullmatch(f"{name}={value}")
     )
     return [f"{name} is not a setting{_meant(name, known)}" for name in unknown]
 
@@ -109,6 +114,8 @@ def _meant(name: str, known: list[str]) -> str:
     same = [each for each, path in _VARIABLES.items() if path[-1].upper() == name.removeprefix(PREFIX)]
     if same:
         return f"; did you mean {' or '.join(same)}?"
+    if name.endswith(("PORT", "HOST", "ADDRESS")):
+        return f"; did you mean {variable(('web', 'listen_address'))}, such as :9000?"
     near = difflib.get_close_matches(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1)
     return f"; did you mean {PREFIX}{near[0]}?" if near else ""
 

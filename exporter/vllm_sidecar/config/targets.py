@@ -24,6 +24,7 @@ from vllm_sidecar.config.values import (
     Token,
     Url,
     not_allowed,
+    target_url,
 )
 from vllm_sidecar.redaction import redact
 
@@ -91,6 +92,11 @@ class Target(HttpServer):
         repr=False,
         description="The server's command line, a list or one text, for flags that it does not report.",
     )
+
+    @field_validator("url")
+    @classmethod
+    def _is_not_that_of_the_metrics(cls, value: str) -> str:
+        return target_url(value)
 
     def is_same_server(self, other: "Target") -> bool:
         """Whether this is the same server, regardless of how it is reached and of its labels."""

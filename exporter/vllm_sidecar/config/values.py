@@ -111,6 +111,14 @@ def server_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def target_url(value: str) -> str:
+    """Check the address of a vLLM server: not that of its metrics, whose path is a setting of its own."""
+    url = server_url(value)
+    if url.endswith("/metrics"):
+        raise not_allowed("the address without /metrics at its end: metrics_path is added to it")
+    return url
+
+
 def http_path(value: str) -> str:
     """Check the path of a request."""
     if not value.startswith("/") or not value.isprintable() or any(character in value for character in " ?#"):

@@ -7,8 +7,9 @@ A model of queues, because the answer cannot be observed before it is too late. 
 - Seats (`--max-num-seqs`, or as many requests as the KV cache holds) are a queue of requests with many servers. Its
   number of requests is a birth-death process with a step time that grows with them, and the wait of those who find all
   seats taken is exponential (Erlang C).
-- The KV cache holds requests of unequal size. It is counted in units that are as much larger than the mean request as
-  the sizes vary, so that a few long requests fill it, and its units become free more slowly than requests end.
+- Both are counted in units that are larger than a request (Hayward's approximation): while a prompt is computed, no
+  other request ends, so their number varies more than that of requests which arrive alone. In the KV cache the sizes of
+  the requests are a part of the unit, too: a few long ones fill it, and units become free more slowly.
 - Prompts share the token budget of a step: a queue with one server (M/G/1) and lengths of a gamma distribution.
 - LoRA slots: a request whose adapter has none waits until an adapter in use has no request left (`adapter_slots`).
 
@@ -47,9 +48,9 @@ ALMOST = 0.999
 PRECISE = 1e-4
 MOST_ROUNDS = 20
 """Rounds of that search; five are usual."""
-UNFILLED = 1.0
-"""Units of the KV cache that stay free while the first waiting request needs more than what is free: large requests
-wait most, and their mean size is one unit."""
+UNFILLED = 0.5
+"""Share of a large request that stays free in the KV cache while the first waiting one needs more than that: anything
+from nothing to all of it. Large ones wait most, and their mean size is 1 + the variation of the sizes."""
 FEWEST_UNITS = 1.0
 DEFAULT_BUDGET = 2048.0
 """vLLM's usual --max-num-batched-tokens."""
@@ -126,13 +127,18 @@ def misses(load: Load, factor: float, threshold: float) -> dict[str, float]:
     step = fixed / (1.0 - factor * (prefill + decode))
     patience = max(0.0, threshold - step)
     found = {"prefill": _prefill(load, factor, running, threshold)}
-    spread = 1.0 + load.size_variation
     ending = 2.0 / (1.0 + load.output_variation)  # answers of equal length make room twice as fast as exponential ones
-    for limit, seats, unit in (("batch", load.seats, 1.0), ("kv_cache", load.cached_requests, spread)):
+    # While its prompt is computed, no other request ends: as if this many arrived at once.
+    together = 1.0 / free
+    peaks = 1.0 + 0.5 * ending * (together**2 - 1.0)
+    largest = 1.0 + load.size_variation
+    for limit, seats, unit in (
+        ("batch", load.seats, peaks),
+        ("kv_cache", load.cached_requests - UNFILLED * largest, peaks + load.size_variation),
+    ):
         if seats < inf:
             arriving = factor * load.requests / unit
-            usable = seats if limit == "batch" else max(FEWEST_UNITS, seats / unit - UNFILLED)
-            found[limit] = _seats(usable, base / unit, growth, ending * arriving * patience)
+            found[limit] = _seats(max(FEWEST_UNITS, seats / unit), base / unit, growth, ending * arriving * patience)
     if load.adapters > load.slots:
         requests = factor * load.requests
         slots = SlotLoad(load.adapters, int(load.slots), requests, running / requests, load.output_variation)
@@ -178,7 +184,9 @@ def _prefill(load: Load, factor: float, running: float, threshold: float) -> flo
         return 0.0
     fixed, sequence, token = load.costs
     step = fixed + sequence * running
-    per_token = step / max(1.0, load.budget - running) + token
+    # A step has at most as many prompts as seats, which matters for short ones.
+    room = max(1.0, min(load.budget - running, load.seats * load.prompt_tokens / load.requests))
+    per_token = step / room + token
     busy = factor * load.prompt_tokens * per_token
     if busy >= BUSIEST:
         return 1.0
@@ -190,7 +198,7 @@ def _prefill(load: Load, factor: float, running: float, threshold: float) -> flo
         return 0.0
     share = (1.0 - busy) / (busy * slope - 1.0) * (1.0 + decay / busy)
     # The step that runs at an arrival ends first, and prompts that arrived later fill the last step.
-    filled = 0.5 * min(load.budget * token, busy * threshold)
+    filled = 0.5 * min(room * token, busy * threshold)
     patience = max(0.0, threshold - step - filled)
     return min(1.0, share * exp(-decay * patience / seconds))
 

@@ -8,6 +8,8 @@ from vllm_sidecar.derive.admission import NEARLY_FULL, seats
 from vllm_sidecar.derive.stalls import trusted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vllm_sidecar.derive.inputs import EngineInputs
 
 USAGE = "kv_cache_usage_ratio"
@@ -18,19 +20,23 @@ FEWEST_HELD = 10
 
 
 def capacity_tokens(engine: EngineInputs) -> float | None:
-    """Return how many tokens one engine's KV cache holds.
+    """Return how many tokens one engine's KV cache holds; see `tokens_of`."""
+    return tokens_of(engine.cache_config, engine.engines)
+
+
+def tokens_of(config: Mapping[str, str], engines: int) -> float | None:
+    """Return how many tokens the KV cache of each engine of a server holds, by its cache_config_info.
 
     From `kv_cache_size_tokens` (vLLM 0.24 on, per engine), otherwise blocks x block size, where vLLM exposes the sum of
     the blocks of all engines on each. None if vLLM exposes neither, or for hybrid models without the first: their
     blocks are of several kinds, and the product is meaningless (vllm#51163).
     """
-    config = engine.cache_config
     tokens = _number(config.get("kv_cache_size_tokens"))
     if tokens is not None:
         return tokens
     blocks, size = _number(config.get("num_gpu_blocks")), _number(config.get("block_size"))
     hybrid = config.get("mamba_block_size", "None") != "None"
-    return None if blocks is None or size is None or hybrid else blocks * size / engine.engines
+    return None if blocks is None or size is None or hybrid else blocks * size / engines
 
 
 def free_tokens(engine: EngineInputs) -> float | None:

@@ -7,16 +7,16 @@ import re
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from vllm_sidecar.derive.cache_room import cache_room
 from vllm_sidecar.derive.capacity import CAPACITY_LIMITS, DEFAULT_BUDGET, Capacity, Load, capacity
-from vllm_sidecar.derive.kv_cache import USAGE, capacity_tokens, pressure
+from vllm_sidecar.derive.kv_cache import pressure
 from vllm_sidecar.derive.stalls import trusted
 from vllm_sidecar.series.step_costs import FIRST, GAPS, USUAL_VARIATION, computed_prompt_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from vllm_sidecar.derive.cache_room import CacheRoom
     from vllm_sidecar.derive.inputs import EngineInputs
-    from vllm_sidecar.series.step_costs import Sizes
+    from vllm_sidecar.series.step_costs import StepCosts
     from vllm_sidecar.series.window import Window
 
 SLUG_LENGTH = 63
@@ -46,8 +46,9 @@ def saturation(engine: EngineInputs) -> dict[str, float]:
     the largest of these, which also apply without a model: running / --max-num-seqs, waiting / --max-num-queued-reqs,
     KV pressure. Running and waiting are means over the window. A limit that no source exposes is left out; if
     --max-num-seqs is unknown, the most requests that ran while others waited replace it, and requests that waited
-    during the whole window count as full. 0 without load, and if the gauges froze when the clients left; empty if they
-    froze and it is unknown whether clients wait, and if the server exposes no scheduler gauge.
+    during the whole window count as full. 0 without load, and if the gauges froze when the clients left; empty under a
+    load for which no limit is known, if the gauges froze and it is unknown whether clients wait, and if the server
+    exposes no scheduler gauge.
     """
     window, server, live = engine.window, engine.server, trusted(engine)
     running, waiting = window.extent("requests_running"), window.extent("requests_waiting")
@@ -55,19 +56,21 @@ def saturation(engine: EngineInputs) -> dict[str, float]:
         return {}
     if not live:
         return {slug(engine.model_name): 0.0}
-    parts = [pressure(engine) or 0.0]
+    shares = []
     seats = _seats(engine)
     if seats < inf:
-        parts.append(running.mean / seats)
+        shares.append(running.mean / seats)
     if not server.flag("max_num_seqs") and _waited_all_the_time(window):
-        parts.append(1.0)
+        shares.append(1.0)
     queue = server.flag("max_num_queued_reqs")
     if queue:
-        parts.append(waiting.mean / queue)
+        shares.append(waiting.mean / queue)
     found = demand(engine)
-    if found is not None:
-        parts.append(found.share)
-    return {slug(engine.model_name): min(1.0, max(parts))}
+    if found is not None and found.capacity.limit != "unknown":
+        shares.append(found.share)
+    if not shares and (found is not None or running.mean or waiting.mean):
+        return {}
+    return {slug(engine.model_name): min(1.0, max((pressure(engine) or 0.0, *shares)))}
 
 
 def headroom_requests(engine: EngineInputs) -> float | None:
@@ -131,11 +134,9 @@ def _load(engine: EngineInputs, first_tokens: float) -> Load | None:
     if costs is None or running is None or seconds <= 0.0:
         return None
     gaps = window.observed(GAPS)
-    prompts, outputs = learned.prompts, learned.outputs
-    used = window.extent(USAGE)
     adapters = server.adapters
     slots = (adapters.slots if adapters else None) or server.flag("max_loras")
-    cached = running.mean / used.mean if used and used.mean > 0.0 and running.mean > 0.0 else inf
+    room = cache_room(engine)
     return Load(
         requests=first_tokens / seconds,
         prompt_tokens=max(0.0, computed_prompt_tokens(window.latest) - computed_prompt_tokens(window.oldest)) / seconds,
@@ -144,25 +145,28 @@ def _load(engine: EngineInputs, first_tokens: float) -> Load | None:
         costs=costs,
         threshold=server.settings.first_token_seconds(engine.model_name),
         seats=_seats(engine),
-        cached_requests=cached,
+        cached_requests=room.requests,
         budget=budget or DEFAULT_BUDGET,
         slots=slots or inf,
         adapters=server.adapters_in_use,
         prompt_variation=learned.computed_variation,
-        output_variation=outputs.variation,
-        size_variation=_size_variation((prompts, outputs), cached, capacity_tokens(engine)),
+        output_variation=learned.outputs.variation,
+        size_variation=_size_variation(learned, room),
     )
 
 
-def _size_variation(lengths: Sequence[Sizes], cached: float, tokens: float | None) -> float:
-    """Return variance / mean squared of what a request holds in a KV cache of so many tokens.
+def _size_variation(learned: StepCosts, room: CacheRoom) -> float:
+    """Return variance / mean squared of what a request holds in the KV cache.
 
-    The mean is measured, for a prefix that requests share takes its room once: they differ by as many tokens as their
-    lengths, but hold less. Without the size of the cache the mean is that of the lengths.
+    Requests that share their prefixes differ by what each of them computes, others by the length of their prompts.
+    Without the size of the cache the mean is that of the lengths.
     """
-    parts = [(each.mean, each.variation) for each in lengths if each.mean]
-    size = tokens / cached if tokens and cached < inf else sum(mean for mean, _ in parts)
-    return sum(mean**2 * variation for mean, variation in parts) / size**2 if parts and size else USUAL_VARIATION
+    prompts, outputs, computed = learned.prompts, learned.outputs, learned.computed_prompt or 0.0
+    whole = (prompts.mean or 0.0) ** 2 * prompts.variation
+    prompt = whole + room.shared * (computed**2 * learned.computed_variation - whole)
+    answer = (outputs.mean or 0.0) ** 2 * outputs.variation
+    size = room.tokens or (prompts.mean or 0.0) + (outputs.mean or 0.0)
+    return (prompt + answer) / size**2 if size > 0.0 else USUAL_VARIATION
 
 
 def _seats(engine: EngineInputs) -> float:

@@ -42,7 +42,8 @@ CORROBORATING = (
 - `http_traffic`: HTTP requests to engines still end, but no engine finished one or sent a first token;
 - `http_in_flight`: `/load` has more open requests than at the last progress, or than other engines have;
 - `connections_grew`: the API server has more open files than at the last progress, which arrived as requests do;
-- `requests_open`: the gauges claim work, but fewer HTTP requests ended than that: its clients have not left;
+- `requests_open`: the gauges claim work, but fewer HTTP requests ended than that: its clients have not left (work that
+  the first poll found without progress may be older, and its clients may have left before);
 - `waiting_grew`: more requests wait than at the last progress, so the gauge is not frozen;
 - `sibling_progress`: other engines of the same model answer requests continuously;
 - `gpu_busy`: more of the server's GPUs have been busy without a break than engines that make progress explain.
@@ -151,7 +152,8 @@ def _corroborating(engine: EngineInputs) -> Iterator[str]:
     window, server = engine.window, engine.server
     gauges, front, load = window.latest.gauges, server.front_end, server.requests_in_flight
     # Deferred requests may wait for their client: a session that is open and silent.
-    if front.measured and load != 0.0 and in_flight(window) > gauges.get(DEFERRED, 0.0):
+    counted = front.measured and not window.progress.may_be_old
+    if counted and load != 0.0 and in_flight(window) > gauges.get(DEFERRED, 0.0):
         yield "requests_open"
     if gauges.get("requests_waiting", 0.0) > window.progress.waiting_at_progress:
         yield "waiting_grew"

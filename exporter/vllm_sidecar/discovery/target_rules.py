@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from vllm_sidecar.catalog.discovery import EntryState
 from vllm_sidecar.config import TAKEN_LABELS, NamedTarget
 from vllm_sidecar.config.label_texts import fill, labels_in
-from vllm_sidecar.config.values import as_frozen, http_path, label_name, not_allowed, server_url
+from vllm_sidecar.config.values import as_frozen, http_path, label_name, not_allowed, target_url
 from vllm_sidecar.discovery.errors import shown
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class TargetRules:
         return NamedTarget.model_construct(
             **self._constant,
             name=_checked("name", name, _name),
-            url=_checked("url", fill(settings.url, labels), server_url),
+            url=_checked("url", fill(settings.url, labels), target_url),
             metrics_path=_checked("metrics_path", fill(settings.metrics_path, labels), http_path),
             labels=as_frozen(self._labels(labels)),
         )

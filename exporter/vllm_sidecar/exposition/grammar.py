@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vllm_sidecar.exposition.layout import Series
+if TYPE_CHECKING:
+    from vllm_sidecar.exposition.layout import Series
 
 TYPES = frozenset(
     ("counter", "gauge", "histogram", "summary", "untyped", "unknown", "info", "stateset", "gaugehistogram")
@@ -30,7 +32,7 @@ _LABEL = re.compile(
 _CLOSE = re.compile(r"[ \t]*+\}[ \t]*+")
 _VALUE = re.compile(rf"({_NUMBER})(?:[ \t]++({_NUMBER}))?[ \t]*+")
 _EXEMPLAR = re.compile(
-    rf"#[ \t]*+\{{[^\"\\}}]*+(?:{_QUOTED}[^\"\\}}]*+)*\}}[ \t]++{_NUMBER}(?:[ \t]++{_NUMBER})?[ \t]*+"
+    rf"(?<= )# \{{[^\"\\}}]*+(?:{_QUOTED}[^\"\\}}]*+)*\}}[ \t]++{_NUMBER}(?:[ \t]++{_NUMBER})?[ \t]*+"
 )
 _TYPE = re.compile(rf"[ \t]*+#[ \t]++TYPE[ \t]++(?:({_QUOTED})|([^ \t\"]++))[ \t]++([a-z]++)[ \t\r]*+")
 _TYPE_START = re.compile(r"[ \t]*+#[ \t]++TYPE(?![^ \t])")
@@ -89,7 +91,7 @@ def parse_sample(line: str) -> Sample:
     if rest < len(line) and not _EXEMPLAR.fullmatch(line, rest):
         raise ValueError("unexpected text after the value")
     plain = value[2] is None and rest == len(line)
-    return Sample(Series(name, tuple(sorted(labels.items()))), float(value[1]), at if plain else 0)
+    return Sample((name, tuple(sorted(labels.items()))), float(value[1]), at if plain else 0)
 
 
 def _parse_labels(line: str, at: int, name: str | None, labels: dict[str, str]) -> tuple[str | None, int]:

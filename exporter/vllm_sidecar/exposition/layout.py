@@ -13,12 +13,12 @@ Labels = tuple[tuple[str, str], ...]
 """Label pairs sorted by label name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One time series of an exposition: sample name (with `_total`, `_bucket`, ...) and labels."""
+Series = tuple[str, Labels]
+"""One time series of an exposition: sample name (with `_total`, `_bucket`, ...) and labels.
 
-    name: str
-    labels: Labels
+A plain tuple, because Python's search for garbage skips tuples of texts: a body can have 100,000 series, and the search
+holds the event loop.
+"""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.exposition.grammar import MAX_NUMBER, LimitError, parse_sample, parse_type
-from vllm_sidecar.exposition.layout import Exposition, Layout, Rejected, Series
+from vllm_sidecar.exposition.layout import Exposition, Layout, Rejected
 from vllm_sidecar.slices import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+
+    from vllm_sidecar.exposition.layout import Series
 
 MAX_LINES = 200_000
 """Most lines that are read; 256 engines have half of that. Lines after them are left out."""
@@ -226,8 +228,8 @@ class _Body:
 
     def _shared(self, series: Series) -> Series:
         """Return an equal series whose name and label pairs are the objects of other series of the body."""
-        name = self._names.setdefault(series.name, series.name)
-        return Series(name, tuple([self._pairs.setdefault(pair, pair) for pair in series.labels]))
+        name, labels = series
+        return self._names.setdefault(name, name), tuple([self._pairs.setdefault(pair, pair) for pair in labels])
 
     def _reject(self, number: int, line: bytes, error: ValueError) -> None:
         why = "not valid UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)

@@ -6,15 +6,10 @@ estimate it, and the estimate would decide whether somebody is paged.
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
-import urllib.error
-import urllib.request
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import isclose, log
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.buckets import BUCKETS, FAMILY, FLAG, FLAG_SINCE
@@ -24,6 +19,7 @@ from vllm_sidecar.config import format_duration
 from vllm_sidecar.exposition import DifferentialParser, number
 from vllm_sidecar.redaction import redact
 from vllm_sidecar.vllm.normalize import Normalizer
+from vllm_sidecar.vllm.one_answer import AnswerError, one_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -139,10 +135,10 @@ def _replicas(url: str) -> list[Replica]:
     if "@" in url:
         raise LiveError(f"--live {shown}: must be an address without user and password, which are not sent")
     try:
-        body, kind = _answer(url)
+        body, kind = one_answer(url, seconds=TIMEOUT, most_bytes=MOST_BYTES, accept="text/plain;version=0.0.4")
         exposition = DifferentialParser().parse(body, kind)
-    except (OSError, http.client.HTTPException, PollError, ValueError) as error:
-        raise LiveError(f"--live {shown}: {_why(error)}") from None
+    except (AnswerError, PollError) as error:
+        raise LiveError(f"--live {shown}: {getattr(error, 'detail', None) or error}") from None
     readings = Normalizer().normalize(exposition)
     found = [
         Replica(f"{shown} (engine {group.labels[1]})", group.labels[0], name, histogram.bounds)
@@ -157,52 +153,16 @@ def _replicas(url: str) -> list[Replica]:
     return found
 
 
-def _answer(url: str) -> tuple[bytes, str]:
-    """Return the body of an answer and its type, within `TIMEOUT` for all of it.
-
-    The timeout of a socket is one for each piece of an answer: a server that drips bytes would block this forever.
-
-    Raises:
-        OSError: There is none in time.
-        HTTPException: It is none of HTTP.
-    """
-    answered: Future[tuple[bytes, str]] = Future()
-
-    def ask() -> None:
-        request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4"})  # noqa: S310
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
-                answered.set_result((answer.read(MOST_BYTES), answer.headers.get("Content-Type", "")))
-        except BaseException as error:  # noqa: BLE001 - raised again where it was asked
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()
-            answered.set_exception(error)
-
-    # A daemon, so that the program does not wait for a thread that still reads.
-    Thread(target=ask, daemon=True).start()
-    return answered.result(TIMEOUT)
-
-
 def _of_a_sidecar(where: str, layout: Layout) -> Iterator[Replica]:
     seen: dict[tuple[str, str, str], set[float]] = {}
-    for series in layout.series:
-        name = series.name.removeprefix(PREFIX).removesuffix("_bucket")
-        labels = dict(series.labels)
-        if series.name == f"{PREFIX}{name}_bucket" and name in FAMILY and labels["le"] != "+Inf":
+    for sample, pairs in layout.series:
+        name = sample.removeprefix(PREFIX).removesuffix("_bucket")
+        labels = dict(pairs)
+        if sample == f"{PREFIX}{name}_bucket" and name in FAMILY and labels["le"] != "+Inf":
             key = (name, labels.get("model_name", ""), labels.get("engine", ""))
             seen.setdefault(key, set()).add(float(labels["le"]))
     for (name, model, engine), bounds in seen.items():
         yield Replica(f"{where} (engine {engine})", model, name, tuple(sorted(bounds)))
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"did not answer in full within {TIMEOUT:g} s"
-    if isinstance(error, urllib.error.HTTPError):
-        return f"answers with HTTP {error.code}"
-    if isinstance(error, urllib.error.URLError):
-        return str(getattr(error.reason, "strerror", None) or error.reason)
-    return str(getattr(error, "detail", None) or error) or type(error).__name__
 
 
 def _has(bounds: Iterable[float], threshold: float) -> bool:

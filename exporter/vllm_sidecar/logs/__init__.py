@@ -75,7 +75,7 @@ def setup(
 
 
 def flush() -> None:
-    """Write what waits for the reader of the log, and the counts of repeated lines; to be called each second or so."""
+    """Write what waits for the reader of the log, and the counts of repeated lines; to be called every few seconds."""
     for handler in _handlers():
         handler.summarize()
         handler.flush()

@@ -183,17 +183,16 @@ def _is_estimated(window: tuple[tuple[float, ...], list[Observed]]) -> bool:
 
 
 def _quantiles(
-    window: tuple[tuple[float, ...], list[Observed]], qs: Sequence[float], values: Sequence[float] | None
+    window: tuple[tuple[float, ...], list[Observed]], qs: Sequence[float], found: Sequence[tuple[int, float]] | None
 ) -> list[Quantile]:
     """Return the values that were read, or those of `histogram_quantile`, with the bounds of their buckets."""
     bounds, polls = window
     if not bounds or not polls:
         return []
-    counts = counts_of(bounds, polls)
-    places = list(ranks(counts, qs))
-    if values is None:
-        values = [interpolated(bounds, bucket, rank, counts[bucket]) for bucket, rank in places]
+    if found is None:
+        counts = counts_of(bounds, polls)
+        found = [(bucket, interpolated(bounds, bucket, rank, counts[bucket])) for bucket, rank in ranks(counts, qs)]
     return [
         Quantile(q, value, lower_bound(bounds, bucket), bounds[bucket] if bucket < len(bounds) else None)
-        for q, (bucket, _), value in zip(qs, places, values, strict=True)
+        for q, (bucket, value) in zip(qs, found, strict=True)
     ]

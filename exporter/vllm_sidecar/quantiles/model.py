@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from vllm_sidecar.quantiles.posterior import Posterior
 
     Windows = Sequence[tuple[tuple[float, ...], Sequence[Observed]]]
+    Placed = tuple[int, float]
+    """A bucket, and a value in it."""
+
+
+_CELLS = 64
+"""Parts of a bucket whose values are sorted together."""
 
 
 class SlotMoments(NamedTuple):
@@ -62,13 +68,13 @@ def _run(windows: Windows) -> _Stages:
     return _Stages(evidence, fitted, moving_level(evidence, fitted))
 
 
-def values_of(windows: Windows, qs: Sequence[float]) -> list[list[float]]:
+def values_of(windows: Windows, qs: Sequence[float]) -> list[list[Placed]]:
     """Return the values of ascending quantiles of each window; all polls observed something, and some have sums."""
     with np.errstate(all="ignore"):
         return _values(_run(windows), qs)
 
 
-def _values(stages: _Stages, qs: Sequence[float]) -> list[list[float]]:
+def _values(stages: _Stages, qs: Sequence[float]) -> list[list[Placed]]:
     evidence = stages.evidence
     slots, rank = _asked(evidence, qs)
     wanted = np.zeros(len(evidence.bucket), bool)
@@ -102,7 +108,11 @@ def found_of(windows: Windows, qs: Sequence[float]) -> list[Found]:
     slots = [SlotMoments(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
     owner = evidence.owner.tolist()
     return [
-        Found(mine, [each for each, its in zip(slots, owner, strict=True) if its == one], float(belief[one]))
+        Found(
+            [value for _, value in mine],
+            [each for each, its in zip(slots, owner, strict=True) if its == one],
+            float(belief[one]),
+        )
         for one, mine in enumerate(values)
     ]
 
@@ -120,27 +130,25 @@ def _asked(evidence: Evidence, qs: Sequence[float]) -> tuple[Places, Floats]:
 def _order_statistics(evidence: Evidence, posterior: Posterior, wanted: Flags, slot: Places, rank: Floats) -> Floats:
     """Return the value of each rank, rounded up, in its slot: the mean of what represents this observation."""
     place = (posterior.values - evidence.lower[posterior.slot]) / np.maximum(NARROW, evidence.width)[posterior.slot]
-    order = np.argsort(np.maximum(0.0, np.minimum(1.0, place)) + 2.0 * posterior.slot)
-    values, weights, owner = posterior.values[order], posterior.weights[order], posterior.slot[order]
     # Each slot is a whole of 1, one after the other, so that no count is lost next to another one.
-    whole = added(owner, weights, len(wanted))
-    weights = weights / whole[owner]
-    ends, area = np.zeros(len(values) + 1), np.zeros(len(values) + 1)
-    weights.cumsum(out=ends[1:])
-    unit = np.zeros(len(wanted))
-    unit[wanted] = np.maximum.reduceat(np.abs(values), np.searchsorted(owner, np.flatnonzero(wanted)))
-    unit += NARROW
-    np.cumsum(weights * values / unit[owner], out=area[1:])
+    whole = added(posterior.slot, posterior.weights, len(wanted))
+    weights = posterior.weights / whole[posterior.slot]
     before, held = (np.cumsum(wanted) - 1.0)[slot], whole[slot]
     last = np.minimum(np.maximum(np.ceil(rank - 1e-9), 1.0), np.maximum(held, 1.0))
     least = before + np.maximum(0.0, last - 1.0) / np.maximum(held, 1.0)
     most = before + np.minimum(1.0, last / held)
-    tiny = np.maximum(1e-11, 1e-3 / np.maximum(held, 1.0))
-    top = len(values) - 1
-    low = np.minimum(top, ends[1:].searchsorted(least + tiny))
-    high = np.maximum(low, np.minimum(top, ends[1:].searchsorted(most - tiny)))
+    tiny: Floats = np.maximum(1e-11, 1e-3 / np.maximum(held, 1.0))
+    order, below, low, high = _sorted_around(
+        np.fmax(0.0, np.fmin(1.0, place)) + 2.0 * posterior.slot, weights, least + tiny, most - tiny
+    )
+    values, weights, owner = posterior.values[order], weights[order], posterior.slot[order]
+    unit = np.zeros(len(wanted))
+    unit[wanted] = np.maximum.reduceat(np.abs(values), np.searchsorted(owner, np.flatnonzero(wanted)))
+    unit += NARROW
+    share = weights * values / unit[owner]
+    area = np.cumsum(share) - share
     mean = (
-        area[high] - area[low] + ((most - ends[high]) * values[high] - (least - ends[low]) * values[low]) / unit[slot]
+        area[high] - area[low] + ((most - below[high]) * values[high] - (least - below[low]) * values[low]) / unit[slot]
     )
     mean *= unit[slot] / (most - least)
     # A single value is that value, whatever the rounding.
@@ -148,15 +156,46 @@ def _order_statistics(evidence: Evidence, posterior: Posterior, wanted: Flags, s
     return evidence.inside(found, slot)
 
 
-def _unscaled(evidence: Evidence, qs: Sequence[float], slots: Places, values: Floats) -> Iterator[list[float]]:
+def _sorted_around(
+    place: Floats, weights: Floats, least: Floats, most: Floats
+) -> tuple[Places, Floats, Places, Places]:
+    """Sort the elements between some sums of the weights below them; those in other cells need not be in order.
+
+    Returns:
+        The order of these elements, the sum of all weights below each of them, and for each interval its first and last
+        one.
+    """
+    cell = (place * _CELLS).astype(np.intp)
+    content = np.bincount(cell, weights)
+    filled = np.cumsum(content)
+    first = filled.searchsorted(least)
+    end = np.maximum(first, filled.searchsorted(most))
+    steps = np.zeros(len(filled) + 2)
+    np.add.at(steps, first, 1.0)
+    np.add.at(steps, end + 1, -1.0)
+    near = np.cumsum(steps)[: len(filled)] > 0.0
+    some = np.flatnonzero(near[cell])
+    order = some[np.argsort(place[some])]
+    cell, weights = cell[order], weights[order]
+    upto = np.cumsum(weights) + np.cumsum(np.where(near, 0.0, content))[cell]
+    # Sums that were rounded differently must not lead to another cell.
+    low = np.minimum(
+        cell.searchsorted(first, "right") - 1, np.maximum(cell.searchsorted(first), upto.searchsorted(least))
+    )
+    high = np.minimum(cell.searchsorted(end, "right") - 1, np.maximum(low, upto.searchsorted(most)))
+    return order, upto - weights, low, high
+
+
+def _unscaled(evidence: Evidence, qs: Sequence[float], slots: Places, values: Floats) -> Iterator[list[Placed]]:
     """Yield the values of each histogram in its unit: inside the bounds of their buckets, and ascending."""
     buckets, found, many = evidence.bucket[slots].tolist(), values.tolist(), len(qs)
     for one, ((bounds, _), offset) in enumerate(zip(evidence.windows, evidence.layout.offset, strict=True)):
-        least, mine = -inf, []
+        least = -inf
+        mine: list[Placed] = []
         scale = float(evidence.layout.scale[one])
         for at in range(one * many, one * many + many):
             bucket = buckets[at] - offset
             least = max(least, found[at] * scale, lower_bound(bounds, bucket))
             least = min(bounds[bucket], least) if bucket < len(bounds) else least
-            mine.append(least)
+            mine.append((bucket, least))
         yield mine

@@ -43,8 +43,10 @@ def is_certain(bounds: Sequence[float], poll: Observed, threshold: float) -> boo
     It does where the threshold is a bucket bound, where no observation is in the bucket of the threshold, and where
     there is only one observation, whose value is the sum.
     """
+    if is_exact(bounds, threshold):
+        return True
     _, inside = _around(bounds, [poll], threshold)
-    return is_exact(bounds, threshold) or not inside or len(poll.bins) == 1 == inside
+    return not inside or len(poll.bins) == 1 == inside
 
 
 def split(bounds: Sequence[float], recent: Sequence[Observed], threshold: float) -> float | None:
@@ -66,6 +68,9 @@ def good_of(bounds: Sequence[float], poll: Observed, threshold: float, share: fl
         share: the result of `split` for the bucket of the threshold, for a poll that is not certain; with None only the
             poll's own counts and sum are used.
     """
+    end = bucket_ending_at(bounds, threshold)
+    if end is not None:
+        return sum([count for bucket, count in poll.bins if bucket <= end])
     if share is None or is_certain(bounds, poll, threshold):
         return count_up_to(bounds, [poll], threshold)
     below, inside = _around(bounds, [poll], threshold)

@@ -63,8 +63,10 @@ class ProgressTracker:
         self._finished: list[Key] = []
         self._known = 0
         self._left: deque[tuple[float, float]] = deque()
+        self.first_at: float | None = None
+        """Time of the first reading."""
         self.progress_at = 0.0
-        """Time of the last change of a progress signal."""
+        """Time of the last change of a progress signal; of the first reading before there was one."""
         self.waiting_at_progress = 0.0
         """Waiting requests at that time."""
         self.admission_at = 0.0
@@ -85,6 +87,7 @@ class ProgressTracker:
     def follow(self, at: float, reading: Reading, start: float) -> None:
         """Take a newer reading; `start` is the time of the oldest one in the window."""
         counters, gauges, histograms = reading
+        self.first_at = at if self.first_at is None else self.first_at
         waiting, running = gauges.get("requests_waiting", 0.0), gauges.get("requests_running", 0.0)
         aborted, self.completed = self._count_finished(reading)
         values = (
@@ -117,6 +120,11 @@ class ProgressTracker:
     def still_since(self) -> float:
         """Time since which there was work but no progress: an idle engine is not expected to make progress."""
         return self.progress_at if self.busy_since is None else max(self.progress_at, self.busy_since)
+
+    @property
+    def may_be_old(self) -> bool:
+        """The gauges show the same work since the first reading, without progress: its clients may have left before."""
+        return self.first_at is not None and self.still_since <= self.first_at
 
     def _count_finished(self, reading: Reading) -> tuple[float, float]:
         """Return the aborted and the other finished requests; without finish reasons all count as others."""

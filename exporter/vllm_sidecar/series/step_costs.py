@@ -4,13 +4,19 @@ A step is modeled as `fixed + sequence * decoding sequences + prompt_token * pro
 seconds of work are one observation of the mean step (the inter-token latency), of its sequences and of its prompt
 tokens. Older observations lose weight, so that the estimate follows a throttled GPU or longer contexts; intervals
 without work change nothing.
+
+Answers of one token have no time between tokens, and those of a few tokens have it in steps with many prompts. Their
+steps are those of prompts: the mean prefill time is a line over the tokens of the steps in which prompts are computed,
+whose slope is the cost of a token.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, inf
+from math import exp, inf, sqrt
 from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_sidecar.series.lines import Line
 
 if TYPE_CHECKING:
     from vllm_sidecar.exposition.metric_values import Histogram
@@ -37,6 +43,14 @@ ROUNDS = 7
 more tokens that share it, and these a lower cost."""
 BUSIEST = 0.9
 """Largest share of the time with prompts for which the steps that arrivals meet can be computed."""
+SHORT_ANSWERS = 0.05
+"""Largest number of decoded tokens per computed prompt token with which the tokens of a step are those of prompts."""
+FEWEST_IN_BUDGET = 4.0
+"""Prompts that fit into the token budget of a step, below which prompts are split among steps too often to be counted
+with the steps that their first tokens ended."""
+LEAST_SHARE = 0.3
+"""Smallest share of a step's tokens in its duration, where only prompts are computed. Fewer tokens than a GPU computes
+while it reads the weights seem to cost nothing, which does not continue."""
 OVERFLOW = 2.0
 """Upper bound of the last bucket, as a multiple of its lower one."""
 
@@ -101,6 +115,8 @@ class _Base(NamedTuple):
     at: float
     computed: float
     histograms: dict[str, Histogram]
+    running: float | None
+    usage: float | None
 
 
 class StepCosts:
@@ -115,6 +131,10 @@ class StepCosts:
         """Of sequences x (sequences, prompt tokens, seconds), prompt tokens x (itself, seconds), seconds x itself."""
         self._prefill_seconds = self._prefills = 0.0
         self._computed = self._first_tokens = self._elapsed = 0.0
+        self._prompt_steps = Line()
+        """Prefill time over the tokens that are computed in the same steps, while few tokens are decoded."""
+        self.room = Line()
+        """Usage of the KV cache over running requests."""
         self.prompts = Sizes()
         """Prompts of finished requests."""
         self.computed_prompts = Sizes()
@@ -130,7 +150,8 @@ class StepCosts:
         if GAPS not in reading.histograms and FIRST not in reading.histograms:
             return
         known = {name: reading.histograms[name] for name in COUNTED if name in reading.histograms}
-        self._base = _Base(at, computed_prompt_tokens(reading), known)
+        gauges = reading.gauges.get("requests_running"), reading.gauges.get("kv_cache_usage_ratio")
+        self._base = _Base(at, computed_prompt_tokens(reading), known, *gauges)
         if base is not None:
             self._learn(base, self._base)
 
@@ -154,9 +175,15 @@ class StepCosts:
         lengths = ((self.prompts, PROMPTS), (self.computed_prompts, COMPUTED), (self.outputs, OUTPUTS))
         for sizes, name in lengths:
             sizes.add(keep, base.histograms.get(name), new.histograms.get(name))
+        if new.running is not None and new.usage is not None:
+            self.room.add(keep, new.running, new.running, new.usage)
+        steps, _ = grown.get(STEPS, (0.0, 0.0))
+        if gaps <= SHORT_ANSWERS * computed and min(prefills, steps, first, computed) > 0.0:
+            shared = _tokens_of_steps(base.histograms[STEPS], new.histograms[STEPS], computed)
+            guide = computed / first * requests_met(first / steps)
+            self._prompt_steps.add(keep, guide, shared, prefill_seconds / prefills)
         if gaps >= FEWEST_TOKENS and seconds > 0.0:
             step = seconds / gaps
-            steps, _ = grown.get(STEPS, (0.0, 0.0))
             # Prompts are computed at any time, gaps only observe the time in which sequences decode.
             self._observe(keep, gaps / (steps or elapsed / step), computed / max(steps, elapsed / step), step)
 
@@ -178,6 +205,9 @@ class StepCosts:
         else:
             prompt = self._computed / self._first_tokens
             prefill = self._prefill_seconds / self._prefills if self._prefills > 0.0 else None
+        short = prefill and prompt * FEWEST_IN_BUDGET <= (budget or inf) and self._prompt_steps.count >= self._weight
+        if short and (alone := self._of_prompts_alone(prompt)):
+            return alone
         if self._weight <= 0.0:  # answers of one token have no gaps: the fixed part counts as a part of each token
             if not prefill or not prompt:
                 return None
@@ -192,6 +222,20 @@ class StepCosts:
         slope = max(0.0, together) / (spread + max(noise, 1e-12) / (self._weight * usual**2))
         slope = min(slope, 0.9 * base / sequences) if sequences > 0.0 else slope
         return Costs(base - slope * sequences, slope, token)
+
+    def _of_prompts_alone(self, prompt: float) -> Costs | None:
+        """Return the costs where nearly all tokens are those of prompts; None without the tokens of each step.
+
+        The fixed part is expected to be 0, which reads too high, as long as the tokens of the steps have not varied.
+        """
+        line = self._prompt_steps
+        # A long prompt makes a long step, but shares it with as few prompts as a short one does.
+        tokens = line.x - self.computed_variation * prompt
+        if tokens <= 0.0:
+            return None
+        whole = line.y / tokens
+        token = min(whole, max(LEAST_SHARE * whole, line.slope(whole, whole)))
+        return Costs(line.y - token * tokens, 0.0, token)
 
     def _token_cost(self, prompt: float, prefill: float, prompts: float, step: float, budget: float) -> float:
         """Return the seconds per prompt token, from the mean prefill: its steps, its tokens, and those of others.
@@ -214,9 +258,14 @@ class StepCosts:
         return token
 
     @property
+    def computed_prompt(self) -> float | None:
+        """Mean of the computed tokens of a prompt; None without any."""
+        return self._computed / self._first_tokens if self._first_tokens > 0.0 else None
+
+    @property
     def computed_variation(self) -> float:
         """Variance / mean squared of the computed tokens of a prompt; that of whole prompts if vLLM has only these."""
-        sizes, computed = self.computed_prompts, self._computed / self._first_tokens if self._first_tokens else 0.0
+        sizes, computed = self.computed_prompts, self.computed_prompt or 0.0
         if sizes.count > 0.0 or not self.prompts.mean or computed <= 0.0:
             return sizes.variation
         # Cached prefixes make the mean smaller, but not the difference between prompts.
@@ -232,6 +281,25 @@ def computed_prompt_tokens(reading: Reading | StoredReading) -> float:
     if cached is None:
         cached = reading.counter("prefix_cache_hit_tokens_total") or 0.0
     return (reading.counter("prompt_tokens_total") or 0.0) - cached
+
+
+def requests_met(mean: float) -> float:
+    """Return the requests in the step of a request, from their mean over the steps; arrivals are a Poisson process.
+
+    A step that none waited for has one request, any other has those that arrived during the step before it.
+    """
+    mean = max(1.0, mean)  # steps that only decode are steps, too
+    arrivals = mean - 1.0 if mean > 2.0 else sqrt(2.0 * (mean - 1.0))
+    for _ in range(ROUNDS):  # the mean is arrivals + exp(-arrivals)
+        arrivals -= (arrivals + exp(-arrivals) - mean) / max(0.01, 1.0 - exp(-arrivals))
+    return 1.0 + arrivals**2 / mean
+
+
+def _tokens_of_steps(old: Histogram, new: Histogram, computed: float) -> float:
+    """Return the mean tokens of the step of a token, from the tokens of each step; their sum is `computed`."""
+    sizes = Sizes()
+    sizes.add(0.0, old, new)
+    return computed * sizes.squares / sizes.middles**2 if sizes.middles > 0.0 else 0.0
 
 
 def _first_tokens(base: _Base) -> float:

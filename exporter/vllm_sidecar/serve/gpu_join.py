@@ -44,16 +44,12 @@ class GpuJoin:
         if restarted:
             self._working_since = None
             self._warm.clear()
-        works = any(
-            window.latest.counters.get("generation_tokens_total", 0.0) > 0.0
-            for window in windows.of(Scope.ENGINE).values()
-        )
-        if works and self._working_since is None:
+        if self._working_since is None and _has_generated(windows):
             self._working_since = now
-        monitor = self._gpus()
-        if monitor is None or self._working_since is None or now - self._working_since < self.warm_up:
+        if self._working_since is None or now - self._working_since < self.warm_up:
             return
-        for gpu in monitor.windows:
+        monitor = self._gpus()
+        for gpu in monitor.windows if monitor else ():
             used = gpu.latest.get(USED)
             if used is not None:
                 self._warm.setdefault(gpu.device.uuid, used)
@@ -66,3 +62,8 @@ class GpuJoin:
         if monitor.poll.chosen_by == "all" and not self._local:
             return None
         return GpuInputs(monitor.windows, monitor.poll.chosen_by, dict(self._warm))
+
+
+def _has_generated(windows: WindowStore) -> bool:
+    engines = windows.of(Scope.ENGINE).values()
+    return any(window.latest.counters.get("generation_tokens_total", 0.0) > 0.0 for window in engines)

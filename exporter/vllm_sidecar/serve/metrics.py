@@ -10,10 +10,9 @@ import asyncio
 import logging
 import platform
 import zlib
+from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
-
-from prometheus_client import CollectorRegistry, ProcessCollector
 
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog import SIGNALS
@@ -22,10 +21,11 @@ from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
 from vllm_sidecar.exposition import Family, Renderer, labels_text
 from vllm_sidecar.logs import event
+from vllm_sidecar.serve.own_process import OwnProcess
 from vllm_sidecar.slices import EvenSlices, at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
@@ -127,7 +127,7 @@ class Exporter:
         self._late: set[bool] = set()
         """Formats whose bytes were already outdated when they were made: for one scrape, not until the next poll."""
         self._preparing = asyncio.Lock()
-        self._process = ProcessCollector(registry=CollectorRegistry())
+        self._process = OwnProcess()
 
     @property
     def snapshots(self) -> dict[str, Snapshot]:
@@ -239,11 +239,14 @@ class Exporter:
         own["build_info"] = [(self._build, 1.0)]
         own["internal_errors_total"] = [(labels_text((("part", part),)), n) for part, n in self._errors.items()]
         discovery = self.discovery()
-        families = (
-            (family, [one for samples in (*targets, node, own, discovery) for one in samples.get(name, ())])
-            for name, family in self._families.items()
-        )
-        return self._renderer.steps(chain(self._own_process(), families), openmetrics=openmetrics, whole=False)
+        series: dict[str, list[tuple[str, Value]]] = defaultdict(list)
+        for samples in (*targets, node, own, discovery):
+            for name, some in samples.items():
+                series[name] += some
+            yield
+        families = ((family, series[name]) for name, family in self._families.items() if name in series)
+        parts = chain(self._process.families(), families)
+        return (yield from self._renderer.steps(parts, openmetrics=openmetrics, whole=False))
 
     def _ages(self) -> list[tuple[str, Value]]:
         """Return how long ago each source answered, by the monotonic clock, so that clocks need not be in sync."""
@@ -255,12 +258,6 @@ class Exporter:
             for labels, health, age in sources
             if age is not None
         ]
-
-    def _own_process(self) -> Iterator[tuple[Family, list[tuple[str, Value]]]]:
-        """Yield CPU, memory and open files of this process under the names that every exporter has."""
-        for family in self._process.collect():
-            for sample in family.samples:
-                yield Family(sample.name, family.type, family.documentation), [("", float(sample.value))]
 
 
 class Body:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_sidecar.catalog.alerts import standard
 from vllm_sidecar.catalog.reasons import HINTS, NOT_ONE_ENGINE
+from vllm_sidecar.series.progress import SETTLE_SECONDS
 from vllm_sidecar.slices import at_once
 
 if TYPE_CHECKING:
@@ -223,8 +224,11 @@ def _stalled(engine: _Engine) -> State | None:
 
 
 def _no_progress(engine: _Engine) -> State | None:
-    """Return the state of clients that wait without progress, but not yet long enough for a stall."""
+    """Return the state of requests without progress, but not yet for long enough, or not surely enough, for a stall."""
     seconds = engine.get("work_without_progress_seconds")
+    if not seconds and engine.get("requests_running"):  # it is unknown whether their clients wait
+        age = engine.get("progress_age_seconds")
+        seconds = age if age >= SETTLE_SECONDS else 0.0
     if not seconds:
         return None
     words = f"no progress for {seconds_text(seconds)}: {_requests_text(engine)}{engine.gpus()}"

@@ -10,6 +10,7 @@ probes change neither when the next poll is sent nor when its result is visible.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from dataclasses import replace
@@ -79,6 +80,8 @@ class TargetLoop:
         self._state = TargetState(target, config, gpus, clock, wall)
         self._log = TargetLog(self._label, clock)
         self._hold_until = -math.inf
+        self._probe_soon = asyncio.Event()
+        """Set by a poll that makes a probe due, such as one that finds a restart."""
         self._canary = Canary(self._situation, self._publish, clock=clock, wall=wall)
         self._view = TargetView(self._state, self._canary, self._log, target, config)
         self._use_polling(target, config, client or Client(target, config.scrape))
@@ -156,6 +159,7 @@ class TargetLoop:
         while True:
             await asyncio.sleep(pause)
             try:
+                await self._until_probe_is_due()
                 await self.probe_once()
                 pause = PROBE_TICK
             except (Exception, asyncio.CancelledError) as error:
@@ -163,6 +167,27 @@ class TargetLoop:
                     raise
                 self._log.bug(error)
                 pause = min(2.0 * pause, MAX_PROBE_PAUSE)
+
+    async def _until_probe_is_due(self) -> None:
+        """Wait without waking up each second: between probes the program has nothing else to do than to poll."""
+        while (seconds := self._probe_due() - self._clock()) > 0.0:
+            self._probe_soon.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if seconds == math.inf else seconds):
+                    await self._probe_soon.wait()
+
+    def _probe_due(self) -> float:
+        """Return when the next probe is to be sent, in monotonic seconds; infinity while the server answers no poll."""
+        state, prober, reason = self._state, self._state.prober, self._state.health.reason
+        if reason is Reason.NO_VLLM_METRICS and state.health_detail is None:
+            return -math.inf
+        if prober is None or not state.health.polls or reason not in (None, Reason.NO_VLLM_METRICS):
+            return math.inf
+        return max(self._hold_until, prober.due(asleep=self._asleep()))
+
+    def _asleep(self) -> bool:
+        readings = self._state.readings
+        return readings is not None and asleep(readings)
 
     async def poll_once(self) -> None:
         """Poll once, and publish the result."""
@@ -187,6 +212,8 @@ class TargetLoop:
             certificates=self._client.certificates,
         )
         self._publish()
+        if self._probe_due() <= self._clock():
+            self._probe_soon.set()
 
     async def _poll(self) -> float:
         """Poll once; return the seconds that the answer cost the server."""
@@ -227,19 +254,15 @@ class TargetLoop:
     async def probe_once(self) -> None:
         """Send the probe that is due, if any, to a server that answers polls; never while another one is open."""
         state, prober = self._state, self._state.prober
-        reason = state.health.reason
-        if reason is Reason.NO_VLLM_METRICS and state.health_detail is None:
+        if self._probe_due() > self._clock():
+            return
+        if prober is None or (state.health.reason is Reason.NO_VLLM_METRICS and state.health_detail is None):
             await self._check_health()
-        elif prober and state.health.polls and reason in (None, Reason.NO_VLLM_METRICS):
-            if self._clock() < self._hold_until:
-                return
+        else:
             changes = prober.identity.changes
-            sleeps = state.readings is not None and asleep(state.readings)
-            if not await prober.step(self._clock(), asleep=sleeps):
+            if not await prober.step(self._clock(), asleep=self._asleep()):
                 return
             self._log.changed(prober.identity, changes)
-        else:
-            return
         self._publish()
 
     async def _check_health(self) -> None:

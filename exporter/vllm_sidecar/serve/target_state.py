@@ -18,7 +18,7 @@ from vllm_sidecar.vllm.probes.local_process import local_listener
 from vllm_sidecar.vllm.served_model import ServedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from vllm_sidecar.config import Config, Target
     from vllm_sidecar.gpu.monitor import GpuMonitor
@@ -134,8 +134,8 @@ class TargetState:
             seconds=response.seconds,
             body_bytes=len(response.body),
             rejected_lines=health.rejected_lines + exposition.rejected_count,
-            anomalies=Counter(health.anomalies) + Counter(readings.anomalies),
-            limits=Counter(health.limits) + Counter(exceeded(readings, self.identity)),
+            anomalies=_added(health.anomalies, readings.anomalies),
+            limits=_added(health.limits, Counter(exceeded(readings, self.identity))),
         )
 
     def failed(self, began: float, error: PollError) -> None:
@@ -156,3 +156,7 @@ class TargetState:
         """Drop everything that would look live, without a failure."""
         self.health = replace(self.health, up=False, misses=0, reason=None, detail="")
         self.readings = None
+
+
+def _added(before: Mapping[str, int], new: Mapping[str, int]) -> Mapping[str, int]:
+    return Counter(before) + Counter(new) if new else before

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.logs import print_error
 from vllm_sidecar.tools.targets import address_of
+from vllm_sidecar.vllm.one_answer import one_answer
 
 if TYPE_CHECKING:
     import argparse
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = list(_wanted(_report(address_of(arguments.url)), arguments))
     except (OSError, ValueError) as error:
         print_error(
-            f"{arguments.url}: {_why(error)}; URL must be the address of a running sidecar, such as http://HOST:10190"
+            f"{arguments.url}: {error}; URL must be the address of a running sidecar, such as http://HOST:10190"
         )
         return 1
     if not found:
@@ -46,20 +45,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _why(error: Exception) -> str:
-    """Return an error of the request in words, without the names of Python's classes."""
-    if isinstance(error, urllib.error.HTTPError):
-        return f"status {error.code}"
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return getattr(reason, "strerror", None) or str(reason)
-
-
 def _report(url: str) -> dict[str, Any]:
-    """Read the explanations of a sidecar; ValueError if the answer is something else."""
+    """Read the explanations of a sidecar; AnswerError without an answer, ValueError if it is something else."""
     if not url.startswith(("http://", "https://")):
         raise ValueError("not an http:// or https:// address")
-    with urllib.request.urlopen(f"{url.rstrip('/')}/api/v1/quantiles", timeout=TIMEOUT) as answer:  # noqa: S310 - what the user named
-        report = json.loads(answer.read(LARGEST))
+    body, _ = one_answer(f"{url.rstrip('/')}/api/v1/quantiles", seconds=TIMEOUT, most_bytes=LARGEST)
+    try:
+        report = json.loads(body)
+    except ValueError:
+        raise ValueError("the answer is not that of a sidecar") from None
     if not isinstance(report, dict) or not isinstance(report.get("targets"), list):
         raise ValueError("the answer is not that of a sidecar")  # noqa: TRY004 - sent by a server, not an argument
     return report

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.config import format_duration
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from vllm_sidecar.config import Config
+
 TICK = 1.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def unanswered(seconds: float, config: Config) -> str:
+    """Return what is known of a server whose first poll had no outcome within the seconds of an observation."""
+    observed, limit = format_duration(round(seconds) or 1), format_duration(config.scrape.timeout)
+    return f"no answer within {observed}, and no error: a poll is given up after {limit}; observe for longer than that"
 
 
 @contextlib.contextmanager
-def set_by(stop: asyncio.Event, *numbers: signal.Signals) -> Iterator[None]:
-    """Set the event at one of these signals, which then have no other effect."""
+def set_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set the event at Ctrl-C or SIGTERM (of `timeout` or a pod that ends), which then have no other effect."""
     loop = asyncio.get_running_loop()
-    for number in numbers:
+    for number in _SIGNALS:
         loop.add_signal_handler(number, stop.set)
     try:
         yield
     finally:
-        for number in numbers:
+        for number in _SIGNALS:
             loop.remove_signal_handler(number)
 
 

@@ -108,17 +108,17 @@ class Attribution:
     def _sort(self) -> Generator[None, None, None]:
         """Sort the series by name; a name under several prefixes is read under the best one."""
         by_prefix: dict[str, dict[str, list[Found]]] = {prefix: defaultdict(list) for prefix in self.names.prefixes}
-        for slot, series in enumerate(self.layout.series):
+        for slot, (written, labels) in enumerate(self.layout.series):
             if slot % AT_ONCE == 0:
                 yield
-            prefix, name = self.names.split.get(series.name, ("", ""))
-            if name != upstream.LORA_INFO and any(len(value) > MAX_LABEL for _, value in series.labels):
+            prefix, name = self.names.split.get(written, ("", ""))
+            if name != upstream.LORA_INFO and any(len(value) > MAX_LABEL for _, value in labels):
                 self.limits["label_length"] += 1
                 continue
-            found = Found(slot, series.labels, dict(series.labels), series.name)
+            found = Found(slot, labels, dict(labels), written)
             table = by_prefix.get(prefix)
             if table is None:
-                self.plain[series.name].append(found)
+                self.plain[written].append(found)
             else:
                 table[name].append(found)
         families: set[str] = set()

@@ -10,8 +10,10 @@ import asyncio
 import ipaddress
 import re
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -29,6 +31,8 @@ from vllm_sidecar.vllm.waiting import waiting_clock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from aiohttp.connector import Connection
 
     from vllm_sidecar.config import ScrapeSettings, Target
     from vllm_sidecar.vllm.validity import Validity
@@ -69,6 +73,29 @@ class _Progress:
     sent_at: float = 0.0
     waited_before: float = 0.0
 
+    def sent(self) -> None:
+        """Note that the request is sent now, or sent again after a stale kept-alive connection."""
+        self.phase = _WAITING
+        self.sent_at, self.waited_before = time.perf_counter(), waiting_clock()
+
+
+_progress: ContextVar[_Progress] = ContextVar("progress")
+"""That of the request of the running task. aiohttp's trace points would cost each request a tenth of its CPU."""
+
+
+class _TCPConnector(aiohttp.TCPConnector):
+    async def connect(self, *args: Any, **kwargs: Any) -> Connection:
+        connection = await super().connect(*args, **kwargs)
+        _progress.get().sent()  # nothing is waited for between this and sending
+        return connection
+
+
+class _UnixConnector(aiohttp.UnixConnector):
+    async def connect(self, *args: Any, **kwargs: Any) -> Connection:
+        connection = await super().connect(*args, **kwargs)
+        _progress.get().sent()
+        return connection
+
 
 class Client:
     """One target's HTTP client: keep-alive, one deadline per request, size limits, credentials.
@@ -95,19 +122,18 @@ class Client:
     async def __aenter__(self) -> Self:
         connector: aiohttp.BaseConnector
         if self._target.unix_socket is not None:
-            connector = aiohttp.UnixConnector(path=str(self._target.unix_socket))
+            connector = _UnixConnector(path=str(self._target.unix_socket))
         else:
             # A lookup in a thread cannot be canceled: a dead name server would delay the exit. The other resolver has
             # threads of its own, which an address does not need.
             self._resolver = None if is_address(self._base.host or "") else aiohttp.AsyncResolver()
-            connector = aiohttp.TCPConnector(resolver=self._resolver or aiohttp.ThreadedResolver())
+            connector = _TCPConnector(resolver=self._resolver or aiohttp.ThreadedResolver())
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             # get() has the deadline: aiohttp rounds totals from 5 s up to whole seconds
             timeout=aiohttp.ClientTimeout(total=None, connect=self._scrape.connect_timeout, ceil_threshold=1e9),
-            trace_configs=[_tracing()],
         )
         return self
 
@@ -144,8 +170,8 @@ class Client:
             PollError: Any outcome other than status 200 with a complete body within the limits.
         """
         seconds = self._scrape.timeout if timeout is None else timeout
-        url = join(self._base, path, query)
-        where = str(url.with_query(None))
+        url = join(self._base, path, tuple(query))
+        where = str(url.with_query(None) if url.raw_query_string else url)
         if self._target.unix_socket is not None:
             where += f" on {self._target.unix_socket}"
         progress = _Progress()
@@ -170,9 +196,8 @@ class Client:
             headers["connection"] = "close"
             self._connected_at = time.monotonic()
         tls = await self._certificates.context() if url.scheme == "https" else True
-        async with self._session.get(
-            url, headers=headers, allow_redirects=False, ssl=tls, trace_request_ctx=progress
-        ) as answer:
+        _progress.set(progress)
+        async with self._session.get(url, headers=headers, allow_redirects=False, ssl=tls) as answer:
             progress.phase = _READING
             check_status(answer.status, answer.headers.get("Location"), where)
             body = await self._read(answer, where, max_size)
@@ -226,7 +251,8 @@ class Client:
         return agent | headers | {"accept": accept, "accept-encoding": "identity"}
 
 
-def join(base: URL, path: str, query: Sequence[tuple[str, str]] = ()) -> URL:
+@lru_cache(maxsize=2048)
+def join(base: URL, path: str, query: tuple[tuple[str, str], ...] = ()) -> URL:
     """Put `path` below the path of `base`, without double slashes; a trailing slash is preserved."""
     path, _, own_query = path.partition("?")
     joined = re.sub("/{2,}", "/", f"{base.raw_path}/{quote(path, safe=_PATH_SAFE)}")
@@ -240,19 +266,6 @@ def unix_time(date: str) -> float | None:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError, IndexError, TypeError):
         return None
-
-
-def _tracing() -> aiohttp.TraceConfig:
-    """Note when a request was sent, or sent again after a stale kept-alive connection."""
-
-    async def on_sent(_session: aiohttp.ClientSession, context: Any, _parameters: object) -> None:
-        progress: _Progress = context.trace_request_ctx
-        progress.phase = _WAITING
-        progress.sent_at, progress.waited_before = time.perf_counter(), waiting_clock()
-
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_headers_sent.append(on_sent)
-    return tracing
 
 
 def is_address(host: str) -> bool:

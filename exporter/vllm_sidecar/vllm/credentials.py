@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.config.regular_files import open_regular, read_regular
 from vllm_sidecar.vllm.threads import in_daemon_thread
-from vllm_sidecar.vllm.validity import Validity, earliest_in_file, recording, validity
+from vllm_sidecar.vllm.validity import Validity, earliest, earliest_in_file, recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,6 +141,10 @@ class Certificates:
     def _load(self) -> ssl.SSLContext:
         target = self._target
         context = ssl.create_default_context(cafile=target.ca_file)
+        # The same for every version of Python, and what Prometheus does: each certificate of ca_file is trusted, and
+        # certificates of private issuers need no further extensions, which Python 3.13 asks for by default.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if target.insecure_skip_verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -148,7 +152,7 @@ class Certificates:
             # With an empty password an encrypted key is an error; without one OpenSSL would prompt at the terminal.
             context.load_cert_chain(target.cert_file, target.key_file, password="")
             self._note("client", earliest_in_file(target.cert_file))
-        context.sslobject_class = recording(lambda der: self._note("server", validity(der)))
+        context.sslobject_class = recording(lambda ders: self._note("server", earliest(ders)))
         return context
 
     def _note(self, whose: str, found: Validity | None) -> None:

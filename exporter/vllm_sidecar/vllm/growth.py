@@ -11,6 +11,7 @@ from math import inf, isnan
 from operator import gt, sub
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_sidecar.vllm.mapping import pick
 from vllm_sidecar.vllm.plausible import MOST_WORK
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Growth:
     def __init__(self) -> None:
         self._layout: Layout | None = None
         self._slots: list[int] = []
+        self._pick = pick(self._slots)
         self._growing: list[Growing] = []
         self._limits: list[float] = []
         self._last: list[float] = []
@@ -71,13 +73,13 @@ class Growth:
         """
         if layout is not self._layout:
             yield from self._follow(layout, growing, values)
-        now = [values[slot] for slot in self._slots]
+        now = list(self._pick(values))
         yield
         seconds, self._at = max(SHORTEST, at - self._at), at
-        limits = self._limits if seconds == SHORTEST else [limit * seconds for limit in self._limits]
-        # Functions in C over all values: suspects are rare. NaN is not above any limit, but makes the sum NaN.
-        if isnan(sum(now)) or any(map(gt, map(sub, now, self._last), limits)):
-            return self._check(layout, values, now, limits)
+        # Functions in C over all values, and the limits of the shortest time: suspects are rare. NaN is not above any
+        # limit, but makes the sum NaN.
+        if isnan(sum(now)) or any(map(gt, map(sub, now, self._last), self._limits)):
+            return self._check(layout, values, now, [limit * seconds for limit in self._limits])
         self._last = now
         self._doubted.clear()
         return Accepted(values)
@@ -121,5 +123,6 @@ class Growth:
             last.append(before.get(layout.series[slot], values[slot]) if before else values[slot])
         self._layout, self._last = layout, last
         self._slots = list(growing)
+        self._pick = pick(self._slots)
         self._growing = list(growing.values())
         self._limits = [each.per_second * SHORTEST for each in self._growing]

@@ -42,7 +42,7 @@ class Names:
     def __init__(self, layout: Layout) -> None:
         self.by_prefix: dict[str, dict[str, str]] = defaultdict(dict)
         """Prefix -> name of a family or sample without it -> declared type, empty without one."""
-        names = {**dict.fromkeys((series.name for series in layout.series), ""), **layout.families}
+        names = {**dict.fromkeys((name for name, _ in layout.series), ""), **layout.families}
         self.split = {name: split for name in names if (split := strip_prefix(name))}
         for name, (prefix, rest) in self.split.items():
             self.by_prefix[prefix][rest] = names[name]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import ssl
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.config.regular_files import read_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 _BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -38,42 +39,52 @@ def validity(der: bytes) -> Validity | None:
         return None
 
 
-def earliest(pem: str) -> Validity | None:
-    """Return the validity of that certificate of a text in PEM which ends first; None if none can be read."""
-    found = []
-    for block in _BLOCK.findall(pem):
-        try:
-            found.append(validity(ssl.PEM_cert_to_DER_cert(block)))
-        except ValueError:
-            continue
+def earliest(ders: Iterable[bytes]) -> Validity | None:
+    """Return the validity of that certificate, of several in DER, which ends first; None if none can be read."""
+    found = map(validity, ders)
     return min((each for each in found if each is not None), key=lambda each: each.not_after, default=None)
+
+
+def earliest_in_text(pem: str) -> Validity | None:
+    """Return the same for a text in PEM."""
+    return earliest(_ders(pem))
 
 
 def earliest_in_file(path: Path) -> Validity | None:
     """Return the same for a file; None also if it cannot be read. May block."""
     try:
-        return earliest(read_regular(path).decode("ascii", "replace"))
+        return earliest_in_text(read_regular(path).decode("ascii", "replace"))
     except OSError:
         return None
 
 
-def recording(seen: Callable[[bytes], None]) -> type[ssl.SSLObject]:
-    """Make the class of connections of a context that report the server's certificate, in DER, after each handshake.
+def recording(seen: Callable[[list[bytes]], None]) -> type[ssl.SSLObject]:
+    """Make the class of connections of a context that report the server's certificates, in DER, after each handshake.
 
-    It is also reported if it is not verified.
+    From Python 3.13 on these are all that were used to verify it, up to the issuer of ca_file; before, its own only. If
+    nothing is verified, they are those that the server sent.
     """
 
     class Recording(ssl.SSLObject):
-        """A connection that reports the certificate of its other side."""
+        """A connection that reports the certificates of its other side."""
 
         def do_handshake(self) -> None:
             """Continue the handshake; `SSLWantReadError` until it is done."""
             super().do_handshake()
-            certificate = self.getpeercert(binary_form=True)
-            if certificate:
-                seen(certificate)
+            if sys.version_info >= (3, 13):
+                seen(self.get_verified_chain())
+            elif own := self.getpeercert(binary_form=True):
+                seen([own])
 
     return Recording
+
+
+def _ders(pem: str) -> Iterator[bytes]:
+    for block in _BLOCK.findall(pem):
+        try:
+            yield ssl.PEM_cert_to_DER_cert(block)
+        except ValueError:
+            continue
 
 
 def _values(der: bytes) -> Iterator[tuple[int, bytes]]:

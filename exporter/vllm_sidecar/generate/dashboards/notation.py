@@ -32,10 +32,13 @@ _PLACES = ",".join(f'{name}=~"${name}"' for name in WHERE)
 _INSTANCE, _MODEL, _ENGINE = (f'{name}=~"${name}"' for name in ("instance", MODEL, ENGINE))
 _MODEL_OR_NONE = f'{MODEL}=~"(${MODEL})?"'
 """Also matches series without a model: of GPUs, of a server that has not answered yet, and of a plain Prometheus."""
-_FIRING = (
-    f'alertname=~"Vllm.+",alertname!="VllmWatchdog",alertstate="firing",{_PLACES},'
-    f'instance=~"($instance)?",{_MODEL_OR_NONE}'
+_FIRING = ",".join(
+    (
+        'alertname=~"Vllm.+",alertname!="VllmWatchdog",alertstate="firing"',
+        *(f'{name}=~"(${name})?"' for name in (*WHERE, "instance", MODEL)),
+    )
 )
+"""Alerts that lack a label are shown whatever is chosen: those of a model have neither job nor instance."""
 _WATCHDOG = 'alertname="VllmWatchdog",alertstate="firing"'
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 0.5
 """Time for open scrapes to finish after SIGTERM."""
-SWEEP_SECONDS = 1.0
+SWEEP_SECONDS = 5.0
+"""Connections are closed at most so long after their time is over; more often would wake the program for nothing."""
 AGAIN_SECONDS = 1.0
 """Pause before a part that failed runs again."""
 KEPT_FILES = 64

@@ -11,7 +11,7 @@ from vllm_sidecar.config.web_file import WebFile, load_web_file
 from vllm_sidecar.logs import event
 from vllm_sidecar.serve.listener.tls import make_context
 from vllm_sidecar.vllm.threads import in_daemon_thread
-from vllm_sidecar.vllm.validity import earliest, earliest_in_file
+from vllm_sidecar.vllm.validity import earliest_in_file, earliest_in_text
 
 if TYPE_CHECKING:
     import ssl
@@ -93,7 +93,7 @@ def _load(path: Path) -> tuple[WebFile, ssl.SSLContext | None, Validity | None]:
         return content, None, None
     tls = content.tls_server_config
     try:
-        found = earliest_in_file(tls.cert_file) if tls.cert_file else earliest(tls.cert)
+        found = earliest_in_file(tls.cert_file) if tls.cert_file else earliest_in_text(tls.cert)
         return content, make_context(tls), found
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error

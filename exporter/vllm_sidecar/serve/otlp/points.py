@@ -88,7 +88,7 @@ class Points:
     def _of_labels(self, gen_ai: bool, labels: str) -> Attributes:
         found = self._attributes.get((gen_ai, labels))
         if found is None:
-            parsed = dict(parse_sample(f"series{{{labels}}} 0").series.labels)
+            parsed = dict(parse_sample(f"series{{{labels}}} 0").series[1])
             if gen_ai:
                 model = parsed.pop("model_name", "")
                 parsed |= {**GEN_AI_ATTRIBUTES, **({MODEL_ATTRIBUTE: model} if model else {})}

@@ -6,11 +6,22 @@ server that is like one of its siblings is not the odd one.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from math import exp, log, sqrt
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.tools.compare.measures import FINISHED, MEASURES, USUAL_END, Form, Measure, finish_share
+from vllm_sidecar.tools.compare.measures import (
+    ADAPTER_POLLS,
+    FINISHED,
+    MEASURES,
+    USUAL_END,
+    Form,
+    Measure,
+    adapter_share,
+    finish_share,
+)
 from vllm_sidecar.tools.compare.resampling import joined, student
 from vllm_sidecar.tools.compare.sums import exposes, is_ratio, measured, tail_bound
 
@@ -27,7 +38,8 @@ POWER = 0.8
 LEAST_OBSERVATIONS = 20.0
 """Fewest observations of each side for which a measure is judged."""
 
-
+MOST_ADAPTERS = 10
+"""Most LoRA adapters that are compared, those with requests at most polls; each makes the others harder to judge."""
 DRIFT, DRIFT_SHARE = 2.0, 0.5
 """Smallest visible difference beyond which a measure drifts: as a share of A, and in shares."""
 LARGEST = 20.0
@@ -139,17 +151,20 @@ def _bounded(sides: Sequence[Observation]) -> Iterator[tuple[Measure, float | No
 
 
 def _measures(sides: Sequence[Observation]) -> list[Measure]:
-    reasons = {
-        key[1]
-        for side in sides
-        for interval in side.intervals
-        for key, count in interval.counters.items()
-        if key[0] == FINISHED and len(key) > 1 and count
-    }
-    found = [*MEASURES, *map(finish_share, sorted(reasons - {USUAL_END}))]
+    reasons = sorted(_labels(sides, FINISHED).keys() - {USUAL_END})
+    adapters = [name for name, _ in _labels(sides, ADAPTER_POLLS).most_common(MOST_ADAPTERS)]
+    found = [*MEASURES, *map(finish_share, reasons), *map(adapter_share, sorted(adapters))]
     shown = [each for each in found if any(exposes(side, each) for side in sides)]
     order = list(dict.fromkeys(each.part for each in MEASURES))
     return sorted(shown, key=lambda each: order.index(each.part))
+
+
+def _labels(sides: Sequence[Observation], counter: str) -> Counter[str]:
+    """Return how much all sides together counted, by the label of a counter."""
+    counted: Counter[str] = Counter()
+    for interval in chain.from_iterable(side.intervals for side in sides):
+        counted.update({key[1]: n for key, n in interval.counters.items() if key[0] == counter and len(key) > 1 and n})
+    return counted
 
 
 Uncertain = tuple[Change | None, float | None]
@@ -167,11 +182,11 @@ def _change(measure: Measure, a: Side, b: Side) -> Uncertain:
 
 
 def _least_error(measure: Measure, a: Side, b: Side) -> float:
-    """Return the error of a difference of shares of independent requests: a side without a case is not certain."""
+    """Return the error of a difference of shares of independent observations: a side without a case is not certain."""
     if is_ratio(measure) or a.value is None or b.value is None:
         return 0.0
-    share = (a.value * a.observations + b.value * b.observations) / (a.observations + b.observations)
-    return sqrt(max(0.0, share * (1.0 - share)) * (1.0 / a.observations + 1.0 / b.observations))
+    share = (a.value * a.independent + b.value * b.independent) / (a.independent + b.independent)
+    return sqrt(max(0.0, share * (1.0 - share)) * (1.0 / a.independent + 1.0 / b.independent))
 
 
 def _with_margin(uncertain: Uncertain, judged: int) -> Change | None:

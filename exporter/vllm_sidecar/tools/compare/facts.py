@@ -6,17 +6,35 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.server import FLAG_GAUGES, FLAGS_SHOWN
+from vllm_sidecar.derive.kv_cache import tokens_of
+from vllm_sidecar.tools.compare.measures import KV_CAPACITY
 from vllm_sidecar.tools.doctor.diagnosis import CAPACITY, COMPATIBILITY
 from vllm_sidecar.vllm.probes.flags import FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.tools.compare.observation import Observation
 
-EXPORTED = ("server_info", "server_config_info", "model_info", *(name for name, _ in FLAG_GAUGES.values()))
+SLOTS = "lora_slots"
+EXPORTED = ("server_info", "server_config_info", "model_info", SLOTS, *(name for name, _ in FLAG_GAUGES.values()))
 """Signals of a sidecar that contain facts."""
-FIRST = ("version", "rust_frontend_version", "models", "adapters", "front_end", "engine_generation", "engines")
+KV_CACHE = "kv_cache_tokens"
+"""Tokens in the KV cache of an engine: what --gpu-memory-utilization and the like result in."""
+MAX_LORAS = "max_loras"
+FIRST = (
+    "version",
+    "rust_frontend_version",
+    "models",
+    "adapters",
+    "front_end",
+    "engine_generation",
+    "engines",
+    KV_CACHE,
+)
+SAME_KV_CACHE = 0.05
+"""Share of the larger one up to which two KV caches have the same size: it depends on the memory that was free."""
 FINGERPRINT = "fingerprint"
 _PER_SERVER = frozenset(flag.name for flag in FLAGS if flag.per_server)
 
@@ -58,10 +76,26 @@ def exported_facts(series: Iterable[tuple[str, Mapping[str, str], float]]) -> di
             models.append(
                 {"id": labels.get("model_name", ""), "root": labels.get("root"), "parent": labels.get("parent")}
             )
+        elif name == SLOTS:
+            facts.setdefault(MAX_LORAS, _text(value))
         elif name in gauges:
             facts[gauges[name]] = _text(value)
     of_models = facts_of({"models": models}) if models else {}
     return facts | of_models
+
+
+def size_facts(readings: Readings) -> dict[str, str]:
+    """Return --max-loras and the KV cache of a server that exposes no flags: both are in its metrics."""
+    slots = readings.adapters.slots if readings.adapters else None
+    return kv_cache_fact(readings) | ({MAX_LORAS: str(slots)} if slots else {})
+
+
+def kv_cache_fact(readings: Readings) -> dict[str, str]:
+    """Return the smallest KV cache of a server's engines, from vLLM or from its sidecar; empty if it is unknown."""
+    exported = [each.gauges[KV_CAPACITY] for each in readings.groups.values() if KV_CAPACITY in each.gauges]
+    own = (tokens_of(config, max(1, len(readings.engines))) for config in readings.cache_config.values())
+    sizes = exported or [each for each in own if each is not None]
+    return {KV_CACHE: _text(min(sizes))} if sizes else {}
 
 
 def compare_facts(sides: Sequence[Observation]) -> tuple[list[FactDifference], list[FactDifference]]:
@@ -75,12 +109,20 @@ def compare_facts(sides: Sequence[Observation]) -> tuple[list[FactDifference], l
         row = FactDifference(name, tuple(side.facts.get(name) for side in sides))
         if None in row.values:
             partly.append(row)
-        if len({value for value in row.values if value is not None}) > 1:
+        if _differs(row):
             differ.append(row)
     prints = FactDifference(FINGERPRINT, tuple(side.facts.get(FINGERPRINT) for side in sides))
     if not differ and not partly and None not in prints.values and len(set(prints.values)) > 1:
         differ.append(prints)  # otherwise it repeats what the rows above show
     return differ, partly
+
+
+def _differs(row: FactDifference) -> bool:
+    known = {value for value in row.values if value is not None}
+    if row.name == KV_CACHE and known:
+        sizes = list(map(float, known))
+        return min(sizes) < (1.0 - SAME_KV_CACHE) * max(sizes)
+    return len(known) > 1
 
 
 def _model(card: Mapping[str, Any]) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vllm_sidecar.tools.exported.series import ADAPTERS, WITH_LORA
+
 TTFT, ITL, QUEUE = "time_to_first_token_seconds", "inter_token_latency_seconds", "request_queue_seconds"
 PREFILL, WHOLE = "request_prefill_seconds", "request_seconds"
 PROMPT, OUTPUT, COMPUTED = "request_prompt_tokens", "request_generation_tokens", "request_prefill_computed_tokens"
@@ -18,6 +20,7 @@ QUERIED, HIT = "prefix_cache_queried_tokens_total", "prefix_cache_hit_tokens_tot
 DRAFTED, ACCEPTED = "spec_decode_draft_tokens_total", "spec_decode_accepted_tokens_total"
 PREEMPTIONS, PROMPTED, GENERATED = "preemptions_total", "prompt_tokens_total", "generation_tokens_total"
 RUNNING, WAITING, KV_USAGE = "requests_running", "requests_waiting", "kv_cache_usage_ratio"
+KV_CAPACITY = "kv_cache_capacity_tokens"
 
 HISTOGRAMS = (TTFT, ITL, QUEUE, PREFILL, WHOLE, PROMPT, OUTPUT, COMPUTED)
 COUNTERS = (
@@ -25,8 +28,10 @@ COUNTERS = (
     *(PREEMPTIONS, PROMPTED, GENERATED),
 )  # fmt: skip
 GAUGES = (RUNNING, WAITING, KV_USAGE)
-READ = (*HISTOGRAMS, *COUNTERS, *GAUGES)
+READ = (*HISTOGRAMS, *COUNTERS, *GAUGES, ADAPTERS, *WITH_LORA, KV_CAPACITY)
 """Signals that are compared."""
+POLLS, ADAPTER_POLLS = "polls", "polls_with_adapter"
+"""Counted here: polls at which the LoRA adapters in use are known, and those at which one has requests."""
 USUAL_END = "stop"
 """The finish reason whose share is 1 minus that of the others."""
 TAIL = 0.1
@@ -66,7 +71,7 @@ class Measure:
     of: str
     per: str = ""
     label: str = ""
-    """The finish reason of a share."""
+    """The finish reason, or the adapter, of a share."""
     unit: str = ""
     judged: bool = True
     """Whether a difference is one between the servers; a load, or a part of another latency, is only shown."""
@@ -95,8 +100,16 @@ MEASURES: tuple[Measure, ...] = (
             judged=False),
 )  # fmt: skip
 
+REQUEST_TIME = next(each for each in MEASURES if each.of == WHOLE)
+
 
 def finish_share(reason: str) -> Measure:
     """Return the share of requests that finish with this reason."""
     return Measure(f"finished_{reason}", f"requests that finish with {reason}", Part.OUTCOME, Form.SHARE,
                    FINISHED, FINISHED, label=reason)  # fmt: skip
+
+
+def adapter_share(name: str) -> Measure:
+    """Return the share of polls at which a LoRA adapter has requests: vLLM does not count requests by adapter."""
+    return Measure(f"adapter_{name}", f"polls with requests of adapter {name}", Part.SHAPE, Form.SHARE,
+                   ADAPTER_POLLS, POLLS, label=name)  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_sidecar.catalog.types import Scope
 from vllm_sidecar.series.increases import CounterSeries, HistogramSeries, zero
-from vllm_sidecar.tools.compare.measures import COUNTERS, GAUGES, HISTOGRAMS, KV_USAGE
+from vllm_sidecar.tools.compare.measures import ADAPTER_POLLS, COUNTERS, GAUGES, HISTOGRAMS, KV_USAGE, POLLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,8 @@ class Values(NamedTuple):
     histograms: Mapping[EngineKey, Histogram]
     gauges: Mapping[str, float]
     """Sums over the engines; of usages, the largest."""
+    adapters: frozenset[str] | None = None
+    """LoRA adapters with requests; None if they are unknown."""
 
 
 class Grown(NamedTuple):
@@ -96,7 +98,7 @@ class Growth:
     def take(self, at: float, values: Values) -> Interval | None:
         """Take the values of a poll; return the increases since the poll before, None at the first."""
         seconds = at - self._at if self._at is not None else 0.0
-        counted = self._count(at, seconds, values.counters)
+        counted = {**self._count(at, seconds, values.counters), **_polls(values.adapters)}
         observed = self._observe(at, seconds, values.histograms)
         first, self._at = self._at is None, at
         self._engines = frozenset(engine for engine, _ in (*values.counters, *values.histograms))
@@ -155,7 +157,13 @@ def values_of(readings: Readings) -> Values:
             if name in reading.gauges:
                 known, value = gauges.get(name, 0.0), reading.gauges[name]
                 gauges[name] = max(known, value) if name == KV_USAGE else known + value
-    return Values(counters, histograms, gauges)
+    used = readings.adapters
+    return Values(counters, histograms, gauges, None if used is None else frozenset((*used.running, *used.waiting)))
+
+
+def _polls(adapters: frozenset[str] | None) -> Mapping[Key, float]:
+    """Return what one poll adds to the polls, and to those with an adapter."""
+    return {} if adapters is None else {(POLLS,): 1.0, **{(ADAPTER_POLLS, name): 1.0 for name in adapters}}
 
 
 def bounds_of(values: Values) -> dict[str, tuple[float, ...]]:

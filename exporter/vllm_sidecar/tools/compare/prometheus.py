@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vllm_sidecar.catalog.types import PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.logs import UserError
-from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts
+from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts, kv_cache_fact
 from vllm_sidecar.tools.compare.measures import READ
 from vllm_sidecar.tools.compare.observation import Growth, Observation, bounds_of, values_of
 from vllm_sidecar.tools.exported.series import readings_of
@@ -73,15 +73,18 @@ def _observation(found: Mapping[Server, Polls], window: Window, name: str) -> Ob
     for times in found.values():
         growth = Growth()
         last: dict[tuple[str, str], Sample] = {}
+        sizes: dict[str, str] = {}
         for at, samples in sorted(times.items()):
-            values = values_of(readings_of(samples))
+            readings = readings_of(samples)
+            sizes |= kv_cache_fact(readings)
+            values = values_of(readings)
             if values.histograms or values.counters:
                 interval = growth.take(at, values)
                 observation.bounds = bounds_of(values) or observation.bounds
                 if interval is not None:
                     observation.intervals.append(interval)
             last |= {(sample[0], str(sorted(sample[1].items()))): sample for sample in samples if sample[0] in EXPORTED}
-        facts.append(exported_facts(last.values()))
+        facts.append(exported_facts(last.values()) | sizes)
     observation.facts = _merged(facts)
     if len(found) > 1:
         observation.notes.append(f"{name}: {len(found)} servers are compared as one")

@@ -10,7 +10,7 @@ from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.serve.target_parts import check_usable
 from vllm_sidecar.slices import at_once
-from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts, facts_of
+from vllm_sidecar.tools.compare.facts import EXPORTED, exported_facts, facts_of, kv_cache_fact, size_facts
 from vllm_sidecar.tools.compare.measures import READ
 from vllm_sidecar.tools.compare.observation import Growth, Observation, Values, bounds_of, values_of
 from vllm_sidecar.tools.exported.series import by_target, metrics, readings_of
@@ -60,7 +60,7 @@ def bodies(paths: Sequence[Path], apart: float | None) -> Observation:
 def _read(path: Path) -> _Body:
     try:
         exposition = DifferentialParser().parse(path.read_bytes())
-        if any(series.name.startswith(PREFIX) for series in exposition.layout.series):
+        if any(name.startswith(PREFIX) for name, _ in exposition.layout.series):
             return _of_sidecar(path, exposition)
         readings = at_once(Normalizer().steps(exposition, None, 0.0))
         check_usable(readings, exposition, None)
@@ -78,11 +78,12 @@ def _of_sidecar(path: Path, exposition: Exposition) -> _Body:
             f"{path} is of a sidecar with {len(servers)} servers; save the bodies of the servers themselves"
         )
     samples = next(iter(servers.values()), [])
-    return _Body(values_of(readings_of(samples)), exported_facts(samples))
+    readings = readings_of(samples)
+    return _Body(values_of(readings), exported_facts(samples) | kv_cache_fact(readings))
 
 
 def _facts(readings: Readings) -> dict[str, str]:
-    facts = {"engines": str(max(1, len(readings.engines)))}
+    facts = {"engines": str(max(1, len(readings.engines)))} | size_facts(readings)
     config = readings.cache_config
     if config:
         facts |= facts_of({"flags": parse_cache_config(config[min(config)]).flags})

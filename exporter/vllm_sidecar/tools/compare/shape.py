@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import exp, sqrt
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.tools.compare.measures import WAITING, Form, Part
+from vllm_sidecar.tools.compare.measures import ADAPTER_POLLS, WAITING, Form, Part
 from vllm_sidecar.tools.compare.sums import mean_gauge
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ def _explained(
     change = row.changes[index]
     if change is None or change.margin is None or not change.error:
         return "unknown", "too little data"
+    others = [each.measure.label for each in known.values() if _is_another_adapter(each, index)]
+    if others:
+        return "unknown", f"other LoRA adapters have requests ({', '.join(others)}), and what one costs is not measured"
     sign = 1.0 if change.value > 0.0 else -1.0
     name, most, error = max(
         ((name, sign * each.value, each.error) for name, each in _inputs(known, index)),
@@ -80,6 +83,12 @@ def _explained(
     limit = f"of what a step has to do, {title} differ most, by x{exp(most):.2f}, and explain at most as much"
     beyond = abs(change.value) - most > certain * sqrt(change.error**2 + error**2)
     return "no" if beyond else "may be", f"it differs by {times}; {limit}"
+
+
+def _is_another_adapter(row: Difference, index: int) -> bool:
+    """Return whether an adapter may have more requests on one side: two standard errors are enough."""
+    change = row.changes[index]
+    return row.measure.of == ADAPTER_POLLS and change is not None and abs(change.value) > 2.0 * change.error
 
 
 def _inputs(known: Mapping[str, Difference], index: int) -> Iterator[tuple[str, Change]]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.reasons import PollError
 from vllm_sidecar.logs import UserError
-from vllm_sidecar.tools.compare.facts import facts_of
+from vllm_sidecar.tools.compare.facts import SLOTS, exported_facts, facts_of, kv_cache_fact
 from vllm_sidecar.tools.compare.measures import READ
 from vllm_sidecar.tools.compare.observation import SIDECAR, Growth, Observation, bounds_of, values_of
-from vllm_sidecar.tools.exported.series import by_target, metrics, readings_of
+from vllm_sidecar.tools.exported.series import Sample, by_target, metrics, readings_of
 from vllm_sidecar.tools.exported.sidecar import polls, required_status
 from vllm_sidecar.tools.targets import names
 from vllm_sidecar.vllm.client import Client
@@ -36,7 +36,7 @@ async def watch_sidecar(
     async with Client(config.vllm, config.scrape) as client:
         status = _status_of(await required_status(client, name, SIDECAR), name, target)
         shown = f"{name}#{target}" if target else name
-        observation = Observation(shown, f"sidecar {shown}", facts=facts_of(status.get("identity") or {}))
+        observation = Observation(shown, f"sidecar {shown}", facts=_facts(status))
         if not status.get("up"):
             error = status.get("last_error") or {}
             observation.notes.append(f"{shown}: its server does not answer: {error.get('reason')}: {error.get('hint')}")
@@ -45,7 +45,9 @@ async def watch_sidecar(
             if isinstance(exported, PollError):
                 failed = exported.detail
                 continue
-            values = values_of(readings_of(by_target(exported, _METRICS).get(status["target"] or "", ())))
+            readings = readings_of(by_target(exported, _METRICS).get(status["target"] or "", ()))
+            observation.facts |= kv_cache_fact(readings)
+            values = values_of(readings)
             observation.bounds = bounds_of(values) or observation.bounds
             interval = growth.take(at, values)
             if interval is not None:
@@ -53,6 +55,12 @@ async def watch_sidecar(
         if failed:
             observation.notes.append(f"{shown}: polls failed: {failed}")
     return observation
+
+
+def _facts(status: Mapping[str, Any]) -> dict[str, str]:
+    slots = ((status.get("signals") or {}).get(SLOTS) or {}).get("series") or ()
+    exported: list[Sample] = [(SLOTS, {}, each["value"]) for each in slots if each.get("value") is not None]
+    return exported_facts(exported) | facts_of(status.get("identity") or {})
 
 
 def _status_of(found: Mapping[str, Any], name: str, target: str) -> Mapping[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vllm_sidecar.logs import UserError
 from vllm_sidecar.tools.compare.observation import SIDECAR
 from vllm_sidecar.tools.exported.stored import LARGEST
-from vllm_sidecar.tools.observing import set_by
+from vllm_sidecar.tools.observing import set_by_signals
 from vllm_sidecar.tools.targets import address_of, configuration, other_server
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ async def observe(arguments: argparse.Namespace, show: Callable[[str], None]) ->
         UserError: A source cannot be used; ConfigError and RecordingError for their mistakes.
     """
     stop = asyncio.Event()
-    with set_by(stop, signal.SIGINT):
+    with set_by_signals(stop):
         work = _windows(arguments, show) if arguments.prometheus else _given(arguments, stop, show)
         tasks = [asyncio.ensure_future(each) for each in work]
         sides = await _until_stopped(tasks, stop, cancel=bool(arguments.prometheus))

@@ -9,7 +9,7 @@ import numpy as np
 
 from vllm_sidecar.quantiles.buckets import bucket_ending_at
 from vllm_sidecar.tools.compare import resampling
-from vllm_sidecar.tools.compare.measures import TAIL, Form
+from vllm_sidecar.tools.compare.measures import ADAPTER_POLLS, REQUEST_TIME, TAIL, Form
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,11 +25,13 @@ Pair = tuple[float, float]
 class Side(NamedTuple):
     """A measure on one side: its value (None without observations), and an estimate if the polls allow one.
 
-    `observations` is the denominator.
+    `observations` is the denominator, and `independent` so many of them that know nothing of each other are worth as
+    much.
     """
 
     value: float | None
     observations: float
+    independent: float
     estimate: Estimate | None
 
 
@@ -39,11 +41,23 @@ def measured(observation: Observation, measure: Measure, bound: float | None) ->
     used = [(each.at, pair) for each, pair in zip(observation.intervals, pairs, strict=True) if pair is not None]
     top, bottom = sum(pair[0] for _, pair in used), sum(pair[1] for _, pair in used)
     if bottom <= 0.0:
-        return Side(None, 0.0, None)
+        return Side(None, 0.0, 0.0, None)
     estimate = None
     if len(used) >= resampling.LEAST_POLLS:
         estimate = _estimate([at for at, _ in used], [pair for _, pair in used], measure)
-    return Side(top / bottom, bottom, estimate)
+    return Side(top / bottom, bottom, bottom / _resembling(observation, measure), estimate)
+
+
+def _resembling(observation: Observation, measure: Measure) -> float:
+    """Return how many observations in a row are worth one.
+
+    A poll sees the requests of the polls before as long as these last: where requests come by chance and the times they
+    take are exponential, polls resemble each other at least as little as exp(-distance / mean time).
+    """
+    if measure.of != ADAPTER_POLLS or not observation.seconds:
+        return 1.0
+    lasting = measured(observation, REQUEST_TIME, None).value or 0.0
+    return 1.0 + 2.0 * lasting * len(observation.intervals) / observation.seconds
 
 
 def _estimate(times: Sequence[float], pairs: Sequence[Pair], measure: Measure) -> Estimate | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.catalog.reasons import HINTS, Reason
 from vllm_sidecar.serve.target import TargetLoop
-from vllm_sidecar.tools.compare.facts import facts_of
+from vllm_sidecar.tools.compare.facts import facts_of, size_facts
 from vllm_sidecar.tools.compare.observation import SIDECAR, Growth, Observation, bounds_of, values_of
-from vllm_sidecar.tools.observing import ticks
+from vllm_sidecar.tools.observing import ticks, unanswered
 from vllm_sidecar.tools.recording.playback import Playback, outline
 from vllm_sidecar.tools.targets import names
 
@@ -54,16 +53,22 @@ class Watcher:
         if interval is not None:
             self.observation.intervals.append(interval)
 
-    def end(self, snapshot: Snapshot) -> Observation:
-        """Return the observation, with why there is none or which part of it is missing."""
+    def end(self, snapshot: Snapshot, unanswered: str = "") -> Observation:
+        """Return the observation, with why there is none or which part of it is missing.
+
+        `unanswered` is the reason if no poll has ended.
+        """
         observation = self.observation
         observation.facts = facts_of(asdict(snapshot.identity))
         observation.restarts = snapshot.restarts
         if self._last is not None:
             observation.facts["engines"] = str(max(1, len(self._last.engines)))
+            observation.facts = size_facts(self._last) | observation.facts
         if self._why:
             what = "polls failed" if self._last is not None else "no poll succeeded"
             observation.notes.append(f"{observation.name}: {what}: {self._why}")
+        elif self._last is None and unanswered:
+            observation.notes.append(f"{observation.name}: {unanswered}")
         return observation
 
 
@@ -74,19 +79,17 @@ async def watch(config: Config, seconds: float, stop: asyncio.Event, show: Calla
     loops = [TargetLoop(target, config, lambda: None) for target in targets]
     watchers = [Watcher(name, f"vLLM at {name}") for name in shown]
     tasks = [asyncio.create_task(each.run()) for each in loops]
+    began = time.monotonic()
     try:
         async for _ in ticks(seconds, stop, show):
             for each, watcher in zip(loops, watchers, strict=True):
                 watcher.follow(each, time.monotonic())
-        return [watcher.end(each.snapshot()) for each, watcher in zip(loops, watchers, strict=True)]
+        why = unanswered(time.monotonic() - began, config)
+        return [watcher.end(each.snapshot(), why) for each, watcher in zip(loops, watchers, strict=True)]
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class _StoppedError(Exception):
-    """Ctrl-C while a recording is played."""
 
 
 async def recording(path: Path, stop: asyncio.Event, show: Callable[[str], None]) -> dict[str, Observation]:
@@ -109,13 +112,9 @@ async def recording(path: Path, stop: asyncio.Event, show: Callable[[str], None]
     async def pause() -> None:
         follow()
         show(f"playing {path.name}: {playback.at / max(found.seconds, 1.0):.0%}")
-        await asyncio.sleep(0)  # for the signal handler
-        if stop.is_set():
-            raise _StoppedError
 
-    with contextlib.suppress(_StoppedError):
-        await playback.run(max(found.head.interval, found.seconds / MOST_POLLS), pause)
-        follow()
+    await playback.run(max(found.head.interval, found.seconds / MOST_POLLS), pause, stop)
+    follow()
     observations = {
         server.name: watcher.end(each.snapshot())
         for server, each, watcher in zip(servers, playback.loops, watchers, strict=True)

@@ -6,10 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vllm_sidecar.tools.doctor.causes import Symptom
-from vllm_sidecar.tools.doctor.findings import BAD, WATCH, Finding, findings, gpu_findings, symptoms
+from vllm_sidecar.tools.doctor.causes import COMPARE_DAYS, ONE_REQUEST, Symptom
+from vllm_sidecar.tools.doctor.commands import Place
+from vllm_sidecar.tools.doctor.consequences import related
+from vllm_sidecar.tools.doctor.findings import BAD, WATCH, Finding, findings, gpu_findings
 from vllm_sidecar.tools.doctor.past import Past, past_of
 from vllm_sidecar.tools.doctor.readings import Readings, labels_of
+from vllm_sidecar.tools.doctor.symptoms import symptoms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,6 +40,10 @@ class Source:
     """For how long the states of targets and engines were seen; empty if unknown."""
     no_gpus: str = "they are not watched here"
     """Why a status from there may hold no GPUs."""
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """The addresses of targets, where they are known."""
+    connections: Mapping[str, float] = field(default_factory=dict)
+    """By target: how many more files than before it opened while no engine made progress; see `NewConnections`."""
 
 
 @dataclass
@@ -60,19 +67,48 @@ class Diagnosis:
         """`bad`, `watch` or `fine`: the worst finding, or the state; `unknown` if it is seen to work on nothing."""
         found = {each.severity for each in self.findings} | {self.state["severity"]}
         worst = BAD if BAD in found else WATCH if WATCH in found else "fine"
-        works = not self.symptoms[Symptom.AVAILABILITY].startswith("unknown") or self.state["name"] == "idle"
+        idle = self.state["name"] == "idle" and not self.new_connections
+        works = not self.symptoms[Symptom.AVAILABILITY].startswith("unknown") or idle
         return worst if works or worst != "fine" else "unknown"
 
     @property
+    def new_connections(self) -> float:
+        """Files that were opened without any progress, if they are so many that clients may wait; otherwise 0."""
+        return self.source.connections.get(self.target, 0.0)
+
+    @property
     def headline(self) -> str:
-        """The state; after what is worse than it, or unknown, where there is such a thing."""
+        """The state, and its likely cause; after what is worse than it, or unknown, where there is such a thing."""
         text = self.state["text"]
         if self.severity == "unknown":
-            return f"nothing was seen to finish in this time. Now {text}"
+            return f"{self._unanswered} Now {text}"
         worst = next((each for each in self.findings if each.severity == self.severity), None)
         if worst is None or self.state["severity"] == self.severity:
-            return text
+            return text + self._reason
         return f"{worst.name.replace('_', ' ')}: {worst.evidence}. Now {text}"
+
+    @property
+    def _unanswered(self) -> str:
+        if self.new_connections:
+            return (
+                f"{self.new_connections:.0f} more connections are open than before and none was answered: "
+                "clients may wait, whatever the gauges show; send one short request."
+            )
+        return "nothing was seen to finish in this time."
+
+    @property
+    def _reason(self) -> str:
+        """The finding that the state likely follows from; empty for none."""
+        names = {each.follows for each in self.findings if self.state["text"].endswith(each.evidence)}
+        cause = next((each for each in self.findings if each.name in names), None)
+        return f"; likely because of {cause.name}: {cause.evidence}" if cause else ""
+
+    def command(self, text: str) -> str:
+        """Return a next command with the addresses and the model of this target, where they are known."""
+        models = self.identity.get("models")
+        model = models[0] if isinstance(models, list) else ""
+        place = self.source.places.get(self.target) or self.source.places.get("") or Place()
+        return place.filled(text, model)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -94,9 +130,11 @@ class Diagnosis:
                     "symptom": str(each.meaning.symptom),
                     "evidence": each.evidence,
                     "since_seconds": each.since,
+                    "follows_from": each.follows or None,
                     "likely_cause": each.cause or None,
-                    "next": each.meaning.next or None,
-                    "flag": each.meaning.flag or None,
+                    "next": self.command(each.meaning.next) or None,
+                    "look_for": self.command(each.meaning.look) or None,
+                    "flag": each.flag or None,
                     "runbook": each.meaning.alert or None,
                 }
                 for each in self.findings
@@ -118,9 +156,10 @@ def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source
     found = findings(readings, {labels: age for (owner, labels), age in source.ages.items() if owner == name})
     if gpus and gpus.get("up"):
         found += gpu_findings(Readings(dict(gpus)))
+    found = related(found)
     identity = target.get("identity") or {}
     past = past_of(target)
-    return Diagnosis(
+    one = Diagnosis(
         source,
         name,
         _state(target),
@@ -131,6 +170,9 @@ def _diagnosis(target: Mapping[str, Any], gpus: Mapping[str, Any] | None, source
         past,
         [*source.notes, *_unknown(target, identity, gpus, past, source)],
     )
+    if one.severity == "unknown":
+        one.unknown.insert(0, f"whether requests are answered: {one.command(ONE_REQUEST)}")
+    return one
 
 
 def _state(target: Mapping[str, Any]) -> dict[str, str]:
@@ -166,16 +208,27 @@ def _shape(readings: Readings) -> Iterator[tuple[str, float]]:
     for name, value in (
         ("prompt_tokens_mean_since_start", readings.mean("request_prompt_tokens")),
         ("generation_tokens_mean_since_start", readings.mean("request_generation_tokens")),
-        ("requests_per_second", readings.value("recent_requests_per_second")),
+        ("finished_requests_per_second", readings.value("recent_requests_per_second")),
         ("prompt_tokens_per_second", readings.value("recent_prompt_tokens_per_second")),
         ("generation_tokens_per_second", readings.value("recent_generation_tokens_per_second")),
         ("requests_running", readings.value("requests_running")),
         ("requests_waiting", readings.value("requests_waiting")),
         ("kv_cache_usage_ratio", readings.largest("kv_cache_usage_ratio")),
-        ("cache_hit_ratio", readings.largest("recent_cache_hit_ratio", cache="local")),
+        ("cache_hit_ratio", _hits(readings)),
     ):
         if value is not None:
             yield name, value
+
+
+def _hits(readings: Readings) -> float | None:
+    """Return the local cache hits of all engines together, as a share of their prompt tokens; None if unknown."""
+    ratios = [
+        (value, readings.value("recent_prompt_tokens_per_second", engine=text) or 0.0)
+        for text in (str(each["labels"]) for each in readings.target.get("engines") or ())
+        if (value := readings.value("recent_cache_hit_ratio", engine=text, cache="local")) is not None
+    ]
+    tokens = sum(weight for _, weight in ratios)
+    return sum(value * weight for value, weight in ratios) / tokens if tokens else None
 
 
 def _unknown(
@@ -197,4 +250,4 @@ def _unknown(
         yield f"signals that the server does not expose: {', '.join(target['missing'])}"
     if past.unknown:
         yield f"whether prompts, answers and rates differ from the past: {past.unknown}"
-    yield "whether they differ from other days: compare --prometheus URL --at now-24h --at now compares two times"
+    yield f"whether they differ from other days: {COMPARE_DAYS}"

@@ -9,7 +9,8 @@ from vllm_sidecar.catalog.alerts import ALERTS, Profile, standard
 from vllm_sidecar.catalog.canary import CHANGED_OUTPUT, WRONG_OUTPUT
 from vllm_sidecar.catalog.objectives import SLOS
 from vllm_sidecar.serve.state import LIMITS, failures_text, seconds_text
-from vllm_sidecar.tools.doctor.causes import MEANINGS, Meaning, Symptom
+from vllm_sidecar.tools.doctor.causes import MEANINGS, Meaning
+from vllm_sidecar.tools.doctor.past import HITS, past_of
 from vllm_sidecar.tools.doctor.readings import Readings, labels_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,18 @@ LEAST_REQUESTS = 10
 _CAUSES = {each.name: each.cause for each in ALERTS} | {each.alert: each.cause for each in SLOS}
 _LIMIT_OF = {slo.name: slo.thresholds[Profile.STANDARD] for slo in SLOS if slo.thresholds}
 _TTFT, _ITL = "recent_time_to_first_token_seconds", "recent_inter_token_latency_seconds"
-_RATES = ("recent_generation_tokens_per_second", "recent_prompt_tokens_per_second", "recent_requests_per_second")
+_OBJECTIVES = {_TTFT: _LIMIT_OF["time_to_first_token"], _ITL: _LIMIT_OF["inter_token_latency"]}
+_PARTS = "recent_time_to_first_token_share_ratio"
+_MOST_OF_IT = 0.5
+"""Share of the time to the first token from which a part of it is the reason."""
+QUEUED = "requests waited in the queue"
+OUTSIDE = "requests wait in the front end, before or after the engine: tokenizing, images, or a busy CPU"
+_REASONS = {
+    "queue": QUEUED,
+    "prefill": "long prompts that are not cached, or slower steps",
+    "other": OUTSIDE,
+}
+"""By the part that is most of the time to the first token."""
 _FINE = ("healthy", "idle", "starting", "no_engines")
 
 
@@ -37,25 +49,34 @@ class Finding:
     since: float | None = None
     """Seconds for which it was seen; None if unknown."""
     hint: str = ""
-    """Instead of the alert's cause, where the server itself reports one."""
+    """Instead of the usual cause, where the server itself reports one."""
+    follows: str = ""
+    """The finding that it likely follows from; empty for none."""
+    flag: str = ""
+    """The flag to turn, in which direction, and what that costs; empty for none, as of a consequence."""
 
     @property
     def meaning(self) -> Meaning:
-        """Its symptom, the next command and the flag."""
+        """Its symptom, the next command and its usual flag."""
         return MEANINGS[self.name]
 
     @property
     def cause(self) -> str:
         """The likeliest cause."""
-        return self.hint or _CAUSES.get(self.meaning.alert, "")
+        return self.hint or self.meaning.cause or _CAUSES.get(self.meaning.alert, "")
+
+    @property
+    def shows(self) -> bool:
+        """Whether its symptom is seen, and not only to be feared."""
+        return self.meaning.shows or self.severity == BAD
 
 
 def findings(target: Readings, ages: Mapping[str, float]) -> list[Finding]:
-    """Return what is wrong, the worst first; `ages` are the seconds of states by the labels of engines."""
-    found = [*_states(target, ages), *_of_server(target), *_of_canary(target)]
+    """Return what is wrong; `ages` are the seconds of states by the labels of engines."""
+    found = [*_states(target, ages), *_of_server(target), *_of_past(target), *_of_canary(target)]
     for text in _engines(target):
         found += _of_engine(target, text)
-    return sorted(found, key=lambda each: each.severity != BAD)
+    return found
 
 
 def _engines(target: Readings) -> list[str]:
@@ -89,6 +110,7 @@ def _of_server(target: Readings) -> Iterator[Finding]:
     ratio = target.largest("recent_error_ratio")
     if ratio is not None and ratio > standard("VllmErrorRatioHigh", "errors") and not _is_failing(target):
         yield Finding("failing", BAD, failures_text(ratio))
+    yield from _rejections(target)
     restarts = (target.target.get("process") or {}).get("recent_restarts") or 0
     if restarts:
         severity = BAD if restarts >= standard("VllmCrashLoop", "restarts") else WATCH
@@ -105,6 +127,13 @@ def _of_server(target: Readings) -> Iterator[Finding]:
         yield Finding("gpu_starved", WATCH, "requests wait while every GPU is idle")
 
 
+def _rejections(target: Readings) -> Iterator[Finding]:
+    rejected = target.value("recent_requests_rejected") or 0.0
+    share = rejected / max(1.0, rejected + (target.value("recent_requests") or 0.0))
+    if rejected >= LEAST_REQUESTS and share > standard("VllmRejectionRatioHigh", "rejected"):
+        yield Finding("rejecting", BAD, f"admission control refuses {share:.0%} of the requests")
+
+
 def _corrupted(target: Readings) -> Iterator[Finding]:
     """Find requests with NaN in their logits: now, or at some time since the server started."""
     periods = target.target.get("request_totals") or {}
@@ -113,6 +142,18 @@ def _corrupted(target: Readings) -> Iterator[Finding]:
         yield Finding("corrupted", BAD, f"vLLM counts NaN in the logits of {recent:.0f} requests of the last minute")
     elif before:
         yield Finding("corrupted", WATCH, f"vLLM counted NaN in the logits of {before:.0f} requests since its start")
+
+
+def _of_past(target: Readings) -> Iterator[Finding]:
+    """Find prefix-cache hits of the last minute that are far fewer than before."""
+    alert = "VllmPrefixHitRatioDropped"
+    requests = ((target.target.get("request_totals") or {}).get("recent") or {}).get("requests") or 0.0
+    hits = next((row for row in past_of(target.target).rows if row.name == HITS), None)
+    if hits is None or requests < standard(alert, "least_requests") or hits.before <= standard(alert, "worth"):
+        return
+    if hits.now < standard(alert, "share") * hits.before:
+        evidence = f"{hits.now:.0%} of the prompt tokens of the last minute were found in the cache, {hits.before:.0%} "
+        yield Finding("prefix_hits_dropped", WATCH, f"{evidence}of those before")
 
 
 def _of_canary(target: Readings) -> Iterator[Finding]:
@@ -134,14 +175,12 @@ def _is_failing(target: Readings) -> bool:
 
 def _of_engine(target: Readings, engine: str) -> Iterator[Finding]:
     subject = _subject(engine)
-    for signal, slo, name in (
-        (_TTFT, "time_to_first_token", "slow_first_token"),
-        (_ITL, "inter_token_latency", "slow_decode"),
-    ):
-        value, limit = target.quantile(signal, engine, "0.95"), _LIMIT_OF[slo]
-        if value is not None and value > limit:
-            evidence = f"p95 of the last minute is {_latency(value)}, the objective is {_latency(limit)}"
-            yield Finding(name, WATCH, evidence, subject)
+    first, step = _too_slow(target, engine, _TTFT), _too_slow(target, engine, _ITL)
+    if first:
+        parts, hint = _parts_of_first_token(target, engine)
+        yield Finding("slow_first_token", WATCH, first + parts, subject, hint=hint)
+    if step:
+        yield Finding("slow_decode", WATCH, step, subject)
     drafted = target.value("recent_spec_decode_accepted_length_tokens", engine)
     if drafted is not None and drafted < standard("VllmSpecDecodeAcceptanceLow", "gain"):
         yield Finding("drafts_rejected", WATCH, f"a step yields {drafted:.2f} tokens, without drafts 1", subject)
@@ -149,6 +188,21 @@ def _of_engine(target: Readings, engine: str) -> Iterator[Finding]:
     aborted = target.value("recent_requests", engine, outcome="aborted") or 0.0
     if requests >= LEAST_REQUESTS and aborted / requests > standard("VllmAbortRatioHigh", "aborted"):
         yield Finding("aborting", WATCH, f"clients abort {aborted / requests:.0%} of their requests", subject)
+
+
+def _too_slow(target: Readings, engine: str, signal: str) -> str:
+    """Return the evidence that the p95 of a latency is above its objective; empty if it is not, or unknown."""
+    value, limit = target.quantile(signal, engine, "0.95"), _OBJECTIVES[signal]
+    if value is None or value <= limit:
+        return ""
+    return f"p95 of the last minute is {_latency(value)}, the objective is {_latency(limit)}"
+
+
+def _parts_of_first_token(target: Readings, engine: str) -> tuple[str, str]:
+    """Return which part of the time to the first token is the longest, and its cause; empty if no request ended."""
+    shares = {part: target.value(_PARTS, engine, part=part) or 0.0 for part in _REASONS}
+    part, share = max(shares.items(), key=lambda each: each[1])
+    return (f"; {share:.0%} of it is {part}", _REASONS[part]) if share >= _MOST_OF_IT else ("", "")
 
 
 def _latency(seconds: float) -> str:
@@ -167,35 +221,3 @@ def gpu_findings(gpus: Readings) -> Iterator[Finding]:
 def _subject(engine: str) -> str:
     labels = labels_of(engine)
     return f"{labels.get('model_name', '')} engine {labels.get('engine', '')}".strip()
-
-
-def symptoms(target: Readings, found: list[Finding]) -> dict[Symptom, str]:
-    """Return for each symptom `yes`, `no`, or `unknown` with the reason."""
-    present = {each.meaning.symptom for each in found}
-    result = {}
-    for symptom in Symptom:
-        why = _unknown(symptom, target)
-        result[symptom] = "yes" if symptom in present else f"unknown: {why}" if why else "no"
-    return result
-
-
-def _unknown(symptom: Symptom, target: Readings) -> str:
-    """Return why the absence of a symptom is not known; empty if it is."""
-    if symptom is Symptom.OUTPUT:
-        if any(one["output"] for one in target.target.get("canary") or ()):
-            return ""
-        return "answers are not read; only NaN is counted, by servers with VLLM_COMPUTE_NANS_IN_LOGITS"
-    if not target.target.get("up"):
-        return "" if symptom in (Symptom.AVAILABILITY, Symptom.MONITORING) else "there are no metrics"
-    known, why = {
-        Symptom.AVAILABILITY: (_makes_progress(target), "no token or request was seen to finish"),
-        Symptom.ERRORS: (target.has("recent_error_ratio"), "no request was seen to end, or the server counts none"),
-        Symptom.TTFT: (target.has_quantiles(_TTFT), "fewer than 5 first tokens in the last minute"),
-        Symptom.ITL: (target.has_quantiles(_ITL), "too few tokens in the last minute"),
-        Symptom.MEMORY: (target.has("kv_cache_usage_ratio"), "the server does not expose its KV-cache usage"),
-    }.get(symptom, (True, ""))
-    return "" if known else why
-
-
-def _makes_progress(target: Readings) -> bool:
-    return any(target.value(rate) for rate in _RATES)

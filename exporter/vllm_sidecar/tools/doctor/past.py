@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 LEAST_REQUESTS = 10
 """Fewest requests in a period from which a mean or a share is taken."""
+HITS = "prefix_cache_hit_ratio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ def past_of(target: Mapping[str, Any]) -> Past:
     if not recent:
         return Past(unknown="it was read once")
     for period, words in ((recent, "in the last minute"), (before, "since the server started, before that")):
-        if (period["requests"] or 0.0) < LEAST_REQUESTS:
+        if period["requests"] is None:
+            return Past(unknown="the server does not expose the prompt tokens of requests, which also count them")
+        if period["requests"] < LEAST_REQUESTS:
             return Past(unknown=f"fewer than {LEAST_REQUESTS} requests finished {words}")
     return Past(tuple(_rows(recent, before)), recent["seconds"], before["seconds"])
 
@@ -67,8 +70,8 @@ def _rows(recent: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[Comp
     for name, above, below in (
         ("prompt_tokens_per_request", "prompt_tokens", "requests"),
         ("output_tokens_per_request", "output_tokens", "requests"),
-        ("requests_per_second", "requests", "seconds"),
-        ("prefix_cache_hit_ratio", "hit_tokens", "queried_tokens"),
+        ("finished_requests_per_second", "requests", "seconds"),
+        (HITS, "hit_tokens", "queried_tokens"),
     ):
         now, then = (_quotient(period[above], period[below]) for period in (recent, before))
         if now is not None and then is not None:

@@ -39,21 +39,23 @@ def lines(found: Diagnosis, *, markdown: bool = False, color: bool = False) -> I
         yield from (f"{item}{text}" for text in part)
     for each in found.findings:
         yield ""
-        yield from _finding(each, head, item)
+        yield from _finding(each, found, head, item)
     yield ""
     yield f"{head}Unknown"
     yield from (f"{item}{text}" for text in found.unknown)
 
 
-def _finding(each: Finding, head: str, item: str) -> Iterator[str]:
+def _finding(each: Finding, found: Diagnosis, head: str, item: str) -> Iterator[str]:
+    """Yield a finding; of one that follows from another, the next step is that of the other one."""
     subject = f" ({each.subject})" if each.subject else ""
     yield f"{head}{each.severity.upper()} {each.name}{subject}: {each.meaning.symptom}"
     since = f", seen for {seconds_text(each.since)}" if each.since else ""
     rows = (
         ("evidence", each.evidence + since),
-        ("likely", each.cause),
-        ("next", each.meaning.next),
-        ("flag", each.meaning.flag),
+        ("likely", f"follows from {each.follows}" if each.follows else each.cause),
+        ("next", "" if each.follows else found.command(each.meaning.next)),
+        ("look for", "" if each.follows else found.command(each.meaning.look)),
+        ("flag", each.flag),
         ("runbook", f"rules/runbooks/{each.meaning.alert}.md" if each.meaning.alert else ""),
     )
     yield from (f"{item}{name}: {text}" for name, text in rows if text)
@@ -79,5 +81,6 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if isinstance(value, dict):
-        return ", ".join(f"{name} (of {of})" for name, of in value.items())
+        bases = dict.fromkeys(value.values())
+        return "; ".join(f"{', '.join(name for name, of in value.items() if of == base)} (of {base})" for base in bases)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -22,7 +22,12 @@ Sample = tuple[str, "Mapping[str, str]", float]
 """Name without the prefix, labels and value."""
 PARTS = ("bucket", "sum")
 """Series of a histogram that are read: its count is the bucket of +Inf."""
-ADAPTERS, BLOCK_SIZE, WAITING = "lora_adapter_active", "config_block_size_tokens", "requests_waiting"
+ADAPTERS = "lora_adapter_active"
+WITH_LORA = ("lora_slots_used", "lora_adapters_omitted")
+"""Signals of servers with LoRA, also while no adapter has requests: the first needs --max-loras, the second more than
+the lean profile.
+"""
+BLOCK_SIZE, WAITING = "config_block_size_tokens", "requests_waiting"
 _PART = re.compile(rf"(\w+)_({'|'.join(PARTS)})")
 _SCOPES = frozenset((Scope.ENGINE, Scope.MODEL, Scope.TARGET))
 _DIALECT = Dialect(PREFIX, "v1", "python", multiprocess=True)
@@ -50,10 +55,10 @@ def by_target(exposition: Exposition, wanted: Collection[str]) -> dict[str, list
         wanted: Names of series, of `metrics`.
     """
     found: dict[str, list[Sample]] = {}
-    for each, value in zip(exposition.layout.series, exposition.values, strict=True):
-        if each.name in wanted:
-            labels = dict(each.labels)
-            found.setdefault(labels.get("target", ""), []).append((each.name.removeprefix(PREFIX), labels, value))
+    for (name, pairs), value in zip(exposition.layout.series, exposition.values, strict=True):
+        if name in wanted:
+            labels = dict(pairs)
+            found.setdefault(labels.get("target", ""), []).append((name.removeprefix(PREFIX), labels, value))
     return found
 
 
@@ -116,4 +121,4 @@ def _cache_config(gauges: Mapping[Key, float]) -> dict[Group, dict[str, str]]:
 def _adapters(gauges: Mapping[Key, float]) -> Adapters | None:
     """Return the adapters with requests, all as running: a sidecar counts those that wait, too."""
     used = {key[1] for key in gauges if key[0] == ADAPTERS}
-    return Adapters(tuple(sorted(used)), (), None) if used else None
+    return Adapters(tuple(sorted(used)), (), None) if used or any(name in gauges for name in WITH_LORA) else None

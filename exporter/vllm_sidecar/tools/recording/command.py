@@ -12,11 +12,13 @@ from vllm_sidecar.catalog.reasons import Reason
 from vllm_sidecar.config import format_duration, parse_duration
 from vllm_sidecar.config.values import parse_size
 from vllm_sidecar.logs import UserError, print_error
+from vllm_sidecar.tools.observing import unanswered
 from vllm_sidecar.tools.targets import add_config_arguments, configuration
 
 if TYPE_CHECKING:
     import argparse
 
+    from vllm_sidecar.config import Config
     from vllm_sidecar.tools.recording.session import Session
     from vllm_sidecar.tools.recording.writer import Writer
 
@@ -89,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     except RecordingError as error:
         print_error(str(error))
         return 1
-    return _report(session, writer)
+    return _report(session, writer, config)
 
 
 def _line(session: Session, writer: Writer) -> str:
@@ -103,7 +105,7 @@ def _kib(size: int) -> str:
     return f"{max(1, size >> 10)} KiB" if size < 1 << 20 else f"{size / (1 << 20):.1f} MiB"
 
 
-def _report(session: Session, writer: Writer) -> int:
+def _report(session: Session, writer: Writer, config: Config) -> int:
     counts = session.counts
     time = format_duration(round(session.seconds))
     print(f"{writer.path}: {counts.polls} polls in {time}, {counts.failed} of them failed, {_kib(writer.size)}")
@@ -112,6 +114,8 @@ def _report(session: Session, writer: Writer) -> int:
         print_error(f"a poll failed: {reason}: {detail}. {Reason(reason).hint}")
     for address, why in session.not_vllm.items():
         print_error(f"{address} answered, but not as one vLLM server does: {why}")
+    if not counts.polls:
+        print_error(unanswered(session.seconds, config))
     if counts.polls == counts.failed:
         print_error("no poll succeeded, so the recording shows only that")
         return 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from vllm_sidecar.catalog import HTTP_REQUESTS, TRANSFERS, UPSTREAM
-from vllm_sidecar.catalog.upstream import DIMENSIONS
+from vllm_sidecar.catalog.routes import WORDS
+from vllm_sidecar.catalog.upstream import CACHE_CONFIG, CACHE_CONFIG_KEYS, DIMENSIONS
 
 _READ = (*(entry.signal for entry in UPSTREAM), TRANSFERS.signal, HTTP_REQUESTS.signal)
 KEPT_LABELS = frozenset(
@@ -19,12 +21,14 @@ KEPT_LABELS = frozenset(
         *chain.from_iterable(DIMENSIONS.values()),
         *chain.from_iterable(signal.labels for signal in _READ),
     )
-)
+) - {"handler"}
 """Labels whose values are from closed sets, and are never hashed; numbers are not hashed anywhere."""
+_SETTINGS = KEPT_LABELS.union(CACHE_CONFIG_KEYS)
+"""The same for cache_config_info."""
 _PLAIN = re.compile(r"|[-+]?[\d.]+(?:[eE][-+]?\d+)?|[-+]?Inf|NaN|True|False|true|false|None|none|null|auto")
 """Values without a name in them."""
 _LABEL = re.compile(r'([a-zA-Z_][\w.]*)="((?:[^"\\]|\\.)*)"')
-_CONFIG = re.compile(r"\w*:?\w*cache_config_info\b")
+_CONFIG = re.compile(rf"\w*:?\w*{CACHE_CONFIG}\b")
 _HASH_BYTES = 5
 
 
@@ -53,14 +57,19 @@ class Hasher:
         head, blank, value = line.rpartition(" ")
         known = self._heads.get(head)
         if known is None:
-            # Labels of cache_config_info are settings, and the sidecar reads them.
-            known = head if _CONFIG.match(head) else _LABEL.sub(self._label, head)
-            self._heads[head] = known
+            kept = _SETTINGS if _CONFIG.match(head) else KEPT_LABELS
+            known = self._heads[head] = _LABEL.sub(partial(self._label, kept), head)
         return known + blank + value
 
-    def _label(self, found: re.Match[str]) -> str:
+    def _label(self, kept: frozenset[str], found: re.Match[str]) -> str:
         name, value = found.groups()
-        return found[0] if name in KEPT_LABELS else f'{name}="{self.text(value)}"'
+        if name in kept:
+            return found[0]
+        return f'{name}="{self._route(value) if name == "handler" else self.text(value)}"'
+
+    def _route(self, path: str) -> str:
+        """Hash the parts of a path that are not of vLLM's own routes."""
+        return "/".join(part if part in WORDS else self._one(part) for part in path.split("/"))
 
     def json(self, value: Any) -> Any:
         """Hash every text in a value of JSON."""

@@ -6,6 +6,7 @@ no GPU is read, and no command line in /proc.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -133,8 +134,8 @@ class Playback:
             wall=lambda: started + server.now,
         )
 
-    async def run(self, every: float, pause: Callable[[], Awaitable[None]]) -> None:
-        """Play the recording to its end, and call `pause` each `every` seconds of it.
+    async def run(self, every: float, pause: Callable[[], Awaitable[None]], stop: asyncio.Event | None = None) -> None:
+        """Play the recording to its end or until `stop`, and call `pause` each `every` seconds of it.
 
         Raises:
             RecordingError: It can no longer be read.
@@ -147,6 +148,9 @@ class Playback:
                 self._advance(due)
                 await pause()
                 due += every
+                await asyncio.sleep(0)  # for the handler of signals
+                if stop is not None and stop.is_set():
+                    return
             await self._play(event)
         self._advance(self._outline.seconds)
         if self._outline.seconds >= due:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from vllm_sidecar import __version__
 from vllm_sidecar.catalog.reasons import NOT_ONE_ENGINE, Reason
 from vllm_sidecar.logs import PROGRAM
 from vllm_sidecar.serve.target import TargetLoop
-from vllm_sidecar.tools.observing import set_by
+from vllm_sidecar.tools.observing import set_by_signals
 from vllm_sidecar.tools.recording.client import RecordingClient
 from vllm_sidecar.tools.recording.events import METRICS, Exchange, Flags, Head, Server
 from vllm_sidecar.tools.recording.flags import READ_ELSEWHERE, command_line
@@ -87,7 +86,7 @@ class Session:
             )
         )
         loops = list(map(self._loop, range(len(targets))))
-        with set_by(self._stop, signal.SIGINT, signal.SIGTERM):
+        with set_by_signals(self._stop):
             tasks = [asyncio.create_task(each.run()) for each in loops]
             try:
                 await self._watch(loops, tasks, show)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_sidecar.logs import UserError, print_error
+from vllm_sidecar.tools.observing import set_by_signals
 from vllm_sidecar.tools.terminal import Progress, without_log
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _timeline(arguments: argparse.Namespace) -> Timeline:
 
 
 async def _scrapes(playback: Playback, timeline: Timeline, rules: Rules, progress: Progress) -> Scrapes:
-    """Play the recording, and scrape the sidecar as Prometheus does."""
+    """Play the recording, to its end or until Ctrl-C, and scrape the sidecar as Prometheus does."""
     from vllm_sidecar.serve.state import target_state
     from vllm_sidecar.tools.replay.scrapes import Scrapes
 
@@ -105,7 +106,11 @@ async def _scrapes(playback: Playback, timeline: Timeline, rules: Rules, progres
             timeline.add_state(playback.at, target_loop.name, target_state(target_loop.snapshot()))
         progress.show(f"playing: {playback.at / timeline.outline.seconds:.0%}")
 
-    await playback.run(rules.scrape, scrape)
+    stop = asyncio.Event()
+    with set_by_signals(stop):
+        await playback.run(rules.scrape, scrape, stop)
+    if stop.is_set():
+        timeline.interrupted = playback.at
     return scrapes
 
 

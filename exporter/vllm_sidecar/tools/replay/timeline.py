@@ -43,6 +43,8 @@ class Timeline:
     states: list[StateChange] = field(default_factory=list)
     alerts: list[Fired] = field(default_factory=list)
     need_history: Mapping[str, float] = field(default_factory=dict)
+    interrupted: float | None = None
+    """Seconds that were played before Ctrl-C; None if all were."""
 
     def add_state(self, at: float, server: str, state: State) -> None:
         """Note a state, if it is another one than before."""
@@ -68,6 +70,7 @@ class Timeline:
             "polls": self.outline.polls,
             "failed_polls": self.outline.failed,
             "cut_off": self.outline.cut_off or None,
+            "interrupted_seconds": self.interrupted,
             "thresholds": self.thresholds,
             "states": [{"at": each.at, "server": each.server or None, **each.state.as_json()} for each in self.states],
             "alerts": [
@@ -111,6 +114,8 @@ class Timeline:
         yield f"{found.polls} polls{failed} of {names}; rules: {self.thresholds}"
         if found.cut_off:
             yield f"The recording is not complete: {found.cut_off}."
+        if self.interrupted is not None:
+            yield f"Interrupted: only {_clock(self.interrupted)} were played, and what follows is about them."
 
     def _state(self, change: StateChange) -> str:
         return f"state    {f'{change.server}: ' if change.server else ''}{change.state.text}"
@@ -126,7 +131,7 @@ class Timeline:
             first = min(pages, key=lambda each: each.firing or 0.0)
             yield f"It would have paged: {_count(pages, 'page')}, first {first.alert} at {_clock(first.firing or 0.0)}."
         else:
-            yield "It would not have paged."
+            yield "It would not have paged" + ("." if self.interrupted is None else " until then.")
         if tickets:
             yield f"{_count(tickets, 'ticket')}: {', '.join(sorted({each.alert for each in tickets}))}."
         nearly = {each.alert for each in self.alerts if each.firing is None and each.end is None}

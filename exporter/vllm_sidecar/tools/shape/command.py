@@ -196,17 +196,33 @@ def _write(profile: Profile, arguments: argparse.Namespace) -> None:
     tools = list(dict.fromkeys(arguments.tools or NAMES))
     texts = files(profile, tools, arguments.url.rstrip("/"))
     folder: Path = arguments.out
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: name one that exists, or one to create")
     there = [name for name in texts if (folder / name).exists()]
     if there and not arguments.force:
         raise UserError(f"{folder} already has {', '.join(there)}: name another folder, or replace them with --force")
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-        if name.endswith(".sh"):
-            (folder / name).chmod(0o755)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _put(folder / name, text)
+        except OSError as error:
+            raise UserError(f"cannot write {folder / name}: {error.strerror}") from None
         print_error(f"wrote {folder / name}")
     for tool in tools:
         print_error(f"{tool}: {TOOLS[tool].LIMITS}")
+
+
+def _put(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all, also at Ctrl-C or on a full disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        if path.suffix == ".sh":
+            partial.chmod(0o755)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _print(profile: Profile, form: str) -> None:

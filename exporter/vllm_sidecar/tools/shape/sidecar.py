@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from vllm_sidecar.logs import UserError
 from vllm_sidecar.redaction import public
 from vllm_sidecar.tools.exported.series import by_target, metrics, readings_of
 from vllm_sidecar.tools.exported.sidecar import polls
-from vllm_sidecar.tools.observing import set_by
+from vllm_sidecar.tools.observing import set_by_signals
 from vllm_sidecar.tools.shape.traffic import LONGEST_GAP, READ, ServerFollower, Traffic
 from vllm_sidecar.vllm.client import Client
 
@@ -35,7 +34,7 @@ async def sidecar(config: Config, seconds: float, show: Callable[[str], None]) -
     traffic, followers = Traffic(f"sidecar {public(config.vllm.url)}"), dict[str, ServerFollower]()
     stop, error = asyncio.Event(), ""
     traffic.started = time.time()
-    with set_by(stop, signal.SIGINT):
+    with set_by_signals(stop):
         async with Client(config.vllm, config.scrape) as client:
             async for at, exported in polls(client, seconds, stop, show):
                 if not isinstance(exported, PollError):
@@ -52,7 +51,7 @@ async def sidecar(config: Config, seconds: float, show: Callable[[str], None]) -
 
 
 def _take(traffic: Traffic, followers: dict[str, ServerFollower], exported: Exposition, at: float) -> None:
-    if not any(each.name.startswith(f"{PREFIX}build_info") for each in exported.layout.series):
+    if not any(name.startswith(f"{PREFIX}build_info") for name, _ in exported.layout.series):
         raise UserError(f"{traffic.source} answers, but it is not a sidecar; without --from its metrics are read")
     for target, samples in by_target(exported, _METRICS).items():
         if target not in followers:

@@ -12,6 +12,7 @@ from vllm_sidecar.catalog.reasons import PollError, Reason
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.exposition import DifferentialParser
 from vllm_sidecar.logs import UserError
+from vllm_sidecar.tools.observing import unanswered
 from vllm_sidecar.tools.recording.events import METRICS, Exchange
 from vllm_sidecar.tools.recording.playback import outline
 from vllm_sidecar.tools.recording.reader import Reader
@@ -50,7 +51,7 @@ def live(config: Config, seconds: float, show: Callable[[str], None]) -> Traffic
             asyncio.run(session.run(progress))
         counts = session.counts
         if counts.failed == counts.polls:
-            raise UserError("\n".join(_why(counts.reasons)) or "no poll ended in this time")
+            raise UserError("\n".join(_why(counts.reasons)) or unanswered(session.seconds, config))
         names = ", ".join(target.url.rpartition("@")[2] for target in config.all_targets)
         return recording(path, math.inf, name=names)
 

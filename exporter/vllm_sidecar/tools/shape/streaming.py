@@ -43,10 +43,10 @@ class AnswerSizes:
 def _slots(layout: Layout) -> list[tuple[str, bool, int]]:
     names = {f"{HTTP_ANSWER_BYTES}_count": False, f"{HTTP_ANSWER_BYTES}_sum": True}
     found = []
-    for slot, series in enumerate(layout.series):
-        route = dict(series.labels).get("handler", "")
-        if series.name in names and route in GENERATING_ROUTES:
-            found.append((route, names[series.name], slot))
+    for slot, (name, labels) in enumerate(layout.series):
+        route = dict(labels).get("handler", "")
+        if name in names and route in GENERATING_ROUTES:
+            found.append((route, names[name], slot))
     return found
 
 

@@ -200,7 +200,7 @@ def _facts(target: Mapping[str, Any], readings: Readings, engines: Sequence[Engi
     yield from dict.fromkeys(served or [engine.model for engine in engines if engine.model])
     restarts = readings.value("server_restarts_total")
     if restarts:
-        yield f"{restarts:.0f} restarts seen"
+        yield f"{restarts:.0f} restart{'s' if restarts > 1 else ''} seen"
     interval = target.get("interval_seconds") or 1.0
     if interval > 1.5:
         yield f"polled every {interval:.0f} s"

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.tools.observing import set_by, ticks
+from vllm_sidecar.tools.observing import set_by_signals, ticks
 from vllm_sidecar.tools.top.feeds import FeedError
 from vllm_sidecar.tools.top.pages import Shown, body_height, lines_of, page_of
 from vllm_sidecar.tools.top.servers import report, unreachable
@@ -31,6 +31,7 @@ SHARE = 0.25
 """Largest share of the time that refreshes take: those of large fleets are rarer."""
 MISSES = 3
 """Failed refreshes in a row after which the last values are dropped, as a sidecar does with failed polls."""
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 _FRAME = 0.1
 """Least seconds between two paintings because of new values."""
 
@@ -85,9 +86,10 @@ class Session:
         self._opened: tuple[Place, str | None, Trail] | None = None
 
     async def run(self, screen: TerminalScreen) -> None:
-        """Show the screen until a key or SIGTERM ends it."""
+        """Show the screen until a key, SIGTERM or SIGHUP ends it; then the terminal is restored."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        for number in _ENDING:
+            loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGWINCH, lambda: self._resized(screen))
         loop.add_reader(sys.stdin.fileno(), lambda: self._typed(screen))
         try:
@@ -99,12 +101,12 @@ class Session:
                     task.cancel()
         finally:
             loop.remove_reader(sys.stdin.fileno())
-            for number in (signal.SIGTERM, signal.SIGWINCH):
+            for number in (*_ENDING, signal.SIGWINCH):
                 loop.remove_signal_handler(number)
 
     async def collect(self, seconds: float, show: Callable[[str], None]) -> Shown:
         """Refresh for so many seconds (0: once), or until SIGINT or SIGTERM; return the values at the end."""
-        with set_by(self._stop, signal.SIGINT, signal.SIGTERM):
+        with set_by_signals(self._stop):
             async for _ in ticks(seconds, self._stop, show):
                 pass
             await asyncio.gather(*(each.once() for each in self.feeds))

@@ -206,6 +206,14 @@ class Prober:
             self._confirmed.add(FactSource.CACHE_CONFIG)
             self._labels = labels
 
+    def due(self, *, asleep: bool = False) -> float:
+        """Return when `step` probes next, in monotonic seconds."""
+        return self._schedules[self._next(asleep=asleep)].due
+
+    def _next(self, *, asleep: bool) -> FactSource:
+        allowed = [source for source in self._schedules if not asleep or source in _WHILE_ASLEEP]
+        return min(allowed, key=lambda each: self._schedules[each].due)
+
     async def step(self, now: float, *, asleep: bool = False) -> bool:
         """Probe the source that has been due longest, if any; return whether one was probed.
 
@@ -215,8 +223,7 @@ class Prober:
         """
         if asleep:
             self._keeper.forget(FactSource.LOAD)
-        allowed = [source for source in self._schedules if not asleep or source in _WHILE_ASLEEP]
-        source = min(allowed, key=lambda each: self._schedules[each].due)
+        source = self._next(asleep=asleep)
         if self._schedules[source].due > now:
             return False
         self._schedules[source].sent(now)
