@@ -111,7 +111,7 @@ def test_each_name_of_vllm_alone_gives_its_signal(entry: Upstream, alias: str) -
         body = f'vllm:cache_config_info{{engine="x",block_size="16"}} 1\nvllm:{alias}{{{pairs}}} 1\n'
     found = captured.read(body)
     assert signal.name in found.sources
-    assert found.sources[signal.name] == f"vllm:{alias}"
+    assert found.sources[signal.name] == (f"vllm:{alias}",)
     ((group, reading),) = found.groups.items()
     assert group.scope is signal.scope
     named = {key if isinstance(key, str) else key[0] for part in reading for key in part}

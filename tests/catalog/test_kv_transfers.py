@@ -27,6 +27,14 @@ def transfers(text: str) -> dict[tuple[str, ...], float]:
     return {key[1:]: value for key, value in counters.items() if key[0] == "kv_transfers_total"}
 
 
+def test_every_metric_that_is_added_up_is_named() -> None:
+    found = captured.read(body({"nixl_num_failed_transfers_total": 2, "mooncake_num_failed_transfers_total": 3}))
+    assert found.sources["kv_transfers_total"] == (
+        "vllm:nixl_num_failed_transfers_total",
+        "vllm:mooncake_num_failed_transfers_total",
+    )
+
+
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [

@@ -127,12 +127,13 @@ class Writer:
         served = np.maximum.accumulate(serving)
         last = np.maximum.accumulate(np.where(serving, times, 0.0))
         self.series.put("up", self.target, alive.astype(float), replica.target)
-        self.series.put("process_start_time_seconds", self.target, EPOCH + replica.pod.created, alive)
         self.own("build_info", 1.0, alive, version="0.1.0", python_version="3.11.7")
         known = {"model_name": replica.shape.name}
         if not serving.all():  # the model is unknown until the first answer
             self.own("up", 0.0, alive & ~served, source="vllm", model_name="")
         self.own("up", serving.astype(float), alive & served, **vllm, **known)
+        self.own("model_up", serving.astype(float), alive & served, **known)
+        self.own("watched_since_timestamp_seconds", EPOCH + replica.pod.created, alive)
         self.own("last_success_timestamp_seconds", last, alive & served, **vllm)
         self.own("last_success_age_seconds", times - last, alive & served, **vllm)
         one = np.ones(times.shape)

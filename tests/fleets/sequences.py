@@ -9,7 +9,6 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
-from running import WALL
 from scenario_run import SCRAPE, ScenarioRun, run_scenario
 
 from fleets.clock import MINUTE, Grid
@@ -125,9 +124,7 @@ def _placed(name: str, values: list[float | None], part: Part, grid: Grid) -> Fl
     first = round(part.begin / SCRAPE) + 1
     last = min(len(found), round(min(part.end, grid.end) / SCRAPE))
     own = np.array([np.nan if value is None else value for value in values])[: last - first]
-    if name == "process_start_time_seconds":
-        own = np.full(own.shape, WALL + part.begin)
-    elif name.endswith("_timestamp_seconds"):
+    if name.endswith("_timestamp_seconds"):
         own = own + part.begin
     found[first : first + len(own)] = own
     return found

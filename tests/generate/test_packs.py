@@ -144,7 +144,7 @@ def test_a_text_for_many_models_tells_the_numbers_of_the_one_that_burns(tmp_path
         texts = {}
         for key, text in rule["annotations"].items():
             told = re.sub(
-                r"\{\{ with printf `\w+\(vllm_sidecar_up\{.*?\{\{ end \}\}", "", text
+                r"\{\{ with printf `\w+\(vllm_sidecar_model_up\{.*?\{\{ end \}\}", "", text
             )  # none says whose it is
             told = re.sub(r"\{\{ with \$labels\.\w+ \}\}.*?\{\{ end \}\}", "", told)
             told = re.sub(r"\{\{ with [^}]*slo_objective.*?\{\{ end \}\}", share, told)

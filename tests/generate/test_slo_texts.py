@@ -48,7 +48,7 @@ def test_texts_of_burn_alerts_say_where_the_model_is_and_how_many_replicas_answe
     placed = {"cluster": "eu", "namespace": "ml"}
     series = latency(TTFT, "2.5", bad) | latency(TTFT, "2.5", bad, **placed, model_name="n")
     for instance, up in (("a:10190", "1x60"), ("b:10190", "0x60"), ("c:10190", "1x60")):
-        series[labelled("up", **placed, instance=instance, engine="", model_name="n", source="vllm")] = up
+        series[labelled("model_up", **placed, instance=instance, engine="", model_name="n")] = up
     file = rules(tmp_path, "time_to_first_token")
     (rule,) = (
         rule

@@ -96,7 +96,7 @@ def test_before_the_first_poll_every_counter_is_zero_and_what_is_not_known_is_ab
 
 
 def test_every_number_of_a_health_is_a_series() -> None:
-    health = Health("vllm", model_name="m").succeeded(
+    health = Health("vllm", model_name="m", models=("m", "n"), watched_since=1000.0).succeeded(
         last_success=1234.5,
         seconds=0.25,
         body_bytes=999,
@@ -109,6 +109,8 @@ def test_every_number_of_a_health_is_a_series() -> None:
     found = samples(health.failed(Reason.HTTP_5XX, "500"))
     assert {key: value for key, value in found.items() if value} == {
         ("up", "vllm", "m"): 1.0,
+        ("model_up", "m"): 1.0,
+        ("model_up", "n"): 1.0,
         ("polls_total", "vllm"): 2.0,
         ("rejected_lines_total", "vllm"): 3.0,
         ("poll_interval_seconds", "vllm"): 25.0,
@@ -116,6 +118,7 @@ def test_every_number_of_a_health_is_a_series() -> None:
         ("poll_failures_total", "vllm", "http_5xx"): 1.0,
         ("dropped_values_total", "vllm", "negative"): 2.0,
         ("limit_hits_total", "vllm", "lines"): 4.0,
+        ("watched_since_timestamp_seconds",): 1000.0,
         ("last_success_timestamp_seconds", "vllm"): 1234.5,
         ("poll_duration_seconds", "vllm"): 0.25,
         ("poll_body_bytes", "vllm"): 999.0,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 from readings import ENGINE, START, readings
 
-from vllm_sidecar.catalog.reasons import NOT_ONE_ENGINE, Reason
+from vllm_sidecar.catalog.reasons import NOT_ONE_ENGINE, Evidence, Reason, reasons_of
 from vllm_sidecar.series.server_process import NOTHING, Change
-from vllm_sidecar.series.startup import NO_PROCESS, Startup
+from vllm_sidecar.series.startup import Startup
 
 NOW = 1_800_000_000.0
 """Unix time at START."""
 RESTARTED = Change(restarted=True)
-ANSWERED = sorted(set(Reason) - NO_PROCESS - set(NOT_ONE_ENGINE))
+NO_PROCESS = reasons_of(Evidence.NO_PROCESS)
+ANSWERED = sorted({*Reason} - {*NO_PROCESS, *NOT_ONE_ENGINE})
 REFUSED = Reason.REFUSED
 
 
@@ -65,7 +66,7 @@ def test_a_restart_counts_from_the_first_poll_that_nothing_answered() -> None:
     assert answered(startup, START + 211.0) == 200.0
 
 
-@pytest.mark.parametrize("reason", sorted(NO_PROCESS))
+@pytest.mark.parametrize("reason", NO_PROCESS)
 def test_an_address_at_which_nobody_is_begins_a_start(reason: Reason) -> None:
     assert answered(missed(running(), reason, at=START + 10.0), START + 70.0, RESTARTED) == 60.0
 

@@ -134,7 +134,7 @@ async def test_the_status_says_what_is_known_missing_and_wrong() -> None:
         (target,) = (await answer.json())["targets"]
     assert target["up"] is True
     assert target["dialect"] == {"prefix": "vllm:", "engine": "v1", "front_end": "python", "multiprocess": False}
-    assert target["sources"]["kv_cache_usage_ratio"] == "vllm:kv_cache_usage_perc"
+    assert target["sources"]["kv_cache_usage_ratio"] == ["vllm:kv_cache_usage_perc"]
     assert (target["missing"], target["unknown"], target["rejected_lines"]) == ([], [], [])
     assert target["signals"]["requests_running"]["series"] == [
         {"labels": 'model_name="tiny",engine="0"', "value": 16.0}

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.serve.snapshot import Snapshot
 
-UP = Health("vllm", model_name="m", certificates={"server": (1.0e9, 2.0e9)}).succeeded(last_success=5.0, seconds=0.01)
+UP = Health(
+    "vllm", model_name="m", models=("m",), watched_since=1.0, certificates={"server": (1.0e9, 2.0e9)}
+).succeeded(last_success=5.0, seconds=0.01)
 DOWN = Health("vllm", model_name="m").failed(Reason.REFUSED, "nobody there")
 IDENTITY = ServerIdentity(
     version="0.32.0",
@@ -75,7 +77,7 @@ def scraped(i: int) -> Readings:
         started=50.0,
         cache_config={key: {"kv_cache_size_tokens": "9000"} for key in (ENGINE, OTHER_ENGINE)},
         adapters=Adapters(("a",), ("b",), 4),
-        sources={"preemptions_total": "vllm:num_preemptions_total"},
+        sources={"preemptions_total": ("vllm:num_preemptions_total",)},
         missing=("kv_cache_usage_ratio",),
     )
 
@@ -326,8 +328,8 @@ def test_failures_and_sources_follow_from_poll_to_poll() -> None:
     """They change rarely, so their series are kept; what changed must show, and an older snapshot stays as it was."""
     seen, made, health = WindowStore(60.0, 300.0), snapshotter(), UP
     polls = [
-        readings({ENGINE: {}}, sources={"preemptions_total": "vllm:num_preemptions_total"}),
-        readings({ENGINE: {}}, sources={"preemptions_total": "ray_vllm_num_preemptions"}, missing=CHECKLIST[:1]),
+        readings({ENGINE: {}}, sources={"preemptions_total": ("vllm:num_preemptions_total",)}),
+        readings({ENGINE: {}}, sources={"preemptions_total": ("ray_vllm_num_preemptions",)}, missing=CHECKLIST[:1]),
     ]
     found = []
     for i, poll in enumerate(polls):

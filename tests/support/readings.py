@@ -110,7 +110,7 @@ def readings(
     created: Mapping[Group, float] | None = None,
     cache_config: Mapping[Group, Mapping[str, str]] | None = None,
     adapters: Adapters | None = None,
-    sources: Mapping[str, str] | None = None,
+    sources: Mapping[str, tuple[str, ...]] | None = None,
     missing: Sequence[str] = (),
 ) -> Readings:
     """Make one poll of a server from the polls of its groups, or of its one engine."""

@@ -18,6 +18,7 @@ from vllm_sidecar.catalog.canary import FAILURES, OutputState
 from vllm_sidecar.catalog.gpu_fields import RECOVERY_ACTIONS, THROTTLE_BITS
 from vllm_sidecar.catalog.reasons import GPU_REASONS
 from vllm_sidecar.catalog.types import PREFIX, Kind
+from vllm_sidecar.catalog.upstream import KV_TRANSFERS
 from vllm_sidecar.derive.admission import LIMITS
 from vllm_sidecar.derive.stalls import CORROBORATING
 
@@ -42,6 +43,7 @@ VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("admission_limit", "limit"): LIMITS,
     ("canary_output_state", "state"): tuple(OutputState),
     ("canary_failures_total", "reason"): FAILURES,
+    ("kv_transfers_total", "result"): tuple(dict.fromkeys(each.result for each in KV_TRANSFERS)),
     ("stall_corroborated", "signal"): CORROBORATING,
 }
 """Values of labels that no recorded server has all of."""

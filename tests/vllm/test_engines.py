@@ -241,7 +241,7 @@ def test_the_stages_of_a_pipeline_are_engines_and_its_own_families_are_not() -> 
     found = read('vllm_omni:num_requests_running{model_name="m"} 9\nvllm_omni:prompt_tokens_total 5\n' + lines)
     assert engines_of(found) == {("m", f"{n}-0"): {"stage": n, "replica": "0"} for n in "012"}
     assert {reading.gauges["requests_running"] for group, reading in found.groups.items() if group.labels} == {3.0}
-    assert found.sources["time_to_first_token_seconds"] == "vllm:time_to_first_token_seconds"
+    assert found.sources["time_to_first_token_seconds"] == ("vllm:time_to_first_token_seconds",)
     assert (found.unknown, found.unknown_labels, dict(found.anomalies)) == ((), (), {})
 
 

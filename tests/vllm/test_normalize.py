@@ -135,7 +135,7 @@ def test_each_source_is_a_name_of_the_body_and_belongs_to_a_signal_that_is_read(
         key if isinstance(key, str) else key[0] for reading in found.groups.values() for part in reading for key in part
     }
     assert set(found.sources) == given
-    for source in found.sources.values():
+    for source in (name for names in found.sources.values() for name in names):
         assert any(line.startswith((source + "{", source + " ", source + "_bucket{")) for line in body.splitlines())
 
 
@@ -194,7 +194,7 @@ def test_prompt_tokens_by_source_add_up_to_the_prompt_tokens(name: str) -> None:
     ],
 )
 def test_the_name_that_a_signal_is_read_from_is_told(name: str, signal: str, source: str) -> None:
-    assert captured.read(captured.text(name)).sources[signal] == source
+    assert captured.read(captured.text(name)).sources[signal] == (source,)
 
 
 def test_the_renamed_samples_of_an_openmetrics_body_read_as_the_text_does() -> None:

@@ -55,7 +55,7 @@ def test_ray_may_leave_total_away_from_every_counter(prefix: str) -> None:
     body = captured.map_samples(captured.without(V1, "_created|^#|^http|^process"), shorten).replace("vllm:", prefix)
     found = read(body)
     assert found.groups[ENGINE].counters == engine(V1).counters
-    assert found.sources["prompt_tokens_total"] == prefix + "prompt_tokens"
+    assert found.sources["prompt_tokens_total"] == (prefix + "prompt_tokens",)
     assert found.missing == ()
 
 
@@ -102,7 +102,7 @@ def test_copies_of_a_gauge_per_process_give_the_highest_where_there_is_no_better
 def test_a_histogram_is_found_under_its_older_name(old: str, new: str, signal: str) -> None:
     renamed = re.sub(rf"(?<=vllm:){old}", new, V1)
     assert engine(renamed).histograms[signal] == engine(V1).histograms[signal]
-    assert read(renamed).sources[signal] == f"vllm:{new}"
+    assert read(renamed).sources[signal] == (f"vllm:{new}",)
 
 
 def test_of_two_names_of_one_histogram_the_newer_counts() -> None:
@@ -125,7 +125,7 @@ def test_offloading_is_read_from_its_older_names_by_direction_where_there_is_no_
         "kv_offload_load_seconds_total": 0.5,
         "kv_offload_store_seconds_total": 0.7,
     }
-    assert read(old).sources["kv_offload_loaded_bytes_total"] == "vllm:kv_offload_total_bytes_total"
+    assert read(old).sources["kv_offload_loaded_bytes_total"] == ("vllm:kv_offload_total_bytes_total",)
     both = old + f"vllm:kv_offload_load_bytes_total{LABELS} 6\n"
     assert engine(both).counters["kv_offload_loaded_bytes_total"] == 6.0
 
@@ -141,8 +141,8 @@ def times(edge: str, labels: str) -> str:
 
 def test_times_that_are_swapped_back_name_the_metric_that_they_come_from() -> None:
     sources = read(times("8096.0", 'model_name="m",')).sources
-    assert sources["request_prefill_seconds"] == "vllm:request_decode_time_seconds"
-    assert sources["request_decode_seconds"] == "vllm:request_prefill_time_seconds"
+    assert sources["request_prefill_seconds"] == ("vllm:request_decode_time_seconds",)
+    assert sources["request_decode_seconds"] == ("vllm:request_prefill_time_seconds",)
 
 
 def test_a_bound_of_8096_among_the_custom_buckets_of_v1_swaps_nothing() -> None:

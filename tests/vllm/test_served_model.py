@@ -45,4 +45,6 @@ def test_of_several_models_the_first_is_kept_as_long_as_it_is_served() -> None:
     served = ServedModel()
     for models, expected in [("bc", "b"), ("abc", "b"), ("ac", "a"), ("d", "d")]:
         served.observe(readings(of(*models)))
-        assert served.name(ServerIdentity()) == expected
+        assert (served.name(ServerIdentity()), served.all) == (expected, tuple(models))
+    served.observe(readings({TARGET: {}}))
+    assert served.all == ("d",)

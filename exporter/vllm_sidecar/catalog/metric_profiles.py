@@ -97,6 +97,8 @@ LEAN = frozenset(
         "slo_good_requests_total",
         "slo_threshold_seconds",
         "up",
+        "model_up",
+        "watched_since_timestamp_seconds",
         "last_success_timestamp_seconds",
         "last_success_age_seconds",
         "poll_failures_total",

@@ -13,8 +13,15 @@ OWN: tuple[Signal, ...] = (
     _own("up", Kind.GAUGE,
          "1 while the source is polled successfully, 0 before the first success and after 3 failed polls in a row; "
          "its series are present exactly while it is 1. `model_name` is the model that the server serves, or served "
-         "last; empty until it is known, and for the GPUs.",
+         "last, and the first of several; empty until it is known, and for the GPUs.",
          "source", "model_name"),
+    _own("model_up", Kind.GAUGE,
+         "1 while the server of the model is polled successfully, otherwise 0: one series for each model that has "
+         "engines, or had them at the last successful poll; absent before the first.",
+         "model_name"),
+    _own("watched_since_timestamp_seconds", Kind.GAUGE,
+         "Unix time since which the sidecar polls this server: when it started, or when the server was added to its "
+         "targets.", unit=Unit.TIMESTAMP),
     _own("last_success_timestamp_seconds", Kind.GAUGE, "Unix time of the last successful poll.", "source",
          unit=Unit.TIMESTAMP),
     _own("last_success_age_seconds", Kind.GAUGE,
@@ -73,7 +80,8 @@ OWN: tuple[Signal, ...] = (
          "them belong to different engines."),
     _own("signal_missing", Kind.GAUGE, "1 for each signal of the checklist that the server lacks, otherwise 0.",
          "signal"),
-    _own("signal_source_info", Kind.INFO, "The metric name that a signal is read from.", "signal", "source_metric"),
+    _own("signal_source_info", Kind.INFO, "The metrics that a signal is read from; several are added up.", "signal",
+         "source_metric"),
     _own("build_info", Kind.INFO, "The sidecar.", "version", "python_version", scope=Scope.SIDECAR),
     _own("window_seconds", Kind.GAUGE, "Length of the trailing window of recent signals.", unit=Unit.SECONDS,
          scope=Scope.SIDECAR),

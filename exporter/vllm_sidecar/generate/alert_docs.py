@@ -63,35 +63,38 @@ def alerts() -> str:
 
 def without_labels(summary: str) -> str:
     """Write a summary for readers without an alert at hand: words and letters instead of labels and values."""
-    text = "".join(_flattened(summary)).replace("|", r"\|")
+    text, _ = _written(iter(_ACTION.split(summary)), "*n*")
+    text = text.replace("|", r"\|")
     return " ".join(re.sub(r" ?\(\*?uuid\*?\)", "", text).split()).replace(" :", ":")
 
 
-def _flattened(summary: str) -> Iterator[str]:
-    """Yield the text outside of `with` blocks, and one word for each block and value."""
-    depth = end = 0
-    for found in _ACTION.finditer(summary):
-        if not depth:
-            yield summary[end : found.start()]
-        end, action = found.end(), found[1]
-        if action.startswith("with "):
-            if not depth:
-                yield _optional(action)
-            depth += 1
-        elif action == "end":
-            depth -= 1
-        elif action != "else" and not depth:
-            yield _value(action)
-    yield summary[end:]
+def _written(parts: Iterator[str], dot: str) -> tuple[str, str]:
+    """Write texts and actions in turn up to the end of a block, or its `else`; return also which of them it was."""
+    text = next(parts)
+    for action in parts:
+        if action in ("else", "end"):
+            return text, action
+        text += _block(action, parts) if action.startswith(("with ", "if ")) else _value(action, dot)
+        text += next(parts)
+    return text, ""
 
 
-def _optional(action: str) -> str:
+def _block(action: str, parts: Iterator[str]) -> str:
+    """Write one word for a block, both of its sides, or nothing if it only locates something."""
     label = _LABEL.match(action)
-    return _WORDS.get(label[1], "") if label else "*n*"
+    then, ended = _written(parts, _word(label[1]) if label else "*n*")
+    other = _written(parts, "")[0] if ended == "else" else ""
+    if action.startswith("with ") and (label is None or label[1] in _WORDS):
+        return _word(label[1]) if label else "*n*"
+    return f"{then} or {other}" if other else ""
 
 
-def _value(action: str) -> str:
+def _value(action: str, dot: str) -> str:
     label = _LABEL.match(action)
-    if label:
-        return _WORDS.get(label[1], f"*{label[1]}*")
+    if label or action == ".":
+        return _word(label[1]) if label else dot
     return "*n* %" if "humanizePercentage" in action else "*n*"
+
+
+def _word(label: str) -> str:
+    return _WORDS.get(label, f"*{label.replace('_', ' ')}*")

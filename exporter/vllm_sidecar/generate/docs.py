@@ -166,7 +166,7 @@ def dashboards() -> str:
 def plain_alerts() -> str:
     """Write the list of alerts that have all their metrics without the sidecar."""
     thresholds = Thresholds()
-    known = {*provided(thresholds)}
+    known = {*provided(thresholds), *promql.EVERYWHERE}
     every = [rule for group in alert_groups(thresholds) for rule in group["rules"]]
     for record in (rule for rule in every if "record" in rule):
         if promql.answerable(promql.parse(record["expr"]), known):

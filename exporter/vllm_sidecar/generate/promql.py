@@ -37,7 +37,6 @@ SET_OPERATORS = ("and", "or", "unless")
 EVERYWHERE = {
     "up": DISCOVERED,
     "ALERTS": DISCOVERED | {"alertname", "alertstate", "severity", "model_name", "engine", "slo"},
-    "process_start_time_seconds": DISCOVERED,
     "kube_pod_container_status_restarts_total": DISCOVERED,
     "kube_pod_container_status_waiting_reason": DISCOVERED | {"reason"},
     "container_memory_working_set_bytes": DISCOVERED,
@@ -133,8 +132,8 @@ def labels(node: Node) -> frozenset[str]:
         return _combined(node)
     if isinstance(node, Call) and node.func.name in ("absent", "vector", "time"):
         return frozenset()
-    inner = [labels(child) for child in children(node)]
-    return frozenset().union(*inner)
+    inner = frozenset().union(*(labels(child) for child in children(node)))
+    return inner | {node.args[1].val} if isinstance(node, Call) and node.func.name == "label_replace" else inner
 
 
 def _labels_of(metric: str) -> frozenset[str]:

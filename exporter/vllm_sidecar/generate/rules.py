@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_sidecar.catalog.alerts import GROUPS, Measure
 from vllm_sidecar.catalog.alerts.alert import LABEL_SETS
-from vllm_sidecar.catalog.types import RECORD_PREFIX
+from vllm_sidecar.catalog.types import PREFIX, RECORD_PREFIX
 from vllm_sidecar.config import format_duration
 from vllm_sidecar.generate import promql
 from vllm_sidecar.generate.expressions import (
@@ -212,9 +212,11 @@ def links(alert: str, dashboard: str, labels: Collection[str], thresholds: Thres
 
 
 def _labels(alert: Alert, thresholds: Thresholds) -> frozenset[str]:
-    """Return the labels that an alert may have."""
+    """Return the labels of an alert that name something of the dashboards: an instance may be that of Prometheus."""
     plain = {each.name: "1m" if each.measure is Measure.DURATION else "1" for each in alert.thresholds}
-    return promql.labels(promql.parse(without_texts(expression(alert.expr, plain, thresholds))))
+    node = promql.parse(without_texts(expression(alert.expr, plain, thresholds)))
+    about_sidecars = any(name == "up" or name.startswith((PREFIX, RECORD_PREFIX)) for name in promql.metrics(node))
+    return promql.labels(node) if about_sidecars else frozenset()
 
 
 def _query(labels: Collection[str]) -> str:

@@ -157,8 +157,8 @@ def _model(thresholds: Thresholds) -> str:
 def _answering(thresholds: Thresholds) -> str:
     """Return a template that says how many replicas of the model answer; empty if no series names the model."""
     labels = (thresholds.cluster_label, "namespace", "model_name")
-    matchers = joined('source="vllm"', *(f"{label}=%q" for label in labels))
-    replicas = f"{PREFIX}up{{{matchers}}}"
+    matchers = joined(*(f"{label}=%q" for label in labels))
+    replicas = f"{PREFIX}model_up{{{matchers}}}"
     values = " ".join(f"$labels.{label}" for label in labels)
 
     def query(how: str) -> str:

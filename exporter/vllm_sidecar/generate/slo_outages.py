@@ -7,7 +7,7 @@ before it is scaled to zero, or at night.
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.replicas import UNREADABLE
+from vllm_sidecar.catalog.alerts.replicas import MODEL_UP, UNCERTAIN
 from vllm_sidecar.catalog.types import RECORD_PREFIX
 from vllm_sidecar.generate.slo_observations import BY, MODEL
 
@@ -26,14 +26,11 @@ _COUNTING = f"({_COUNTS} or ~requests_finished_total)"
 """Series of the replicas that count requests of a model; `up` may lack the label model_name."""
 _UNREACHABLE = f"last_over_time({_COUNTS}[10m]) and on (cluster, namespace, job, instance) up{{<<sidecar>>}} == 0"
 """Replicas of which perhaps only the sidecar is gone: for a while it is unknown whether they serve."""
-_UNREADABLE = (
-    '~up{source="vllm",model_name!=""} == 0 and on (<<T>>) '
-    f'increase(~poll_failures_total{{source="vllm",reason=~"{UNREADABLE}"}}[2m]) > 0'
-)
-"""Servers that answer their sidecar with something unreadable: a changed token does not affect users."""
+_UNCERTAIN = f"{MODEL_UP} == 0 and on (<<T>>) {UNCERTAIN}"
+"""Servers that answer something else than their metrics: a changed token, or a wrong address, does not affect users."""
 SERVES = (
     f'group by ({BY}) ({_COUNTING} and on (<<T>>) ~up{{source="vllm"}} == 1) '
-    f"or group by ({BY}) ({_UNREACHABLE}) or group by ({BY}) ({_UNREADABLE})"
+    f"or group by ({BY}) ({_UNREACHABLE}) or group by ({BY}) ({_UNCERTAIN})"
 )
 """Models that a replica serves now, or may serve."""
 

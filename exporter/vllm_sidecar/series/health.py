@@ -32,6 +32,8 @@ class Health:
 
     source: str
     model_name: str = ""
+    models: Sequence[str] = ()
+    """Every model that was served at the last successful poll."""
     """The name of what the source serves, or last served; empty until it is known."""
     up: bool = False
     misses: int = 0
@@ -57,6 +59,8 @@ class Health:
     anomaly_kinds: Sequence[str] = ANOMALIES
     certificates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Unix times from and until which certificates are valid: of the `server`, and the one shown to it (`client`)."""
+    watched_since: float | None = None
+    """Unix time of the begin of the polls of this server; None of the GPUs."""
     over_http: bool = True
     """The source answers with bodies, and its server spends time on them."""
 
@@ -88,6 +92,8 @@ class Health:
         """Yield signal, label values and value of every series of the source's own health."""
         source = self.source
         yield "up", (source, self.model_name), float(self.up)
+        for model in self.models:
+            yield "model_up", (model,), float(self.up)
         yield "polls_total", (source,), float(self.polls)
         yield "poll_interval_seconds", (source,), self.interval
         if self.over_http:
@@ -100,6 +106,8 @@ class Health:
         for whose, (not_before, not_after) in self.certificates.items():
             yield "target_certificate_not_before_timestamp_seconds", (whose,), not_before
             yield "target_certificate_not_after_timestamp_seconds", (whose,), not_after
+        if self.watched_since is not None:
+            yield "watched_since_timestamp_seconds", (), self.watched_since
         if self.last_success is not None and self.seconds is not None:
             yield "last_success_timestamp_seconds", (source,), self.last_success
             yield "poll_duration_seconds", (source,), self.seconds

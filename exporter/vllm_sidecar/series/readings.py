@@ -103,7 +103,7 @@ class Readings:
     """Whitelisted labels of `cache_config_info` per engine; without a model if its engine is unknown."""
     adapters: Adapters | None
     """None if LoRA is off or has not been used."""
-    sources: Mapping[str, str]
+    sources: Mapping[str, tuple[str, ...]]
     """Canonical signal -> the name under which this server exposes it."""
     missing: tuple[str, ...]
     """Signals of the checklist that this server does not expose (or not yet)."""

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_sidecar.catalog.reasons import NOT_ONE_ENGINE, Reason
+from vllm_sidecar.catalog.reasons import NOT_ONE_ENGINE, Evidence
 from vllm_sidecar.series.server_process import answer_of, is_fresh
 
 if TYPE_CHECKING:
+    from vllm_sidecar.catalog.reasons import Reason
     from vllm_sidecar.series.readings import Readings
     from vllm_sidecar.series.server_process import Change
 
-NO_PROCESS = frozenset((Reason.REFUSED, Reason.UNREACHABLE, Reason.DNS))
-"""Failures of a poll that no process answers."""
 STARTED_BEFORE = 60.0
 """Most seconds between the first process's start and the sidecar's: containers of a pod start one by one."""
 
@@ -37,7 +36,7 @@ class Startup:
         """Note a failed poll that began at a (monotonic) time."""
         if reason in NOT_ONE_ENGINE:
             self._since = None
-        elif reason in NO_PROCESS and self._since is None:
+        elif reason.evidence is Evidence.NO_PROCESS and self._since is None:
             self._since = at
 
     def answered(self, at: float, readings: Readings, clock: float, change: Change) -> None:

@@ -252,8 +252,9 @@ class Snapshotter:
         self._add(samples, "unknown_labels", (), float(len(readings.unknown_labels)))
 
         def make() -> Iterable[tuple[str, Sequence[str], float]]:
-            for signal, source in readings.sources.items():
-                yield "signal_source_info", (signal, source), 1.0
+            for signal, sources in readings.sources.items():
+                for source in sources:
+                    yield "signal_source_info", (signal, source), 1.0
             for signal in CHECKLIST:
                 yield "signal_missing", (signal,), float(signal in readings.missing)
 

@@ -140,7 +140,7 @@ def _target(snapshot: Snapshot, gpus: Samples) -> Steps:
         "rejected_lines": [asdict(line) | {"text": redact(line.text)} for line in scraped.exposition.rejected]
         if scraped
         else [],
-        "sources": dict(readings.sources) if readings else {},
+        "sources": {name: list(found) for name, found in readings.sources.items()} if readings else {},
         "signals": (yield from _signals(snapshot.samples)),
     }
 

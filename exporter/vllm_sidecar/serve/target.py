@@ -208,6 +208,7 @@ class TargetLoop:
             interval=self._throttle.interval,
             server_time_ratio=self._throttle.server_time_ratio,
             model_name=self._state.model_name,
+            models=self._state.models,
             certificates=self._client.certificates,
         )
         self._publish()

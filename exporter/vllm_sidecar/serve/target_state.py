@@ -18,7 +18,7 @@ from vllm_sidecar.vllm.probes.local_process import local_listener
 from vllm_sidecar.vllm.served_model import ServedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from vllm_sidecar.config import Config, Target
     from vllm_sidecar.gpu.monitor import GpuMonitor
@@ -50,7 +50,7 @@ class TargetState:
         self.windows = WindowStore(config.windows.length, config.windows.keep)
         self.windows_lock = asyncio.Lock()
         """Locked while windows are prepared one by one: a poll in between would make that useless."""
-        self.health = Health(SOURCE, interval=config.scrape.interval)
+        self.health = Health(SOURCE, interval=config.scrape.interval, watched_since=wall())
         self.startup = Startup()
         self.readings: Readings | None = None
         """The last successful poll; None before the first and while the source is down."""
@@ -82,8 +82,13 @@ class TargetState:
 
     @property
     def model_name(self) -> str:
-        """The model that the server serves; empty until it is known."""
+        """The model that the server serves, the first of several; empty until it is known."""
         return self._served.name(self.identity)
+
+    @property
+    def models(self) -> Sequence[str]:
+        """Every model that the server serves, or served last; empty before the first successful poll."""
+        return self._served.all
 
     @property
     def last_success_age(self) -> float | None:

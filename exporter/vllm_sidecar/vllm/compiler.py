@@ -74,7 +74,7 @@ class _Compiler:
 
     def __init__(self, attribution: Attribution) -> None:
         self._of = attribution
-        self.sources: dict[str, str] = {}
+        self.sources: dict[str, tuple[str, ...]] = {}
         self.scalars: dict[Group, dict[Kind, dict[Key, Merged]]] = defaultdict(lambda: defaultdict(dict))
         self.histograms: dict[Group, list[HistogramMapping]] = defaultdict(list)
         self.growing: dict[int, Growing] = {}
@@ -222,11 +222,17 @@ class _Compiler:
                 self._of.limits["copies"] += 1
                 continue
             members[member].append(series.slot)
-            self.sources.setdefault(signal.name, series.name)
+            self._read_from(signal.name, series.name)
         for (group, key), copies in alike.items():
             distinct = tuple(copies) if counter and any(copies) else ()
             merged = Merged(key, list(copies.values()), _MERGE[entry.merge], factor, distinct)
             self.scalars[group][signal.kind][key] = merged
+
+    def _read_from(self, signal: str, source: str) -> None:
+        """Note one of the metrics whose series make up a signal."""
+        names = self.sources.get(signal, ())
+        if source not in names:
+            self.sources[signal] = (*names, source)
 
     def _fits(self, counted: Counter[Group], group: Group, most: int, limit: str) -> bool:
         """Count one more of a group; return False, and count it as left out by a limit, if there are too many."""
@@ -251,6 +257,7 @@ class _Compiler:
                 group = self._of.group_of(Scope.ENGINE, found)
                 if group and ((group, key) in alike or self._fits(keys, group, MOST_KEYS, "series_per_signal")):
                     alike[group, key][_apart_from_copies(found.pairs)].append(found.slot)
+                    self._read_from(name, found.name)
             for (group, key), copies in alike.items():
                 self.scalars[group][Kind.GAUGE][key] = Merged(key, list(copies.values()), sum, 1.0)
         for kinds in self.scalars.values():
@@ -272,7 +279,7 @@ class _Compiler:
                     key: Key = (signal.name, kind.connector, kind.result)
                     parts[group, key][("", found.name), *found.pairs].append(found.slot)
                     self._grows(found.slot, group, OBSERVATIONS_PER_SECOND)
-                    self.sources.setdefault(signal.name, found.name)
+                    self._read_from(signal.name, found.name)
         for (group, key), members in parts.items():
             merged = Merged(key, list(members.values()), sum, 1.0, tuple(members))
             self.scalars[group][signal.kind][key] = merged
@@ -318,7 +325,7 @@ class _Compiler:
                 self.histograms[group].append(
                     first._replace(others=others, members=tuple(usable) if several else ())
                 )  # fmt: skip
-                self.sources[entry.signal.name] = self._of.series[source + "_bucket"][0].name.removesuffix("_bucket")
+                self._read_from(entry.signal.name, self._of.series[source + "_bucket"][0].name.removesuffix("_bucket"))
 
     def _group(self, group: Group) -> GroupMapping:
         kinds = self.scalars[group]

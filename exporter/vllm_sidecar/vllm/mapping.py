@@ -81,7 +81,7 @@ class BodyMapping:
     cache_config: dict[Group, dict[str, str]]
     adapters: list[list[tuple[int, Adapters]]]
     """LoRA infos by the engine that wrote them."""
-    sources: dict[str, str]
+    sources: dict[str, tuple[str, ...]]
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
     unknown_labels: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The name of the served model as in its metrics, also while they cannot be read."""
+"""The names of the served models as in their metrics, also while they cannot be read."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ FLAGS = ("served_model_name", "model")
 
 
 class ServedModel:
-    """Remembers the model of one server across its outages and restarts."""
+    """Remembers the models of one server across its outages and restarts."""
 
     def __init__(self) -> None:
         self._name = ""
+        self.all: tuple[str, ...] = ()
+        """Every model with an engine at the last successful poll with one; empty before that."""
 
     def observe(self, readings: Readings) -> None:
         """Read the model from the series of the engines: the first of several models, and then the same one."""
-        names = [group.labels[0] for group in readings.groups if group.scope is Scope.ENGINE]
-        if names and self._name not in names:
-            self._name = names[0]
+        names = tuple(dict.fromkeys(group.labels[0] for group in readings.groups if group.scope is Scope.ENGINE))
+        if names:
+            self.all = names
+            self._name = self._name if self._name in names else names[0]
 
     def name(self, identity: ServerIdentity) -> str:
         """Return the model's name; before the first poll the name from flags and probes, or "" without one."""

@@ -187,6 +187,14 @@ def number(name: str, value: float, text: str) -> Threshold:
     return Threshold(name, Measure.NUMBER, value, text)
 
 
+def newest(info: str, label: str) -> str:
+    """Write a label of a metric `..._info` of each replica as a series of 1, exactly one for each replica.
+
+    After a change both the previous and the new series may be found for five minutes; the new one was scraped last.
+    """
+    return f"group by (<<T>>, {label}) (topk by (<<T>>) (1, timestamp({info})))"
+
+
 WHERE = (
     "{{ with $labels.namespace }} in {{ . }}{{ end }}{{ with $labels.node }} on node {{ . }}{{ end }}"
     "{{ with $labels.cluster }} ({{ . }}){{ end }}"

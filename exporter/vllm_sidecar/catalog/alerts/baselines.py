@@ -7,20 +7,29 @@ comparable load, in tokens per second per replica. Batch size is not used for th
 
 from __future__ import annotations
 
-from vllm_sidecar.catalog.alerts.alert import MODEL, OF_MODEL, PEER, YESTERDAY, Alert, Record, Severity, number, ratio
+from vllm_sidecar.catalog.alerts.alert import (
+    MODEL,
+    OF_MODEL,
+    PEER,
+    YESTERDAY,
+    Alert,
+    Record,
+    Severity,
+    newest,
+    number,
+    ratio,
+)
 
 LAST_WEEK = "offset 167h30m"
 """With a range of an hour: around the same time of day one week ago, as YESTERDAY is for one day ago."""
 _ITL, _TTFT = "~inter_token_latency_seconds", "~time_to_first_token_seconds"
-_WARM = "(~server_config_info and on (<<T>>, fingerprint) ~server_config_info offset 25m)"
+_FINGERPRINT = newest("~server_config_info", "fingerprint")
+_WARM = f"({_FINGERPRINT} and on (<<T>>, fingerprint) ~server_config_info offset 25m)"
 """Replicas whose release had served for 15 minutes before the ten that are compared: by then its caches are warm."""
 
 
 def _by_release(rate: str) -> str:
-    return (
-        f"sum by (<<F>>, fingerprint) (sum by (<<M>>) ({rate}) "
-        f"* on (<<T>>) group_left (fingerprint) max by (<<T>>, fingerprint) {_WARM})"
-    )
+    return f"sum by (<<F>>, fingerprint) (sum by (<<M>>) ({rate}) * on (<<T>>) group_left (fingerprint) {_WARM})"
 
 
 _FAILED = _by_release('rate(~requests_finished_total{finished_reason="error"}[10m])')
@@ -37,10 +46,7 @@ def _past(record: str, when: str) -> str:
     return f"avg_over_time({record}[1h] {when})"
 
 
-_SERVING = (
-    f"(sum by (<<M>>) ({_TTFT}_count) * on (<<T>>) group_left (fingerprint) "
-    "max by (<<T>>, fingerprint) (~server_config_info))"
-)
+_SERVING = f"(sum by (<<M>>) ({_TTFT}_count) * on (<<T>>) group_left (fingerprint) {_FINGERPRINT})"
 _PRESENT = f"count by (<<F>>, fingerprint) {_SERVING}"
 
 _ANSWERS = '(sum by (<<F>>) (increase(~requests_finished_total{finished_reason!="abort"}[30m])) >= 100)'

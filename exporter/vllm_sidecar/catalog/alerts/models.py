@@ -21,7 +21,7 @@ from vllm_sidecar.catalog.alerts.alert import (
     number,
     ratio,
 )
-from vllm_sidecar.catalog.alerts.replicas import ANSWERS
+from vllm_sidecar.catalog.alerts.replicas import MODEL_UP, UNCERTAIN
 
 DOWN = '~up{source="vllm"} == 0'
 _ASLEEP = "~engine_sleeping == 1 and on (<<E>>) (sum by (<<E>>) (~requests_waiting) > 0)"
@@ -63,11 +63,11 @@ MODEL_RECORDS: tuple[Record, ...] = (
     Record(
         "replica_unavailable:ratio",
         "<<M>>",
-        f'max by (<<M>>) ((({DOWN} and max_over_time(~up{{source="vllm"}}[90s]) == 0 '
+        f'max by (<<M>>) ((({MODEL_UP} == 0 and on (<<T>>) (max_over_time(~up{{source="vllm"}}[90s]) == 0) '
         'and on (<<T>>) ~last_success_timestamp_seconds{source="vllm"} '
-        f'unless on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{ANSWERS}"}}[2m]) > 0)) + 1) '
+        f"unless on (<<T>>) {UNCERTAIN}) + 1) "
         f"or avg by (<<M>>) (({_ASLEEP}) or ~stalled) "
-        'or 0 * (~up{source="vllm"} == 1 or ~up{source="vllm"} and on (<<T>>) '
+        f"or 0 * ({MODEL_UP} == 1 or {MODEL_UP} and on (<<T>>) "
         '~last_success_timestamp_seconds{source="vllm"}))',
     ),
     Record("model_replicas:count", "<<F>>", f"count by (<<F>>) ({_KNOWN})"),

@@ -19,19 +19,29 @@ from vllm_sidecar.catalog.alerts.alert import (
     number,
     ratio,
 )
+from vllm_sidecar.catalog.reasons import NOT_READ
 
-UNREADABLE = (
-    "http_401|http_403|http_404|http_4xx|http_other|redirect|credentials|tls|not_http|too_large|truncated|"
-    "bad_encoding|empty|not_prometheus|no_vllm_metrics"
-)
-"""Reasons of failed polls where something answers, but cannot be read."""
-ANSWERS = f"{UNREADABLE}|{NOT_ONE_ENGINE_PATTERN}"
+_NOT_READ_PATTERN = "|".join(NOT_READ)
+_UNCERTAIN_PATTERN = f"{_NOT_READ_PATTERN}|{NOT_ONE_ENGINE_PATTERN}"
+UNCERTAIN = f'(increase(~poll_failures_total{{source="vllm",reason=~"{_UNCERTAIN_PATTERN}"}}[2m]) > 0)'
+"""Servers with failures that do not show that they are down."""
+MODEL_UP = '(~model_up or on (<<T>>) ~up{source="vllm"})'
+"""Whether the server of each model is up; `up` names only the first of its models, or none before it has answered."""
 _POD = "cluster, namespace, pod, container"
 """Labels of a container in metrics of other exporters, whose `instance` is that of the exporter."""
-_RESTARTS = 'kube_pod_container_status_restarts_total{container!~".*sidecar.*"}'
-_BACKING_OFF = 'kube_pod_container_status_waiting_reason{reason="CrashLoopBackOff",container!~".*sidecar.*"}'
-_OURS = "and on (cluster, namespace, pod) ~build_info"
-"""Only pods with a sidecar; kube-state-metrics and cAdvisor expose all pods."""
+_OTHER = 'container!~".*(sidecar|proxy).*"'
+_RESTARTS = f"kube_pod_container_status_restarts_total{{{_OTHER}}}"
+_BACKING_OFF = f'kube_pod_container_status_waiting_reason{{reason="CrashLoopBackOff",{_OTHER}}}'
+_CONTAINER = "cluster, namespace, pod, crashed_container"
+"""`container` would be the one of the sidecar in series that the sidecar exports."""
+_WATCHED = 'and on (cluster, namespace, pod) (~build_info or ~up{source="vllm"})'
+"""Only pods with a sidecar or a server of a gateway; kube-state-metrics and cAdvisor expose all pods."""
+_WAS_DOWN = 'and on (cluster, namespace, pod) (min_over_time(~up{source="vllm"}[15m]) == 0)'
+"""Only pods whose server was down: a container next to vLLM may restart without it."""
+_CRASHED = "{{ with $labels.crashed_container }}container {{ . }}{{ else }}vLLM{{ end }}"
+_CRASHED_LOGS = PREVIOUS_LOGS.replace(
+    "-c vllm", "-c {{ with $labels.crashed_container }}{{ . }}{{ else }}vllm{{ end }}"
+)
 _LEARNED = "group_left () (1.5 * max_over_time(@job_startup_seconds:max[1d]))"
 
 REPLICAS: tuple[Alert, ...] = (
@@ -42,9 +52,9 @@ REPLICAS: tuple[Alert, ...] = (
         expr=(
             '~up{source="vllm"} == 0 and on (<<T>>) (~last_success_timestamp_seconds{source="vllm"} '
             'or (max_over_time(~up{source="vllm"}[<<startup>>]) == 0 and ~up{source="vllm"} offset <<startup>>) '
-            "unless on (<<S>>) (time() - process_start_time_seconds{<<sidecar>>} "
+            "unless on (<<T>>) (time() - ~watched_since_timestamp_seconds "
             f"< on (cluster, namespace, job) {_LEARNED})) "
-            f'unless on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{ANSWERS}"}}[2m]) > 0)'
+            f"unless on (<<T>>) {UNCERTAIN}"
         ),
         thresholds=(
             duration(
@@ -67,11 +77,12 @@ REPLICAS: tuple[Alert, ...] = (
         hold="5m",
         expr=(
             '~up{source="vllm"} == 0 '
-            f'and on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{UNREADABLE}"}}[2m]) > 0)'
+            f'and on (<<T>>) (increase(~poll_failures_total{{source="vllm",reason=~"{_NOT_READ_PATTERN}"}}[2m]) > 0)'
         ),
-        summary=f"something answers for vLLM in {REPLICA}, but exposes no metrics of vLLM",
-        description="Users may still be served, but this server is not monitored.",
-        cause="a missing token, another server at this address, or a front end that was started without metrics",
+        summary=f"the metrics of vLLM in {REPLICA} cannot be read",
+        description="Something answers, but not with metrics of vLLM, or the sidecar itself has a fault. Users may "
+        "still be served, but this server is not monitored.",
+        cause="a missing token, another server or a proxy at this address, or a front end without metrics",
         first=f"{STATUS}: `last_error` has the reason; docs/troubleshooting.md has a hint for each",
         dashboard="vllm-sidecar",
     ),
@@ -79,7 +90,10 @@ REPLICAS: tuple[Alert, ...] = (
         name="VllmTargetNotOneServer",
         severity=Severity.TICKET,
         hold="2m",
-        expr=f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE_PATTERN}"}}[2m]) > 0',
+        expr=(
+            f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE_PATTERN}"}}[2m]) > 0 '
+            'and on (<<T>>) (~up{source="vllm"} == 0)'
+        ),
         summary=f"the target of the sidecar in {REPLICA} is not a single vLLM server ({{{{ $labels.reason }}}})",
         description="A router, a gateway or a load balancer answers. Its metrics do not describe one engine, so "
         "nothing is exported, and the servers behind it are not monitored.",
@@ -125,8 +139,10 @@ REPLICAS: tuple[Alert, ...] = (
             "(increase(~server_restarts_total[15m]) > 0)) "
             "or (increase(~server_restarts_total[6h]) >= <<restarts>> and on (<<T>>) "
             "(increase(~server_restarts_total[1h]) > 0) and on (<<T>>) (~server_startup_seconds > <<slow_start>>)) "
-            f"or ((max by ({_POD}) (increase({_RESTARTS}[1h]) >= <<restarts>> and increase({_RESTARTS}[15m]) > 0) "
-            f"or <<restarts>> * max by ({_POD}) ({_BACKING_OFF} == 1)) {_OURS} "
+            f"or (max by ({_CONTAINER}) (label_replace("
+            f"(increase({_RESTARTS}[1h]) >= <<restarts>> and increase({_RESTARTS}[15m]) > 0) "
+            f"or <<restarts>> * ({_BACKING_OFF} == 1), "
+            f'"crashed_container", "$1", "container", "(.+)")) {_WAS_DOWN} '
             "unless on (cluster, namespace, pod) (increase(~server_restarts_total[1h]) >= <<restarts>>))"
         ),
         thresholds=(
@@ -135,12 +151,12 @@ REPLICAS: tuple[Alert, ...] = (
                 "slow_start", Measure.SECONDS, 600, "Duration of a start above which restarts of six hours count."
             ),
         ),
-        summary=f"vLLM in {REPLICA} keeps restarting",
+        summary=f"{_CRASHED} in {REPLICA} keeps restarting",
         description="<<restarts>> or more restarts in an hour (in six if starts are slow), or Kubernetes delays the "
         "next one. Each loses the requests in progress. With kube-state-metrics, servers that never answered are seen "
         "too.",
         cause="out of memory while the CUDA graphs are captured, a failed GPU, or a bad release",
-        first=f"{PREVIOUS_LOGS}: read the last traceback before it restarts again",
+        first=f"{_CRASHED_LOGS}: read the last traceback before it restarts again",
         dashboard="vllm-incident",
     ),
     Alert(
@@ -149,7 +165,7 @@ REPLICAS: tuple[Alert, ...] = (
         hold="10m",
         expr=(
             f'max by ({_POD}, node) (container_memory_working_set_bytes{{container!~"|POD"}} '
-            f'/ (container_spec_memory_limit_bytes{{container!~"|POD"}} > 0)) > <<used>> {_OURS}'
+            f'/ (container_spec_memory_limit_bytes{{container!~"|POD"}} > 0)) > <<used>> {_WATCHED}'
         ),
         thresholds=(ratio("used", 0.9, "Share of the container's memory limit that is in use."),),
         summary=f"container {{{{ $labels.container }}}} of pod {{{{ $labels.pod }}}}{WHERE} uses "

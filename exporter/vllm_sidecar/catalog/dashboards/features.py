@@ -10,6 +10,7 @@ _OFF = "not enabled"
 _NO_DRAFTS = "Speculative decoding is not enabled (--speculative-config), or nothing runs."
 _NO_LORA = "LoRA is not enabled (--enable-lora), or no adapter has requests."
 _ONE_ENGINE = "Not enabled: no model with more than one data-parallel engine."
+_NO_CONNECTOR = "Not enabled: no KV connector with metrics, or nothing was transferred."
 _NO_NIXL = "Not enabled: no NIXL connector."
 _NO_TP = "No server with more than one GPU, or its GPUs are not read."
 _SEVERAL = " and on (<<M>>) (~data_parallel_engines > 1)"
@@ -36,8 +37,8 @@ FEATURES_DASHBOARD = Dashboard(
                        decimals=0, empty=_OFF),
                 number("Tensor-parallel straggling", "1 - min / max of the load over the GPUs of the worst group.", Unit.RATIO,
                        "max(~recent_gpu_imbalance_ratio)", bad="VllmGpuStraggler.imbalance", decimals=0, empty=_OFF),
-                number("Failed KV transfers", "Of the NIXL connector, in ten minutes.", Unit.NONE, "sum(increase(~nixl_failed_transfers_total[10m]))",
-                       bad="above_zero", decimals=0, empty=_OFF),
+                number("Failed KV transfers", "Failed or expired in ten minutes, of all connectors.", Unit.NONE,
+                       'sum(increase(~kv_transfers_total{result=~"failed|expired"}[10m]))', bad="above_zero", decimals=0, empty=_OFF),
                 table("Which server has which features?", "Sizes that each server was started with, as far as it exposes them.",
                       Query('max by (<<T>>) (~up{source="vllm"})', ""),
                       Query("max by (<<T>>) (~config_tensor_parallel_size)", "Tensor parallel"),
@@ -114,10 +115,16 @@ FEATURES_DASHBOARD = Dashboard(
         Row(
             "KV transfer between servers",
             (
-                lines("Do transfers fail?", "Failed transfers, and requests whose blocks expired before they were fetched.", Unit.PER_SECOND,
-                      Query("rate(~nixl_failed_transfers_total[$__rate_interval])", f"failed {ENGINE}", Color.BAD),
-                      Query("rate(~nixl_expired_requests_total[$__rate_interval])", f"expired {ENGINE}", Color.WAITING), empty=_NO_NIXL),
-                heatmap("How long do they take?", "Transfers by duration.", "nixl_transfer_seconds", empty=_NO_NIXL),
+                lines("Do transfers fail?", "Failed transfers, requests whose blocks expired before they were fetched, and blocks that were refused because "
+                      "the cache had no room, by connector.", Unit.PER_SECOND,
+                      Query('rate(~kv_transfers_total{result!="completed"}[$__rate_interval])', f"{{{{connector}}}} {{{{result}}}} {ENGINE}"),
+                      empty=_NO_CONNECTOR),
+                lines("Which share fails?", "Failed and expired transfers of ten minutes, as a share of all that ended, by connector.", Unit.RATIO,
+                      Query('sum without (result) (increase(~kv_transfers_total{result=~"failed|expired"}[10m])) '
+                            '/ (sum without (result) (increase(~kv_transfers_total{result!="refused"}[10m])) > 0)',
+                            f"{{{{connector}}}} {ENGINE}"),
+                      bad="VllmKvTransferFailures.failures", most=1.0, empty=_NO_CONNECTOR),
+                heatmap("How long do transfers of NIXL take?", "Transfers by duration.", "nixl_transfer_seconds", empty=_NO_NIXL),
                 lines("How many requests wait for blocks?", "By stage.", Unit.NONE, Query("sum by (stage) (~requests_kv_fetching)", "{{stage}}"),
                       empty="Not enabled: no KV connector.", decimals=0),
             ),

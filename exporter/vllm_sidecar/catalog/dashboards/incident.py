@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllm_sidecar.catalog.alerts.alert import newest
 from vllm_sidecar.catalog.canary import CHANGED_OUTPUT, WRONG_OUTPUT
 from vllm_sidecar.catalog.dashboards.factories import (
     ENGINE,
@@ -118,7 +119,8 @@ INCIDENT = Dashboard(
                       links=("instance",), height=6, empty=NO_SIDECAR),
                 states("Which configuration ran when?",
                        "A bar for each version and fingerprint of the flags; a second bar for one server is a release or a changed flag.",
-                       Query("max by (<<T>>, version, fingerprint) (~server_config_info * on (<<T>>) group_left (version) ~server_info)",
+                       Query("max by (<<T>>, version, fingerprint) "
+                             f"(~server_config_info * on (<<T>>) group_left (version) {newest('~server_info', 'version')})",
                              "{{instance}} {{target}} {{version}} {{fingerprint}}"),
                        words=IN_USE, width=12, height=7, empty=NO_SIDECAR),
                 states("Which state was each server in, and since when?", "The state in words, as on the overview.",

@@ -28,7 +28,11 @@ def _any(condition: str, value: int) -> str:
 
 SERVER_STATE = " or ".join(
     (
-        _any(f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE_PATTERN}"}}[5m]) > 0', 11),
+        _any(
+            f'increase(~poll_failures_total{{source="vllm",reason=~"{NOT_ONE_ENGINE_PATTERN}"}}[5m]) > 0 '
+            'and on (<<T>>) (~up{source="vllm"} == 0)',
+            11,
+        ),
         _any('~up{source="vllm"} == 0', 10),
         _any("~stalled == 1", 9),
         _any("~recent_error_ratio > <<VllmErrorRatioHigh.errors>>", 8),

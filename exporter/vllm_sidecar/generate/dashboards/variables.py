@@ -13,8 +13,9 @@ TAG = "vllm-sidecar"
 _ANYTHING = ".*"
 _UP = "vllm_sidecar_up"
 _SERVING = "vllm_sidecar_requests_running"
-_EITHER = "vllm_sidecar_(up|requests_running)"
-"""Every sidecar exports the first, also for a server that is down, with its first model; the second has all models."""
+_ANY = "vllm_sidecar_(up|model_up|requests_running)"
+"""Every sidecar exports the first; the second has all models of a server, also while it is down; the last exists also
+without a sidecar."""
 
 
 def variables() -> list[dict[str, Any]]:
@@ -39,7 +40,7 @@ def variables() -> list[dict[str, Any]]:
         chosen.append(name)
     found.append(_query(MODEL, f"{_SERVING}{_chosen(chosen)}", _ANYTHING))
     # Not a wildcard: GPUs and sidecars have no model, so "all" means the instances that serve the selection.
-    found.append(_query("instance", f'{{__name__=~"{_EITHER}",{_chosen([*chosen, MODEL])[1:]}', None))
+    found.append(_query("instance", f'{{__name__=~"{_ANY}",{_chosen([*chosen, MODEL])[1:]}', None))
     found.append(_query(ENGINE, f"{_SERVING}{_chosen([*chosen, MODEL, 'instance'])}", _ANYTHING))
     return found
 
