@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     """A bucket, and a value in it."""
 
 
-_CELLS = 64
-"""Parts of a bucket whose values are sorted together."""
-
-
 class SlotMoments(NamedTuple):
     """Moments of the values in one bucket."""
 
@@ -130,60 +126,32 @@ def _asked(evidence: Evidence, qs: Sequence[float]) -> tuple[Places, Floats]:
 def _order_statistics(evidence: Evidence, posterior: Posterior, wanted: Flags, slot: Places, rank: Floats) -> Floats:
     """Return the value of each rank, rounded up, in its slot: the mean of what represents this observation."""
     place = (posterior.values - evidence.lower[posterior.slot]) / np.maximum(NARROW, evidence.width)[posterior.slot]
+    order = np.argsort(np.maximum(0.0, np.minimum(1.0, place)) + 2.0 * posterior.slot)
+    values, weights, owner = posterior.values[order], posterior.weights[order], posterior.slot[order]
     # Each slot is a whole of 1, one after the other, so that no count is lost next to another one.
-    whole = added(posterior.slot, posterior.weights, len(wanted))
-    weights = posterior.weights / whole[posterior.slot]
+    whole = added(owner, weights, len(wanted))
+    weights = weights / whole[owner]
+    ends, area = np.zeros(len(values) + 1), np.zeros(len(values) + 1)
+    weights.cumsum(out=ends[1:])
+    unit = np.zeros(len(wanted))
+    unit[wanted] = np.maximum.reduceat(np.abs(values), np.searchsorted(owner, np.flatnonzero(wanted)))
+    unit += NARROW
+    np.cumsum(weights * values / unit[owner], out=area[1:])
     before, held = (np.cumsum(wanted) - 1.0)[slot], whole[slot]
     last = np.minimum(np.maximum(np.ceil(rank - 1e-9), 1.0), np.maximum(held, 1.0))
     least = before + np.maximum(0.0, last - 1.0) / np.maximum(held, 1.0)
     most = before + np.minimum(1.0, last / held)
-    tiny: Floats = np.maximum(1e-11, 1e-3 / np.maximum(held, 1.0))
-    order, below, low, high = _sorted_around(
-        np.fmax(0.0, np.fmin(1.0, place)) + 2.0 * posterior.slot, weights, least + tiny, most - tiny
-    )
-    values, weights, owner = posterior.values[order], weights[order], posterior.slot[order]
-    unit = np.zeros(len(wanted))
-    unit[wanted] = np.maximum.reduceat(np.abs(values), np.searchsorted(owner, np.flatnonzero(wanted)))
-    unit += NARROW
-    share = weights * values / unit[owner]
-    area = np.cumsum(share) - share
+    tiny = np.maximum(1e-11, 1e-3 / np.maximum(held, 1.0))
+    top = len(values) - 1
+    low = np.minimum(top, ends[1:].searchsorted(least + tiny))
+    high = np.maximum(low, np.minimum(top, ends[1:].searchsorted(most - tiny)))
     mean = (
-        area[high] - area[low] + ((most - below[high]) * values[high] - (least - below[low]) * values[low]) / unit[slot]
+        area[high] - area[low] + ((most - ends[high]) * values[high] - (least - ends[low]) * values[low]) / unit[slot]
     )
     mean *= unit[slot] / (most - least)
     # A single value is that value, whatever the rounding.
     found: Floats = np.where(low == high, values[low], np.maximum(values[low], np.minimum(values[high], mean)))
     return evidence.inside(found, slot)
-
-
-def _sorted_around(
-    place: Floats, weights: Floats, least: Floats, most: Floats
-) -> tuple[Places, Floats, Places, Places]:
-    """Sort the elements between some sums of the weights below them; those in other cells need not be in order.
-
-    Returns:
-        The order of these elements, the sum of all weights below each of them, and for each interval its first and last
-        one.
-    """
-    cell = (place * _CELLS).astype(np.intp)
-    content = np.bincount(cell, weights)
-    filled = np.cumsum(content)
-    first = filled.searchsorted(least)
-    end = np.maximum(first, filled.searchsorted(most))
-    steps = np.zeros(len(filled) + 2)
-    np.add.at(steps, first, 1.0)
-    np.add.at(steps, end + 1, -1.0)
-    near = np.cumsum(steps)[: len(filled)] > 0.0
-    some = np.flatnonzero(near[cell])
-    order = some[np.argsort(place[some])]
-    cell, weights = cell[order], weights[order]
-    upto = np.cumsum(weights) + np.cumsum(np.where(near, 0.0, content))[cell]
-    # Sums that were rounded differently must not lead to another cell.
-    low = np.minimum(
-        cell.searchsorted(first, "right") - 1, np.maximum(cell.searchsorted(first), upto.searchsorted(least))
-    )
-    high = np.minimum(cell.searchsorted(end, "right") - 1, np.maximum(low, upto.searchsorted(most)))
-    return order, upto - weights, low, high
 
 
 def _unscaled(evidence: Evidence, qs: Sequence[float], slots: Places, values: Floats) -> Iterator[list[Placed]]:
