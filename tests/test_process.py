@@ -38,7 +38,8 @@ def closed(command: list[str], *streams: int) -> list[str]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_while_modules_are_loaded_ends_the_program_quietly(number: signal.Signals, code: int) -> None:
     program = (
-        "import os, sys; sys.argv = ['vllm-sidecar', 'serve']; import vllm_sidecar.__main__ as m\n"
+        "import os, signal, sys; sys.argv = ['vllm-sidecar', 'serve']; import vllm_sidecar.__main__ as m\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell ignores it for jobs in the background
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
         f"        if name == 'vllm_sidecar.serve.app': os.kill(os.getpid(), {int(number)})\n"
