@@ -73,7 +73,8 @@ def _signalled(number: signal.Signals, *codes: int) -> Callable[[], str]:
 
 
 _HOOK = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for jobs in the background
 sys.argv = ["vllm-sidecar", "serve", "--web.listen-address", "127.0.0.1:{port}", "--vllm.url", "http://127.0.0.1:1"]
 import vllm_sidecar.__main__ as program
 class Finder:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_sidecar.derive.kv_cache import USAGE, capacity_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vllm_sidecar.derive.inputs import EngineInputs
     from vllm_sidecar.series.step_costs import StepCosts
 
@@ -86,18 +88,18 @@ def _reach(learned: StepCosts, size: float, own: float) -> float:
 
 def _exponent(growth: float) -> float:
     """Return x where 1 - exp(-x) grows by this share of its growth in proportion: x / (exp(x) - 1)."""
-    low, high, growth = 0.0, 10.0, max(LEAST_GROWTH, growth)
-    for _ in range(ROUNDS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if middle / expm1(middle) > growth else (low, middle)
-    return low
+    return _last(10.0, lambda x: x / expm1(x) > max(LEAST_GROWTH, growth))
 
 
 def _filling(size: float, own: float, everything: float, reach: float) -> float:
     """Return the requests whose own room and shared prefixes fill a cache of so many tokens."""
-    low, high = 0.0, size / own
+    return _last(size / own, lambda requests: own * requests - everything * expm1(-requests / reach) < size)
+
+
+def _last(most: float, holds: Callable[[float], bool]) -> float:
+    """Return the largest number from 0 to `most` for which a condition holds that fails from there on."""
+    low, high = 0.0, most
     for _ in range(ROUNDS):
         middle = 0.5 * (low + high)
-        fits = own * middle - everything * expm1(-middle / reach) < size
-        low, high = (middle, high) if fits else (low, middle)
+        low, high = (middle, high) if holds(middle) else (low, middle)
     return low

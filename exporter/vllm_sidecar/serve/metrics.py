@@ -14,6 +14,8 @@ from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
+from prometheus_client import CollectorRegistry, ProcessCollector
+
 from vllm_sidecar import __version__
 from vllm_sidecar.catalog import SIGNALS
 from vllm_sidecar.catalog.metric_profiles import MetricProfile, exported
@@ -21,11 +23,10 @@ from vllm_sidecar.catalog.types import Kind
 from vllm_sidecar.catalog.upstream import CANONICAL_SOURCES
 from vllm_sidecar.exposition import Family, Renderer, labels_text
 from vllm_sidecar.logs import event
-from vllm_sidecar.serve.own_process import OwnProcess
 from vllm_sidecar.slices import EvenSlices, at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from vllm_sidecar.exposition.metric_values import Value
     from vllm_sidecar.series.health import Health
@@ -127,7 +128,7 @@ class Exporter:
         self._late: set[bool] = set()
         """Formats whose bytes were already outdated when they were made: for one scrape, not until the next poll."""
         self._preparing = asyncio.Lock()
-        self._process = OwnProcess()
+        self._process = ProcessCollector(registry=CollectorRegistry())
 
     @property
     def snapshots(self) -> dict[str, Snapshot]:
@@ -245,7 +246,7 @@ class Exporter:
                 series[name] += some
             yield
         families = ((family, series[name]) for name, family in self._families.items() if name in series)
-        parts = chain(self._process.families(), families)
+        parts = chain(self._own_process(), families)
         return (yield from self._renderer.steps(parts, openmetrics=openmetrics, whole=False))
 
     def _ages(self) -> list[tuple[str, Value]]:
@@ -258,6 +259,12 @@ class Exporter:
             for labels, health, age in sources
             if age is not None
         ]
+
+    def _own_process(self) -> Iterator[tuple[Family, list[tuple[str, Value]]]]:
+        """Yield CPU, memory and open files of this process under the names that every exporter has."""
+        for family in self._process.collect():
+            for sample in family.samples:
+                yield Family(sample.name, family.type, family.documentation), [("", float(sample.value))]
 
 
 class Body:

@@ -178,12 +178,16 @@ class TargetLoop:
 
     def _probe_due(self) -> float:
         """Return when the next probe is to be sent, in monotonic seconds; infinity while the server answers no poll."""
-        state, prober, reason = self._state, self._state.prober, self._state.health.reason
-        if reason is Reason.NO_VLLM_METRICS and state.health_detail is None:
+        if self._lacks_health_check():
             return -math.inf
-        if prober is None or not state.health.polls or reason not in (None, Reason.NO_VLLM_METRICS):
+        prober, health = self._state.prober, self._state.health
+        if prober is None or not health.polls or health.reason not in (None, Reason.NO_VLLM_METRICS):
             return math.inf
         return max(self._hold_until, prober.due(asleep=self._asleep()))
+
+    def _lacks_health_check(self) -> bool:
+        """Return whether the server exposes no metrics of vLLM, and its /health was not asked yet."""
+        return self._state.health.reason is Reason.NO_VLLM_METRICS and self._state.health_detail is None
 
     def _asleep(self) -> bool:
         readings = self._state.readings
@@ -253,10 +257,10 @@ class TargetLoop:
 
     async def probe_once(self) -> None:
         """Send the probe that is due, if any, to a server that answers polls; never while another one is open."""
-        state, prober = self._state, self._state.prober
+        prober = self._state.prober
         if self._probe_due() > self._clock():
             return
-        if prober is None or (state.health.reason is Reason.NO_VLLM_METRICS and state.health_detail is None):
+        if prober is None or self._lacks_health_check():
             await self._check_health()
         else:
             changes = prober.identity.changes
